@@ -1,0 +1,253 @@
+"""The operators of DAIN that PyTorch does not have, as ``torch.library`` operators in the namespace ``dain``.
+
+``SCHEMAS`` is the only definition of every operator. A CPU runs `cuda_ext.reference`; the compiled extension adds
+CUDA kernels under the same schemas (``TORCH_LIBRARY_IMPL(dain, CUDA, m)``), so nothing here asks for the device.
+
+Conventions, for every implementation:
+
+* Tensors are (N, C, H, W). Flow channel 0 is x, channel 1 is y, in pixels.
+* Coordinates and weights of the projection are float32 whatever the network's precision; float16 and bfloat16
+  inputs are accumulated in float32. With float64 inputs everything is float64.
+* An output has the memory format (contiguous or channels-last) of the first argument that is not a gradient;
+  a gradient has that of the tensor it belongs to. Flows are contiguous.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cuda_ext import reference
+
+#: operator -> schema. `*_backward` takes the gradient of the output, then the operator's own arguments.
+SCHEMAS = {
+    "correlation": "(Tensor first, Tensor second) -> Tensor",
+    "correlation_backward": "(Tensor grad, Tensor first, Tensor second) -> (Tensor, Tensor)",
+    "flow_projection": "(Tensor flow, Tensor weight, bool fill_holes) -> Tensor",
+    "flow_projection_backward": "(Tensor grad, Tensor flow, Tensor weight) -> (Tensor, Tensor)",
+    "adaptive_warp": "(Tensor image, Tensor flow, Tensor kernel) -> Tensor",
+    "adaptive_warp_backward": "(Tensor grad, Tensor image, Tensor flow, Tensor kernel) -> (Tensor, Tensor, Tensor)",
+    "separable_conv": "(Tensor image, Tensor vertical, Tensor horizontal) -> Tensor",
+    "separable_conv_backward": (
+        "(Tensor grad, Tensor image, Tensor vertical, Tensor horizontal) -> (Tensor, Tensor, Tensor)"
+    ),
+}
+
+for _name, _schema in SCHEMAS.items():
+    torch.library.define(f"dain::{_name}", _schema)
+    torch.library.impl(f"dain::{_name}", "cpu", getattr(reference, _name))
+
+
+# ---------------------------------------------------------------- correlation
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """The cost volume of two feature maps (PWC-Net, section 3) for displacements of up to 4 pixels each way.
+
+    Channel ``(dy + 4) * 9 + (dx + 4)`` holds the mean over the C channels of ``first[y, x] * second[y + dy, x + dx]``,
+    `second` being zero outside. No activation.
+
+    Args:
+        first, second: (N, C, H, W), of one floating dtype.
+
+    Returns:
+        (N, 81, H, W) in the dtype of `first`.
+
+    Raises:
+        ValueError: shapes or dtypes differ.
+    """
+    if first.dim() != 4 or first.shape != second.shape:
+        raise ValueError(f"correlation needs two (N, C, H, W) maps of one shape, got {_shapes(first, second)}")
+    _check_alike(first, second)
+    return torch.ops.dain.correlation(first, second)
+
+
+@torch.library.register_fake("dain::correlation")
+def _(first: Tensor, second: Tensor) -> Tensor:
+    n, _, h, w = first.shape
+    return torch.empty(
+        (n, 81, h, w), dtype=first.dtype, device=first.device, memory_format=reference.memory_format(first)
+    )
+
+
+@torch.library.register_fake("dain::correlation_backward")
+def _(grad: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(first), torch.empty_like(second)
+
+
+# ---------------------------------------------------------------- flow projection
+
+
+def flow_projection(flow: Tensor, weight: Tensor, fill_holes: bool) -> Tensor:
+    """Depth-aware flow projection (DAIN, section 3.2): the flow of a frame, seen from where it leads.
+
+    Every source pixel p with flow f and weight w hands ``-f`` with weight w to each of the four pixels around
+    ``p + f``; each target takes the weighted mean of what it got. A pixel that leads outside hands over nothing.
+
+    Args:
+        flow: (N, 2, H, W), already scaled to the projected time; float32 or float64.
+        weight: (N, 1, H, W), positive: inverse depth, so that what is near wins.
+        fill_holes: a target that got nothing takes the mean of the nearest targets left, right, above and below
+            that got something (0 where there is none), instead of 0. Not differentiable: training leaves holes.
+
+    Returns:
+        (N, 2, H, W): the flow from the projected time back to the frame.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    n, _, h, w = _check_flow(flow)
+    if weight.shape != (n, 1, h, w):
+        raise ValueError(f"flow_projection needs a weight of shape {(n, 1, h, w)}, got {tuple(weight.shape)}")
+    _check_alike(flow, weight)
+    return torch.ops.dain.flow_projection(flow, weight, fill_holes)
+
+
+@torch.library.register_fake("dain::flow_projection")
+def _(flow: Tensor, weight: Tensor, fill_holes: bool) -> Tensor:
+    return torch.empty(flow.shape, dtype=flow.dtype, device=flow.device)
+
+
+@torch.library.register_fake("dain::flow_projection_backward")
+def _(grad: Tensor, flow: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(flow), torch.empty_like(weight)
+
+
+# ---------------------------------------------------------------- adaptive warp
+
+
+def adaptive_warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
+    """Adaptive warping (MEMC-Net, section 3.2): a 4x4 kernel a pixel, placed by the flow, weighted bilinearly.
+
+    For ``q = p + flow`` inside the image, and ``|fx| < W/2``, ``|fy| < H/2``: the 4x4 window that starts one pixel
+    left of and above ``floor(q)`` (clamped to the border), times the kernel (tap (j, i) is channel ``4j + i``); the
+    four 2x2 quadrants' sums are blended by the fraction of q. Else the pixel at p, unwarped.
+
+    Args:
+        image: (N, C, H, W), of any floating dtype.
+        flow: (N, 2, H, W); float32, or float64 for a float64 image.
+        kernel: (N, 16, H, W) in the dtype of `image`; not normalised.
+
+    Returns:
+        (N, C, H, W) in the dtype and memory format of `image`.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    n, _, h, w = _check_flow(flow)
+    if image.dim() != 4 or (image.shape[0], *image.shape[2:]) != (n, h, w) or kernel.shape != (n, 16, h, w):
+        raise ValueError(
+            "adaptive_warp needs an image (N, C, H, W), a flow (N, 2, H, W) and a kernel (N, 16, H, W), "
+            f"got {_shapes(image, flow, kernel)}"
+        )
+    _check_alike(image, kernel)
+    if flow.dtype != reference.coordinate_dtype(image):
+        raise ValueError(f"a {image.dtype} image needs a {reference.coordinate_dtype(image)} flow, got {flow.dtype}")
+    return torch.ops.dain.adaptive_warp(image, flow, kernel)
+
+
+@torch.library.register_fake("dain::adaptive_warp")
+def _(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
+    return torch.empty_like(image, memory_format=reference.memory_format(image))
+
+
+@torch.library.register_fake("dain::adaptive_warp_backward")
+def _(grad: Tensor, image: Tensor, flow: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(image), torch.empty_like(flow), torch.empty_like(kernel)
+
+
+# ---------------------------------------------------------------- separable convolution
+
+
+def separable_conv(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    """Separable adaptive convolution (Niklaus et al., ICCV 2017): a K x K kernel a pixel as an outer product.
+
+    ``out[y, x] = sum over i, j of image[y + i, x + j] * vertical[i, y, x] * horizontal[j, y, x]``. DAIN's
+    predecessors use it; DAIN itself does not.
+
+    Args:
+        image: (N, C, H + K - 1, W + K - 1), already padded; of any floating dtype.
+        vertical, horizontal: (N, K, H, W) in the dtype of `image`.
+
+    Returns:
+        (N, C, H, W) in the dtype of `image`.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    n, k, h, w = vertical.shape
+    if horizontal.shape != vertical.shape or image.shape != (n, image.shape[1], h + k - 1, w + k - 1):
+        raise ValueError(
+            "separable_conv needs an image (N, C, H + K - 1, W + K - 1) and two kernels (N, K, H, W), "
+            f"got {_shapes(image, vertical, horizontal)}"
+        )
+    _check_alike(image, vertical, horizontal)
+    return torch.ops.dain.separable_conv(image, vertical, horizontal)
+
+
+@torch.library.register_fake("dain::separable_conv")
+def _(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    n, _, h, w = vertical.shape
+    return torch.empty(
+        (n, image.shape[1], h, w),
+        dtype=image.dtype,
+        device=image.device,
+        memory_format=reference.memory_format(image),
+    )
+
+
+@torch.library.register_fake("dain::separable_conv_backward")
+def _(grad: Tensor, image: Tensor, vertical: Tensor, horizontal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(image), torch.empty_like(vertical), torch.empty_like(horizontal)
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def _save_tensors(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+    ctx.fill_holes = any(value is True for value in inputs)
+
+
+def _register_gradient(name: str) -> None:
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return getattr(torch.ops.dain, f"{name}_backward")(grad, *ctx.saved_tensors)
+
+    torch.library.register_autograd(f"dain::{name}", backward, setup_context=_save_tensors)
+
+
+def _flow_projection_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    if ctx.fill_holes:
+        raise RuntimeError("flow_projection with fill_holes=True has no gradient: train with fill_holes=False")
+    return *torch.ops.dain.flow_projection_backward(grad, *ctx.saved_tensors), None
+
+
+for _name in ("correlation", "adaptive_warp", "separable_conv"):
+    _register_gradient(_name)
+torch.library.register_autograd(
+    "dain::flow_projection", _flow_projection_gradient, setup_context=_save_tensors
+)
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _shapes(*tensors: Tensor) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+
+
+def _check_alike(*tensors: Tensor) -> None:
+    kinds = {(tensor.dtype, tensor.device) for tensor in tensors}
+    if len(kinds) > 1 or not tensors[0].is_floating_point():
+        found = ", ".join(f"{tensor.dtype} on {tensor.device}" for tensor in tensors)
+        raise ValueError(f"the tensors must share one floating dtype and one device, got {found}")
+
+
+def _check_flow(flow: Tensor) -> torch.Size:
+    if flow.dim() != 4 or flow.shape[1] != 2:
+        raise ValueError(f"a flow has the shape (N, 2, H, W), got {tuple(flow.shape)}")
+    if flow.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"a flow is float32 or float64: half precision cannot hold pixel coordinates; got {flow.dtype}")
+    return flow.shape

@@ -1,0 +1,284 @@
+"""The operators in plain PyTorch: what a CPU runs, and what the tests hold the CUDA kernels against.
+
+Conventions and meanings are those of `cuda_ext.ops`, which checks the arguments; gradients are written out because
+an operator's kernel runs below autograd.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: The correlation's largest displacement, each way.
+DISPLACEMENT = 4
+
+
+def coordinate_dtype(tensor: Tensor) -> torch.dtype:
+    """What coordinates and sums are held in: float32, or float64 for a float64 tensor."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def memory_format(tensor: Tensor) -> torch.memory_format:
+    """Channels-last if `tensor` is that and not plainly contiguous as well."""
+    if not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _like(result: Tensor, tensor: Tensor) -> Tensor:
+    """`result` in the dtype and with the strides of `tensor`, whose shape it has."""
+    return torch.empty_like(tensor).copy_(result)
+
+
+# ---------------------------------------------------------------- correlation
+
+
+def _pad_displaced(features: Tensor) -> Tensor:
+    return F.pad(features, (DISPLACEMENT,) * 4)
+
+
+def _displacements(height: int, width: int) -> list[tuple[slice, slice]]:
+    """For each correlation channel, the window of a padded map that it compares with."""
+    size = 2 * DISPLACEMENT + 1
+    return [(slice(y, y + height), slice(x, x + width)) for y in range(size) for x in range(size)]
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    n, _, h, w = first.shape
+    wide = coordinate_dtype(first)
+    # Channels innermost: the mean over them then runs along contiguous memory.
+    left = first.permute(0, 2, 3, 1).to(wide).contiguous()
+    right = _pad_displaced(second.to(wide)).permute(0, 2, 3, 1).contiguous()
+    windows = _displacements(h, w)
+    out = left.new_empty((n, len(windows), h, w))
+    product = torch.empty_like(left)
+    for channel, (rows, columns) in enumerate(windows):
+        torch.mul(left, right[:, rows, columns], out=product)
+        out[:, channel] = product.mean(-1)
+    return out.to(first.dtype).contiguous(memory_format=memory_format(first))
+
+
+def correlation_backward(grad: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    _, channels, h, w = first.shape
+    wide = coordinate_dtype(first)
+    scaled, left, padded = grad.to(wide) / channels, first.to(wide), _pad_displaced(second.to(wide))
+    grad_first, grad_padded = torch.zeros_like(left), torch.zeros_like(padded)
+    for channel, (rows, columns) in enumerate(_displacements(h, w)):
+        weight = scaled[:, channel, None]
+        grad_first.addcmul_(weight, padded[..., rows, columns])
+        grad_padded[..., rows, columns].addcmul_(weight, left)
+    inner = slice(DISPLACEMENT, -DISPLACEMENT)
+    return _like(grad_first, first), _like(grad_padded[..., inner, inner], second)
+
+
+# ---------------------------------------------------------------- flow projection
+
+
+def _positions(flow: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each pixel leads: x and y, each (N, H, W)."""
+    _, _, h, w = flow.shape
+    x = torch.arange(w, dtype=flow.dtype, device=flow.device)
+    y = torch.arange(h, dtype=flow.dtype, device=flow.device)
+    return x + flow[:, 0], y[:, None] + flow[:, 1]
+
+
+def _inside(x: Tensor, y: Tensor) -> Tensor:
+    """False for NaN as well."""
+    h, w = x.shape[-2:]
+    return (x >= 0) & (y >= 0) & (x <= w - 1) & (y <= h - 1)
+
+
+def _projection_corners(flow: Tensor) -> tuple[Tensor, Tensor]:
+    """The targets of each pixel as indices into N*H*W, (4, N*H*W), and whether it has any, (N*H*W,).
+
+    At the far border the corners coincide, and the one pixel counts twice or four times.
+    """
+    n, _, h, w = flow.shape
+    x, y = _positions(flow)
+    valid = _inside(x, y)
+    # A coordinate that is no number, or too large for an integer, must not reach the conversion.
+    left = torch.where(valid, x, 0).long()
+    top = torch.where(valid, y, 0).long()
+    right, bottom = (left + 1).clamp(max=w - 1), (top + 1).clamp(max=h - 1)
+    start = torch.arange(n, device=flow.device)[:, None, None] * h
+    corners = [(start + row) * w + column for row in (top, bottom) for column in (left, right)]
+    return torch.stack(corners).flatten(1), valid.flatten()
+
+
+def _pixels(tensor: Tensor) -> Tensor:
+    """(N, C, H, W) as rows, (N*H*W, C)."""
+    return tensor.permute(0, 2, 3, 1).reshape(-1, tensor.shape[1])
+
+
+def _image(rows: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `_pixels`, as a view."""
+    n, _, h, w = like.shape
+    return rows.view(n, h, w, rows.shape[1]).permute(0, 3, 1, 2)
+
+
+def _splat(flow: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What each target got, as rows: the mean flow (0 where nothing) and the total weight."""
+    corners, valid = _projection_corners(flow)
+    # A product with 0 would keep a NaN; pixels that lead nowhere are dropped instead.
+    mass = _pixels(weight)[valid]
+    handed = torch.cat((-mass * _pixels(flow)[valid], mass), 1)
+    got = flow.new_zeros((corners.shape[1], 3))
+    for corner in corners:
+        got.index_add_(0, corner[valid], handed)
+    total, count = got[:, :2], got[:, 2:]
+    return torch.where(count > 0, total / count, 0), count
+
+
+def _nearest(known: Tensor, dim: int, forward: bool) -> Tensor:
+    """For each pixel of (N, 1, H, W), the index along `dim` of the nearest known pixel at or before it in the
+    direction of reading; -1 where there is none."""
+    if not forward:
+        last = known.shape[dim] - 1
+        found = _nearest(known.flip(dim), dim, True).flip(dim)
+        return torch.where(found < 0, found, last - found)
+    shape = [1] * known.dim()
+    shape[dim] = -1
+    index = torch.arange(known.shape[dim], device=known.device).view(shape)
+    return torch.where(known, index, -1).cummax(dim).values
+
+
+def _fill_holes(flow: Tensor, count: Tensor) -> Tensor:
+    total, found = torch.zeros_like(flow), torch.zeros_like(count)
+    usable = (count > 0).to(flow.dtype)
+    for dim in (2, 3):
+        for forward in (True, False):
+            source = _nearest(count != 0, dim, forward)
+            index = source.clamp(min=0)
+            hit = usable.gather(dim, index) * (source >= 0)
+            total += flow.gather(dim, index.expand_as(flow)) * hit
+            found += hit
+    return torch.where(count > 0, flow, total / found.clamp(min=1))
+
+
+def flow_projection(flow: Tensor, weight: Tensor, fill_holes: bool) -> Tensor:
+    mean, count = (_image(rows, flow) for rows in _splat(flow, weight))
+    if fill_holes:
+        mean = _fill_holes(mean, count)
+    return mean.contiguous()
+
+
+def flow_projection_backward(grad: Tensor, flow: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """With out = sum(-w f) / sum(w) a target: d out / d f = -w / den and d out / d w = -(f + out) / den."""
+    mean, count = _splat(flow, weight)
+    share = torch.where(count > 0, _pixels(grad) / count, 0)
+    corners, valid = _projection_corners(flow)
+    rows, mass = _pixels(flow), _pixels(weight)
+    grad_flow, grad_weight = torch.zeros_like(rows), torch.zeros_like(mass)
+    for corner in corners:
+        grad_flow -= share[corner] * mass
+        grad_weight -= ((rows + mean[corner]) * share[corner]).sum(1, keepdim=True)
+    valid = valid[:, None]
+    return (
+        _like(_image(torch.where(valid, grad_flow, 0), flow), flow),
+        _like(_image(torch.where(valid, grad_weight, 0), weight), weight),
+    )
+
+
+# ---------------------------------------------------------------- adaptive warp
+
+#: Which quadrant (0 left or top, 1 right or bottom) each of the window's four rows or columns belongs to.
+_QUADRANT = (0, 0, 1, 1)
+
+
+class _Window:
+    """The 16 taps of every pixel, as rows: which pixels they are and how much the flow's fraction gives each.
+
+    Attributes:
+        index: (N*H*W, 16), into the pixels of the batch.
+        valid: (N*H*W, 1), false where the pixel is copied unwarped.
+        share: (N*H*W, 16), the bilinear weight of each tap's quadrant.
+        dx, dy: (N*H*W, 16), the derivatives of `share`.
+    """
+
+    def __init__(self, flow: Tensor) -> None:
+        n, _, h, w = flow.shape
+        x, y = _positions(flow)
+        valid = _inside(x, y) & (flow[:, 0].abs() < w / 2) & (flow[:, 1].abs() < h / 2)
+        x, y = torch.where(valid, x, 0).flatten()[:, None], torch.where(valid, y, 0).flatten()[:, None]
+        left, top = x.long(), y.long()
+        tap = torch.arange(-1, 3, device=flow.device)
+        columns, rows = (left + tap).clamp(0, w - 1), (top + tap).clamp(0, h - 1)
+        start = torch.arange(n, device=flow.device).repeat_interleave(h * w)[:, None] * h
+        self.index = (((start + rows) * w)[:, :, None] + columns[:, None, :]).flatten(1)
+        self.valid = valid.flatten()[:, None]
+
+        side = torch.tensor(_QUADRANT, device=flow.device, dtype=flow.dtype)
+        a, b = x - left, y - top
+        across, down = a * side + (1 - a) * (1 - side), b * side + (1 - b) * (1 - side)
+        slope = 2 * side - 1
+        self.share = (down[:, :, None] * across[:, None, :]).flatten(1)
+        self.dx = (down[:, :, None] * slope).flatten(1)
+        self.dy = (slope[:, None] * across[:, None, :]).flatten(1)
+
+    def weights(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """Index and weight of each tap, the unwarped pixels being one tap of weight 1 on themselves."""
+        here = torch.arange(len(self.index), device=kernel.device)[:, None]
+        unwarped = torch.zeros(16, dtype=self.share.dtype, device=kernel.device)
+        unwarped[0] = 1
+        weights = torch.where(self.valid, self.share * _pixels(kernel), unwarped)
+        return torch.where(self.valid, self.index, here), weights
+
+
+def adaptive_warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
+    wide = coordinate_dtype(image)
+    index, weights = _Window(flow).weights(kernel.to(wide))
+    # A weighted sum of 16 rows of the image for every pixel: one pass, nothing 16 times the image's size.
+    rows = F.embedding_bag(index, _pixels(image.to(wide)), mode="sum", per_sample_weights=weights)
+    return _image(rows, image).to(image.dtype).contiguous(memory_format=memory_format(image))
+
+
+def adaptive_warp_backward(
+    grad: Tensor, image: Tensor, flow: Tensor, kernel: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    wide = coordinate_dtype(image)
+    window = _Window(flow)
+    taps = _pixels(kernel.to(wide))
+    index, weights = window.weights(kernel.to(wide))
+    rows, pixels = _pixels(grad.to(wide)), _pixels(image.to(wide))
+    grad_pixels = torch.zeros_like(pixels)
+    grad_weights = torch.empty_like(weights)
+    for tap in range(16):
+        grad_pixels.index_add_(0, index[:, tap], rows * weights[:, tap, None])
+        grad_weights[:, tap] = (rows * pixels[index[:, tap]]).sum(1)
+    grad_weights = torch.where(window.valid, grad_weights, 0)
+    by_tap = grad_weights * taps
+    grad_flow = torch.stack(((by_tap * window.dx).sum(1), (by_tap * window.dy).sum(1)), 1)
+    return (
+        _like(_image(grad_pixels, image), image),
+        _like(_image(grad_flow, flow), flow),
+        _like(_image(grad_weights * window.share, kernel), kernel),
+    )
+
+
+# ---------------------------------------------------------------- separable convolution
+
+
+def separable_conv(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    size, wide = vertical.shape[1], coordinate_dtype(image)
+    windows = image.to(wide).unfold(2, size, 1).unfold(3, size, 1)
+    out = torch.einsum("nchwij,nihw,njhw->nchw", windows, vertical.to(wide), horizontal.to(wide))
+    return out.to(image.dtype).contiguous(memory_format=memory_format(image))
+
+
+def separable_conv_backward(
+    grad: Tensor, image: Tensor, vertical: Tensor, horizontal: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    (_, size, h, w), wide = vertical.shape, coordinate_dtype(image)
+    grad_out, column, row = grad.to(wide), vertical.to(wide), horizontal.to(wide)
+    windows = image.to(wide).unfold(2, size, 1).unfold(3, size, 1)
+    by_tap = torch.einsum("nchw,nchwij->nijhw", grad_out, windows)
+    grad_image = torch.zeros_like(image, dtype=wide)
+    for i in range(size):
+        for j in range(size):
+            grad_image[..., i : i + h, j : j + w].addcmul_(grad_out, (column[:, i] * row[:, j])[:, None])
+    return (
+        _like(grad_image, image),
+        _like(torch.einsum("nijhw,njhw->nihw", by_tap, row), vertical),
+        _like(torch.einsum("nijhw,nihw->njhw", by_tap, column), horizontal),
+    )
