@@ -16,7 +16,7 @@ _LIBRARY = next(Path(__file__).parent.glob("_C*.so"), None)
 
 
 def backend() -> str:
-    """"cuda" where the CUDA kernels are compiled and loaded, else "cpu": the operators then run on a CPU alone."""
+    """Which operators there are: `cuda` where the compiled kernels are loaded, else `cpu`."""
     return "cuda" if _LIBRARY else "cpu"
 
 

@@ -1,7 +1,8 @@
 """The operators of DAIN that PyTorch does not have, as ``torch.library`` operators in the namespace ``dain``.
 
-``SCHEMAS`` is the only definition of every operator. A CPU runs `cuda_ext.reference`; the compiled extension adds
-CUDA kernels under the same schemas (``TORCH_LIBRARY_IMPL(dain, CUDA, m)``), so nothing here asks for the device.
+``SCHEMAS`` is the only definition of every operator. A CPU runs `cuda_ext.reference`; the compiled extension
+adds CUDA kernels under the same schemas (``TORCH_LIBRARY_IMPL(dain, CUDA, m)``), so nothing here asks for the
+device.
 
 Conventions, for every implementation:
 
@@ -28,7 +29,9 @@ SCHEMAS = {
     "flow_projection": "(Tensor flow, Tensor weight, bool fill_holes) -> Tensor",
     "flow_projection_backward": "(Tensor grad, Tensor flow, Tensor weight) -> (Tensor, Tensor)",
     "adaptive_warp": "(Tensor image, Tensor flow, Tensor kernel) -> Tensor",
-    "adaptive_warp_backward": "(Tensor grad, Tensor image, Tensor flow, Tensor kernel) -> (Tensor, Tensor, Tensor)",
+    "adaptive_warp_backward": (
+        "(Tensor grad, Tensor image, Tensor flow, Tensor kernel) -> (Tensor, Tensor, Tensor)"
+    ),
     "separable_conv": "(Tensor image, Tensor vertical, Tensor horizontal) -> Tensor",
     "separable_conv_backward": (
         "(Tensor grad, Tensor image, Tensor vertical, Tensor horizontal) -> (Tensor, Tensor, Tensor)"
@@ -46,8 +49,8 @@ for _name, _schema in SCHEMAS.items():
 def correlation(first: Tensor, second: Tensor) -> Tensor:
     """The cost volume of two feature maps (PWC-Net, section 3) for displacements of up to 4 pixels each way.
 
-    Channel ``(dy + 4) * 9 + (dx + 4)`` holds the mean over the C channels of ``first[y, x] * second[y + dy, x + dx]``,
-    `second` being zero outside. No activation.
+    Channel ``(dy + 4) * 9 + (dx + 4)`` holds the mean over the C channels of
+    ``first[y, x] * second[y + dy, x + dx]``, `second` being zero outside. No activation.
 
     Args:
         first, second: (N, C, H, W), of one floating dtype.
@@ -59,7 +62,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
         ValueError: shapes or dtypes differ.
     """
     if first.dim() != 4 or first.shape != second.shape:
-        raise ValueError(f"correlation needs two (N, C, H, W) maps of one shape, got {_shapes(first, second)}")
+        raise ValueError(f"correlation needs two maps (N, C, H, W) alike, got {_shapes(first, second)}")
     _check_alike(first, second)
     return torch.ops.dain.correlation(first, second)
 
@@ -84,13 +87,15 @@ def flow_projection(flow: Tensor, weight: Tensor, fill_holes: bool) -> Tensor:
     """Depth-aware flow projection (DAIN, section 3.2): the flow of a frame, seen from where it leads.
 
     Every source pixel p with flow f and weight w hands ``-f`` with weight w to each of the four pixels around
-    ``p + f``; each target takes the weighted mean of what it got. A pixel that leads outside hands over nothing.
+    ``p + f``; each target takes the weighted mean of what it got. A pixel that leads outside hands over
+    nothing.
 
     Args:
         flow: (N, 2, H, W), already scaled to the projected time; float32 or float64.
         weight: (N, 1, H, W), positive: inverse depth, so that what is near wins.
-        fill_holes: a target that got nothing takes the mean of the nearest targets left, right, above and below
-            that got something (0 where there is none), instead of 0. Not differentiable: training leaves holes.
+        fill_holes: a target that got nothing takes the mean of the nearest targets left, right, above and
+            below that got something (0 where there is none), instead of 0. Has no gradient: training leaves
+            the holes.
 
     Returns:
         (N, 2, H, W): the flow from the projected time back to the frame.
@@ -119,11 +124,11 @@ def _(grad: Tensor, flow: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def adaptive_warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
-    """Adaptive warping (MEMC-Net, section 3.2): a 4x4 kernel a pixel, placed by the flow, weighted bilinearly.
+    """Adaptive warping (MEMC-Net): a 4x4 kernel a pixel, placed by the flow, weighted bilinearly.
 
-    For ``q = p + flow`` inside the image, and ``|fx| < W/2``, ``|fy| < H/2``: the 4x4 window that starts one pixel
-    left of and above ``floor(q)`` (clamped to the border), times the kernel (tap (j, i) is channel ``4j + i``); the
-    four 2x2 quadrants' sums are blended by the fraction of q. Else the pixel at p, unwarped.
+    For ``q = p + flow`` inside the image, and ``|fx| < W/2``, ``|fy| < H/2``: the 4x4 window that starts one
+    pixel left of and above ``floor(q)`` (clamped to the border), times the kernel (tap (j, i) is channel
+    ``4j + i``); the four 2x2 quadrants' sums are blended by the fraction of q. Else the pixel at p, unwarped.
 
     Args:
         image: (N, C, H, W), of any floating dtype.
@@ -143,8 +148,9 @@ def adaptive_warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
             f"got {_shapes(image, flow, kernel)}"
         )
     _check_alike(image, kernel)
-    if flow.dtype != reference.coordinate_dtype(image):
-        raise ValueError(f"a {image.dtype} image needs a {reference.coordinate_dtype(image)} flow, got {flow.dtype}")
+    needed = reference.coordinate_dtype(image)
+    if flow.dtype != needed:
+        raise ValueError(f"a {image.dtype} image needs a {needed} flow, got {flow.dtype}")
     return torch.ops.dain.adaptive_warp(image, flow, kernel)
 
 
@@ -220,7 +226,7 @@ def _register_gradient(name: str) -> None:
 
 def _flow_projection_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     if ctx.fill_holes:
-        raise RuntimeError("flow_projection with fill_holes=True has no gradient: train with fill_holes=False")
+        raise RuntimeError("flow_projection has no gradient with fill_holes=True: train with False")
     return *torch.ops.dain.flow_projection_backward(grad, *ctx.saved_tensors), None
 
 
@@ -249,5 +255,5 @@ def _check_flow(flow: Tensor) -> torch.Size:
     if flow.dim() != 4 or flow.shape[1] != 2:
         raise ValueError(f"a flow has the shape (N, 2, H, W), got {tuple(flow.shape)}")
     if flow.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"a flow is float32 or float64: half precision cannot hold pixel coordinates; got {flow.dtype}")
+        raise ValueError(f"pass a float32 flow, not {flow.dtype}: half precision cannot hold coordinates")
     return flow.shape

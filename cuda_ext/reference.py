@@ -1,7 +1,7 @@
 """The operators in plain PyTorch: what a CPU runs, and what the tests hold the CUDA kernels against.
 
-Conventions and meanings are those of `cuda_ext.ops`, which checks the arguments; gradients are written out because
-an operator's kernel runs below autograd.
+Conventions and meanings are those of `cuda_ext.ops`, which checks the arguments; gradients are written out
+because an operator's kernel runs below autograd.
 """
 
 from __future__ import annotations
