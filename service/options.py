@@ -1,0 +1,117 @@
+"""What a caller may ask of a job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from service.errors import Problem
+
+DEFAULT_FACTOR = 2
+MIN_FPS, MAX_FPS = 1, 1000
+
+_WHOLE_OR_DECIMAL = re.compile(r"\d{1,4}(?:\.(\d{1,9}))?")
+_RATIO = re.compile(r"\d{1,9}/\d{1,9}")
+
+
+def parse_rate(value: object) -> Fraction:
+    """A frame rate, exactly: "60", "60000/1001", or a decimal.
+
+    The decimals by which NTSC rates go (23.976, 23.98, 29.97, 59.94, 119.88, ...) mean n * 1000/1001 for a
+    multiple n of 24 or 30, rounded or cut off at any digit from the second on. Raises ValueError outside 1 to
+    1000 frames per second.
+    """
+    text = str(value).strip()
+    decimal = _WHOLE_OR_DECIMAL.fullmatch(text)
+    if not decimal and not _RATIO.fullmatch(text):
+        raise ValueError(f"{text!r} is not a frame rate")
+    try:
+        rate = Fraction(text)
+    except ZeroDivisionError:
+        raise ValueError(f"{text!r} divides by zero") from None
+    if decimal and decimal[1]:
+        rate = _snap_to_ntsc(rate, digits=len(decimal[1]))
+    if not MIN_FPS <= rate <= MAX_FPS:
+        raise ValueError(f"{text!r} is not from {MIN_FPS} to {MAX_FPS} frames per second")
+    return rate
+
+
+def _snap_to_ntsc(rate: Fraction, digits: int) -> Fraction:
+    nominal = -(-rate // 1)  # 29.97 goes by the name of 30
+    ntsc = Fraction(nominal * 1000, 1001)
+    written = {round(ntsc, digits), Fraction(ntsc * 10**digits // 1, 10**digits)}
+    is_ntsc = digits >= 2 and (nominal % 24 == 0 or nominal % 30 == 0) and rate in written and rate != nominal
+    return ntsc if is_ntsc else rate
+
+
+class Options(BaseModel):
+    """The options of one job, checked and made explicit: exactly one of `factor` and `target_fps` is set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    factor: int | None = Field(
+        default=None,
+        ge=2,
+        le=16,
+        description=f"Frames per source frame: a whole number from 2 to 16; {DEFAULT_FACTOR} "
+        "where neither this nor target_fps is given.",
+    )
+    target_fps: Annotated[
+        str | None, BeforeValidator(lambda v: None if v is None else str(parse_rate(v)))
+    ] = Field(
+        default=None,
+        description="Frame rate of the result, instead of factor: 1 to 1000, exactly; "
+        "a number (60, 59.94) or a ratio (60000/1001).",
+    )
+    model: Literal["dain"] = Field(default="dain", description="Network that interpolates: dain.")
+    scene_threshold: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How different two frames must be to count as a scene cut, where nothing is blended: "
+        "0 to 1; 1 finds none.",
+    )
+    quality: int = Field(default=18, ge=0, le=51, description="H.264 CRF: 0 (lossless) to 51 (worst).")
+    audio: Literal["copy", "none"] = Field(
+        default="copy", description="The sound: copy keeps it, none drops it."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_rate(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        given = [name for name in ("factor", "target_fps") if values.get(name) is not None]
+        if len(given) == 2:
+            raise ValueError("give factor or target_fps, not both")
+        return values if given else {**values, "factor": DEFAULT_FACTOR}
+
+    @property
+    def rate(self) -> Fraction | None:
+        """`target_fps` as a number; None where `factor` decides."""
+        return None if self.target_fps is None else Fraction(self.target_fps)
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, object]) -> Options:
+        """Options from form fields or a query; raises Problem 422 that names each option at fault."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            faults = [_fault(details) for details in error.errors()]
+            raise Problem("invalid-option", "; ".join(faults) + ".") from None
+
+
+def _fault(error: ErrorDetails) -> str:
+    if not error["loc"]:
+        return str(error["ctx"]["error"])
+    name, given = str(error["loc"][0])[:100], str(error["input"])[:100]
+    if error["type"] == "extra_forbidden":
+        return f"there is no option {name!r}; the options are {', '.join(Options.model_fields)}"
+    description = (Options.model_fields[name].description or "").rstrip(".")
+    return f"{name} was {given!r}, which is not accepted: {description}"

@@ -1,0 +1,117 @@
+"""Every setting of the service and its workers, read from the environment (prefix ``DAIN_``)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ByteSize, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+GIB = 2**30
+HOUR = 3600
+DAY = 24 * HOUR
+
+
+def _default_state_dir() -> Path:
+    data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data_home) / "dain"
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _default_store_url(values: dict[str, Any]) -> str:
+    return str((values["state_dir"] / "store").as_uri())
+
+
+class Settings(BaseSettings):
+    """The one place where a setting has its name, default, range and meaning.
+
+    Sizes take a number of bytes or a text such as ``4GiB``. Raises ``pydantic.ValidationError`` on a value
+    that is out of range; an empty environment variable counts as unset.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="DAIN_", env_ignore_empty=True, frozen=True)
+
+    state_dir: Annotated[Path, AfterValidator(_absolute)] = Field(
+        default_factory=_default_state_dir,
+        validate_default=True,
+        description="Folder for everything kept on this machine; `$XDG_DATA_HOME/dain` unless set.",
+    )
+    redis_url: str | None = Field(
+        default=None,
+        description="Redis shared by the API and its workers, e.g. `redis://host:6379/0`; "
+        "unset: `dain up` starts one.",
+    )
+    store_url: str = Field(
+        default_factory=_default_store_url,
+        description="Where uploads, segments and results are kept: `file:///folder`; "
+        "unset: `store` in the state folder.",
+    )
+    host: str = Field(
+        default="127.0.0.1", description="Address the API listens on; this machine only unless set."
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on.")
+
+    max_upload_bytes: ByteSize = Field(default=ByteSize(4 * GIB), gt=0, description="Largest upload taken.")
+    max_pixels: int = Field(default=8192 * 4320, gt=0, description="Largest picture taken, width x height.")
+    max_frames: int = Field(default=1_000_000, gt=0, description="Most frames a result may have.")
+    max_duration_seconds: float = Field(default=6 * HOUR, gt=0, description="Longest video taken.")
+    min_free_bytes: ByteSize = Field(
+        default=ByteSize(GIB), ge=0, description="Disk space that uploads must leave free in the store."
+    )
+    max_queued_jobs: int = Field(
+        default=1000, gt=0, description="Jobs waiting or running before new ones are refused with 429."
+    )
+    result_ttl_seconds: int = Field(default=7 * DAY, gt=0, description="How long a finished file is kept.")
+    record_ttl_seconds: int = Field(
+        default=30 * DAY,
+        gt=0,
+        description="How long a finished job is remembered; its result answers 410 once expired.",
+    )
+
+    model: Literal["dain"] = Field(default="dain", description="Model that a worker loads.")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Device a worker runs on: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1` ...",
+    )
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        default="auto",
+        description="Arithmetic of the networks; `auto` is half precision on a GPU, fp32 on a CPU.",
+    )
+    threads: int = Field(
+        default=0, ge=0, description="CPU threads of a worker; 0 leaves the choice to PyTorch."
+    )
+
+    segment_frames: int = Field(
+        default=48, ge=1, description="New frames that one segment of a video aims at."
+    )
+    segments_in_flight: int = Field(
+        default=4, ge=1, description="Segments of one job that are queued at a time."
+    )
+    max_attempts: int = Field(default=3, ge=1, description="Attempts at a task before its job fails.")
+    worker_ttl_seconds: int = Field(
+        default=15,
+        ge=3,
+        description="Silence after which a worker counts as dead and its task is given to another.",
+    )
+    stall_seconds: int = Field(
+        default=600, ge=1, description="Time without one finished frame after which a worker ends itself."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level logged."
+    )
+
+    @property
+    def require_redis_url(self) -> str:
+        """`redis_url`; raises RuntimeError where none is set."""
+        if self.redis_url is None:
+            raise RuntimeError(
+                "DAIN_REDIS_URL is not set. Set it to the Redis that the API and its workers share, "
+                "e.g. redis://localhost:6379/0, or use `dain up`, which starts one."
+            )
+        return self.redis_url
