@@ -79,8 +79,8 @@ class Problem(Exception):
     def attempts_exhausted(cls, task: str, attempts: int) -> Problem:
         return cls(
             "too-many-attempts",
-            f"The task {task} ended {attempts} times without a result, most likely because this video brings a "
-            "worker down. Submit it again if workers were failing for another reason.",
+            f"The task {task} ended {attempts} times without a result, most likely because this video brings "
+            "a worker down. Submit it again if workers were failing for another reason.",
             task=task,
             attempts=attempts,
         )

