@@ -1,0 +1,495 @@
+"""The job record and its state machine, in Redis.
+
+A job is cut into tasks: `plan`, then `segment-0` … `segment-n`, then `assemble`. The tasks' own records here
+are the truth about what has been done; the queue only carries their names and may lose or repeat them.
+
+    job    queued ──▶ running ──▶ succeeded | failed | cancelled        the first terminal state wins
+    task   queued ──▶ running ──▶ done                                  running ──▶ queued when an attempt ends early
+
+Every change that depends on the present state is one Lua script, so that two processes can never both make
+it. An attempt at a task holds a token; what it reports under an old token is refused, so a worker that was
+taken for dead and comes back changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, Field
+from redis import Redis
+from redis.client import Pipeline
+
+from service import scripts
+from service.errors import Problem
+from service.options import Options
+from service.settings import Settings
+from service.workers import worker_key
+
+PLAN = "plan"
+ASSEMBLE = "assemble"
+SEGMENT = "segment-"
+
+
+class State(StrEnum):
+    """A job's state; the last three are terminal."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+
+
+class Progress(BaseModel):
+    """How far a job is; frames are output frames."""
+
+    frames_done: int = 0
+    frames_total: int | None = Field(None, description="known once the job is planned")
+    fraction: float = Field(0.0, description="0 to 1")
+    fps: float | None = Field(None, description="output frames per second since the job started")
+    eta_seconds: float | None = None
+    queue_position: int | None = Field(None, description="0 is next; only while queued")
+
+
+class Output(BaseModel):
+    """The finished file. `key` is its place in the store."""
+
+    key: str
+    filename: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    frames: int
+    frame_rate: str = Field(description="frames per second as an exact fraction; the mean where it varies")
+    duration_seconds: float
+
+
+class Metrics(BaseModel):
+    """What the job cost so far."""
+
+    segments_done: int = 0
+    segments_total: int | None = None
+    attempts_failed: int = 0
+    new_frames: int = Field(0, description="frames that the network computed")
+    scene_cuts: int = 0
+    recomputed_frames: int = Field(
+        0, description="frames computed again in fp32 because half precision overflowed"
+    )
+    vram_peak_bytes: int = 0
+    stage_seconds: dict[str, float] = Field(default_factory=dict, description="summed over segments")
+
+
+class Job(BaseModel):
+    """A job as it stands."""
+
+    id: str
+    status: State
+    created_at: float = Field(description="seconds since the epoch, like every `_at`")
+    started_at: float | None = None
+    finished_at: float | None = None
+    expires_at: float | None = Field(None, description="when the result is removed")
+    expired: bool = False
+    filename: str
+    source: str = Field(description="the upload's place in the store")
+    options: Options
+    input: dict[str, Any]
+    progress: Progress
+    output: Output | None = None
+    metrics: Metrics
+    error: dict[str, Any] | None = Field(None, description="the problem document of a failed job")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on one task, until the worker dies or the job ends."""
+
+    job_id: str
+    task: str
+    token: str
+    attempt: int
+
+
+class Refused(Exception):
+    """A task was not handed out: `reason` is gone (job over), done, busy (a live worker has it) or exhausted."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+def new_job_id() -> str:
+    """28 hex digits that sort by time of creation: milliseconds, then 64 random bits."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+
+
+def segment_name(index: int) -> str:
+    return f"{SEGMENT}{index}"
+
+
+def segment_index(task: str) -> int:
+    return int(task.removeprefix(SEGMENT))
+
+
+def job_key(job_id: str, part: str = "") -> str:
+    return f"dain:job:{job_id}{':' + part if part else ''}"
+
+
+def task_key(job_id: str, task: str) -> str:
+    return job_key(job_id, f"task:{task}")
+
+
+def state_key(state: State) -> str:
+    return f"dain:jobs:{state.value}"
+
+
+ALL = "dain:jobs"
+FINISHED = "dain:finished"  # scored by time of finishing
+RESULTS = "dain:results"  # jobs with a result in the store, scored by when it expires
+UNCLEAN = "dain:unclean"  # finished jobs whose upload and segments are still in the store
+COUNTERS = "dain:counters"
+
+
+class Jobs:
+    """Every job, in one Redis.
+
+    `segments_in_flight` is how many of a job's segments are queued or running at a time: a long film does not
+    starve the clip behind it. `result_ttl_seconds` is how long a result is kept.
+    """
+
+    def __init__(
+        self, redis: Redis, *, segments_in_flight: int, max_attempts: int, result_ttl_seconds: float
+    ):
+        self._redis = redis
+        self._segments_in_flight = segments_in_flight
+        self._max_attempts = max_attempts
+        self._result_ttl = result_ttl_seconds
+        self._scripts = {name: redis.register_script(text) for name, text in scripts.ALL.items()}
+
+    @classmethod
+    def from_settings(cls, redis: Redis, settings: Settings) -> Jobs:
+        return cls(
+            redis,
+            segments_in_flight=settings.segments_in_flight,
+            max_attempts=settings.max_attempts,
+            result_ttl_seconds=settings.result_ttl_seconds,
+        )
+
+    # -- what the API does ------------------------------------------------------------------------
+
+    def create(
+        self,
+        job_id: str,
+        *,
+        source: str,
+        filename: str,
+        options: Options,
+        input: Mapping[str, Any],
+        also: Callable[[Pipeline], None] | None = None,
+    ) -> Job:
+        """Record an accepted job with its plan task waiting; `also` adds commands to the same transaction."""
+        now = time.time()
+        record: dict[str | bytes, Any] = {
+            "state": State.QUEUED.value,
+            "created_at": now,
+            "source": source,
+            "filename": filename,
+            "options": options.model_dump_json(),
+            "input": json.dumps(dict(input)),
+        }
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(job_key(job_id), mapping=record)
+            pipe.hset(task_key(job_id, PLAN), mapping={"state": "queued", "queued_at": now})
+            pipe.sadd(job_key(job_id, "active"), PLAN)
+            pipe.zadd(ALL, {job_id: 0})
+            pipe.zadd(state_key(State.QUEUED), {job_id: 0})
+            pipe.hincrby(COUNTERS, "jobs_accepted")
+            if also is not None:
+                also(pipe)
+            pipe.execute()
+        return self.get(job_id)
+
+    def get(self, job_id: str) -> Job:
+        """The job as it stands; a 404 `Problem` when there is none."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(job_key(job_id))
+            pipe.smembers(job_key(job_id, "active"))
+            pipe.zrank(state_key(State.QUEUED), job_id)
+            fields, active, rank = pipe.execute()
+        if not fields:
+            raise Problem.job_not_found(job_id)
+        return self._view(job_id, _text(fields), rank, self._frames_in_hand(job_id, active))
+
+    def page(
+        self, status: State | None = None, cursor: str | None = None, limit: int = 50
+    ) -> tuple[list[Job], str | None]:
+        """Jobs, newest first, after `cursor` (the last id of the page before), and the next cursor if there is more."""
+        key = state_key(status) if status else ALL
+        upper = f"({cursor}" if cursor else "+"
+        ids = [raw.decode() for raw in self._redis.zrevrangebylex(key, upper, "-", start=0, num=limit + 1)]
+        jobs = [job for job in map(self._get_if_there, ids[:limit]) if job]
+        return jobs, ids[limit - 1] if len(ids) > limit else None
+
+    def cancel(self, job_id: str) -> Job:
+        """End a live job as cancelled; a job that is over stays as it is. Workers stop at their next check."""
+        self.get(job_id)
+        self.finish(job_id, State.CANCELLED)
+        return self.get(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job that is over.
+
+        Its upload and segments go with the next sweep; its result is the caller's to remove.
+        """
+        segments = int(self._redis.hget(job_key(job_id), "segments_total") or 0)
+        tasks = [PLAN, ASSEMBLE, *map(segment_name, range(segments))]
+        keys = [job_key(job_id), job_key(job_id, "active"), *(task_key(job_id, task) for task in tasks)]
+        with self._redis.pipeline(transaction=True) as pipe:
+            for state in State:
+                pipe.zrem(state_key(state), job_id)
+            for index in (ALL, FINISHED, RESULTS):
+                pipe.zrem(index, job_id)
+            pipe.sadd(UNCLEAN, job_id)
+            pipe.delete(*keys)
+            pipe.execute()
+
+    def counts(self) -> dict[str, int]:
+        """Jobs now in each state."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for state in State:
+                pipe.zcard(state_key(state))
+            return dict(zip([state.value for state in State], pipe.execute(), strict=True))
+
+    def counters(self) -> dict[str, float]:
+        """Totals that only grow: `jobs_accepted`, `jobs_<outcome>`, `frames`, `attempts_failed`, `seconds_<stage>`."""
+        return {name.decode(): float(value) for name, value in self._redis.hgetall(COUNTERS).items()}
+
+    # -- what a worker does -----------------------------------------------------------------------
+
+    def claim(self, job_id: str, task: str, worker: str) -> Claim:
+        """Take a task; `Refused` when it is not to be had."""
+        token = secrets.token_hex(8)
+        keys = [
+            job_key(job_id),
+            task_key(job_id, task),
+            job_key(job_id, "active"),
+            state_key(State.QUEUED),
+            state_key(State.RUNNING),
+        ]
+        arguments = [job_id, task, worker, token, time.time(), self._max_attempts, worker_key("")]
+        reply = self._scripts["claim"](keys=keys, args=arguments)
+        if isinstance(reply, bytes):
+            raise Refused(reply.decode())
+        return Claim(job_id, task, token, int(reply))
+
+    def report(self, claim: Claim, frames: int) -> bool:
+        """Say how many output frames the attempt has made; False once the claim is void (job over, or task lost)."""
+        keys = [job_key(claim.job_id), task_key(claim.job_id, claim.task)]
+        return bool(self._scripts["report"](keys=keys, args=[claim.token, frames, time.time()]))
+
+    def complete(
+        self,
+        claim: Claim,
+        *,
+        task: Mapping[str, Any] | None = None,
+        job: Mapping[str, Any] | None = None,
+        add: Mapping[str, float] | None = None,
+    ) -> list[str] | None:
+        """Record a task as done and return the tasks that may start now; None when the claim is void.
+
+        `task` and `job` are fields to set, `add` numbers to add to the job's and the service's totals.
+        """
+        job_id = claim.job_id
+        keys = [job_key(job_id), task_key(job_id, claim.task), job_key(job_id, "active"), COUNTERS]
+        arguments = [
+            claim.token, claim.task, time.time(), self._segments_in_flight, job_key(job_id, "task:"),
+            json.dumps(dict(task or {})), json.dumps(dict(job or {})), json.dumps(dict(add or {})),
+        ]  # fmt: skip
+        reply = self._scripts["complete"](keys=keys, args=arguments)
+        return None if reply is None else [name.decode() for name in reply]
+
+    def release(self, claim: Claim, *, failed: bool) -> bool:
+        """Give a task back to be queued again; a failed attempt counts, a drained one does not. False: claim void."""
+        job_id = claim.job_id
+        keys = [job_key(job_id), task_key(job_id, claim.task), COUNTERS]
+        return bool(self._scripts["release"](keys=keys, args=[claim.token, time.time(), int(failed)]))
+
+    def finish(
+        self,
+        job_id: str,
+        state: State,
+        *,
+        error: Problem | None = None,
+        output: Output | None = None,
+        claim: Claim | None = None,
+    ) -> bool:
+        """End a job; False when it was over already or `claim`, if given, is void. The first outcome stands."""
+        now = time.time()
+        fields: dict[str, Any] = {"finished_at": now}
+        if error is not None:
+            fields["error"] = json.dumps(error.as_dict(instance=f"/jobs/{job_id}"))
+        if output is not None:
+            fields |= {"output": output.model_dump_json(), "expires_at": now + self._result_ttl}
+        keys = [
+            job_key(job_id),
+            job_key(job_id, "active"),
+            state_key(State.QUEUED),
+            state_key(State.RUNNING),
+            state_key(state),
+            FINISHED,
+            UNCLEAN,
+            COUNTERS,
+            task_key(job_id, claim.task if claim else ""),
+            RESULTS,
+        ]
+        token, expires_at = claim.token if claim else "", fields.get("expires_at", "")
+        arguments = [job_id, state.value, now, json.dumps(fields), token, expires_at]
+        return bool(self._scripts["finish"](keys=keys, args=arguments))
+
+    def task_fields(self, job_id: str, tasks: Iterable[str], field: str) -> list[str | None]:
+        """One field of each of several tasks, in their order."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for task in tasks:
+                pipe.hget(task_key(job_id, task), field)
+            return [None if raw is None else raw.decode() for raw in pipe.execute()]
+
+    # -- what the janitor does --------------------------------------------------------------------
+
+    def live_tasks(self) -> list[tuple[str, str, dict[str, str]]]:
+        """Every task that is queued or running: job, task, its fields."""
+        jobs = [
+            raw.decode()
+            for state in (State.QUEUED, State.RUNNING)
+            for raw in self._redis.zrange(state_key(state), 0, -1)
+        ]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in jobs:
+                pipe.smembers(job_key(job_id, "active"))
+            names = [
+                (job_id, raw.decode())
+                for job_id, active in zip(jobs, pipe.execute(), strict=True)
+                for raw in active
+            ]
+            for job_id, task in names:
+                pipe.hgetall(task_key(job_id, task))
+            return [(*name, _text(fields)) for name, fields in zip(names, pipe.execute(), strict=True)]
+
+    def requeue_lost(self, job_id: str, task: str, token: str) -> str:
+        """Queue a task again whose worker died holding `token`: requeued, exhausted (no attempts left) or void."""
+        keys = [job_key(job_id), task_key(job_id, task), COUNTERS]
+        reply: bytes = self._scripts["requeue_lost"](keys=keys, args=[token, time.time(), self._max_attempts])
+        return reply.decode()
+
+    def unclean(self) -> list[str]:
+        """Jobs that are over (or forgotten) and still have an upload or segments in the store."""
+        return [raw.decode() for raw in self._redis.smembers(UNCLEAN)]
+
+    def cleaned(self, job_id: str) -> None:
+        self._redis.srem(UNCLEAN, job_id)
+
+    def finished_before(self, moment: float) -> list[str]:
+        """Jobs that ended before `moment`, oldest first."""
+        return [raw.decode() for raw in self._redis.zrangebyscore(FINISHED, "-inf", moment)]
+
+    def results_expired_by(self, moment: float) -> list[str]:
+        """Jobs whose result's time was up by `moment`."""
+        return [raw.decode() for raw in self._redis.zrangebyscore(RESULTS, "-inf", moment)]
+
+    def mark_expired(self, job_id: str) -> None:
+        """Say that the result is gone, while the record stays."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(job_key(job_id), "expired", 1)
+            pipe.zrem(RESULTS, job_id)
+            pipe.execute()
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def _get_if_there(self, job_id: str) -> Job | None:
+        try:
+            return self.get(job_id)
+        except Problem:
+            return None  # deleted since the page was read
+
+    def _frames_in_hand(self, job_id: str, active: Iterable[bytes]) -> int:
+        """Frames that running attempts have made and not yet delivered."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for task in active:
+                pipe.hget(task_key(job_id, task.decode()), "frames")
+            return sum(int(raw or 0) for raw in pipe.execute())
+
+    def _view(self, job_id: str, fields: dict[str, str], rank: int | None, in_hand: int) -> Job:
+        number = {name: float(value) for name, value in fields.items() if _is_number(value)}
+        return Job(
+            id=job_id,
+            status=State(fields["state"]),
+            created_at=number["created_at"],
+            started_at=number.get("started_at"),
+            finished_at=number.get("finished_at"),
+            expires_at=number.get("expires_at"),
+            expired="expired" in fields,
+            filename=fields["filename"],
+            source=fields["source"],
+            options=Options.model_validate_json(fields["options"]),
+            input=json.loads(fields["input"]),
+            progress=_progress(number, in_hand, rank),
+            output=Output.model_validate_json(fields["output"]) if "output" in fields else None,
+            metrics=_metrics(number),
+            error=json.loads(fields["error"]) if "error" in fields else None,
+        )
+
+
+def _progress(number: Mapping[str, float], in_hand: int, rank: int | None) -> Progress:
+    done = int(number.get("frames", 0)) + in_hand
+    total = int(number["frames_total"]) if "frames_total" in number else None
+    started = number.get("started_at")
+    elapsed = number.get("finished_at", time.time()) - started if started else 0.0
+    fps = done / elapsed if done and elapsed > 0 else None
+    return Progress(
+        frames_done=done,
+        frames_total=total,
+        fraction=min(done / total, 1.0) if total else 0.0,
+        fps=fps,
+        eta_seconds=max(total - done, 0) / fps if total and fps else None,
+        queue_position=rank,
+    )
+
+
+def _metrics(number: Mapping[str, float]) -> Metrics:
+    return Metrics(
+        segments_done=int(number.get("segments_done", 0)),
+        segments_total=int(number["segments_total"]) if "segments_total" in number else None,
+        attempts_failed=int(number.get("attempts_failed", 0)),
+        new_frames=int(number.get("new_frames", 0)),
+        scene_cuts=int(number.get("scene_cuts", 0)),
+        recomputed_frames=int(number.get("recomputed_frames", 0)),
+        vram_peak_bytes=int(number.get("vram_peak_bytes", 0)),
+        stage_seconds={
+            name.removeprefix("seconds_"): value
+            for name, value in number.items()
+            if name.startswith("seconds_")
+        },
+    )
+
+
+def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

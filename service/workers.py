@@ -1,0 +1,71 @@
+"""What each worker says of itself, in Redis. The record's expiry is the worker's death certificate."""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import BaseModel, Field
+from redis import Redis
+
+NAMES = "dain:workers"
+
+
+class WorkerRecord(BaseModel):
+    """One worker as it last reported."""
+
+    name: str
+    host: str
+    pid: int
+    device: str = Field(description="cpu, cuda:0, …")
+    device_name: str
+    backend: str = Field(description="which operators are in use: cuda (compiled kernels) or cpu (PyTorch)")
+    model: str
+    precision: str
+    ready: bool = Field(description="the model is loaded and a warm-up inference ran")
+    vram_used_bytes: int = 0
+    vram_total_bytes: int = 0
+    frames_per_second: float = Field(0.0, description="output frames over the last minute of work")
+    frames_total: int = 0
+    job: str | None = None
+    task: str | None = None
+    started_at: float
+    heartbeat_at: float = 0.0
+
+
+def worker_key(name: str) -> str:
+    return f"dain:worker:{name}"
+
+
+class Workers:
+    """The workers of one Redis; a record lives `ttl_seconds` past its last heartbeat."""
+
+    def __init__(self, redis: Redis, *, ttl_seconds: float):
+        self._redis = redis
+        self._ttl = ttl_seconds
+
+    def heartbeat(self, record: WorkerRecord) -> None:
+        """Write the record and put off its expiry."""
+        record = record.model_copy(update={"heartbeat_at": time.time()})
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(worker_key(record.name), record.model_dump_json(), px=int(self._ttl * 1000))
+            pipe.sadd(NAMES, record.name)
+            pipe.execute()
+
+    def leave(self, name: str) -> None:
+        """Forget a worker that stops in good order."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(worker_key(name))
+            pipe.srem(NAMES, name)
+            pipe.execute()
+
+    def all(self) -> list[WorkerRecord]:
+        """The living, by name; names whose record expired are struck off."""
+        names = sorted(raw.decode() for raw in self._redis.smembers(NAMES))
+        records = self._redis.mget([worker_key(name) for name in names]) if names else []
+        dead = [name for name, raw in zip(names, records, strict=True) if raw is None]
+        if dead:
+            self._redis.srem(NAMES, *dead)
+        return [WorkerRecord.model_validate_json(raw) for raw in records if raw is not None]
+
+    def alive(self, name: str) -> bool:
+        return bool(self._redis.exists(worker_key(name)))
