@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.schedule import Blend, Copy, Factor, OutputFrame, Retime, TargetRate, build, segments
+
+NTSC_FILM = Fraction(24000, 1001)
+
+
+Clip = tuple[list[Fraction], Fraction]
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+
+def constant_rate(count: int, rate: Fraction, start: Fraction = Fraction(0)) -> Clip:
+    return [start + i / rate for i in range(count)], start + count / rate
+
+
+@st.composite
+def clips(draw: st.DrawFn) -> Clip:
+    """Any clock, any start (also before zero), any gaps."""
+    clock = draw(st.sampled_from([1000, 12800, 30000, 90000]))
+    ticks = [draw(st.integers(-clock, 5 * clock))]
+    gaps = st.integers(1, clock // 10)
+    for gap in draw(st.lists(gaps, max_size=12)):
+        ticks.append(ticks[-1] + gap)
+    end = ticks[-1] + draw(gaps)
+    return [Fraction(tick, clock) for tick in ticks], Fraction(end, clock)
+
+
+rates = st.one_of(
+    st.builds(Factor, st.integers(1, 8)),
+    st.builds(TargetRate, st.sampled_from([NTSC_FILM, Fraction(60000, 1001), Fraction(60), Fraction(7)])),
+)
+
+
+def test_factor_two_puts_the_middle_between_neighbours_and_holds_the_last_frame() -> None:
+    times, end = constant_rate(3, Fraction(25))
+    half = Fraction(1, 2)
+    assert list(build(times, end, Factor(2))) == [
+        OutputFrame(Fraction(0), Copy(0)),
+        OutputFrame(Fraction(1, 50), Blend(0, half)),
+        OutputFrame(Fraction(2, 50), Copy(1)),
+        OutputFrame(Fraction(3, 50), Blend(1, half)),
+        OutputFrame(Fraction(4, 50), Copy(2)),
+        OutputFrame(Fraction(5, 50), Copy(2)),
+    ]
+
+
+def test_factor_divides_uneven_gaps_evenly() -> None:
+    times = [Fraction(0), Fraction(1), Fraction(4)]
+    frames = build(times, Fraction(5), Factor(3))
+    assert [frame.time for frame in frames[3:6]] == [1, 2, 3]
+    third = Fraction(1, 3)
+    assert [frame.action for frame in frames[3:6]] == [Copy(1), Blend(1, third), Blend(1, 2 * third)]
+
+
+def test_film_to_sixty_is_an_exact_grid_and_an_exact_t() -> None:
+    times, end = constant_rate(24000, NTSC_FILM)  # 1001 s
+    schedule = build(times, end, TargetRate(Fraction(60)))
+    assert len(schedule) == 1001 * 60
+    assert schedule[59999].time == Fraction(59999, 60)
+    for k in range(0, len(schedule), 997):
+        position = Fraction(k, 60) * NTSC_FILM
+        whole = position.numerator // position.denominator
+        distance = min(position - whole, whole + 1 - position) / NTSC_FILM
+        if distance > Fraction(1, 2000) and whole < len(times) - 1:
+            assert schedule[k].action == Blend(whole, position - whole)
+
+
+def test_target_at_the_source_rate_copies_every_frame() -> None:
+    times, end = constant_rate(50, NTSC_FILM, start=Fraction(7, 5))
+    assert [f.action for f in build(times, end, TargetRate(NTSC_FILM))] == [Copy(i) for i in range(50)]
+
+
+def test_times_rounded_to_milliseconds_still_copy_the_source_frames() -> None:
+    exact, _ = constant_rate(100, NTSC_FILM)
+    times = [Fraction(round(time * 1000), 1000) for time in exact]
+    doubled = build(times, Fraction(round(100 / NTSC_FILM * 1000), 1000), TargetRate(2 * NTSC_FILM))
+    assert [frame.action for frame in doubled[::2]] == [Copy(i) for i in range(100)]
+    assert all(isinstance(frame.action, Blend) for frame in doubled[1:-1:2])
+
+
+def test_dense_frames_are_not_swallowed_by_the_snap() -> None:
+    times, end = constant_rate(100, Fraction(1000))
+    doubled = build(times, end, TargetRate(Fraction(2000)))
+    assert [frame.action for frame in doubled[1:198:2]] == [Blend(i, Fraction(1, 2)) for i in range(99)]
+
+
+def test_a_single_frame_is_held() -> None:
+    assert [f.action for f in build([Fraction(3)], Fraction(4), Factor(3))] == [Copy(0)] * 3
+    assert [f.time for f in build([Fraction(3)], Fraction(4), TargetRate(Fraction(2)))] == [3, Fraction(7, 2)]
+
+
+@given(clips(), rates)
+def test_counts_order_and_bounds(clip: Clip, rate: Retime) -> None:
+    times, end = clip
+    frames = list(build(times, end, rate))
+    if isinstance(rate, Factor):
+        assert len(frames) == rate.n * len(times)
+        assert [f.action for f in frames[:: rate.n]] == [Copy(i) for i in range(len(times))]
+        assert [f.time for f in frames[:: rate.n]] == times
+    else:
+        assert [f.time for f in frames] == [times[0] + k / rate.rate for k in range(len(frames))]
+        assert frames[-1].time < end < times[0] + len(frames) / rate.rate + Fraction(1, 1999)
+    assert all(a.time < b.time for a, b in zip(frames, frames[1:], strict=False))
+    for frame in frames:
+        if isinstance(frame.action, Blend):
+            first, t = frame.action.first, frame.action.t
+            assert 0 < t < 1
+            assert times[first] + t * (times[first + 1] - times[first]) == frame.time
+
+
+@given(clips(), rates, st.integers(1, 12))
+def test_segments_cover_every_output_once(clip: Clip, rate: Retime, source_frames: int) -> None:
+    times, end = clip
+    schedule = build(times, end, rate)
+    parts = segments(schedule, source_frames)
+    assert [part.index for part in parts] == list(range(len(parts)))
+    outputs = [k for part in parts for k in range(part.first_output, part.stop_output)]
+    assert outputs == list(range(len(schedule)))
+    for part in parts:
+        used = set()
+        for frame in schedule[part.first_output : part.stop_output]:
+            used |= {frame.source, frame.source + isinstance(frame.action, Blend)}
+        assert (min(used), max(used)) == (part.first_source, part.last_source)
+
+
+def test_segments_are_even() -> None:
+    times, end = constant_rate(121, Fraction(25))
+    parts = segments(build(times, end, Factor(2)), 60)
+    assert [part.stop_output - part.first_output for part in parts] == [80, 80, 82]
+    assert [(part.first_source, part.last_source) for part in parts] == [(0, 40), (40, 80), (80, 120)]
+
+
+def test_impossible_requests_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one source frame"):
+        build([], Fraction(1), Factor(2))
+    with pytest.raises(ValueError, match="ends at"):
+        build([Fraction(1)], Fraction(1), Factor(2))
+    with pytest.raises(ValueError, match="factor"):
+        Factor(0)
+    with pytest.raises(ValueError, match="frame rate"):
+        TargetRate(Fraction(0))
+    with pytest.raises(IndexError):
+        build([Fraction(0)], Fraction(1), Factor(2))[2]
