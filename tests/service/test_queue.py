@@ -39,14 +39,15 @@ def worker(
 
     def start(body: str) -> subprocess.Popen[bytes]:
         (tmp_path / "probe_tasks.py").write_text(
-            "import os, time\nfrom redis import Redis\nredis, worker = Redis.from_url(os.environ['PROBE_REDIS']), None\n"
+            "import os, time\nfrom redis import Redis\n"
+            "redis, worker = Redis.from_url(os.environ['PROBE_REDIS']), None\n"
             "def run(job_id, task):\n" + textwrap.indent(textwrap.dedent(body), "    ")
         )
-        script = f"""
+        script = """
 import os, probe_tasks
 from service.queue import WarmWorker
 redis = probe_tasks.redis
-probe_tasks.worker = WarmWorker(redis, f"w-{{os.getpid()}}", lambda: redis.incr("drained"))
+probe_tasks.worker = WarmWorker(redis, f"w-{os.getpid()}", lambda: redis.incr("drained"))
 probe_tasks.worker.run()
 """
         return subprocess.Popen(
@@ -89,7 +90,7 @@ def test_sigterm_while_idle_ends_at_once(
     redis: Redis, worker: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
     with worker("pass") as process:
-        until(lambda: rq.Worker.count(connection=redis) == 1)
+        until(lambda: [worker.get_state() for worker in rq.Worker.all(connection=redis)] == ["idle"])
         process.terminate()
         assert process.wait(timeout=10) == 0
     assert redis.get("drained") == b"1"
