@@ -1,0 +1,179 @@
+"""The frame interpolator: weights, device and precision around the network, frame by frame, pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cuda_ext import backend
+from dain_core.checkpoint import load_weights
+from dain_core.model import DAIN, Features, ModelConfig, Motion
+from dain_core.padding import Crop, pad
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is known of one frame: worth keeping for the next pair."""
+
+    features: Features
+    crop: Crop
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is known of two neighbouring frames, whatever the time between them."""
+
+    first: Frame
+    second: Frame
+    motion: Motion
+
+
+class Interpolator:
+    """A model on a device, ready to interpolate.
+
+    Attributes:
+        model_name: as given to `load`.
+        device: where frames must be, and results are.
+        precision: "fp32", "fp16" or "bf16". In half precision, coordinates and pixels stay float32.
+        recomputed: how many results in half precision were not finite, and were made again in float32.
+    """
+
+    def __init__(self, model_name: str, weights: str | Path, device: torch.device, precision: str) -> None:
+        self.model_name = model_name
+        self.device = device
+        self.precision = precision
+        self.recomputed = 0
+        self._weights = weights
+        self._config = ModelConfig.named(model_name)
+        self._model = self._build(_DTYPES[precision])
+
+    @classmethod
+    def load(
+        cls,
+        model: str = "dain",
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        weights: str | Path | None = None,
+    ) -> Interpolator:
+        """Load a model.
+
+        Args:
+            model: a name that `ModelConfig.named` knows.
+            device: "cpu", "cuda", "cuda:1", …; "auto" takes the first GPU where there is one.
+            precision: "fp32", "fp16" or "bf16"; "auto" is fp16 on a GPU and fp32 on a CPU.
+            weights: a file to load instead of the weights that come with the project.
+
+        Raises:
+            ValueError: no such model, device or precision.
+            WeightsError: the weights cannot be read or do not fit.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        place = torch.device(device)
+        if place.type == "cuda" and place.index is None:
+            place = torch.device("cuda", 0)
+        if precision == "auto":
+            precision = "fp32" if place.type == "cpu" else "fp16"
+        if precision not in _DTYPES:
+            raise ValueError(f"precision {precision!r} is none of auto, {', '.join(_DTYPES)}")
+        return cls(model, model if weights is None else weights, place, precision)
+
+    @property
+    def backend(self) -> str:
+        """Which operators run: "cuda" for the compiled kernels, "cpu" for the reference."""
+        return backend() if self.device.type == "cuda" else "cpu"
+
+    def warm_up(self, height: int, width: int) -> None:
+        """Interpolate once at this size, so that the first real frame does not pay for allocation and tuning."""
+        blank = torch.zeros((1, 3, height, width), device=self.device)
+        self.interpolate(blank, blank, [0.5])
+
+    @torch.inference_mode()
+    def frame(self, rgb: Tensor) -> Frame:
+        """The work that a frame needs once, whatever pairs it is in.
+
+        Args:
+            rgb: (1, 3, H, W) in [0, 1], of a floating dtype, on `device`; any size from 1x1.
+
+        Raises:
+            ValueError: the wrong shape, dtype or device.
+        """
+        if rgb.dim() != 4 or rgb.shape[:2] != (1, 3) or rgb.numel() == 0:
+            raise ValueError(f"a frame is (1, 3, height, width), got {tuple(rgb.shape)}")
+        if not rgb.is_floating_point():
+            raise ValueError(f"a frame holds floats in [0, 1], got {rgb.dtype}: divide 8-bit values by 255")
+        if rgb.device != self.device:
+            raise ValueError(
+                f"the frame is on {rgb.device}, the model on {self.device}: move the frame there"
+            )
+        padded, crop = pad(rgb.float(), self._config.multiple)
+        return Frame(self._model.features(padded.contiguous(memory_format=torch.channels_last)), crop)
+
+    @torch.inference_mode()
+    def pair(self, first: Frame, second: Frame) -> Pair:
+        """The work that two neighbouring frames need once, whatever the times between them.
+
+        Raises:
+            ValueError: frames of different sizes.
+        """
+        if first.crop != second.crop:
+            sizes = f"{first.crop.width}x{first.crop.height} and {second.crop.width}x{second.crop.height}"
+            raise ValueError(f"the two frames must have one size, got {sizes}: scale one of them first")
+        return Pair(first, second, self._model.motion(first.features, second.features))
+
+    @torch.inference_mode()
+    def between(self, pair: Pair, time: float) -> Tensor:
+        """The frame at `time` between the pair's first frame (0) and its second (1).
+
+        Returns:
+            (1, 3, H, W), float32 in [0, 1].
+
+        Raises:
+            ValueError: a time that is not between 0 and 1.
+            FloatingPointError: the result is not finite, in float32 either.
+        """
+        if not 0 < time < 1:
+            raise ValueError(f"the time must lie between the frames, 0 < t < 1, got {time}")
+        first, second, motion = pair.first.features, pair.second.features, pair.motion
+        output = self._model.synthesise(first, second, motion, time).output
+        # The warp copies where a flow is no number, so a broken flow need not show in the output.
+        if not _all_finite(output, *motion.flows):
+            output = self._recompute(first.image, second.image, time)
+        return pair.first.crop.apply(output).clamp(0, 1)
+
+    def interpolate(self, first: Tensor, second: Tensor, times: Sequence[float]) -> Tensor:
+        """The frames at `times` between two frames (1, 3, H, W): (len(times), 3, H, W) in [0, 1]."""
+        pair = self.pair(self.frame(first), self.frame(second))
+        return torch.cat([first[:0].float(), *(self.between(pair, time) for time in times)])
+
+    def _build(self, dtype: torch.dtype) -> DAIN:
+        with torch.device("meta"):
+            model = DAIN(self._config)
+        model.load_state_dict(load_weights(self._weights, self._config), assign=True)
+        return model.prepare(dtype).to(self.device)
+
+    @cached_property
+    def _exact_model(self) -> DAIN:
+        return self._build(torch.float32)
+
+    def _recompute(self, first: Tensor, second: Tensor, time: float) -> Tensor:
+        if self.precision != "fp32":
+            self.recomputed += 1
+            output = self._exact_model(first, second, time).output
+            if _all_finite(output):
+                return output
+        raise FloatingPointError(
+            "the interpolated frame is not finite in float32: check the input frames and the weights for NaN"
+        )
+
+
+def _all_finite(*tensors: Tensor) -> bool:
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())

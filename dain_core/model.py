@@ -1,0 +1,233 @@
+"""Depth-Aware Video Frame Interpolation (Bao et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cuda_ext import adaptive_warp, flow_projection
+from dain_core.keys import official_key
+from dain_core.modules.context import ContextNetwork
+from dain_core.modules.depth import DepthNetwork, fold_batch_norm
+from dain_core.modules.flow import FLOW_UNIT, FlowNetwork
+from dain_core.modules.kernels import TAPS, KernelNetwork
+from dain_core.modules.layers import FullPrecision, downsample, upsample
+from dain_core.modules.synthesis import RectificationNetwork
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Every width of the network; the defaults are the official ones.
+
+    `flow_scale` and `depth_scale` say by how much a frame is shrunk before its flow or depth is estimated.
+    """
+
+    flow_pyramid: tuple[int, ...] = (16, 32, 64, 96, 128, 196)
+    flow_dense: tuple[int, ...] = (128, 128, 96, 64, 32)
+    flow_refine: tuple[int, ...] = (128, 128, 128, 96, 64, 32)
+    flow_scale: int = 1
+    depth_stem: int = 128
+    depth_widths: tuple[int, int, int] = (16, 32, 64)
+    depth_narrow: int = 32
+    depth_wide: int = 64
+    depth_scale: int = 1
+    context_width: int = 64
+    kernel_widths: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
+    rectify_width: int = 128
+    rectify_blocks: int = 3
+
+    @staticmethod
+    def named(name: str) -> ModelConfig:
+        """The configuration called `name`; ValueError lists the names if there is none."""
+        if name not in CONFIGS:
+            raise ValueError(f"no model is called {name!r}: choose one of {', '.join(CONFIGS)}")
+        return CONFIGS[name]
+
+    @property
+    def multiple(self) -> int:
+        """What a frame's sides must be multiples of: the networks halve them six, four and five times."""
+        return math.lcm(64 * self.flow_scale, 16 * self.depth_scale, 32)
+
+    @property
+    def context_channels(self) -> int:
+        """The image, three blocks of features, and the log depth."""
+        return 3 + 3 * self.context_width + 1
+
+    @property
+    def rectify_channels(self) -> int:
+        """The blend, and of both frames: warped image, flow, kernel and warped context."""
+        return 3 + 2 * (3 + 2 + TAPS + self.context_channels)
+
+
+CONFIGS: Mapping[str, ModelConfig] = {"dain": ModelConfig()}
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the network knows of single frames, whatever the pair.
+
+    Attributes:
+        image: (N, 3, H, W), [0, 1], float32.
+        inverse_depth: (N, 1, H, W), float32.
+        context: (N, `ModelConfig.context_channels`, H, W): features and, last, the log depth.
+        pyramid: the flow network's feature maps, from 1/2 to 1/64.
+    """
+
+    image: Tensor
+    inverse_depth: Tensor
+    context: Tensor
+    pyramid: tuple[Tensor, ...]
+
+    def halves(self) -> tuple[Features, Features]:
+        """The features of the first and of the second half of the batch."""
+        images, depths, contexts = (x.chunk(2) for x in (self.image, self.inverse_depth, self.context))
+        pyramids = zip(*(level.chunk(2) for level in self.pyramid), strict=True)
+        first, second = (Features(*parts) for parts in zip(images, depths, contexts, pyramids, strict=True))
+        return first, second
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What the network knows of a pair of frames, whatever the time between them.
+
+    Attributes:
+        flows: from the first frame to the second and back, each (N, 2, H, W) in pixels, float32.
+        kernels: of the first and the second frame, each (N, 16, H, W).
+    """
+
+    flows: tuple[Tensor, Tensor]
+    kernels: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """The frame between, and what it was made of: each pair belongs to the first and the second frame.
+
+    Attributes:
+        output: (N, 3, H, W), float32, not clipped.
+        blend: the same before rectification.
+        flows: from the frame between to the two frames, (N, 2, H, W).
+        images: the warped frames, (N, 3, H, W).
+        contexts: the warped contexts, (N, `ModelConfig.context_channels`, H, W).
+    """
+
+    output: Tensor
+    blend: Tensor
+    flows: tuple[Tensor, Tensor]
+    images: tuple[Tensor, Tensor]
+    contexts: tuple[Tensor, Tensor]
+
+
+class DAIN(nn.Module):
+    """The network. Its state dict has the official checkpoint's keys, whatever the attributes are called."""
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or ModelConfig()
+        self.flow = FlowNetwork(config.flow_pyramid, config.flow_dense, config.flow_refine)
+        self.depth = DepthNetwork(
+            config.depth_stem, config.depth_widths, config.depth_narrow, config.depth_wide
+        )
+        self.context = ContextNetwork(config.context_width)
+        self.kernels = KernelNetwork(config.kernel_widths)
+        self.rectify = RectificationNetwork(
+            config.rectify_channels, config.rectify_width, config.rectify_blocks
+        )
+        self.register_state_dict_post_hook(_to_official_keys)
+        self.register_load_state_dict_pre_hook(_from_official_keys)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that the networks run in."""
+        return self.rectify.head.weight.dtype
+
+    def prepare(self, dtype: torch.dtype) -> DAIN:
+        """Make it fit for inference only: BatchNorm folded, weights in `dtype` except the sensitive ones, and
+        in the channels-last layout, which is the faster one on CPUs and GPUs."""
+        self.eval().requires_grad_(False)
+        fold_batch_norm(self.depth)
+        for module in self.modules():
+            if not isinstance(module, FullPrecision) and not list(module.children()):
+                module.to(dtype)
+        for weight in self.parameters():
+            if weight.dim() == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        return self
+
+    def features(self, image: Tensor) -> Features:
+        """Depth, context and flow features of single frames (N, 3, H, W) in [0, 1]."""
+        config, source = self.config, image.to(self.dtype)
+        log_depth = upsample(self.depth(downsample(source, config.depth_scale)), config.depth_scale)
+        context = self.context(source)
+        return Features(
+            image=image,
+            inverse_depth=1e-6 + torch.exp(-log_depth),
+            context=torch.cat((context, log_depth.detach().to(context.dtype)), 1),
+            pyramid=self.flow.features(downsample(source, config.flow_scale)),
+        )
+
+    def motion(self, first: Features, second: Features) -> Motion:
+        """Flow both ways, as one batch, and the interpolation kernels of a pair."""
+        there = [torch.cat(levels) for levels in zip(first.pyramid, second.pyramid, strict=True)]
+        back = [torch.cat(levels) for levels in zip(second.pyramid, first.pyramid, strict=True)]
+        scale = self.config.flow_scale
+        flow = upsample(FLOW_UNIT * scale * self.flow(there, back)[-1], 4 * scale)
+        forward, backward = flow.chunk(2)
+        kernels = self.kernels(first.image.to(self.dtype), second.image.to(self.dtype))
+        return Motion((forward, backward), kernels)
+
+    def synthesise(self, first: Features, second: Features, motion: Motion, time: float) -> Synthesis:
+        """The frame at `time` between the first (0) and the second (1)."""
+        forward, backward = motion.flows
+        kernel_1, kernel_2 = motion.kernels
+        fill_holes = not self.training
+        flow_1 = flow_projection(time * forward, first.inverse_depth, fill_holes)
+        flow_2 = flow_projection((1 - time) * backward, second.inverse_depth, fill_holes)
+
+        image_1 = _warp(first.image, flow_1, kernel_1)
+        image_2 = _warp(second.image, flow_2, kernel_2)
+        # The context must not teach the flow and the kernels: gradients reach them through the images alone.
+        context_1 = _warp(first.context, flow_1.detach(), kernel_1.detach())
+        context_2 = _warp(second.context, flow_2.detach(), kernel_2.detach())
+
+        blend = (1 - time) * image_1 + time * image_2
+        seen = (blend, image_1, image_2, flow_1, flow_2, kernel_1, kernel_2, context_1, context_2)
+        # Parts in mixed layouts would be joined in the slow one.
+        joined = [part.to(dtype=self.dtype, memory_format=torch.channels_last) for part in seen]
+        residual = self.rectify(torch.cat(joined, 1))
+        return Synthesis(
+            output=blend + residual.to(blend.dtype),
+            blend=blend,
+            flows=(flow_1, flow_2),
+            images=(image_1, image_2),
+            contexts=(context_1, context_2),
+        )
+
+    def forward(self, first: Tensor, second: Tensor, time: float = 0.5) -> Synthesis:
+        """The frame at `time` between two frames (N, 3, H, W) with sides that `ModelConfig.multiple` divides.
+
+        While training, holes of the projection stay zero: it has no gradient with them filled.
+        """
+        one, two = self.features(torch.cat((first, second))).halves()
+        return self.synthesise(one, two, self.motion(one, two), time)
+
+
+def _warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
+    return adaptive_warp(image, flow, kernel.to(image.dtype))
+
+
+def _to_official_keys(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for key in [key for key in state if key.startswith(prefix)]:
+        state[prefix + official_key(key.removeprefix(prefix))] = state.pop(key)
+
+
+def _from_official_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    own = [*dict(module.named_parameters()), *dict(module.named_buffers())]
+    for key in own:
+        if prefix + official_key(key) in state:
+            state[prefix + key] = state.pop(prefix + official_key(key))

@@ -1,0 +1,54 @@
+"""Layers that several of the networks are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FullPrecision(nn.Module):
+    """A layer that a half-precision network keeps in float32.
+
+    For the few outputs that half precision cannot hold: pixel coordinates, and what is exponentiated.
+    """
+
+    weight: Tensor
+
+    def forward(self, input: Tensor, *args: Any) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.to(self.weight.dtype), *args)
+
+
+class FullPrecisionConv2d(FullPrecision, nn.Conv2d):
+    pass
+
+
+class FullPrecisionConvTranspose2d(FullPrecision, nn.ConvTranspose2d):
+    pass
+
+
+class ResidualBlock(nn.Module):
+    """relu(x + conv(relu(conv(x)))), both 3x3 and without bias; only the first is dilated."""
+
+    def __init__(self, width: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv2(F.relu(self.conv1(x))) + x)
+
+
+def upsample(x: Tensor, factor: int) -> Tensor:
+    """Bilinear, pixels as areas (align_corners=False); `x` itself for 1."""
+    if factor == 1:
+        return x
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def downsample(x: Tensor, factor: int) -> Tensor:
+    """The mean of each `factor` x `factor` block; `x` itself for 1."""
+    return x if factor == 1 else F.avg_pool2d(x, factor)
