@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
@@ -36,6 +37,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     # the video
     "unsupported-format": (415, "The video's format is not supported"),
     "unreadable-video": (422, "The file cannot be read as a video"),
+    "no-video-stream": (422, "The file holds no video"),
     "damaged-video": (422, "The video is damaged"),
     "limit-exceeded": (422, "The video is larger or longer than this service takes"),
     # the job
@@ -49,6 +51,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     # the service
     "queue-full": (429, "Too many jobs are waiting"),
     "redis-unavailable": (503, "The job queue does not answer"),
+    "not-ready": (503, "The service cannot take work now"),
     "insufficient-storage": (507, "There is not enough disk space"),
     "internal-error": (500, "Something went wrong on our side"),
 }
@@ -151,3 +154,23 @@ def install_handlers(app: FastAPI) -> None:
     }
     for error, handler in handlers.items():
         app.add_exception_handler(error, handler)
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457."""
+
+    type: str = Field(description="urn:dain:problem:<slug>; what to tell problems apart by")
+    title: str
+    status: int
+    detail: str = Field(description="what was wrong, and what to do")
+    instance: str | None = None
+
+
+def documented(*slugs: str) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may end in these problems."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({PROBLEMS[slug][0] for slug in slugs}):
+        titles = [PROBLEMS[slug][1] for slug in slugs if PROBLEMS[slug][0] == status]
+        content = {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}}
+        responses[status] = {"description": "; ".join(titles), "content": content}
+    return responses

@@ -64,7 +64,7 @@ class Settings(BaseSettings):
         default=ByteSize(GIB), ge=0, description="Disk space that uploads must leave free in the store."
     )
     max_queued_jobs: int = Field(
-        default=1000, gt=0, description="Jobs waiting or running before new ones are refused with 429."
+        default=1000, gt=0, description="Jobs waiting before new ones are refused with 429."
     )
     result_ttl_seconds: int = Field(default=7 * DAY, gt=0, description="How long a finished file is kept.")
     record_ttl_seconds: int = Field(
