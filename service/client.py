@@ -21,6 +21,7 @@ import httpx
 ATTEMPTS = 6
 LONGEST_PAUSE = 30.0
 CHUNK_BYTES = 2**20
+PAGE = 200
 IN_USE = "urn:dain:problem:idempotency-key-in-use"
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class Client:
 
     def jobs(self, status: str | None = None) -> list[dict[str, Any]]:
         """All jobs, newest first; or those with one status."""
-        query = {"limit": "200"} | ({"status": status} if status else {})
+        query = {"limit": str(PAGE)} | ({"status": status} if status else {})
         found: list[dict[str, Any]] = []
         while True:
             page = persist(lambda: self._json("GET", "/jobs", params=query))

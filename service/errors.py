@@ -47,6 +47,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "job-failed": (409, "The job failed"),
     "job-cancelled": (409, "The job was cancelled"),
     "result-expired": (410, "The result has expired"),
+    "encode-failed": (500, "The result could not be made"),
     "too-many-attempts": (500, "The job was given up after repeated failures"),
     # the service
     "queue-full": (429, "Too many jobs are waiting"),
@@ -103,8 +104,13 @@ def problem_document(
 
 
 def problem_response(problem: Problem, request: Request) -> JSONResponse:
+    # What is left of a refused upload is not worth reading; on a connection to be kept, the server would.
+    close = {"Connection": "close"} if request.method == "POST" else {}
     return JSONResponse(
-        problem.as_dict(instance=request.url.path), problem.status, problem.headers, media_type=MEDIA_TYPE
+        problem.as_dict(instance=request.url.path),
+        problem.status,
+        problem.headers | close,
+        media_type=MEDIA_TYPE,
     )
 
 

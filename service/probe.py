@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 PROBER = "worker.media"
 WALL_SECONDS = 60.0
-CPU_SECONDS = 30
+SLOWEST_DISK = 20e6  # bytes/s: the whole file is read
+CPU_SECONDS = 60
 MEMORY_KIB = 4 * 2**20  # address space, which threads and libraries fill faster than memory
 OUTPUT_BLOCKS = 2048  # of 512 bytes: more than any answer needs
 PACKAGES = Path(service.__file__).parent.parent
@@ -87,7 +88,7 @@ def run_prober(path: Path, folder: Path, settings: Settings) -> bytes:
             start_new_session=True,
         )
         try:
-            status = process.wait(WALL_SECONDS)
+            status = process.wait(WALL_SECONDS + path.stat().st_size / SLOWEST_DISK)
         except subprocess.TimeoutExpired:
             raise unreadable("looking into it took too long") from None
         finally:

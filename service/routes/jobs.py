@@ -76,12 +76,7 @@ async def submit(request: Request, response: Response, service: ServiceDep) -> J
 
     Sent again under the same `Idempotency-Key` within 24 hours, it answers with the job of the first time.
     """
-    try:
-        job = await take(request, service)
-    except Problem as problem:
-        # What is left of the body is not worth reading; without this the server would, to the end.
-        problem.headers["Connection"] = "close"
-        raise
+    job = await take(request, service)
     response.headers["Location"] = f"/jobs/{job.id}"
     response.headers["Retry-After"] = POLL_SECONDS
     return JobView.of(job)
@@ -230,9 +225,9 @@ def expired(job: Job) -> Problem:
     return Problem("result-expired", "The result is no longer kept; submit the video again.")
 
 
-@router.api_route(
+@router.head("/{job_id}/result", include_in_schema=False)
+@router.get(
     "/{job_id}/result",
-    methods=["GET", "HEAD"],
     response_class=FileResponse,
     responses={
         200: {"description": "The file, whole.", "content": {"video/mp4": {}}},

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from api import assert_problem, until
 from redis import Redis
 
 from service import idempotency, uploads
@@ -33,17 +34,6 @@ def post_raw(
     http: httpx.Client, clip: Path, headers: dict[str, str] | None = None, **options: str
 ) -> httpx.Response:
     return http.post("/jobs", content=clip.read_bytes(), params=options, headers=RAW | (headers or {}))
-
-
-def assert_problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["Content-Type"] == "application/problem+json"
-    problem: dict[str, Any] = response.json()
-    assert problem["type"] == f"urn:dain:problem:{slug}"
-    assert problem["status"] == status
-    assert problem["title"] and problem["detail"]
-    assert problem["instance"] == response.request.url.path
-    return problem
 
 
 # -- accepted -------------------------------------------------------------------------------------
@@ -305,14 +295,6 @@ def half_a_request(url: str, headers: str = "") -> socket.socket:
     head = "POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\nContent-Length: 4000000\r\n"
     connection.sendall(f"{head}{headers}\r\n".encode() + bytes(2_000_000))
     return connection
-
-
-def until(condition: Callable[[], object]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.01)
-    pytest.fail("it did not happen in 5 s")
 
 
 def test_a_client_that_goes_away_leaves_nothing(url: str, store: Store, debris: Debris) -> None:

@@ -1,0 +1,74 @@
+"""The HTTP API in this process, and what tests ask of its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from service.app import create_app
+from service.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """Starts and stops at once, where uvicorn's looks every 0.1 s whether it should, or is done."""
+
+    async def main_loop(self) -> None:
+        self.loop, self.stopped = asyncio.get_running_loop(), asyncio.Event()
+        self.running.set()
+        await self.stopped.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in self.servers:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while self.server_state.tasks:
+            await asyncio.sleep(0.001)
+        await self.lifespan.shutdown()
+
+
+@contextmanager
+def serve(settings: Settings, port: int = 0) -> Iterator[str]:
+    """The API on a port of its own, in a thread; yields its URL."""
+    config = uvicorn.Config(
+        create_app(settings), port=port, log_level="critical", timeout_graceful_shutdown=1
+    )
+    server = Server(config)
+    server.running = threading.Event()
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert server.running.wait(30)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.loop.call_soon_threadsafe(server.stopped.set)
+        thread.join()
+
+
+def assert_problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["type"] == f"urn:dain:problem:{slug}"
+    assert problem["status"] == status
+    assert problem["title"] and problem["detail"]
+    assert problem["instance"] == response.request.url.path
+    return problem
+
+
+def until(condition: Callable[[], object]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.01)
+    pytest.fail("it did not happen in 5 s")

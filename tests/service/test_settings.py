@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+
+def test_defaults_are_safe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    settings = Settings()
+    assert settings.host == "127.0.0.1"
+    assert settings.state_dir == tmp_path / "dain"
+    assert settings.store_url == f"file://{tmp_path}/dain/store"
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAIN_MAX_UPLOAD_BYTES", "5GiB")
+    monkeypatch.setenv("DAIN_STATE_DIR", "~/films and more")
+    monkeypatch.setenv("DAIN_PORT", "")  # empty is unset
+    settings = Settings()
+    assert settings.max_upload_bytes == 5 * 2**30
+    assert settings.state_dir == Path.home() / "films and more"
+    assert settings.store_url.endswith("/films%20and%20more/store")
+    assert settings.port == 8000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "99999"),
+        ("MAX_ATTEMPTS", "0"),
+        ("DEVICE", "gpu"),
+        ("PRECISION", "fp8"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_nonsense_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"DAIN_{name}", value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_a_missing_redis_url_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match="DAIN_REDIS_URL"):
+        _ = Settings(redis_url=None).require_redis_url
