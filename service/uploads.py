@@ -298,7 +298,12 @@ def disposition_filename(request: Request) -> str | None:
     message["Content-Disposition"] = (
         request.headers.get("content-disposition", "").encode("latin-1").decode("utf-8", "replace")
     )
-    return message.get_filename()
+    try:
+        return message.get_filename()
+    except (
+        UnicodeError
+    ):  # `filename*` may name any codec, and some have no way to replace what they cannot decode
+        return None
 
 
 def decoded(data: bytes) -> str:

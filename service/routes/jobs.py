@@ -61,11 +61,19 @@ class Page(BaseModel):
     openapi_extra=SUBMISSION,
     responses=documented(
         "invalid-upload",
+        "invalid-idempotency-key",
         "upload-too-slow",
         "idempotency-key-in-use",
+        "job-gone",
         "upload-too-large",
         "unsupported-media-type",
+        "unsupported-format",
         "invalid-option",
+        "idempotency-key-reused",
+        "unreadable-video",
+        "damaged-video",
+        "no-video-stream",
+        "limit-exceeded",
         "queue-full",
         "redis-unavailable",
         "insufficient-storage",
@@ -194,7 +202,7 @@ def remove(job: JobDep, service: ServiceDep) -> JobView | Response:
 def get_output(job: JobDep) -> Output:
     """What a finished job made; a Problem that says why there is nothing to fetch."""
     if job.expired:
-        raise expired(job)
+        raise expired()
     if job.status is State.FAILED:
         detail = (job.error or {}).get("detail", "See the job.")
         raise Problem("job-failed", f"There is no result: {detail}", error=job.error)
@@ -212,16 +220,16 @@ def get_output(job: JobDep) -> Output:
 OutputDep = Annotated[Output, Depends(get_output)]
 
 
-def get_file(job: JobDep, output: OutputDep, service: ServiceDep) -> Iterator[Path]:
+def get_file(output: OutputDep, service: ServiceDep) -> Iterator[Path]:
     """The result on this machine's disk, until the answer is sent."""
     try:
         with service.store.fetch(output.key) as path:
             yield path
     except FileNotFoundError:
-        raise expired(job) from None
+        raise expired() from None
 
 
-def expired(job: Job) -> Problem:
+def expired() -> Problem:
     return Problem("result-expired", "The result is no longer kept; submit the video again.")
 
 
@@ -234,7 +242,14 @@ def expired(job: Job) -> Problem:
         206: {"description": "The ranges asked for."},
         304: {"description": "Not changed: If-None-Match names its ETag, the SHA-256 of its content."},
         416: {"description": "The range lies outside the file."},
-        **documented("job-not-found", "job-not-finished", "result-expired", "redis-unavailable"),
+        **documented(
+            "job-not-found",
+            "job-not-finished",
+            "job-failed",
+            "job-cancelled",
+            "result-expired",
+            "redis-unavailable",
+        ),
     },
 )
 def fetch_result(request: Request, output: OutputDep, path: Annotated[Path, Depends(get_file)]) -> Response:

@@ -84,6 +84,8 @@ def test_content_types_of_a_raw_body(content_type: str | None, http: httpx.Clien
         ('attachment; filename="holiday.mp4"', "holiday.mp4"),
         ("attachment; filename*=UTF-8''caf%C3%A9.mp4", "café.mp4"),
         ('attachment; filename="café.mp4"', "café.mp4"),
+        ("attachment; filename*=idna''%ff%fe.mp4", "video"),
+        ("attachment; filename*=unicode_escape''%5Cud800.mp4", "mp4"),
         ("attachment", "video"),
         (None, "video"),
     ],
