@@ -17,7 +17,8 @@ from pathlib import Path
 import httpx
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from dain_core.model import DAIN, ModelConfig
@@ -25,7 +26,7 @@ from dain_core.model import DAIN, ModelConfig
 FORMATS = ("int8", "fp16", "fp32")
 
 #: SHA-256 of the weights that come with the project, `weights/NAME.safetensors`.
-SHIPPED = {"dain": "SHA"}
+SHIPPED = {"dain": "18377ca836f9e78644a6691f03d4aebf85eda3aa93c7fa57e52d5e394301822c"}
 
 #: A copy of the authors' checkpoint (their own address is dead), and the SHA-1 Git knows it by.
 OFFICIAL_URL = "https://raw.githubusercontent.com/BurguerJohn/Dain-App/master/model_weights/best.pth"
@@ -154,7 +155,7 @@ def save(state: Mapping[str, Tensor], path: Path, layout: str) -> None:
         raise ValueError(f"the layout {layout!r} is none of {', '.join(FORMATS)}")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / path.name
-        save_file({key: value.contiguous() for key, value in state.items()}, part)
+        part.write_bytes(serialise({key: value.contiguous() for key, value in state.items()}))
         os.replace(part, path)
 
 

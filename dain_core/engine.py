@@ -92,7 +92,7 @@ class Interpolator:
         return backend() if self.device.type == "cuda" else "cpu"
 
     def warm_up(self, height: int, width: int) -> None:
-        """Interpolate once at this size, so that the first real frame does not pay for allocation and tuning."""
+        """Interpolate once at this size, so that no real frame pays for allocation and tuning."""
         blank = torch.zeros((1, 3, height, width), device=self.device)
         self.interpolate(blank, blank, [0.5])
 

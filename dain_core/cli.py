@@ -1,0 +1,77 @@
+"""``dain weights``: look at, check, convert and fetch model weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dain_core import checkpoint
+from dain_core.model import CONFIGS, ModelConfig
+
+_FILE = click.Path(path_type=Path)
+_MODEL = click.option(
+    "--model", default="dain", show_default=True, type=click.Choice(list(CONFIGS)), help="What they are for."
+)
+
+
+class _Weights(click.Group):
+    """Reports a WeightsError as an error of the command, not of the program."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except checkpoint.WeightsError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Weights)
+def weights() -> None:
+    """Model weights: what is installed, and files of your own."""
+
+
+@weights.command("list")
+def list_weights() -> None:
+    """List the weights that come with the project."""
+    for name, digest in checkpoint.SHIPPED.items():
+        path = checkpoint.shipped_path(name)
+        size = f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "missing"
+        click.echo(f"{name}\t{size}\tsha256 {digest}\t{path}")
+
+
+@weights.command()
+@click.argument("source", default="dain")
+@_MODEL
+def verify(source: str, model: str) -> None:
+    """Check that SOURCE, an installed model's name or a file, is complete and fits."""
+    config = None if source in checkpoint.SHIPPED else ModelConfig.named(model)
+    state = checkpoint.load_weights(source, config)
+    parameters = sum(value.numel() for key, value in state.items() if _is_parameter(key))
+    click.echo(f"{source}: good, {len(state)} tensors, {parameters:,} parameters")
+
+
+@weights.command()
+@click.argument("source")
+@click.argument("destination", type=_FILE)
+@click.option(
+    "--layout", default="int8", show_default=True, type=click.Choice(checkpoint.FORMATS), help="How to store."
+)
+@_MODEL
+def convert(source: str, destination: Path, layout: str, model: str) -> None:
+    """Write the weights of SOURCE, such as the authors' best.pth, to DESTINATION as safetensors."""
+    if destination.suffix != ".safetensors":
+        raise click.BadParameter("must end in .safetensors", param_hint="DESTINATION")
+    checkpoint.save(checkpoint.load_weights(source, ModelConfig.named(model)), destination, layout)
+    click.echo(f"{destination}: {destination.stat().st_size / 1e6:.1f} MB, {layout}")
+
+
+@weights.command()
+@click.argument("destination", type=_FILE, default=Path("best.pth"))
+def download(destination: Path) -> None:
+    """Fetch the authors' checkpoint (96 MB) to DESTINATION and check its hash."""
+    checkpoint.download(destination)
+    click.echo(f"{destination}: the authors' checkpoint; use it with `weights` set to this path")
+
+
+def _is_parameter(key: str) -> bool:
+    return not key.endswith(("running_mean", "running_var", "num_batches_tracked"))

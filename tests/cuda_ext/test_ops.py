@@ -1,0 +1,284 @@
+"""The operators against the original's numbers, against loops that read like the definitions, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+import cuda_ext
+from cuda_ext import SCHEMAS, adaptive_warp, correlation, flow_projection, separable_conv
+
+DATA = Path(__file__).parents[1] / "data"
+TOLERANCE = {"atol": 2e-5, "rtol": 0.0}
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    """Inputs, outputs and gradients of the original's operators, edge cases included."""
+    with np.load(DATA / "golden_operators.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def forward_backward(
+    operator: Callable[..., Tensor], grad: Tensor, *inputs: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    output = operator(*leaves)
+    return output.detach(), torch.autograd.grad(output, leaves, grad)
+
+
+def random_flow(n: int, h: int, w: int, reach: int, seed: int = 0) -> Tensor:
+    """Float64 flows that lead to the middle of cells, far from where the operators jump."""
+    generator = torch.Generator().manual_seed(seed)
+    whole = torch.randint(-reach, reach + 1, (n, 2, h, w), generator=generator)
+    return whole + 0.2 + 0.6 * torch.rand((n, 2, h, w), generator=generator, dtype=torch.float64)
+
+
+def arguments(name: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor | bool, ...]:
+    """Small arguments for each operator that has a gradient."""
+    torch.manual_seed(1)
+    n, h, w = 2, 6, 7
+    if name == "correlation":
+        return torch.randn(2, 2, 3, 4, dtype=dtype), torch.randn(2, 2, 3, 4, dtype=dtype)
+    if name == "flow_projection":
+        return random_flow(n, h, w, 2).to(dtype), torch.rand(n, 1, h, w, dtype=dtype) + 0.5, False
+    if name == "adaptive_warp":
+        image, kernel = torch.randn(n, 3, h, w, dtype=dtype), torch.randn(n, 16, h, w, dtype=dtype)
+        return image, random_flow(n, h, w, 3).to(dtype), kernel
+    image = torch.randn(n, 3, h + 4, w + 4, dtype=dtype)
+    return image, torch.randn(n, 5, h, w, dtype=dtype), torch.randn(n, 5, h, w, dtype=dtype)
+
+
+OPERATORS = ["correlation", "flow_projection", "adaptive_warp", "separable_conv"]
+
+
+# ---------------------------------------------------------------- the original's numbers
+
+
+def test_correlation_is_the_originals(golden: dict[str, Tensor]) -> None:
+    output, (first, second) = forward_backward(
+        correlation, golden["corr_gout"], golden["corr_in1"], golden["corr_in2"]
+    )
+    torch.testing.assert_close(output, golden["corr_out"], **TOLERANCE)
+    torch.testing.assert_close(first, golden["corr_gin1"], **TOLERANCE)
+    torch.testing.assert_close(second, golden["corr_gin2"], **TOLERANCE)
+
+
+@pytest.mark.parametrize(("fill_holes", "name"), [(False, "dfp_out_nofill"), (True, "dfp_out_fill")])
+def test_flow_projection_is_the_originals(golden: dict[str, Tensor], fill_holes: bool, name: str) -> None:
+    output = flow_projection(golden["dfp_flow"], golden["dfp_dinv"], fill_holes)
+    torch.testing.assert_close(output, golden[name], **TOLERANCE)
+
+
+def test_flow_projection_gradients(golden: dict[str, Tensor]) -> None:
+    """The original's gradient of the flow, and the true one of the weight.
+
+    For out = sum(-w f) / sum(w) the derivative by w is -(f + out) / sum(w), summed over a pixel's four targets; the
+    original has (f - out) there. The part with f alone follows from the flow's gradient -w / sum(w), so that the
+    original's numbers are ours reflected in it.
+    """
+    flow, weight = golden["dfp_flow"], golden["dfp_dinv"]
+    _, (grad_flow, grad_weight) = forward_backward(
+        lambda f, w: flow_projection(f, w, False), golden["dfp_gout"], flow, weight
+    )
+    torch.testing.assert_close(grad_flow, golden["dfp_gflow"], **TOLERANCE)
+    original = 2 * (flow * grad_flow).sum(1, keepdim=True) / weight - grad_weight
+    torch.testing.assert_close(original, golden["dfp_gdinv"], **TOLERANCE)
+
+
+def test_adaptive_warp_is_the_originals(golden: dict[str, Tensor]) -> None:
+    output, (image, flow, kernel) = forward_backward(
+        adaptive_warp, golden["fi_gout"], golden["fi_img"], golden["fi_flow"], golden["fi_filt"]
+    )
+    torch.testing.assert_close(output, golden["fi_out"], **TOLERANCE)
+    torch.testing.assert_close(flow, golden["fi_gflow"], **TOLERANCE)
+    torch.testing.assert_close(kernel, golden["fi_gfilt"], **TOLERANCE)
+    # A pixel that is copied unwarped passes its gradient on; the original drops it.
+    copied = (golden["fi_gfilt"] == 0).all(1, keepdim=True)
+    assert 0 < copied.float().mean() < 0.5
+    torch.testing.assert_close(image - copied * golden["fi_gout"], golden["fi_gimg"], **TOLERANCE)
+
+
+# ---------------------------------------------------------------- definitions, pixel by pixel
+
+
+def test_separable_convolution_is_its_definition() -> None:
+    image, vertical, horizontal = arguments("separable_conv")
+    expected = torch.empty(2, 3, 6, 7, dtype=torch.float64)
+    for n, c, y, x in np.ndindex(2, 3, 6, 7):
+        kernel = torch.outer(vertical[n, :, y, x], horizontal[n, :, y, x])
+        expected[n, c, y, x] = (image[n, c, y : y + 5, x : x + 5] * kernel).sum()
+    torch.testing.assert_close(separable_conv(image, vertical, horizontal), expected)
+
+
+def test_projection_of_one_moving_pixel() -> None:
+    flow, weight = torch.full((1, 2, 4, 5), 100.0), torch.ones(1, 1, 4, 5)
+    flow[0, :, 1, 1] = torch.tensor((1.5, 0.5))  # to between (2, 1) and (3, 2); all others lead outside
+    projected = flow_projection(flow, weight, False)
+    assert projected[0, 0].nonzero().tolist() == [[1, 2], [1, 3], [2, 2], [2, 3]]
+    assert projected[0, :, 1, 2].tolist() == [-1.5, -0.5]
+
+
+def test_projection_prefers_what_is_near() -> None:
+    flow, weight = torch.full((1, 2, 1, 6), 100.0), torch.ones(1, 1, 1, 6)
+    flow[..., 0], flow[..., 4] = torch.tensor([[2.0], [0.0]]), torch.tensor([[-2.0], [0.0]])
+    weight[..., 0] = 3
+    # In a single row both lower corners are clamped to the row: each pixel counts twice, and the mean stays.
+    assert flow_projection(flow, weight, False)[0, 0, 0, 2].item() == pytest.approx((3 * -2 + 1 * 2) / 4)
+
+
+def test_projection_counts_the_far_corner_four_times() -> None:
+    flow, weight = torch.full((1, 2, 3, 3), 100.0), torch.ones(1, 1, 3, 3)
+    flow[..., 2, 2] = 0
+    flow[..., 1, 1] = 0.5  # gives the corner pixel one share, the pixel at the corner gives itself four
+    assert flow_projection(flow, weight, False)[0, 0, 2, 2].item() == pytest.approx(-0.5 / 5)
+
+
+def test_holes_take_the_mean_of_the_nearest_on_each_side() -> None:
+    flow, weight = torch.full((1, 2, 1, 8), 100.0), torch.ones(1, 1, 1, 8)
+    flow[0, :, 0, 0] = torch.tensor((1.0, 0.0))  # fills 1 and 2
+    flow[0, :, 0, 7] = torch.tensor((-1.0, 0.0))  # fills 6 and 7
+    filled = flow_projection(flow, weight, True)[0, 0, 0]
+    assert filled.tolist() == [-1, -1, -1, 0, 0, 0, 1, 1]
+    assert flow_projection(torch.full_like(flow, 100.0), weight, True).abs().max() == 0
+
+
+def test_warp_by_whole_pixels_moves_the_image() -> None:
+    image = torch.rand(1, 2, 6, 8)
+    kernel = torch.zeros(1, 16, 6, 8)
+    kernel[:, 5] = 1  # row 1, column 1 of the window: the pixel that the flow leads to
+    flow = torch.zeros(1, 2, 6, 8)
+    flow[:, 0] = 2
+    moved = adaptive_warp(image, flow, kernel)
+    torch.testing.assert_close(moved[..., :6], image[..., 2:])
+    torch.testing.assert_close(moved[..., 6:], image[..., 6:])  # leads outside: unwarped
+
+
+@pytest.mark.parametrize(("reach", "warped"), [(3.99, True), (4.0, False), (-4.0, False)])
+def test_warp_refuses_flows_of_half_the_image(reach: float, warped: bool) -> None:
+    image, kernel, flow = torch.rand(1, 1, 4, 8), torch.zeros(1, 16, 4, 8), torch.zeros(1, 2, 4, 8)
+    flow[0, 0, 0, 4 if reach < 0 else 0] = reach
+    result = adaptive_warp(image, flow, kernel)[0, 0, 0, 4 if reach < 0 else 0]
+    assert (result == 0) == warped
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_flows_that_are_no_position_are_harmless(bad: float) -> None:
+    flow, weight = torch.zeros(1, 2, 5, 6), torch.ones(1, 1, 5, 6)
+    flow[0, 0, 2, 3] = bad
+    assert flow_projection(flow, weight, True).isfinite().all()
+    image = torch.rand(1, 3, 5, 6)
+    kernel = torch.full((1, 16, 5, 6), 0.25)
+    torch.testing.assert_close(adaptive_warp(image, flow, kernel)[..., 2, 3], image[..., 2, 3])
+
+
+def test_minus_zero_is_a_position_inside() -> None:
+    flow = torch.full((1, 2, 4, 4), -0.0)
+    torch.testing.assert_close(flow_projection(flow, torch.ones(1, 1, 4, 4), False), torch.zeros(1, 2, 4, 4))
+    kernel = torch.zeros(1, 16, 4, 4)
+    assert adaptive_warp(torch.ones(1, 1, 4, 4), flow, kernel).abs().max() == 0
+
+
+# ---------------------------------------------------------------- gradients and registration
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_gradients_are_the_derivatives(name: str) -> None:
+    inputs = [x.requires_grad_() if isinstance(x, Tensor) else x for x in arguments(name)]
+    assert torch.autograd.gradcheck(getattr(cuda_ext, name), inputs)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_registration_is_sound(name: str, channels_last: bool) -> None:
+    """Schemas, fakes, autograd and compiled tracing, as PyTorch's own checker sees them."""
+    inputs = [x for x in arguments(name, torch.float32)]
+    if channels_last:
+        inputs = [
+            x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) else x for x in inputs
+        ]
+    opcheck(getattr(torch.ops.dain, name).default, inputs)
+    trainable = [x.clone().requires_grad_() if isinstance(x, Tensor) else x for x in inputs]
+    opcheck(getattr(torch.ops.dain, name).default, trainable)
+    output = getattr(cuda_ext, name)(*inputs)
+    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    opcheck(getattr(torch.ops.dain, f"{name}_backward").default, (torch.ones_like(output), *tensors))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_sums_in_float32(name: str, dtype: torch.dtype) -> None:
+    exact = arguments(name, torch.float32)
+    if name == "flow_projection":
+        with pytest.raises(ValueError, match="float32 flow"):
+            flow_projection(exact[0].to(dtype), exact[1].to(dtype), False)
+        return
+    half = [x.to(dtype) for x in exact]
+    if name == "adaptive_warp":
+        half[1] = exact[1]
+    result = getattr(cuda_ext, name)(*half)
+    assert result.dtype == dtype
+    expected = getattr(cuda_ext, name)(*(x.float() for x in half)).to(dtype)
+    torch.testing.assert_close(result, expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_empty_batch_gives_an_empty_batch(name: str) -> None:
+    inputs = [x[:0] if isinstance(x, Tensor) else x for x in arguments(name)]
+    whole = getattr(cuda_ext, name)(*arguments(name))
+    assert getattr(cuda_ext, name)(*inputs).shape == (0, *whole.shape[1:])
+
+
+def test_the_result_of_filled_holes_has_no_gradient() -> None:
+    flow, weight, _ = arguments("flow_projection")
+    projected = flow_projection(flow.requires_grad_(), weight, True)
+    with pytest.raises(RuntimeError, match="fill_holes=True"):
+        projected.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: correlation(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 5)), "alike"),
+        (
+            lambda: correlation(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4).double()),
+            "one floating dtype",
+        ),
+        (lambda: correlation(torch.zeros(1, 3, 4, 4).int(), torch.zeros(1, 3, 4, 4).int()), "floating dtype"),
+        (lambda: flow_projection(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4), True), "N, 2, H, W"),
+        (lambda: flow_projection(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), True), "weight of shape"),
+        (
+            lambda: adaptive_warp(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4), torch.zeros(1, 9, 4, 4)),
+            "kernel",
+        ),
+        (
+            lambda: adaptive_warp(
+                torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4).double(), torch.zeros(1, 16, 4, 4)
+            ),
+            "flow",
+        ),
+        (
+            lambda: separable_conv(torch.zeros(1, 3, 4, 4), torch.zeros(1, 5, 4, 4), torch.zeros(1, 5, 4, 4)),
+            "K - 1",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(call: Callable[[], Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_every_operator_has_a_cpu_and_a_gpu_answer() -> None:
+    """Without compiled kernels a GPU tensor reaches a refusal, never the slow reference."""
+    for name in SCHEMAS:
+        for key in ("CPU", "CUDA"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dain::{name}", key)
+    if cuda_ext.backend() == "cpu":
+        with pytest.raises(RuntimeError, match="not built.*cuda_ext.build"):
+            cuda_ext._not_built()
