@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from api import assert_problem, serve
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
+from service import deps
 from service.errors import PROBLEMS
 from service.jobs import Jobs
 from service.options import Options
@@ -114,6 +116,22 @@ class TestRedisDown:
         assert http.get("/healthz").status_code == 200
         problem = assert_problem(http.get("/readyz"), 503, "not-ready")
         assert "does not answer" in problem["checks"]["redis"]
+
+
+class TestRedisHangs:
+    """It takes connections and says nothing, as a stopped process does."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+        monkeypatch.setattr(deps, "REDIS_REPLY_SECONDS", 0.2)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+            yield settings.model_copy(update={"redis_url": url})
+
+    def test_is_a_503_too(self, http: httpx.Client) -> None:
+        assert_problem(http.get("/jobs"), 503, "redis-unavailable")
+        problem = assert_problem(http.get("/readyz"), 503, "not-ready")
+        assert problem["checks"]["redis"] == "does not answer (TimeoutError)"
 
 
 class TestBug:
