@@ -102,6 +102,13 @@ class Schedule(Sequence[OutputFrame]):
             shown = end - times[0] - _near(1 / rate.rate)
             self._length = max(1, math.ceil(shown * rate.rate))
 
+    @property
+    def average_rate(self) -> Fraction:
+        """Output frames per second: exactly the rate that was asked for, or the average that a factor gives."""
+        if isinstance(self.rate, TargetRate):
+            return self.rate.rate
+        return self._length / (self.end - self.times[0])
+
     def __len__(self) -> int:
         return self._length
 

@@ -1,0 +1,64 @@
+"""A bounded queue between two threads whose ends learn that the other has gone, and why."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+CHECK_SECONDS = 0.2  # how long a wait may last before `check` is called again
+
+
+class Closed(Exception):
+    """The other end has gone, without an error of its own."""
+
+
+def nothing() -> None:
+    """A `check` that never objects."""
+
+
+class Channel(Generic[T]):
+    """Holds at most ``size`` items. Waits call ``check`` several times a second; it may raise to give up."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self.error: BaseException | None = None
+
+    def put(self, item: T, check: Callable[[], None] = nothing) -> None:
+        """Append an item once there is room; raises what the channel was closed with, or Closed."""
+        with self._changed:
+            self._wait(lambda: self._closed or len(self._items) < self._size, check)
+            if self._closed:
+                raise self.error or Closed
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def read(self, check: Callable[[], None] = nothing) -> Iterator[T]:
+        """Items until the channel is closed and empty; then raises the error it was closed with, if any."""
+        while True:
+            with self._changed:
+                self._wait(lambda: self._closed or bool(self._items), check)
+                if not self._items:
+                    break
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+        if self.error:
+            raise self.error
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Nothing more will be put, or nothing more read; from either end, any number of times."""
+        with self._changed:
+            self._closed = True
+            self.error = self.error or error
+            self._changed.notify_all()
+
+    def _wait(self, condition: Callable[[], bool], check: Callable[[], None]) -> None:
+        while not self._changed.wait_for(condition, CHECK_SECONDS):
+            check()

@@ -1,0 +1,150 @@
+"""The FFmpeg program: where it is, what it may open, and a process of it that never outlives its owner."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import resource
+import shutil
+import subprocess
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import ffmpeg
+import imageio_ffmpeg
+
+# Demuxers for files of strangers. Playlists (HLS, DASH, concat) are not among them: they open other files.
+FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,yuv4mpegpipe"
+PROTOCOLS = "file"
+
+MEMORY_BYTES = 16 << 30  # of address space, which a decoder's threads reserve far more of than they use
+
+
+class MediaError(Exception):
+    """A video that cannot be read or written.
+
+    ``slug`` is stable and for programs; ``detail`` says to a person what was wrong and what to do.
+    """
+
+    def __init__(self, slug: str, detail: str) -> None:
+        super().__init__(detail)
+        self.slug = slug
+        self.detail = detail
+
+
+@functools.cache
+def binary() -> str:
+    """The system's ffmpeg where there is one, else the one that the imageio-ffmpeg wheel carries."""
+    return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def url(path: Path) -> str:
+    """The path so that FFmpeg takes no part of it for a protocol or an option."""
+    return f"file:{path.absolute()}"
+
+
+def source(path: Path, **options: Any) -> Any:
+    """An input of ffmpeg-python: a stranger's file, its timestamps and its pictures as they are stored."""
+    return ffmpeg.input(
+        url(path),
+        protocol_whitelist=PROTOCOLS,
+        format_whitelist=FORMATS,
+        noautorotate=None,
+        copyts=None,
+        **options,
+    )
+
+
+def command(*outputs: Any) -> list[str]:
+    """The command line that makes these outputs (of ffmpeg-python), quiet and with nothing to ask."""
+    both = ffmpeg.merge_outputs(*outputs) if len(outputs) > 1 else outputs[0]
+    quiet = both.global_args("-nostdin", "-v", "error")
+    compiled: list[str] = quiet.compile(cmd=binary(), overwrite_output=True)
+    return compiled
+
+
+class Process:
+    """A running FFmpeg. Leaving the context ends it, whatever it was doing."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        self._popen = subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=pass_fds,
+            start_new_session=True,  # a Ctrl-C in the terminal reaches us alone, and we end it in order
+        )
+        for kind, limit in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
+            _limit(self._popen.pid, kind, limit)
+        self._messages: collections.deque[str] = collections.deque(maxlen=8)
+        self._drain = threading.Thread(target=self._collect, name="ffmpeg-stderr", daemon=True)
+        self._drain.start()
+
+    @property
+    def stdin(self) -> IO[Any]:
+        assert self._popen.stdin is not None
+        return self._popen.stdin
+
+    @property
+    def stdout(self) -> IO[Any]:
+        assert self._popen.stdout is not None
+        return self._popen.stdout
+
+    @property
+    def messages(self) -> str:
+        """The last lines it complained with."""
+        return "; ".join(self._messages) or "it gave no reason"
+
+    def wait(self) -> int:
+        """Its exit status, once it has ended and its last message is read."""
+        status = self._popen.wait()
+        self._drain.join()
+        return status
+
+    def poll(self) -> int | None:
+        """Its exit status, or None while it runs."""
+        return self._popen.poll()
+
+    def kill(self) -> None:
+        """End it now; from any thread, any number of times. Whoever reads or writes its pipes is released."""
+        self._popen.kill()
+
+    def close(self) -> None:
+        """End it, and leave neither process, thread nor pipe."""
+        self.kill()
+        self.wait()
+        for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _collect(self) -> None:
+        assert self._popen.stderr is not None
+        with open(self._popen.stderr.fileno(), errors="replace", closefd=False) as lines:
+            self._messages.extend(line.strip()[:300] for line in lines)
+
+
+def _limit(pid: int, kind: int, limit: int) -> None:
+    try:
+        resource.prlimit(pid, kind, (limit, limit))
+    except ProcessLookupError:
+        return  # already over; waiting for it tells why

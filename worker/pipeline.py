@@ -1,0 +1,306 @@
+"""One segment of a video: decode, interpolate and encode at the same time.
+
+Two threads keep the interpolator busy: one reads ahead from the decoder, one hands frames to the encoder. The
+queues between them are short, so memory stays bounded whatever is slowest.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dain_core.color import ColorSpec, to_rgb, to_yuv
+from dain_core.pixels import PixelFormat
+from worker import scenes
+from worker.channel import CHECK_SECONDS, Channel, Closed, nothing
+from worker.frames import Decoder, Encoder, Frame, Plane
+from worker.join import join
+from worker.plan import Plan
+from worker.schedule import Blend, Copy, OutputFrame
+
+AHEAD = 4  # frames in each queue
+
+
+class Interpolator(Protocol):
+    """What is used of ``dain_core.engine.Interpolator``."""
+
+    recomputed: int
+
+    @property
+    def device(self) -> torch.device: ...
+    def frame(self, rgb: Tensor) -> Any: ...
+    def pair(self, first: Any, second: Any) -> Any: ...
+    def between(self, pair: Any, time: float) -> Tensor: ...
+
+
+class Source(Iterable[Frame], Protocol):
+    """Consecutive source frames; ``kill`` ends a wait for the next one. A ``Decoder``."""
+
+    def kill(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Where frames go; ``kill`` ends a write in progress. An ``Encoder``."""
+
+    def write(self, planes: Sequence[Plane]) -> None: ...
+    def kill(self) -> None: ...
+
+
+@dataclass
+class SegmentStats:
+    """What a segment took. Stages overlap, so their seconds add up to more than the segment's."""
+
+    frames: int = 0
+    new_frames: int = 0
+    scene_cuts: int = 0
+    recomputed_frames: int = 0  # in float32, because half precision was not enough
+    seconds_decode: float = 0.0
+    seconds_inference: float = 0.0
+    seconds_encode: float = 0.0
+    vram_peak_bytes: int = 0
+
+    def sums(self) -> dict[str, float]:
+        """By name, for the totals of a job; of ``vram_peak_bytes`` the total is the largest."""
+        return dict(vars(self))
+
+
+def render_segment(
+    plan: Plan,
+    index: int,
+    source_path: Path,
+    out_path: Path,
+    interpolator: Interpolator,
+    *,
+    on_frame: Callable[[int], None] = lambda frames: None,
+    check: Callable[[], None] = nothing,
+) -> SegmentStats:
+    """Make the output frames of segment ``index`` of the plan and encode them into ``out_path``.
+
+    ``on_frame`` is told how many more frames are made; ``check`` is called several times a second and may raise
+    to stop. Raises MediaError where the source cannot be decoded or the result not be encoded.
+    """
+    info, schedule, segment, options = plan.info, plan.schedule, plan.segments[index], plan.options
+    decoder = Decoder(source_path, info, segment.first_source, segment.last_source, schedule.times)
+    with decoder, Encoder(out_path, info, schedule.average_rate, quality=options.quality) as encoder:
+        return interpolate(
+            decoder,
+            schedule[segment.first_output : segment.stop_output],
+            interpolator,
+            encoder,
+            PixelFormat.named(info.working_format),
+            ColorSpec(info.color_matrix, info.full_range),
+            scene_threshold=options.scene_threshold,
+            on_frame=on_frame,
+            check=check,
+        )
+
+
+def assemble(
+    plan: Plan,
+    segment_paths: Sequence[Path],
+    source_path: Path,
+    out_path: Path,
+    *,
+    check: Callable[[], None] = nothing,
+) -> None:
+    """Join all segments of the plan, and what the source has beside its picture, into an MP4 at ``out_path``."""
+    schedule = plan.schedule
+    times = [frame.time for frame in schedule]
+    audio = plan.options.audio == "copy"
+    join(segment_paths, times, schedule.end, source_path, plan.info, out_path, audio=audio, check=check)
+
+
+def interpolate(
+    source: Source,
+    frames: Iterable[OutputFrame],
+    interpolator: Interpolator,
+    sink: Sink,
+    pixels: PixelFormat,
+    colors: ColorSpec,
+    *,
+    scene_threshold: float,
+    on_frame: Callable[[int], None] = lambda frames: None,
+    check: Callable[[], None] = nothing,
+) -> SegmentStats:
+    """Write ``frames`` in order to ``sink``, made of the frames of ``source``; copies are the very same planes.
+
+    Between frames that differ by more than ``scene_threshold`` (see ``worker.scenes``) nothing is blended: the
+    nearer one is shown. Whatever ends this, its threads have ended too; an exception also kills ``source`` and
+    ``sink``.
+    """
+    stats = SegmentStats()
+    decoded, made = Channel[Frame](AHEAD), Channel[Frame | Download](AHEAD)
+    reader = threading.Thread(target=_decode, args=(source, decoded, stats), name="decode")
+    writer = threading.Thread(target=_encode, args=(made, sink, stats), name="encode")
+    reader.start()
+    writer.start()
+    try:
+        maker = _Maker(interpolator, pixels, colors, scene_threshold, stats)
+        window = _Window(decoded.read(check))
+        for frame in frames:
+            check()
+            made.put(maker.make(frame.action, window), check)
+            stats.frames += 1
+            on_frame(1)
+        made.close()
+        while writer.is_alive():
+            writer.join(CHECK_SECONDS)
+            check()
+        if made.error:
+            raise made.error
+        maker.finish()
+    except BaseException:
+        source.kill()
+        sink.kill()
+        raise
+    finally:
+        decoded.close()
+        made.close()
+        reader.join()
+        writer.join()
+    return stats
+
+
+def _decode(source: Source, decoded: Channel[Frame], stats: SegmentStats) -> None:
+    try:
+        began = time.monotonic()
+        for frame in source:
+            stats.seconds_decode += time.monotonic() - began
+            decoded.put(frame)
+            began = time.monotonic()
+        decoded.close()
+    except Closed:
+        pass  # nobody wants more
+    except BaseException as error:  # raised again by whoever reads
+        decoded.close(error)
+
+
+def _encode(made: Channel[Frame | Download], sink: Sink, stats: SegmentStats) -> None:
+    try:
+        for frame in made.read():
+            planes = frame.planes
+            began = time.monotonic()
+            sink.write(planes)
+            stats.seconds_encode += time.monotonic() - began
+    except BaseException as error:  # raised again by whoever puts
+        made.close(error)
+
+
+class _Window:
+    """The few source frames in use; what lies before them is forgotten."""
+
+    def __init__(self, frames: Iterator[Frame]) -> None:
+        self._frames = frames
+        self._held: deque[Frame] = deque()
+
+    def from_index(self, index: int) -> Frame:
+        """Frame ``index``; those before it are no longer needed."""
+        while self._held and self._held[0].index < index:
+            self._held.popleft()
+        return self.at(index)
+
+    def at(self, index: int) -> Frame:
+        while not self._held or self._held[-1].index < index:
+            frame = next(self._frames, None)
+            if frame is None:
+                raise EOFError(f"the source ended before its frame {index}")
+            self._held.append(frame)
+        return self._held[index - self._held[0].index]
+
+
+class Download:
+    """Planes on their way from the device; reading ``planes`` waits for them, in whichever thread does so."""
+
+    def __init__(self, planes: Sequence[Tensor]) -> None:
+        self._arrived: torch.cuda.Event | None = None
+        self._planes = list(planes)
+        if planes[0].is_cuda:
+            self._planes = [torch.empty_like(plane, device="cpu", pin_memory=True) for plane in planes]
+            for here, there in zip(self._planes, planes, strict=True):
+                here.copy_(there, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        if self._arrived:
+            self._arrived.synchronize()
+        return tuple(plane.numpy() for plane in self._planes)
+
+
+class _Maker:
+    """Turns actions into frames. What is known of a source frame or of a pair is kept while it is of use."""
+
+    def __init__(
+        self,
+        interpolator: Interpolator,
+        pixels: PixelFormat,
+        colors: ColorSpec,
+        threshold: float,
+        stats: SegmentStats,
+    ) -> None:
+        self._interpolator = interpolator
+        self._pixels = pixels
+        self._colors = colors
+        self._threshold = threshold
+        self._stats = stats
+        self._known: dict[int, Any] = {}  # index -> what the interpolator knows of that frame
+        self._pair_index = -1
+        self._pair: Any = None  # None at a scene cut
+        self._recomputed_before = interpolator.recomputed
+        if interpolator.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(interpolator.device)
+
+    def make(self, action: Copy | Blend, window: _Window) -> Frame | Download:
+        if isinstance(action, Copy):
+            return window.from_index(action.source)
+        first, second = window.from_index(action.first), window.at(action.first + 1)
+        began = time.monotonic()
+        try:
+            if self._pair_index != first.index:
+                self._enter(first, second)
+            if self._pair is None:
+                return first if action.t <= 0.5 else second
+            self._stats.new_frames += 1
+            rgb = self._interpolator.between(self._pair, float(action.t))
+            return Download(to_yuv(rgb, self._pixels, self._colors))
+        finally:
+            self._stats.seconds_inference += time.monotonic() - began
+
+    def finish(self) -> None:
+        """Complete the numbers that are known only at the end."""
+        self._stats.recomputed_frames = self._interpolator.recomputed - self._recomputed_before
+        if self._interpolator.device.type == "cuda":
+            self._stats.vram_peak_bytes = torch.cuda.max_memory_allocated(self._interpolator.device)
+
+    def _enter(self, first: Frame, second: Frame) -> None:
+        """Prepare the pair of ``first`` and ``second``, from what the pair before it left."""
+        self._pair_index = first.index
+        self._pair = None
+        if scenes.difference(first.planes[0], second.planes[0]) > self._threshold:
+            self._stats.scene_cuts += 1
+            self._known.clear()
+            return
+        before, self._known = self._known, {}
+        for frame in (first, second):
+            if frame.index in before:
+                self._known[frame.index] = before[frame.index]
+            else:
+                self._known[frame.index] = self._interpolator.frame(self._upload(frame))
+        self._pair = self._interpolator.pair(*self._known.values())
+
+    def _upload(self, frame: Frame) -> Tensor:
+        device = self._interpolator.device
+        planes = [torch.from_numpy(p.view(np.int16) if p.itemsize == 2 else p) for p in frame.planes]
+        if device.type == "cuda":  # from pinned memory the copy does not wait for the device
+            planes = [plane.pin_memory().to(device, non_blocking=True) for plane in planes]
+        return to_rgb(planes, self._pixels, self._colors)
