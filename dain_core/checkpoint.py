@@ -173,7 +173,8 @@ def download(path: Path, *, url: str = OFFICIAL_URL, git_blob: str = OFFICIAL_GI
                 httpx.stream("GET", url, follow_redirects=True, timeout=30) as answer,
                 part.open("wb") as file,
             ):
-                answer.raise_for_status()
+                if answer.status_code != httpx.codes.OK:
+                    raise httpx.HTTPError(f"the server answered {answer.status_code}")
                 for chunk in answer.iter_bytes():
                     file.write(chunk)
         except httpx.HTTPError as error:

@@ -236,7 +236,11 @@ def test_pwc_warp_is_the_originals(golden: Golden) -> None:
     by_x, by_flow = torch.autograd.grad(warped, (x, flow), theirs["pwcwarp_gout"])
     assert deviation(warped.detach(), theirs["pwcwarp_out"]) < 2e-5
     assert deviation(by_x, theirs["pwcwarp_gx"]) < 2e-5
-    assert deviation(by_flow, theirs["pwcwarp_gflow"]) < 1e-4  # the flow is up to 24 pixels times gradients
+    # On a whole pixel the slope is that of the left or of the right neighbour, as rounding has it.
+    position = flow.detach() + torch.stack(torch.meshgrid(torch.arange(24), torch.arange(16), indexing="xy"))
+    smooth = ((position - position.round()).abs() > 1e-4).all(1, keepdim=True)
+    assert smooth.float().mean() > 0.95
+    assert deviation(by_flow * smooth, theirs["pwcwarp_gflow"] * smooth) < 1e-4
 
 
 PRUNED = ModelConfig(

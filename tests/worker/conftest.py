@@ -1,0 +1,112 @@
+"""Videos made for the tests, and an interpolator that needs no network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import Tensor
+
+from service.options import Options
+from worker import ffmpeg, pipeline
+from worker.media import Limits
+from worker.plan import Plan
+
+MakeVideo = Callable[..., Path]
+Interpolate = Callable[..., Path]
+
+
+class Average:
+    """Stands in for the network: a blend is the weighted mean of its neighbours."""
+
+    device = torch.device("cpu")
+    recomputed = 0
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.pairs = 0
+
+    def frame(self, rgb: Tensor) -> Tensor:
+        self.frames += 1
+        return rgb
+
+    def pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        self.pairs += 1
+        return first, second
+
+    def between(self, pair: tuple[Tensor, Tensor], time: float) -> Tensor:
+        return pair[0] * (1 - time) + pair[1] * time
+
+
+@pytest.fixture
+def average() -> Average:
+    return Average()
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> MakeVideo:
+    """Makes a file with ffmpeg, once: `video("name.mp4", *arguments)`; without inputs of a moving picture."""
+    folder = tmp_path_factory.mktemp("videos")
+
+    def make(name: str, *arguments: object) -> Path:
+        path = folder / name
+        if not path.exists():
+            given = [str(argument) for argument in arguments]
+            if "-i" not in given:
+                given = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=0.6", *given]
+            subprocess.run([ffmpeg.binary(), "-nostdin", "-v", "error", *given, str(path)], check=True)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def interpolated(tmp_path: Path, average: Average) -> Interpolate:
+    """Takes a video all the way: `interpolated(path, segment_frames=…, **options)`."""
+
+    def run(source: Path, segment_frames: int = 1000, **options: object) -> Path:
+        plan = Plan.make(source, Options.parse(options), limits=Limits(), segment_frames=segment_frames)
+        parts = [tmp_path / f"{segment_frames}-{k}.mp4" for k in range(len(plan.segments))]
+        for k, part in enumerate(parts):
+            pipeline.render_segment(plan, k, source, part, average)
+        result = tmp_path / f"{source.stem}-{segment_frames}.mp4"
+        pipeline.assemble(plan, parts, source, result)
+        return result
+
+    return run
+
+
+@pytest.fixture
+def no_leftovers() -> Iterator[None]:
+    """Fails a test that leaves a process of its own running."""
+    yield
+    left = [child.cmdline() for child in psutil.Process(os.getpid()).children(recursive=True)]
+    assert not [command for command in left if any("ffmpeg" in word for word in command)]
+
+
+def packet_times(path: Path, kind: str = "video", index: int = 0) -> list[Fraction]:
+    """When the packets of a stream are presented, in order."""
+    with av.open(str(path)) as container:
+        stream = container.streams.get({kind: index})[0]
+        packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+        return sorted(packet.pts * packet.time_base for packet in packets)
+
+
+def decoded(path: Path, pixel_format: str) -> list[np.ndarray]:
+    """Every frame as ffmpeg decodes it, each as the flat bytes of its planes."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        width, height = stream.width, stream.height
+    command = [ffmpeg.binary(), "-nostdin", "-v", "error", "-noautorotate", "-i", str(path)]
+    command += ["-map", "0:v:0", "-fps_mode", "passthrough", "-pix_fmt", pixel_format, "-f", "rawvideo", "-"]
+    pixels = subprocess.run(command, check=True, capture_output=True).stdout
+    size = len(av.VideoFrame(width, height, pixel_format).to_ndarray().tobytes())
+    return list(np.frombuffer(pixels, np.uint8).reshape(-1, size))
