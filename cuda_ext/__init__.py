@@ -11,13 +11,14 @@ from cuda_ext.ops import SCHEMAS, adaptive_warp, correlation, flow_projection, s
 
 __all__ = ["SCHEMAS", "adaptive_warp", "backend", "correlation", "flow_projection", "separable_conv"]
 
-#: The compiled CUDA kernels, where there are any.
-_LIBRARY = next(Path(__file__).parent.glob("_C*.so"), None)
+#: The compiled CUDA kernels, where there are any: see `cuda_ext.build`.
+_LIBRARY = Path(__file__).with_name("_C.so")
+_BUILT = _LIBRARY.exists()
 
 
 def backend() -> str:
-    """Which operators there are: `cuda` where the compiled kernels are loaded, else `cpu`."""
-    return "cuda" if _LIBRARY else "cpu"
+    """Which operators there are: `cuda` where the compiled kernels are loaded and a GPU can run them, else `cpu`."""
+    return "cuda" if _BUILT and torch.cuda.is_available() else "cpu"
 
 
 def _not_built(*args: object) -> NoReturn:
@@ -27,8 +28,18 @@ def _not_built(*args: object) -> NoReturn:
     )
 
 
-if _LIBRARY:
-    torch.ops.load_library(_LIBRARY)
+def _load() -> None:
+    try:
+        torch.ops.load_library(_LIBRARY)
+    except OSError as error:
+        raise ImportError(
+            f"{_LIBRARY} does not load with PyTorch {torch.__version__} ({error}): delete it, and on a GPU build it "
+            "again with `python -m cuda_ext.build`"
+        ) from error
+
+
+if _BUILT:
+    _load()
 else:
     for _name in SCHEMAS:
         torch.library.impl(f"dain::{_name}", "cuda", _not_built)

@@ -1,0 +1,205 @@
+"""Compiles the CUDA kernels: `python -m cuda_ext.build` puts `_C.so` beside this file, `pip install .` into the wheel.
+
+Needs nvcc and, to link, a PyTorch with CUDA; no GPU. With `--check` everything is compiled and nothing linked, which
+any PyTorch will do. The kernels are built for TORCH_CUDA_ARCH_LIST (such as "8.6;9.0+PTX"), else for this machine's
+GPUs, else for every architecture of `ARCHS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCES = sorted((Path(__file__).parent / "csrc").glob("*.cu"))
+LIBRARY = Path(__file__).parent / "_C.so"
+
+#: From Turing to Blackwell; newer GPUs compile the last one's PTX themselves.
+ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX")
+
+#: The oldest PyTorch whose stable ABI the library may use: it then runs on every later one.
+STABLE_ABI = "0x020b000000000000"  # 2.11
+
+CANNOT = 3  # exit status: this machine cannot build
+
+
+class CannotBuild(RuntimeError):
+    """Something that building the kernels needs is not here."""
+
+
+def nvcc() -> str:
+    """The CUDA compiler: of CUDA_HOME, else on PATH, else where its installer puts it."""
+    home = os.environ.get("CUDA_HOME")
+    candidates = [f"{home}/bin/nvcc"] if home else [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
+    for candidate in candidates:
+        if candidate and os.access(candidate, os.X_OK):
+            return candidate
+    raise CannotBuild("no nvcc here: install the CUDA toolkit, or set CUDA_HOME to where it is")
+
+
+def torch_home() -> Path:
+    """The folder of PyTorch's headers and libraries."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise CannotBuild(
+            "PyTorch cannot be imported here: install it first, then `pip install --no-build-isolation .`"
+        ) from error
+    return Path(torch.__file__).parent
+
+
+def require_cuda_torch() -> None:
+    """Linking, unlike compiling, needs PyTorch's own CUDA libraries."""
+    libraries = torch_home() / "lib"
+    if not (libraries / "libtorch_cuda.so").exists():
+        raise CannotBuild("the PyTorch installed here is a CPU build: install one with CUDA")
+
+
+def default_archs() -> list[str]:
+    """TORCH_CUDA_ARCH_LIST, else those of the GPUs here, else all."""
+    if listed := re.findall(r"[^;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "")):
+        return listed
+    import torch
+
+    found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    return [f"{major}.{minor}" for major, minor in sorted(found)] or list(ARCHS)
+
+
+def arch_flags(archs: Iterable[str]) -> list[str]:
+    """nvcc's options for architectures written as PyTorch does: "9.0", "9.0a", "12.0+PTX"."""
+    flags = []
+    for arch in archs:
+        match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)
+        if not match:
+            raise ValueError(f"{arch!r} is no GPU architecture: write it like 8.6, 9.0 or 12.0+PTX")
+        number = match[1] + match[2]
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if match[3]:
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def run(command: list[str]) -> str:
+    """What the command printed; shows that and raises if it failed."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        print(done.stdout, file=sys.stderr)
+        done.check_returncode()
+    return done.stdout
+
+
+def compile_sources(archs: Iterable[str], folder: Path) -> tuple[list[Path], str]:
+    """One object file for each source, in `folder`, and what the assembler said of the kernels."""
+    command = [
+        nvcc(),
+        "-std=c++17",
+        "-O3",
+        "-Xcompiler=-fPIC,-fvisibility=hidden",
+        "-Xptxas=-v",
+        "-DUSE_CUDA",
+    ]
+    command += [
+        f"-DTORCH_TARGET_VERSION={STABLE_ABI}",
+        f"-isystem={torch_home() / 'include'}",
+        *arch_flags(archs),
+    ]
+    objects = [folder / source.with_suffix(".o").name for source in SOURCES]
+
+    def compile_one(source: Path, target: Path) -> str:
+        return run([*command, "-c", str(source), "-o", str(target)])
+
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
+        return objects, "".join(pool.map(compile_one, SOURCES, objects))
+
+
+def build(target: Path = LIBRARY, archs: Iterable[str] = ()) -> None:
+    """Compiles and links the library.
+
+    Raises:
+        CannotBuild: no compiler, or no PyTorch with CUDA.
+        ValueError: an architecture that is none.
+        subprocess.CalledProcessError: the compiler failed; its output is on stderr.
+    """
+    compiler = nvcc()
+    require_cuda_torch()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        objects, _ = compile_sources(archs or default_archs(), Path(folder))
+        linked = target.with_suffix(".tmp")  # replaced whole: a process may have the old one mapped
+        libraries = ["-ltorch_cuda", "-ltorch_cpu", "-ltorch", "-lc10"]
+        run(
+            [
+                compiler,
+                "-shared",
+                "-o",
+                str(linked),
+                *map(str, objects),
+                f"-L{torch_home() / 'lib'}",
+                *libraries,
+            ]
+        )
+        linked.replace(target)
+
+
+def usage_table(report: str) -> str:
+    """Registers of every kernel for every architecture, and bytes spilled if any, from `ptxas -v`."""
+    pattern = re.compile(
+        r"entry function '(\w+)' for '(\w+)'\n(?:.*\n)*?.* (\d+) bytes spill stores.*\n(?:.*\n)*?.*Used (\d+) registers"
+    )
+    found = pattern.findall(report)
+    names = run(["c++filt", *(mangled for mangled, *_ in found)]).splitlines()
+    rows: dict[str, dict[str, str]] = {}
+    for name, (_, arch, spilled, registers) in zip(names, found, strict=True):
+        kernel = re.sub(r"^void .*::(\w+<.*?>)\(.*$", r"\1", name)
+        rows.setdefault(kernel, {})[arch] = registers + (f" ({spilled} B spilled)" if spilled != "0" else "")
+    archs = sorted({arch for _, arch, *_ in found})
+    lines = [f"{'registers':46}" + "".join(f"{arch:>18}" for arch in archs)]
+    lines += [
+        f"{kernel:46}" + "".join(f"{used.get(arch, '-'):>18}" for arch in archs)
+        for kernel, used in rows.items()
+    ]
+    return "\n".join(lines)
+
+
+def check(archs: Iterable[str]) -> None:
+    """Compiles every source and prints what the kernels use; raises as `build` does, but for any PyTorch."""
+    archs = list(archs) or default_archs()
+    with tempfile.TemporaryDirectory() as folder:
+        _, report = compile_sources(archs, Path(folder))
+    print(usage_table(report))
+    print(f"compiled {', '.join(source.name for source in SOURCES)} for {', '.join(archs)}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m cuda_ext.build", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--arch", action="append", default=[], help="architecture such as 9.0; repeat for several"
+    )
+    parser.add_argument("--check", action="store_true", help="compile only: no linking, any PyTorch will do")
+    arguments = parser.parse_args()
+    try:
+        if arguments.check:
+            check(arguments.arch)
+        else:
+            build(archs=arguments.arch)
+            print(f"built {LIBRARY}")
+    except CannotBuild as reason:
+        print(f"CUDA kernels not built: {reason}", file=sys.stderr)
+        return CANNOT
+    except (subprocess.CalledProcessError, ValueError) as error:
+        print(f"CUDA kernels not built: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+// Adaptive warping: a 4x4 kernel a pixel, placed by the flow, its quadrants weighted bilinearly.
+#include "common.cuh"
+
+namespace dain {
+namespace {
+
+// Where the 4x4 window of one output pixel lies, and how the flow's fraction weighs its quadrants. Tap (j, i) is
+// number 4j + i, in the quadrant (j / 2, i / 2). A pixel that is not warped is one tap of weight 1 on itself.
+template <typename A>
+struct Window {
+  bool warped;
+  int left, top;   // of the four pixels around the position, or the pixel itself
+  A across, down;  // the position's fraction
+
+  __device__ int column(int i, int width) const {
+    return warped ? min(max(left - 1 + i, 0), width - 1) : left;
+  }
+  __device__ int row(int j, int height) const {
+    return warped ? min(max(top - 1 + j, 0), height - 1) : top;
+  }
+  __device__ A share_across(int right) const {
+    return right ? across : 1 - across;
+  }
+  __device__ A share_down(int bottom) const {
+    return bottom ? down : 1 - down;
+  }
+  __device__ A share(int tap) const {
+    return share_down(tap / 8) * share_across(tap % 4 / 2);
+  }
+  __device__ A weight(int tap, A kernel) const {
+    return warped ? share(tap) * kernel : A(tap == 0);
+  }
+};
+
+template <typename A>
+__device__ Window<A> window_of(int x, int y, A flow_x, A flow_y, const Shape& shape) {
+  const A to_x = A(x) + flow_x, to_y = A(y) + flow_y;
+  const A width = A(shape.width), height = A(shape.height);
+  // False for NaN as well.
+  const bool warped = to_x >= 0 && to_y >= 0 && to_x <= width - 1 && to_y <= height - 1 &&
+      fabs(flow_x) < width / 2 && fabs(flow_y) < height / 2;
+  const int left = warped ? int(to_x) : x, top = warped ? int(to_y) : y;
+  return {warped, left, top, to_x - A(left), to_y - A(top)};
+}
+
+template <typename A>
+__device__ Window<A> window_at(const View<const A>& flow, int n, int y, int x, const Shape& shape) {
+  return window_of(x, y, *flow.at(n, 0, y, x), *flow.at(n, 1, y, x), shape);
+}
+
+// ---------------------------------------------------------------- forward, any strides
+
+// Channels a thread warps with the weights it has worked out once. Blocks that share a tile follow one another,
+// so that all but the first find its kernels in the L2 cache.
+constexpr int kChannelsPerThread = 32;
+
+template <typename T>
+__global__ void __launch_bounds__(kBlockWidth* kBlockHeight, 3)
+    warp_planes(View<const T> image, View<const Wide<T>> flow, View<const T> kernel, View<T> out,
+                            Shape shape) {
+  using A = Wide<T>;
+  const int chunks = (shape.channels + kChannelsPerThread - 1) / kChannelsPerThread;
+  const int x = blockIdx.x / chunks * kBlockWidth + threadIdx.x;
+  const int y = blockIdx.y * kBlockHeight + threadIdx.y;
+  const int n = blockIdx.z;
+  if (x >= shape.width || y >= shape.height) {
+    return;
+  }
+  const int first = blockIdx.x % chunks * kChannelsPerThread;
+  const int last = min(first + kChannelsPerThread, shape.channels);
+
+  const Window<A> window = window_at<A>(flow, n, y, x, shape);
+  A weights[16];
+  const T* rows[4];
+  int columns[4];  // offsets along a row; the caller sees to it that they fit
+#pragma unroll
+  for (int tap = 0; tap < 16; ++tap) {
+    weights[tap] = window.weight(tap, A(*kernel.at(n, tap, y, x)));
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = image.at(n, first, window.row(i, shape.height), 0);
+    columns[i] = window.column(i, shape.width) * int(image.x);
+  }
+
+  T* target = out.at(n, first, y, x);
+#pragma unroll 1
+  for (int c = first; c < last; ++c) {
+    A sum = 0;
+#pragma unroll
+    for (int tap = 0; tap < 16; ++tap) {
+      sum += weights[tap] * A(rows[tap / 4][columns[tap % 4]]);
+    }
+    *target = T(sum);
+    target += out.c;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      rows[i] += image.c;
+    }
+  }
+}
+
+// ---------------------------------------------------------------- forward, channels-last
+
+constexpr int kTile = 8;  // a block warps 8 x 8 pixels, so that neighbours find each other's taps in the L1 cache
+constexpr int kTileThreads = 4 * kTile * kTile;
+
+template <typename A>
+struct Tap {
+  int pixel;  // of the image, row by row
+  A weight;
+};
+
+// Neighbouring threads take neighbouring channels, four at a time; the taps of a pixel are worked out once, four
+// threads a pixel, and kept in shared memory. `packs` is a quarter of the channels.
+template <typename T>
+__global__ void warp_channels_last(const Pack<T>* image, View<const Wide<T>> flow, View<const T> kernel,
+                                   Pack<T>* out, int packs, Shape shape) {
+  using A = Wide<T>;
+  __shared__ Tap<A> taps[kTile * kTile][16];
+  const int x0 = blockIdx.x * kTile, y0 = blockIdx.y * kTile;
+  const int n = blockIdx.z;
+  {
+    const int pixel = threadIdx.x / 4, row = threadIdx.x % 4;
+    const int x = x0 + pixel % kTile, y = y0 + pixel / kTile;
+    if (x < shape.width && y < shape.height) {
+      const Window<A> window = window_at<A>(flow, n, y, x, shape);
+      for (int i = 0; i < 4; ++i) {
+        const int tap = row * 4 + i;
+        taps[pixel][tap] = {window.row(row, shape.height) * shape.width + window.column(i, shape.width),
+                            window.weight(tap, A(*kernel.at(n, tap, y, x)))};
+      }
+    }
+  }
+  __syncthreads();
+
+  const int64_t start = int64_t(n) * shape.height * shape.width;
+  for (int item = threadIdx.x; item < kTile * kTile * packs; item += kTileThreads) {
+    const int pixel = item / packs, pack = item % packs;
+    const int x = x0 + pixel % kTile, y = y0 + pixel / kTile;
+    if (x >= shape.width || y >= shape.height) {
+      continue;
+    }
+    A sums[4] = {};
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const Tap<A> tap = taps[pixel][i];
+      const Pack<T> from = image[(start + tap.pixel) * packs + pack];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        sums[k] += tap.weight * A(from.values[k]);
+      }
+    }
+    Pack<T> result;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      result.values[k] = T(sums[k]);
+    }
+    out[(start + int64_t(y) * shape.width + x) * packs + pack] = result;
+  }
+}
+
+// ---------------------------------------------------------------- gradient
+
+// A thread takes one output pixel, all channels. The image's gradient is added atomically, in whatever order the
+// pixels come; the others are the same in every run.
+template <typename T>
+__global__ void warp_backward(View<const T> grad, View<const T> image, View<const Wide<T>> flow,
+                              View<const T> kernel, View<Wide<T>> grad_image, View<Wide<T>> grad_flow,
+                              View<T> grad_kernel, Shape shape) {
+  using A = Wide<T>;
+  const int x = blockIdx.x * kBlockWidth + threadIdx.x, y = blockIdx.y * kBlockHeight + threadIdx.y;
+  const int n = blockIdx.z;
+  if (x >= shape.width || y >= shape.height) {
+    return;
+  }
+  const Window<A> window = window_at<A>(flow, n, y, x, shape);
+  A taps[16], products[16] = {};  // the kernel; the sum over channels of gradient times image under each tap
+#pragma unroll
+  for (int tap = 0; tap < 16; ++tap) {
+    taps[tap] = A(*kernel.at(n, tap, y, x));
+  }
+  for (int c = 0; c < shape.channels; ++c) {
+    const A g = A(*grad.at(n, c, y, x));
+    if (!window.warped) {
+      atomicAdd(grad_image.at(n, c, y, x), g);
+      continue;
+    }
+#pragma unroll
+    for (int tap = 0; tap < 16; ++tap) {
+      const int row = window.row(tap / 4, shape.height), column = window.column(tap % 4, shape.width);
+      products[tap] += g * A(*image.at(n, c, row, column));
+      atomicAdd(grad_image.at(n, c, row, column), g * window.share(tap) * taps[tap]);
+    }
+  }
+  A by_x = 0, by_y = 0;
+#pragma unroll
+  for (int tap = 0; tap < 16; ++tap) {
+    const int bottom = tap / 8, right = tap % 4 / 2;
+    by_x += (right ? 1 : -1) * window.share_down(bottom) * products[tap] * taps[tap];
+    by_y += (bottom ? 1 : -1) * window.share_across(right) * products[tap] * taps[tap];
+    *grad_kernel.at(n, tap, y, x) = T(window.warped ? window.share(tap) * products[tap] : A(0));
+  }
+  *grad_flow.at(n, 0, y, x) = window.warped ? by_x : A(0);
+  *grad_flow.at(n, 1, y, x) = window.warped ? by_y : A(0);
+}
+
+// ---------------------------------------------------------------- operators
+
+Shape check_arguments(const Tensor& image, const Tensor& flow, const Tensor& kernel) {
+  const Shape shape = shape_of("image", image);
+  check("flow", flow, shape.with_channels(2), wide(image.scalar_type()), image);
+  check("kernel", kernel, shape.with_channels(16), image.scalar_type(), image);
+  return shape;
+}
+
+bool takes_packs(const Tensor& image) {
+  const auto address = reinterpret_cast<uintptr_t>(image.const_data_ptr());
+  return is_channels_last(image) && image.size(1) % 4 == 0 && address % (4 * image.element_size()) == 0;
+}
+
+Tensor adaptive_warp(const Tensor& image, const Tensor& flow, const Tensor& kernel) {
+  const Shape shape = check_arguments(image, flow, kernel);
+  const Launcher launch(image);
+  const Tensor out = empty(shape, image.scalar_type(), image, format_of(image));
+  dispatch(image.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    if (takes_packs(image)) {
+      launch.blocks(warp_channels_last<T>,
+                    {ceil_div(shape.width, kTile), ceil_div(shape.height, kTile), shape.batch},
+                    dim3(kTileThreads), static_cast<const Pack<T>*>(image.const_data_ptr()),
+                    read<Wide<T>>(flow), read<T>(kernel), static_cast<Pack<T>*>(out.mutable_data_ptr()),
+                    shape.channels / 4, shape);
+      return;
+    }
+    STD_TORCH_CHECK(shape.width * image.stride(3) <= std::numeric_limits<int>::max(),
+                    "a row of the image reaches over 2^31 elements: pass image.contiguous()");
+    const int64_t chunks = ceil_div(shape.channels, kChannelsPerThread);
+    launch.blocks(warp_planes<T>,
+                  {ceil_div(shape.width, kBlockWidth) * chunks, ceil_div(shape.height, kBlockHeight), shape.batch},
+                  dim3(kBlockWidth, kBlockHeight), read<T>(image), read<Wide<T>>(flow), read<T>(kernel),
+                  write<T>(out), shape);
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> adaptive_warp_backward(
+    const Tensor& grad, const Tensor& image, const Tensor& flow, const Tensor& kernel) {
+  const Shape shape = check_arguments(image, flow, kernel);
+  check("grad", grad, shape, image.scalar_type(), image);
+  const Launcher launch(image);
+  const Tensor grad_image = zeros(shape, wide(image.scalar_type()), image);
+  const Tensor grad_flow = empty(shape.with_channels(2), flow.scalar_type(), image);
+  const Tensor grad_kernel = empty(shape.with_channels(16), kernel.scalar_type(), image);
+  dispatch(image.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    launch.pixels(warp_backward<T>, shape.batch, shape.height, shape.width, read<T>(grad), read<T>(image),
+                  read<Wide<T>>(flow), read<T>(kernel), write<Wide<T>>(grad_image),
+                  write<Wide<T>>(grad_flow), write<T>(grad_kernel), shape);
+  });
+  return {like(grad_image, image), like(grad_flow, flow), like(grad_kernel, kernel)};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(dain, CUDA, m) {
+  m.impl("adaptive_warp", TORCH_BOX(&adaptive_warp));
+  m.impl("adaptive_warp_backward", TORCH_BOX(&adaptive_warp_backward));
+}
+
+}  // namespace dain
