@@ -16,7 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from service.errors import Problem
-from service.jobs import Jobs, State
+from service.jobs import Jobs, State, created_at
 from service.queue import Queue
 from service.settings import Settings
 from service.store import Store
@@ -28,7 +28,7 @@ INTERVAL = 2.0  # seconds between sweeps
 LOST_AFTER = (
     10.0  # seconds a task may be neither waiting nor running: longer than any worker needs from pop to claim
 )
-SCRATCH_AGE = 3600.0
+ORPHAN_AGE = 3600.0  # seconds after which a file that nobody claims is nobody's
 
 
 class Janitor:
@@ -86,7 +86,11 @@ class Janitor:
             for prefix in ("uploads", "plans", "segments"):
                 self._store.delete(f"{prefix}/{job_id}")
             self._jobs.cleaned(job_id)
-        self._store.sweep_scratch(SCRATCH_AGE)
+        self._store.sweep_scratch(ORPHAN_AGE)
+        for key in self._store.keys("uploads/"):  # put, and then its API died before it was recorded
+            job_id = key.removeprefix("uploads/")
+            if time.time() - created_at(job_id) > ORPHAN_AGE and not self._jobs.known(job_id):
+                self._store.delete(key)
 
     def expire(self) -> None:
         """Remove results past their time, and after a longer time the jobs' records."""

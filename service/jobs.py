@@ -135,6 +135,11 @@ def new_job_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
+def created_at(job_id: str) -> float:
+    """When this id was made, in seconds since the epoch."""
+    return int(job_id[:12], 16) / 1000
+
+
 def segment_name(index: int) -> str:
     return f"{SEGMENT}{index}"
 
@@ -391,6 +396,10 @@ class Jobs:
         keys = [job_key(job_id), task_key(job_id, task), COUNTERS]
         reply: bytes = self._scripts["requeue_lost"](keys=keys, args=[token, time.time(), self._max_attempts])
         return reply.decode()
+
+    def known(self, job_id: str) -> bool:
+        """Whether there is a record of this job."""
+        return bool(self._redis.exists(job_key(job_id)))
 
     def unclean(self) -> list[str]:
         """Jobs that are over (or forgotten) and still have an upload or segments in the store."""

@@ -106,7 +106,7 @@ class WarmWorker(rq.SimpleWorker):
         with self._lock:
             if self._in_hand:
                 self.maintain_heartbeats(*self._in_hand)
-            else:
+            elif self.birth_date:  # RQ would take a record that is there before it registers for another worker's
                 self.heartbeat()
 
     def stop_after_task(self) -> None:

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     )
 
     segment_frames: int = Field(
-        default=48, ge=1, description="New frames that one segment of a video aims at."
+        default=96, ge=1, description="Frames of the result that one segment aims at."
     )
     segments_in_flight: int = Field(
         default=4, ge=1, description="Segments of one job that are queued at a time."

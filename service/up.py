@@ -78,6 +78,7 @@ def supervisor_config(
         "pidfile": f"{runtime_dir}/supervisord.pid",
         "childlogdir": f"{state}/logs",
         "nocleanup": "true",
+        **({"user": "root"} if os.geteuid() == 0 else {}),  # or it complains
     }
 
     def program(name: str, command: list[str], priority: int) -> None:

@@ -24,7 +24,7 @@ class WorkerRecord(BaseModel):
     ready: bool = Field(description="the model is loaded and a warm-up inference ran")
     vram_used_bytes: int = 0
     vram_total_bytes: int = 0
-    frames_per_second: float = Field(0.0, description="output frames over the last minute of work")
+    frames_per_second: float = Field(default=0.0, description="output frames over the last minute of work")
     frames_total: int = 0
     job: str | None = None
     task: str | None = None

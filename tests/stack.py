@@ -53,7 +53,7 @@ class Stack:
             assert time.monotonic() < end, (
                 f"{what} did not happen; {[p.read_text()[-2000:] for p in logs.glob('*.log')]}"
             )
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def ready(self) -> bool:
         try:
@@ -71,11 +71,15 @@ def free_port() -> int:
 
 def start(state_dir: Path) -> Stack:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DAIN_")}
-    environment |= {"DAIN_SEGMENT_FRAMES": "3", "DAIN_WORKER_TTL_SECONDS": "4", "DAIN_MIN_FREE_BYTES": "1"}
+    environment |= {"DAIN_SEGMENT_FRAMES": "6", "DAIN_WORKER_TTL_SECONDS": "4", "DAIN_MIN_FREE_BYTES": "1"}
     port = free_port()
     command = [sys.executable, "-m", "service.cli", "up", "--port", str(port), "--state-dir", str(state_dir)]
     stack = Stack(f"http://127.0.0.1:{port}", state_dir, subprocess.Popen(command, env=environment))
-    stack.until(stack.ready, "readiness", 120)
+    try:
+        stack.until(stack.ready, "readiness", 120)
+    except BaseException:
+        stop(stack)
+        raise
     return stack
 
 

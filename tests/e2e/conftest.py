@@ -18,7 +18,5 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def small_clip(make_clip: Callable[..., Path]) -> Path:
     """12 frames of 64x64, 24/s, with a tone: a few tenths of a second of network time each on a CPU."""
-    return make_clip(
-        "small.mp4", "-f", "lavfi", "-i", "sine=frequency=440:duration=0.5", "-c:a", "aac", "-shortest",
-        source="testsrc2=size=64x64:rate=24:duration=0.5",
-    )  # fmt: skip
+    picture, sound = "testsrc2=size=64x64:rate=24:duration=0.5", "sine=frequency=440:duration=0.5"
+    return make_clip("small.mp4", "-c:a", "aac", source=f"{picture}[out0];{sound}[out1]")

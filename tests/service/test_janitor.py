@@ -116,6 +116,16 @@ def test_a_job_that_is_over_keeps_only_its_result(
     assert jobs.unclean() == []
 
 
+def test_an_upload_without_a_job_is_removed_after_an_hour(
+    janitor: Janitor, store: Store, job: Job, tmp_path: Path
+) -> None:
+    old, new = f"{int((time.time() - 4000) * 1000):012x}{'0' * 16}", new_job_id()
+    for orphan in (old, new):
+        put(store, tmp_path, f"uploads/{orphan}")
+    janitor.clean_up()
+    assert files(store) == sorted([job.source, f"uploads/{new}"])
+
+
 def test_results_expire_before_records(
     janitor: Janitor, jobs: Jobs, store: Store, job: Job, redis: Redis, tmp_path: Path
 ) -> None:

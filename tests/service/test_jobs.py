@@ -30,7 +30,11 @@ def job(jobs: Jobs) -> Job:
 def accept(jobs: Jobs) -> Job:
     job_id = new_job_id()
     return jobs.create(
-        job_id, source=f"uploads/{job_id}", filename="clip.mp4", options=Options.parse({}), input={"frames": 12}
+        job_id,
+        source=f"uploads/{job_id}",
+        filename="clip.mp4",
+        options=Options.parse({}),
+        input={"frames": 12},
     )
 
 

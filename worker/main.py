@@ -1,0 +1,129 @@
+"""The worker process: `python -m worker.main`. Warms the model, then takes tasks until it is told to stop.
+
+SIGTERM hands the task in hand back to the queue and ends. The process also ends (status 70)
+when a task hangs or the GPU fails, so it belongs under something that starts it again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+import uuid
+from typing import Any
+
+import click
+import torch
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError, TimeoutError
+from redis.retry import Retry
+
+from dain_core.engine import Interpolator
+from service.jobs import Jobs
+from service.queue import Queue, WarmWorker
+from service.settings import Settings
+from service.store import Store
+from service.workers import WorkerRecord, Workers
+from worker import tasks
+from worker.telemetry import HUNG, Telemetry, describe
+
+log = logging.getLogger("dain.worker")
+
+WARM_UP_SIZE = 64, 64  # the smallest frame loads every kernel, and costs a CPU little
+
+
+def connect(settings: Settings) -> Redis:
+    """A Redis client that sits out a restart of Redis."""
+    return Redis.from_url(
+        settings.require_redis_url,
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 5),
+        retry_on_error=[ConnectionError, TimeoutError],
+        health_check_interval=15,
+    )
+
+
+def load(settings: Settings) -> Interpolator:
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return Interpolator.load(settings.model, device=settings.device, precision=settings.precision)
+
+
+def run(settings: Settings) -> int:
+    """Work until told to stop; returns the exit status."""
+    redis = connect(settings)
+    interpolator = load(settings)
+    # A fresh name for every process: RQ refuses that of a killed worker until its record expires.
+    name = f"{platform.node()}-{uuid.uuid4().hex[:8]}"
+    record = WorkerRecord(
+        name=name,
+        host=platform.node(),
+        pid=os.getpid(),
+        device=str(interpolator.device),
+        device_name=describe(str(interpolator.device)),
+        backend=interpolator.backend,
+        model=interpolator.model_name,
+        precision=interpolator.precision,
+        ready=False,
+        started_at=time.time(),
+    )
+    ttl = settings.worker_ttl_seconds
+    workers = Workers(redis, ttl_seconds=ttl)
+    telemetry = Telemetry(workers, record, ttl_seconds=ttl, stall_seconds=settings.stall_seconds)
+    telemetry.start()
+    interpolator.warm_up(*WARM_UP_SIZE)
+    draining = threading.Event()
+    worker = WarmWorker(redis, name, on_drain=draining.set)
+    tasks.install(
+        tasks.Runtime(
+            name=name,
+            settings=settings,
+            jobs=Jobs.from_settings(redis, settings),
+            queue=Queue(redis),
+            store=Store.from_settings(settings),
+            interpolator=interpolator,
+            telemetry=telemetry,
+            draining=draining,
+            stop_after_task=worker.stop_after_task,
+        )
+    )
+    telemetry.also(worker.beat)
+    telemetry.update(ready=True)
+    where = f"{record.model} on {record.device_name}, {record.precision}, operators: {record.backend}"
+    log.info("%s ready: %s", name, where)
+    try:
+        worker.run()
+    finally:
+        telemetry.stop()
+    return 0 if draining.is_set() else HUNG
+
+
+def usable_devices() -> list[str]:
+    """Every GPU that this torch can use, else the CPU."""
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+
+
+@click.command()
+@click.option("--device", help="cpu, cuda or cuda:N; the setting DAIN_DEVICE otherwise.")
+@click.option("--list-devices", is_flag=True, help="Print the devices for one worker each, as JSON, and end.")
+def main(device: str | None, list_devices: bool) -> None:
+    """Run one worker."""
+    if list_devices:
+        click.echo(json.dumps(usable_devices()))
+        return
+    chosen: dict[str, Any] = {"device": device} if device else {}
+    settings = Settings(**chosen)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    sys.exit(run(settings))
+
+
+if __name__ == "__main__":
+    main()

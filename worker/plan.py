@@ -1,0 +1,90 @@
+"""A job's plan: what its tasks agree on. Made once, stored as JSON, and enough to make any segment by itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+from service.options import DEFAULT_FACTOR, Options
+from worker import media, schedule
+from worker.media import Limits, Timeline, VideoInfo
+from worker.schedule import Factor, Schedule, Segment, TargetRate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one video becomes another."""
+
+    info: VideoInfo
+    timeline: Timeline
+    options: Options
+    segments: tuple[Segment, ...]
+
+    @classmethod
+    def make(cls, source: Path, options: Options, *, limits: Limits, segment_frames: int) -> Plan:
+        """Look into `source` and lay out the result, in segments of about `segment_frames` output frames.
+
+        Raises:
+            MediaError: the video cannot be taken.
+        """
+        info, timeline = media.probe(source, limits), media.frame_times(source)
+        whole = cls(info, timeline, options, ())
+        if limits.max_frames is not None and whole.frames > limits.max_frames:
+            raise media.exceeded(f"{whole.frames} frames in the result", f"{limits.max_frames} frames")
+        source_frames = max(1, round(segment_frames * len(timeline.times) / whole.frames))
+        return cls(info, timeline, options, tuple(schedule.segments(whole.schedule, source_frames)))
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Every output frame, in order."""
+        rate = self.options.rate
+        retime = TargetRate(rate) if rate else Factor(self.options.factor or DEFAULT_FACTOR)
+        return schedule.build(self.timeline.times, self.timeline.end, retime)
+
+    @property
+    def frames(self) -> int:
+        """Output frames."""
+        return len(self.schedule)
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds from the first output frame to the end of the last."""
+        return self.timeline.end - self.timeline.times[0]
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """Of the result; the mean where the source's varies."""
+        return self.options.rate or self.info.average_rate * (self.options.factor or DEFAULT_FACTOR)
+
+    @property
+    def suffix(self) -> str:
+        """What the result's file name says of it: `2x`, `60fps`, `59.94fps`."""
+        return f"{float(self.options.rate):.5g}fps" if self.options.rate else f"{self.options.factor}x"
+
+    def to_json(self) -> str:
+        denominator = math.lcm(*(time.denominator for time in (*self.timeline.times, self.timeline.end)))
+        return json.dumps(
+            {
+                "info": self.info.as_dict(),
+                "unit": str(Fraction(1, denominator)),
+                "times": [int(time * denominator) for time in self.timeline.times],
+                "end": int(self.timeline.end * denominator),
+                "options": self.options.model_dump(),
+                "segments": [asdict(segment) for segment in self.segments],
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        stored = json.loads(text)
+        unit = Fraction(stored["unit"])
+        return cls(
+            info=VideoInfo.from_dict(stored["info"]),
+            timeline=Timeline([time * unit for time in stored["times"]], stored["end"] * unit),
+            options=Options.model_validate(stored["options"]),
+            segments=tuple(Segment(**segment) for segment in stored["segments"]),
+        )

@@ -1,0 +1,249 @@
+"""What RQ runs: `plan`, `segment` and `assemble`. Each may run twice, on any worker, and still happens once.
+
+An attempt writes under its own token and is published by the compare-and-set that records it
+(`Jobs.complete`, `Jobs.finish`); an attempt that lost its claim removes what it wrote. `_run` is the one
+place that decides an outcome.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from redis.exceptions import RedisError
+
+from dain_core.engine import Interpolator
+from service.errors import Problem
+from service.jobs import ASSEMBLE, PLAN, Claim, Job, Jobs, Output, Refused, State, segment_index, segment_name
+from service.queue import Queue
+from service.settings import Settings
+from service.store import Store
+from worker import pipeline
+from worker.ffmpeg import MediaError
+from worker.lease import Drained, Lease, Void
+from worker.media import Limits
+from worker.plan import Plan
+from worker.telemetry import Telemetry
+
+log = logging.getLogger("dain.worker")
+
+T = TypeVar("T")
+
+ENCODE_FAILED = "encode-failed"  # the one MediaError that is not the video's fault
+REDIS_PATIENCE = 600.0  # seconds to wait for Redis with finished work in hand before giving it up
+
+
+@dataclass
+class Runtime:
+    """Everything a task needs, made once by `worker.main`."""
+
+    name: str
+    settings: Settings
+    jobs: Jobs
+    queue: Queue
+    store: Store
+    interpolator: Interpolator
+    telemetry: Telemetry
+    draining: threading.Event
+    stop_after_task: Callable[[], None]
+
+
+@dataclass
+class Attempt:
+    """One attempt at a task: what the work functions get."""
+
+    runtime: Runtime
+    job: Job
+    lease: Lease
+    scratch: Path
+
+    @property
+    def claim(self) -> Claim:
+        return self.lease.claim
+
+
+_runtime: list[Runtime] = []  # RQ calls tasks by name, with nothing but their arguments
+
+
+def install(runtime: Runtime) -> None:
+    """Give the tasks of this process their runtime."""
+    _runtime[:] = [runtime]
+
+
+def plan(job_id: str, task: str = PLAN) -> None:
+    """Read the video's timestamps, lay out the output frames and cut them into segments."""
+    _run(job_id, task, _plan)
+
+
+def segment(job_id: str, task: str) -> None:
+    """Decode, interpolate and encode one segment."""
+    _run(job_id, task, _segment)
+
+
+def assemble(job_id: str, task: str = ASSEMBLE) -> None:
+    """Join the segments and the original sound into the result."""
+    _run(job_id, task, _assemble)
+
+
+# -- the outcome ----------------------------------------------------------------------------------
+
+
+def _run(job_id: str, task: str, work: Callable[[Attempt], None]) -> None:
+    [runtime] = _runtime
+    try:
+        claim = runtime.jobs.claim(job_id, task, runtime.name)
+    except Refused as refusal:
+        log.info("%s of job %s not taken: %s", task, job_id, refusal.reason)
+        if refusal.reason == "exhausted":
+            _fail(runtime, job_id, Problem.attempts_exhausted(task, runtime.settings.max_attempts))
+        return
+    began, lease = time.monotonic(), Lease(runtime.jobs, claim, runtime.telemetry, runtime.draining)
+    runtime.telemetry.begin(job_id, task)
+    try:
+        with lease, runtime.store.scratch() as scratch:
+            work(Attempt(runtime, runtime.jobs.get(job_id), lease, scratch))
+    except Void:
+        log.info("%s of job %s is no longer ours; dropped", task, job_id)
+    except Drained:
+        _give_back(runtime, claim, failed=False)
+    except Exception as error:  # the cap on attempts ends what no attempt can do
+        problem, is_final = _judge(error, claim)
+        log.warning("%s of job %s, attempt %d: %s", task, job_id, claim.attempt, error, exc_info=not is_final)
+        if is_final or claim.attempt >= runtime.settings.max_attempts:
+            _fail(runtime, job_id, problem, claim)
+        else:
+            _give_back(runtime, claim, failed=True)
+        if isinstance(error, torch.AcceleratorError):
+            log.critical("the GPU is in an unknown state: this worker ends")
+            runtime.stop_after_task()
+    finally:
+        runtime.telemetry.end(lease.frames, time.monotonic() - began)
+
+
+def _judge(error: Exception, claim: Claim) -> tuple[Problem, bool]:
+    """What to tell the caller should this be the last attempt, and whether another one would end the same."""
+    if isinstance(error, MediaError):
+        return Problem(error.slug, error.detail), error.slug != ENCODE_FAILED
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        detail = "The service ran out of disk space while working on this video. Submit it again later."
+        return Problem("insufficient-storage", detail), False
+    return Problem.attempts_exhausted(claim.task, claim.attempt), False
+
+
+def _give_back(runtime: Runtime, claim: Claim, *, failed: bool) -> None:
+    if _insist(lambda: runtime.jobs.release(claim, failed=failed)):
+        _insist(lambda: runtime.queue.enqueue(claim.job_id, claim.task))
+
+
+def _fail(runtime: Runtime, job_id: str, problem: Problem, claim: Claim | None = None) -> None:
+    if _insist(lambda: runtime.jobs.finish(job_id, State.FAILED, error=problem, claim=claim)):
+        log.warning("job %s failed: %s", job_id, problem.detail)
+
+
+def _complete(attempt: Attempt, **results: Mapping[str, Any]) -> None:
+    """Record the task as done and queue what may start now; `Void` when it was not ours any more."""
+    runtime, job_id = attempt.runtime, attempt.job.id
+    ready = _insist(lambda: runtime.jobs.complete(attempt.claim, **results))
+    if ready is None:
+        raise Void
+    for task in ready:
+        _insist(functools.partial(runtime.queue.enqueue, job_id, task))
+
+
+def _insist(call: Callable[[], T]) -> T:
+    """The call's result, waiting for a Redis that is away: finished work is not thrown away for an outage."""
+    give_up = time.monotonic() + REDIS_PATIENCE
+    while True:
+        try:
+            return call()
+        except RedisError as error:
+            if time.monotonic() > give_up:
+                raise
+            log.warning("Redis: %s; trying again", error)
+            time.sleep(1.0)
+
+
+# -- the work -------------------------------------------------------------------------------------
+
+
+def _plan(attempt: Attempt) -> None:
+    runtime, job = attempt.runtime, attempt.job
+    with runtime.store.fetch(job.source) as source:
+        settings = runtime.settings
+        limits = Limits(settings.max_pixels, settings.max_frames, settings.max_duration_seconds)
+        made = Plan.make(source, job.options, limits=limits, segment_frames=settings.segment_frames)
+    path = attempt.scratch / "plan.json"
+    path.write_text(made.to_json())
+    runtime.store.put(path, _plan_key(job.id))
+    attempt.lease.check()
+    _complete(attempt, job={"segments_total": len(made.segments), "frames_total": made.frames})
+
+
+def _segment(attempt: Attempt) -> None:
+    runtime, job, claim = attempt.runtime, attempt.job, attempt.claim
+    index = segment_index(claim.task)
+    made = attempt.scratch / "segment.mp4"
+    with runtime.store.fetch(_plan_key(job.id)) as path:
+        plan = Plan.from_json(path.read_text())
+    with runtime.store.fetch(job.source) as source:
+        stats = pipeline.render_segment(
+            plan,
+            index,
+            source,
+            made,
+            runtime.interpolator,
+            on_frame=attempt.lease.advance,
+            check=attempt.lease.check,
+        )
+    key = f"segments/{job.id}/{index}.{claim.token}.mp4"
+    runtime.store.put(made, key)
+    try:
+        _complete(attempt, task={"key": key}, add=stats.sums())
+    except Void:
+        runtime.store.delete(key)
+        raise
+
+
+def _assemble(attempt: Attempt) -> None:
+    runtime, job, claim = attempt.runtime, attempt.job, attempt.claim
+    with runtime.store.fetch(_plan_key(job.id)) as path:
+        plan = Plan.from_json(path.read_text())
+    keys = runtime.jobs.task_fields(job.id, map(segment_name, range(len(plan.segments))), "key")
+    made = attempt.scratch / "result.mp4"
+    with ExitStack() as files:
+        source = files.enter_context(runtime.store.fetch(job.source))
+        segments = [files.enter_context(runtime.store.fetch(key)) for key in keys if key]
+        pipeline.assemble(plan, segments, source, made, check=attempt.lease.check)
+    output = Output(
+        key=f"results/{job.id}.{claim.token}.mp4",
+        filename=f"{Path(job.filename).stem}-{plan.suffix}.mp4",
+        media_type="video/mp4",
+        size_bytes=made.stat().st_size,
+        sha256=_sha256(made),
+        frames=plan.frames,
+        frame_rate=str(plan.frame_rate),
+        duration_seconds=float(plan.duration),
+    )
+    runtime.store.put(made, output.key)
+    if not _insist(lambda: runtime.jobs.finish(job.id, State.SUCCEEDED, output=output, claim=claim)):
+        runtime.store.delete(output.key)
+        raise Void
+
+
+def _plan_key(job_id: str) -> str:
+    return f"plans/{job_id}.json"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,114 @@
+"""What a worker says of itself, and the watch over it: one thread that reports, and ends a worker that hangs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from redis.exceptions import RedisError
+
+from service.workers import WorkerRecord, Workers
+
+log = logging.getLogger("dain.worker")
+
+WINDOW = 60.0  # seconds of work that frames_per_second is taken over
+HUNG = 70  # exit status of a worker that ended itself (EX_SOFTWARE)
+
+
+class Telemetry(threading.Thread):
+    """Writes the worker's record every `interval` seconds, and ends the process when a task stalls.
+
+    A hung kernel or a stuck disk cannot be interrupted from within, so the whole process goes (`os._exit`)
+    and its supervisor starts a new one; the task it had is given to another worker once this record expires.
+    """
+
+    def __init__(self, workers: Workers, record: WorkerRecord, *, ttl_seconds: float, stall_seconds: float):
+        super().__init__(name="telemetry", daemon=True)
+        self._workers = workers
+        self._record = record
+        self._interval = ttl_seconds / 5
+        self._stall_seconds = stall_seconds
+        self._beats: list[Callable[[], None]] = []
+        self._stopping = threading.Event()
+        self._frames: deque[tuple[float, int, float]] = deque()  # (when, frames, seconds of work)
+        self._sign_of_life: float | None = None  # None: idle
+
+    def also(self, beat: Callable[[], None]) -> None:
+        """Call `beat` at every heartbeat too."""
+        self._beats.append(beat)
+
+    def update(self, **fields: object) -> None:
+        """Change fields of the record and report them at once."""
+        self._record = self._record.model_copy(update=fields)
+        self._report()
+
+    def begin(self, job_id: str, task: str) -> None:
+        self.touch()
+        self.update(job=job_id, task=task)
+
+    def touch(self) -> None:
+        """A sign of life from the task in hand."""
+        self._sign_of_life = time.monotonic()
+
+    def end(self, frames: int, seconds: float) -> None:
+        """The task in hand is over; it made `frames` output frames in `seconds`."""
+        self._sign_of_life = None
+        now = time.monotonic()
+        self._frames.append((now, frames, seconds))
+        while self._frames and now - self._frames[0][0] > WINDOW and len(self._frames) > 1:
+            self._frames.popleft()
+        worked = sum(spent for _, _, spent in self._frames)
+        rate = sum(count for _, count, _ in self._frames) / worked if worked else 0.0
+        self.update(
+            job=None, task=None, frames_per_second=rate, frames_total=self._record.frames_total + frames
+        )
+
+    def run(self) -> None:
+        while not self._stopping.wait(self._interval):
+            self._end_if_hung()
+            self._report()
+
+    def stop(self) -> None:
+        """Stop reporting and strike the worker off the list."""
+        self._stopping.set()
+        self.join()
+        self._workers.leave(self._record.name)
+
+    def _report(self) -> None:
+        used, total = vram(self._record.device)
+        self._record = self._record.model_copy(update={"vram_used_bytes": used, "vram_total_bytes": total})
+        try:
+            self._workers.heartbeat(self._record)
+            for beat in self._beats:
+                beat()
+        except RedisError as error:
+            log.warning("no heartbeat: %s", error)
+
+    def _end_if_hung(self) -> None:
+        alive = self._sign_of_life
+        if alive is not None and time.monotonic() - alive > self._stall_seconds:
+            log.critical(
+                "no sign of life from %s for %.0f s: ending this worker",
+                self._record.task,
+                self._stall_seconds,
+            )
+            os._exit(HUNG)
+
+
+def vram(device: str) -> tuple[int, int]:
+    """Bytes of GPU memory in use (by anybody) and in all; zeros on a CPU."""
+    if not device.startswith("cuda"):
+        return 0, 0
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free, total
+
+
+def describe(device: str) -> str:
+    """The device for people: the GPU's or the processor's name."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
