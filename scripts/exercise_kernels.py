@@ -1,0 +1,47 @@
+"""Runs every CUDA kernel on a few small cases, for compute-sanitizer to watch: `python -m scripts.exercise_kernels`.
+
+Sizes leave tiles half empty, and flows lead everywhere, outside as well.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor
+
+import cuda_ext
+
+
+def exercise(n: int, c: int, h: int, w: int, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    def random(*shape: int) -> Tensor:
+        # Made on the CPU: nothing but the kernels then runs on the GPU under the sanitizer.
+        return torch.randn(shape).to(dtype).contiguous(memory_format=layout).cuda()
+
+    image, kernel, map_grad = random(n, c, h, w), random(n, 16, h, w), random(n, 81, h, w)
+    flow, weight = (4 * torch.randn(n, 2, h, w)).cuda(), (torch.rand(n, 1, h, w) + 0.1).cuda()
+    padded, vertical, horizontal = random(n, c, h + 3, w + 3), random(n, 4, h, w), random(n, 4, h, w)
+    ops = torch.ops.dain
+    results = [
+        ops.correlation(image, image),
+        *ops.correlation_backward(map_grad, image, image),
+        ops.flow_projection(flow, weight, True),
+        *ops.flow_projection_backward(flow, flow, weight),
+        ops.adaptive_warp(image, flow, kernel),
+        *ops.adaptive_warp_backward(image, image, flow, kernel),
+        ops.separable_conv(padded, vertical, horizontal),
+        *ops.separable_conv_backward(image, padded, vertical, horizontal),
+    ]
+    if not all(result.cpu().isfinite().all() for result in results):
+        sys.exit(f"not finite: {(n, c, h, w)} {dtype}")
+
+
+if __name__ == "__main__":
+    if cuda_ext.backend() != "cuda":
+        sys.exit("needs a GPU and built kernels: python -m cuda_ext.build")
+    torch.manual_seed(0)
+    for shape in ((2, 8, 9, 37), (1, 12, 33, 70), (1, 3, 1, 1)):
+        for dtype in (torch.float32, torch.float16):
+            for layout in (torch.contiguous_format, torch.channels_last):
+                exercise(*shape, dtype, layout)
+    print("every kernel ran")

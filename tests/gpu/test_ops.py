@@ -1,0 +1,332 @@
+"""The CUDA kernels against the CPU reference, which tests/cuda_ext holds against the original's numbers.
+
+Needs torch and pytest only, so that it runs on a GPU machine that has nothing else: pytest --noconftest tests/gpu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+import cuda_ext
+
+if not torch.cuda.is_available():
+    pytest.skip("no GPU that PyTorch can use", allow_module_level=True)
+if cuda_ext.backend() != "cuda":
+    pytest.skip("the CUDA kernels are not built: python -m cuda_ext.build", allow_module_level=True)
+
+DATA = Path(__file__).parents[1] / "data"
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+#: Error allowed, relative to the result's largest value. Half types: one rounding of the result, and one of sums
+#: that pass through a tensor of that type.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+#: (N, C, H, W): odd sizes, one pixel, no batch, a batch, exact tiles, more channels than one thread takes, a single
+#: row and column, and more than one word of the bits that hole filling searches.
+SHAPES = [
+    (2, 5, 9, 37),
+    (1, 1, 1, 1),
+    (0, 3, 6, 5),
+    (3, 16, 16, 32),
+    (1, 196, 18, 31),
+    (2, 36, 7, 65),
+    (1, 3, 1, 40),
+    (1, 4, 70, 1),
+    (1, 2, 75, 141),
+]
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=torch.float64)
+
+
+def random_flow(n: int, h: int, w: int) -> Tensor:
+    """Flows to the middle of cells, where nothing jumps; a part of them leads outside."""
+    return (4 * random(n, 2, h, w)).floor() + 0.2 + 0.6 * random(n, 2, h, w, seed=1).abs().clamp(max=1)
+
+
+def arguments(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+    """The tensors an operator takes, on the CPU; the last is a gradient for its result."""
+    n, c, h, w = shape
+    wide = torch.promote_types(dtype, torch.float32)
+    if name == "correlation":
+        inputs = [random(n, c, h, w), random(n, c, h, w, seed=1), random(n, 81, h, w)]
+    elif name == "flow_projection":
+        return [
+            x.to(wide) for x in (random_flow(n, h, w), random(n, 1, h, w).abs() + 0.1, random(n, 2, h, w))
+        ]
+    elif name == "adaptive_warp":
+        image, kernel, grad = (
+            x.to(dtype) for x in (random(*shape), random(n, 16, h, w), random(*shape, seed=1))
+        )
+        return [image, random_flow(n, h, w).to(wide), kernel, grad]
+    else:
+        inputs = [random(n, c, h + 3, w + 3), random(n, 4, h, w), random(n, 4, h, w, seed=1), random(*shape)]
+    return [x.to(dtype) for x in inputs]
+
+
+def cuda(tensors: list[Tensor], device: str = "cuda") -> list[Tensor]:
+    return [x.to(device) for x in tensors]
+
+
+def spread(tensor: Tensor) -> Tensor:
+    """The same values, every second pixel of a larger tensor."""
+    n, c, h, w = tensor.shape
+    larger = tensor.new_zeros((n, c, h + 1, 2 * w + 1))
+    larger[:, :, 1:, 1::2] = tensor
+    return larger[:, :, 1:, 1::2]
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": Tensor.contiguous,
+    "channels-last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "spread": spread,
+    "reversed": lambda x: x.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+}
+OPERATORS = ["correlation", "flow_projection", "adaptive_warp", "separable_conv"]
+
+
+def run(name: str, tensors: list[Tensor]) -> list[Tensor]:
+    """The result and every gradient, moved to the CPU; the projection's result with its holes filled as well."""
+    *inputs, grad = tensors
+    operator = getattr(torch.ops.dain, name)
+    extra = (False,) if name == "flow_projection" else ()
+    gradients = getattr(torch.ops.dain, f"{name}_backward")(grad, *inputs)
+    results = [operator(*inputs, *extra), *gradients]
+    if name == "flow_projection":
+        results.append(operator(*inputs, True))
+    for gradient, tensor in zip(gradients, inputs, strict=True):
+        assert gradient.stride() == torch.empty_like(tensor).stride() or gradient.numel() == 0
+    return [x.cpu() for x in results]
+
+
+def assert_near(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+        largest = theirs.double().abs().max().item() if theirs.numel() else 0.0
+        error = (ours.double() - theirs.double()).abs().max().item() if theirs.numel() else 0.0
+        # A NaN fails this.
+        assert error <= tolerance * (1 + largest), (
+            f"result {index}: off by {error:.2e}, values up to {largest:.2e}"
+        )
+
+
+# ---------------------------------------------------------------- against the reference
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_kernels_are_the_reference(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    tensors = arguments(name, shape, dtype)
+    assert_near(run(name, cuda(tensors)), run(name, tensors), TOLERANCE[tensors[0].dtype])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("channels", [5, 36])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_any_layout_gives_the_same(name: str, channels: int, dtype: torch.dtype, layout: str) -> None:
+    tensors = arguments(name, (2, channels, 19, 43), dtype)
+    expected = run(name, tensors)
+    assert_near(run(name, [LAYOUTS[layout](x) for x in cuda(tensors)]), expected, TOLERANCE[tensors[0].dtype])
+
+
+def test_results_keep_channels_last() -> None:
+    image, flow, kernel, _ = (x.cuda() for x in arguments("adaptive_warp", (2, 8, 6, 7), torch.float16))
+    image = image.contiguous(memory_format=torch.channels_last)
+    for result in (cuda_ext.adaptive_warp(image, flow, kernel), cuda_ext.correlation(image, image)):
+        assert result.is_contiguous(memory_format=torch.channels_last) and not result.is_contiguous()
+
+
+def test_an_unaligned_image_is_warped_too() -> None:
+    """Channels-last, but not at an address that four elements can be read from at once."""
+    image, flow, kernel, _ = arguments("adaptive_warp", (1, 4, 6, 7), torch.float16)
+    expected = torch.ops.dain.adaptive_warp(image, flow, kernel)
+    shifted = torch.empty(image.numel() + 1, dtype=image.dtype, device="cuda")[1:]
+    shifted = shifted.view(1, 6, 7, 4).permute(0, 3, 1, 2).copy_(image)
+    found = torch.ops.dain.adaptive_warp(shifted, flow.cuda(), kernel.cuda())
+    assert_near([found.cpu()], [expected], TOLERANCE[torch.float16])
+
+
+def test_far_apart_sources_fill_every_hole() -> None:
+    """One pixel in a hundred lands inside: holes of all sizes, whole empty rows and columns."""
+    _, weight, _ = arguments("flow_projection", (2, 1, 200, 333), torch.float32)
+    flow = random_flow(2, 200, 333).float()
+    flow[torch.rand(flow[:, :1].shape, generator=torch.Generator().manual_seed(0)).expand_as(flow) > 0.01] = (
+        1e6
+    )
+    assert_near([cuda_ext.flow_projection(flow.cuda(), weight.cuda(), True).cpu()], [
+        cuda_ext.flow_projection(flow, weight, True)], 1e-5)  # fmt: skip
+    flow.fill_(1e6)
+    assert cuda_ext.flow_projection(flow.cuda(), weight.cuda(), True).abs().max() == 0
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30])
+def test_flows_that_are_no_position_are_harmless(bad: float, channels_last: bool) -> None:
+    flow, weight = torch.zeros(1, 2, 5, 6, device="cuda"), torch.ones(1, 1, 5, 6, device="cuda")
+    flow[0, 0, 2, 3] = bad
+    assert cuda_ext.flow_projection(flow, weight, True).isfinite().all()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    image = torch.rand(1, 4, 5, 6, device="cuda").contiguous(memory_format=layout)
+    kernel = torch.full((1, 16, 5, 6), 0.25, device="cuda")
+    torch.testing.assert_close(cuda_ext.adaptive_warp(image, flow, kernel)[..., 2, 3], image[..., 2, 3])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_random_flows_agree_but_for_jumps(channels_last: bool) -> None:
+    """Flows anywhere: positions beside an integer may fall either way, and only they may differ."""
+    image, _, kernel, _ = arguments("adaptive_warp", (1, 8, 240, 320), torch.float32)
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    flow = (6 * random(1, 2, 240, 320)).float()
+    found = cuda_ext.adaptive_warp(image.cuda(), flow.cuda(), kernel.cuda()).cpu()
+    differs = (found - cuda_ext.adaptive_warp(image, flow, kernel)).abs().amax(1)[0] > 1e-4
+    y, x = torch.meshgrid(torch.arange(240.0), torch.arange(320.0), indexing="ij")
+    to_edge = torch.stack([(p - p.round()).abs() for p in (x + flow[0, 0], y + flow[0, 1])]).amin(0)
+    assert not (differs & (to_edge > 1e-4)).any()
+    assert differs.float().mean() < 1e-3
+
+
+# ---------------------------------------------------------------- against the original's numbers
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    with np.load(DATA / "golden_operators.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]).cuda() for name in arrays.files}
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "result"),
+    [
+        ("correlation", ["corr_in1", "corr_in2"], "corr_out"),
+        ("correlation_backward", ["corr_gout", "corr_in1", "corr_in2"], "corr_gin1 corr_gin2"),
+        ("flow_projection", ["dfp_flow", "dfp_dinv", False], "dfp_out_nofill"),
+        ("flow_projection", ["dfp_flow", "dfp_dinv", True], "dfp_out_fill"),
+        ("flow_projection_backward", ["dfp_gout", "dfp_flow", "dfp_dinv"], "dfp_gflow"),
+        ("adaptive_warp", ["fi_img", "fi_flow", "fi_filt"], "fi_out"),
+        ("adaptive_warp_backward", ["fi_gout", "fi_img", "fi_flow", "fi_filt"], "- fi_gflow fi_gfilt"),
+    ],
+)
+def test_kernels_are_the_originals(
+    golden: dict[str, Tensor], name: str, inputs: list[str | bool], result: str
+) -> None:
+    """Where ours differs on purpose (a weight's gradient, an unwarped pixel's) tests/cuda_ext says how."""
+    found = getattr(torch.ops.dain, name)(*(golden[x] if isinstance(x, str) else x for x in inputs))
+    for tensor, expected in zip(found if isinstance(found, tuple) else [found], result.split(), strict=False):
+        if expected != "-":
+            torch.testing.assert_close(tensor, golden[expected], atol=2e-5, rtol=0)
+
+
+# ---------------------------------------------------------------- as PyTorch uses them
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_gradients_are_the_derivatives(name: str) -> None:
+    *inputs, _ = cuda(arguments(name, (1, 2, 4, 5), torch.float64))
+    extra = (False,) if name == "flow_projection" else ()
+    leaves = [x.requires_grad_() for x in inputs]
+    # Atomic additions come in another order each time.
+    assert torch.autograd.gradcheck(getattr(cuda_ext, name), (*leaves, *extra), nondet_tol=1e-10)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_registration_is_sound(name: str, layout: str) -> None:
+    *inputs, grad = (LAYOUTS[layout](x).cuda() for x in arguments(name, (2, 8, 6, 7), torch.float32))
+    extra = (False,) if name == "flow_projection" else ()
+    opcheck(getattr(torch.ops.dain, name).default, (*inputs, *extra))
+    opcheck(getattr(torch.ops.dain, f"{name}_backward").default, (grad, *inputs))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_side_stream_is_used(name: str) -> None:
+    """The inputs appear on a side stream only after a long wait: kernels on any other stream would miss them."""
+    tensors = arguments(name, (2, 8, 40, 50), torch.float32)
+    expected = run(name, tensors)
+    staged = [x.cuda() for x in tensors]
+    late = [torch.zeros_like(x) for x in staged]
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(100_000_000)
+        for target, source in zip(late, staged, strict=True):
+            target.copy_(source, non_blocking=True)
+        found = run(name, late)
+    assert_near(found, expected, TOLERANCE[torch.float32])
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_tensors_own_gpu_is_used(name: str) -> None:
+    tensors = arguments(name, (2, 8, 20, 30), torch.float32)
+    assert_near(run(name, cuda(tensors, "cuda:1")), run(name, tensors), TOLERANCE[torch.float32])
+    assert torch.cuda.current_device() == 0
+    image, flow, kernel, _ = arguments("adaptive_warp", (1, 3, 4, 4), torch.float32)
+    with pytest.raises(RuntimeError, match="same GPU"):
+        torch.ops.dain.adaptive_warp(image.to("cuda:1"), flow.to("cuda:0"), kernel.to("cuda:1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("correlation", lambda a, b, _: [a, b[..., 1:]], "second must be"),
+        ("correlation", lambda a, b, _: [a, b.half()], "second must be Float, not Half"),
+        ("correlation", lambda a, b, _: [a.int(), b.int()], "needs float16"),
+        ("flow_projection", lambda f, w, _: [f.half(), w.half(), True], "flow must be float32"),
+        ("flow_projection", lambda f, w, _: [w, w, True], r"flow must be \(N, 2, H, W\)"),
+        ("adaptive_warp", lambda i, f, k, _: [i[0], f, k], "image must be"),
+        ("adaptive_warp", lambda i, f, k, _: [i.half(), f.half(), k.half()], "flow must be Float"),
+        ("separable_conv", lambda i, v, h, _: [i[..., 1:], v, h], "image must be"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    name: str, change: Callable[..., list[Tensor]], message: str
+) -> None:
+    """The operators are called past the Python checks: the kernels have their own."""
+    tensors = [x.cuda() for x in arguments(name, (1, 3, 6, 7), torch.float32)]
+    with pytest.raises(RuntimeError, match=message):
+        getattr(torch.ops.dain, name)(*change(*tensors))
+
+
+# ---------------------------------------------------------------- size
+
+
+@pytest.fixture
+def roomy_gpu() -> Iterator[None]:
+    torch.cuda.empty_cache()
+    if torch.cuda.mem_get_info()[0] < 20 * 2**30:
+        pytest.skip("needs 20 GiB of GPU memory")
+    yield
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.usefixtures("roomy_gpu")
+def test_offsets_pass_32_bits(channels_last: bool) -> None:
+    """The contexts of two 4K frames: 3.3e9 elements. A shift by whole pixels is exact, to the last frame's end."""
+    n, c, h, w = 2, 196, 2160, 3840
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    image = torch.empty((n, c, h, w), dtype=torch.float16, device="cuda", memory_format=layout)
+    image.copy_(
+        torch.arange(w, device="cuda") % 97 + 100 * torch.arange(n, device="cuda")[:, None, None, None]
+    )
+    kernel = torch.zeros((n, 16, h, w), dtype=torch.float16, device="cuda")
+    kernel[:, 5] = 1
+    flow = torch.zeros((n, 2, h, w), device="cuda")
+    flow[:, 0] = 2
+    moved = cuda_ext.adaptive_warp(image, flow, kernel)
+    for frame in range(n):
+        for channel in (0, 97, c - 1):
+            assert torch.equal(moved[frame, channel, :, :-2], image[frame, channel, :, 2:])
