@@ -175,7 +175,7 @@ def test_a_training_step_is_the_originals(
         if key.startswith("grad:"):
             error = (gradients[key.removeprefix("grad:")] - expected).norm() / expected.norm()
             print(f"\n{key.removeprefix('grad:'):40}{float(error):.1e}", end="")
-            # BatchNorm over the batch passes rounding on, through every ReLU that it flips, to the first layers.
+            # In training mode, float32 puts the depth network's first layers 1 % off their float64 gradients.
             assert error < (5e-2 if key.startswith("grad:depthNet.1.") else 2e-4), key
 
 
