@@ -98,8 +98,9 @@ class Decoder:
             latest = planes
         if self._stopped:
             return
-        if latest is None:
-            raise damaged(f"no frame from number {self._first} on can be decoded ({self._messages})")
+        if latest is None or wanted == self._first:
+            span = f"frames {self._first} to {self._last}"
+            raise damaged(f"none of {span} can be decoded ({self._messages})")
         yield from self._hold(wanted, self._last + 1, latest)
 
     def _hold(self, start: int, stop: int, planes: tuple[Plane, ...]) -> Iterator[Frame]:
@@ -261,15 +262,13 @@ def _encoding(path: Path, info: VideoInfo, rate: Fraction, quality: int, preset:
         framerate=str(rate),
     )
     # The tags are written into the stream itself: asked for them by name, ffmpeg might convert the pixels.
-    shape = info.sample_aspect_ratio.limit_denominator(65535)
     tags = {
-        "sample_aspect_ratio": f"{shape.numerator}/{shape.denominator}",
         "video_full_range_flag": int(info.full_range),
         "colour_primaries": info.primaries,
         "transfer_characteristics": info.transfer,
         "matrix_coefficients": info.matrix,
     }
-    output = frames.output(
+    output = frames.filter("setsar", sar=str(info.sample_aspect_ratio), max=65535).output(
         ffmpeg.url(path),
         format="mp4",
         vcodec="libx264",

@@ -19,7 +19,7 @@ from worker.ffmpeg import MediaError
 from worker.media import VideoInfo
 
 # What MP4 players can be relied on to play; other sound becomes AAC.
-MP4_AUDIO = {"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"}
+MP4_AUDIO = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}
 MP4_TEXT = {"ass", "mov_text", "ssa", "subrip", "text", "webvtt"}
 
 # MP4 counts ticks in 32 bits between neighbouring frames: at this rate there is room for minutes.

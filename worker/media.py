@@ -93,7 +93,7 @@ class VideoInfo:
     full_range: bool
     sample_aspect_ratio: Fraction  #: 1 where the file does not say
     display_matrix: tuple[int, ...]  #: FFmpeg's nine numbers; empty where frames are shown as they are
-    rotation: int  #: degrees counterclockwise that ``display_matrix`` turns the picture by
+    rotation: int  #: degrees counterclockwise, 0 to 359, that ``display_matrix`` turns the picture by
     audio: tuple[AudioInfo, ...]
     subtitles: tuple[SubtitleInfo, ...]
 
@@ -309,7 +309,7 @@ def _scan(path: Path, limits: Limits) -> Scan:
         # Pictures before the first whole one, in order of display, may lack what they refer to.
         exact = exact and begins_whole and len(pts) == len(stamps) and stamps[0] == pts[0]
         end = pts[-1] + (lasting.get(pts[-1]) or _usual_gap(pts, round(1 / (25 * unit))))
-    return Scan(stream.index, unit, pts, end, exact)
+        return Scan(stream.index, unit, pts, end, exact)
 
 
 def _facts(path: Path, limits: Limits) -> VideoInfo:
@@ -347,7 +347,7 @@ def _facts(path: Path, limits: Limits) -> VideoInfo:
             full_range=not rgb and (frame.color_range == JPEG_RANGE or pixels.startswith("yuvj")),
             sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
             display_matrix=_display_matrix(frame),
-            rotation=frame.rotation,
+            rotation=frame.rotation % 360,
             audio=tuple(
                 AudioInfo(s.index, _codec(s), s.codec_context.channels, s.codec_context.sample_rate)
                 for s in sounds
@@ -366,20 +366,24 @@ def _first_frame(
     container: av.container.InputContainer, stream: av.video.stream.VideoStream
 ) -> av.VideoFrame:
     reason = "it has none"
-    try:
-        for packet in container.demux(stream):
-            try:
-                for frame in packet.decode():
-                    return frame
-            except av.error.InvalidDataError as error:  # a later packet may be whole
-                reason = error.strerror or reason
-    except av.FFmpegError as error:
-        reason = error.strerror or reason
+    stream.codec_context.thread_count = 1  # this thread: whose messages are heard
+    with av.logging.Capture() as messages:
+        try:
+            for packet in container.demux(stream):
+                try:
+                    for frame in packet.decode():
+                        return frame
+                except av.error.InvalidDataError as error:  # a later packet may be whole
+                    reason = error.strerror or reason
+        except av.FFmpegError as error:
+            reason = error.strerror or reason
+    if any("Picture size" in text for _, _, text in messages):
+        raise exceeded("more pixels a frame than can be decoded", f"{MAX_PIXELS} pixels a frame")
     raise damaged(f"no frame of it could be decoded ({reason})")
 
 
 def _check_duration(seconds: Fraction, most: float) -> None:
-    if seconds > most:
+    if float(seconds) > most:
         raise exceeded(f"{float(seconds):.0f} seconds", f"{most:g} seconds")
 
 
@@ -406,9 +410,9 @@ def working_format(name: str, width: int, height: int) -> str:
     """
     pixels = av.VideoFormat(name, 16, 16)
     parts = pixels.components
-    has_chroma = any(part.is_chroma for part in parts)
-    halved_x = not _is_rgb(pixels) and (not has_chroma or pixels.chroma_width(16) < 16)
-    halved_y = not _is_rgb(pixels) and (not has_chroma or pixels.chroma_height(16) < 16)
+    gray = len([part for part in parts if not part.is_alpha]) < 3
+    halved_x = not _is_rgb(pixels) and (gray or pixels.chroma_width(16) < 16)
+    halved_y = not _is_rgb(pixels) and (gray or pixels.chroma_height(16) < 16)
     if (halved_x and width % 2) or (halved_y and height % 2) or not halved_x:
         layout = "yuv444p"
     else:

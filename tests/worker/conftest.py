@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dain_core.pixels import PixelFormat
 from service.options import Options
 from worker import ffmpeg, pipeline
 from worker.media import Limits
@@ -108,5 +109,5 @@ def decoded(path: Path, pixel_format: str) -> list[np.ndarray]:
     command = [ffmpeg.binary(), "-nostdin", "-v", "error", "-noautorotate", "-i", str(path)]
     command += ["-map", "0:v:0", "-fps_mode", "passthrough", "-pix_fmt", pixel_format, "-f", "rawvideo", "-"]
     pixels = subprocess.run(command, check=True, capture_output=True).stdout
-    size = len(av.VideoFrame(width, height, pixel_format).to_ndarray().tobytes())
+    size = PixelFormat.named(pixel_format.replace("yuvj", "yuv")).frame_bytes(width, height)
     return list(np.frombuffer(pixels, np.uint8).reshape(-1, size))

@@ -10,8 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from tests.worker.conftest import MakeVideo, packet_times
 
+from tests.worker.conftest import MakeVideo, packet_times
 from worker import media
 from worker.media import Limits, MediaError, VideoInfo, frame_times, probe
 
@@ -169,10 +169,11 @@ def test_a_header_without_frames(video: MakeVideo, tmp_path: Path) -> None:
     assert refused(path) == "damaged-video"
 
 
-def test_a_picture_too_large_is_refused_by_its_header(video: MakeVideo, tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", [8000, 16384, 65535])
+def test_a_picture_too_large_is_refused_by_its_header(video: MakeVideo, tmp_path: Path, side: int) -> None:
     data = bytearray(video("small.gif").read_bytes())
     assert struct.unpack("<HH", data[6:10]) == (96, 64)
-    data[6:10] = struct.pack("<HH", 16384, 16384)
+    data[6:10] = struct.pack("<HH", side, side)
     path = tmp_path / "huge.gif"
     path.write_bytes(data)
     assert refused(path) == "limit-exceeded"

