@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,6 +96,21 @@ class Interpolator:
         """Interpolate once at this size, so that no real frame pays for allocation and tuning."""
         blank = torch.zeros((1, 3, height, width), device=self.device)
         self.interpolate(blank, blank, [0.5])
+
+    @contextmanager
+    def interruptible(self, check: Callable[[], None]) -> Iterator[None]:
+        """While this lasts, call `check` before every layer on a CPU, where a frame takes seconds; it may raise."""
+        layers = [module for module in self._model.modules() if not list(module.children())]
+        hooks = [
+            layer.register_forward_pre_hook(lambda *_: check())
+            for layer in layers
+            if self.device.type == "cpu"
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @torch.inference_mode()
     def frame(self, rgb: Tensor) -> Frame:

@@ -28,6 +28,7 @@ INTERVAL = 2.0  # seconds between sweeps
 LOST_AFTER = (
     10.0  # seconds a task may be neither waiting nor running: longer than any worker needs from pop to claim
 )
+SCRATCH_AGE = 60.0  # seconds: a new folder has no lock yet
 ORPHAN_AGE = 3600.0  # seconds after which a file that nobody claims is nobody's
 
 
@@ -86,7 +87,7 @@ class Janitor:
             for prefix in ("uploads", "plans", "segments"):
                 self._store.delete(f"{prefix}/{job_id}")
             self._jobs.cleaned(job_id)
-        self._store.sweep_scratch(ORPHAN_AGE)
+        self._store.sweep_scratch(SCRATCH_AGE)
         for key in self._store.keys("uploads/"):  # put, and then its API died before it was recorded
             job_id = key.removeprefix("uploads/")
             if time.time() - created_at(job_id) > ORPHAN_AGE and not self._jobs.known(job_id):

@@ -141,9 +141,8 @@ def _devices(settings: Settings) -> list[str]:
         [sys.executable, "-m", "worker.main", "--list-devices"], capture_output=True, text=True, timeout=120
     )
     if asked.returncode != 0:
-        raise click.ClickException(
-            f"The worker cannot start: {asked.stderr.strip().splitlines()[-1:]}. `pip install 'dain-service[worker]'`?"
-        )
+        reason = asked.stderr.strip().rpartition("\n")[2]
+        raise click.ClickException(f"No worker can run here: {reason} (pip install 'dain-service[worker]'?)")
     devices: list[str] = json.loads(asked.stdout)
     return devices
 
@@ -157,7 +156,8 @@ def _environment(settings: Settings, runtime_dir: Path) -> Mapping[str, str]:
         "DAIN_HOST": settings.host,
         "DAIN_PORT": str(settings.port),
     }
-    return {**os.environ, **chosen, "PYTHONUNBUFFERED": "1"}
+    # Threads of the network that spin while they wait would take the cores from the codecs.
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **chosen, "PYTHONUNBUFFERED": "1"}
 
 
 @contextmanager

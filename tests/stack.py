@@ -49,10 +49,9 @@ class Stack:
     def until(self, true: Callable[[], object], what: str, seconds: float = 90.0) -> None:
         end = time.monotonic() + seconds
         while not true():
-            logs = self.state_dir / "logs"
-            assert time.monotonic() < end, (
-                f"{what} did not happen; {[p.read_text()[-2000:] for p in logs.glob('*.log')]}"
-            )
+            if time.monotonic() > end or self.process.poll() is not None:
+                logs = [log.read_text()[-2000:] for log in (self.state_dir / "logs").glob("*.log")]
+                raise AssertionError("\n".join([f"{what} did not happen", *logs]))
             time.sleep(0.2)
 
     def ready(self) -> bool:
@@ -84,7 +83,9 @@ def start(state_dir: Path) -> Stack:
 
 
 def stop(stack: Stack) -> None:
-    children = psutil.Process(stack.process.pid).children(recursive=True)
+    children = (
+        psutil.Process(stack.process.pid).children(recursive=True) if stack.process.poll() is None else []
+    )
     stack.process.terminate()
     stack.process.wait(timeout=60)
     _, alive = psutil.wait_procs(children, timeout=5)

@@ -195,15 +195,10 @@ def _segment(attempt: Attempt) -> None:
     made = attempt.scratch / "segment.mp4"
     with runtime.store.fetch(_plan_key(job.id)) as path:
         plan = Plan.from_json(path.read_text())
-    with runtime.store.fetch(job.source) as source:
+    lease, interpolator = attempt.lease, runtime.interpolator
+    with runtime.store.fetch(job.source) as source, interpolator.interruptible(lease.check):
         stats = pipeline.render_segment(
-            plan,
-            index,
-            source,
-            made,
-            runtime.interpolator,
-            on_frame=attempt.lease.advance,
-            check=attempt.lease.check,
+            plan, index, source, made, interpolator, on_frame=lease.advance, check=lease.check
         )
     key = f"segments/{job.id}/{index}.{claim.token}.mp4"
     runtime.store.put(made, key)

@@ -126,3 +126,20 @@ def test_bad_options_are_refused() -> None:
 def test_warming_up_leaves_no_trace(engine: Interpolator) -> None:
     engine.warm_up(8, 8)
     assert engine.recomputed == 0
+
+
+def test_work_on_a_cpu_can_be_stopped_within_a_frame(engine: Interpolator) -> None:
+    frames = torch.rand(2, 1, 3, 64, 64)
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), engine.interruptible(check):
+        engine.frame(frames[0])
+    assert calls == 50
+    engine.frame(frames[0])
+    assert calls == 50

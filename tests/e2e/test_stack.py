@@ -106,7 +106,8 @@ def test_a_cancelled_job_stops_at_once_and_leaves_nothing(stack: Stack, small_cl
 
 
 def test_bad_files_are_refused_and_the_worker_lives(stack: Stack, tmp_path: Path) -> None:
-    before = stack.pids("worker")
+    scratch = stack.state_dir / "store" / "scratch"
+    workers, folders = stack.pids("worker"), set(scratch.iterdir())
     for name, content in {
         "empty.mp4": b"",
         "text.mp4": b"not a video\n" * 100,
@@ -117,8 +118,8 @@ def test_bad_files_are_refused_and_the_worker_lives(stack: Stack, tmp_path: Path
             answer = httpx.post(f"{stack.url}/jobs", files={"file": (name, file, "video/mp4")})
         assert 400 <= answer.status_code < 500
         assert answer.headers["content-type"] == "application/problem+json" and answer.json()["detail"]
-    assert stack.pids("worker") == before
-    assert not list((stack.state_dir / "store" / "scratch").iterdir())
+    assert stack.pids("worker") == workers
+    assert set(scratch.iterdir()) <= folders
 
 
 def test_the_command_line_sends_and_fetches(stack: Stack, small_clip: Path, tmp_path: Path) -> None:
