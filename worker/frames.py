@@ -30,9 +30,9 @@ REORDER = 16
 UNINDEXED = ("mpegts", "mpeg")
 KEY_FRAME_SECONDS = 15
 
-# Encoding must not hold up the network: x264 is about three times as fast on this preset as on "medium", its
-# default, for files of about the same size.
-PRESET = "veryfast"
+# Encoding must not hold up the network. At 1280x720 and CRF 18 a CPU core encodes some 15 frames a second on this
+# preset, a third more than on x264's default, "medium", at 0.4 dB less; "veryfast" gives away another 1.2 dB.
+PRESET = "faster"
 PIPE_BYTES = 1 << 20  # the most that Linux gives without privileges: fewer switches for each frame
 
 

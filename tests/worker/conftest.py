@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -83,14 +81,6 @@ def interpolated(tmp_path: Path, average: Average) -> Interpolate:
         return result
 
     return run
-
-
-@pytest.fixture
-def no_leftovers() -> Iterator[None]:
-    """Fails a test that leaves a process of its own running."""
-    yield
-    left = [child.cmdline() for child in psutil.Process(os.getpid()).children(recursive=True)]
-    assert not [command for command in left if any("ffmpeg" in word for word in command)]
 
 
 def packet_times(path: Path, kind: str = "video", index: int = 0) -> list[Fraction]:

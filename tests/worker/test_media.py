@@ -13,7 +13,8 @@ import pytest
 
 from tests.worker.conftest import MakeVideo, packet_times
 from worker import media
-from worker.media import Limits, MediaError, VideoInfo, frame_times, probe
+from worker.ffmpeg import MediaError
+from worker.media import Limits, VideoInfo, frame_times, probe
 
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,8 @@ from service.options import Options
 from tests.worker.conftest import Average, MakeVideo
 from worker import pipeline, scenes
 from worker.channel import Channel, Closed
-from worker.ffmpeg import MediaError
 from worker.frames import Decoder, Encoder, Frame, Plane
-from worker.media import Limits, frame_times, probe
+from worker.media import Limits, MediaError, frame_times, probe
 from worker.pipeline import SegmentStats, interpolate
 from worker.plan import Plan
 from worker.schedule import Factor, Retime, TargetRate, build
@@ -206,8 +206,9 @@ def test_an_ffmpeg_that_is_killed_is_an_error_at_once(
 
     def kill_the_encoder(frames: int) -> None:
         for child in children():
-            if "libx264" in child.cmdline():
-                child.kill()
+            with contextlib.suppress(psutil.ZombieProcess):
+                if "libx264" in child.cmdline():
+                    child.kill()
 
     with pytest.raises(MediaError) as caught:
         pipeline.render_segment(plan, 0, source, tmp_path / "0.mp4", average, on_frame=kill_the_encoder)

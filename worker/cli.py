@@ -1,0 +1,91 @@
+"""`dain interpolate`: one video on this machine, without a service."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dain_core.checkpoint import WeightsError
+from dain_core.engine import Interpolator
+from service.errors import Problem
+from service.options import Options
+from worker import pipeline
+from worker.ffmpeg import MediaError
+from worker.media import Limits
+from worker.plan import Plan
+
+SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if the command is stopped
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("result", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--factor", metavar="N", help="Frames per source frame, 2 to 16.  [default: 2]")
+@click.option("--target-fps", metavar="RATE", help="Frame rate instead of a factor: 60, 59.94, 60000/1001.")
+@click.option("--model", default="dain", show_default=True, help="Network that interpolates.")
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]), default="auto", show_default=True
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--quality", default=18, show_default=True, help="H.264 CRF: 0 (lossless) to 51 (worst).")
+@click.option(
+    "--scene-threshold",
+    default=0.3,
+    show_default=True,
+    help="How different two frames are at a cut, where nothing is blended: 0 to 1; 1 finds none.",
+)
+@click.option("--no-audio", is_flag=True, help="Leave the sound out.")
+def interpolate(
+    source: Path,
+    result: Path,
+    factor: str | None,
+    target_fps: str | None,
+    model: str,
+    precision: str,
+    device: str,
+    quality: int,
+    scene_threshold: float,
+    no_audio: bool,
+) -> None:
+    """Make the video IN smoother and write it to OUT, an MP4."""
+    wanted: dict[str, object] = {
+        "factor": factor,
+        "target_fps": target_fps,
+        "model": model,
+        "quality": quality,
+        "scene_threshold": scene_threshold,
+        "audio": "none" if no_audio else "copy",
+    }
+    if result.suffix.lower() not in {".mp4", ".m4v"}:
+        raise click.BadParameter("the result is an MP4: give it a name that ends in .mp4", param_hint="OUT")
+    try:
+        options = Options.parse({name: value for name, value in wanted.items() if value is not None})
+        plan = Plan.make(source, options, limits=Limits(), segment_frames=SEGMENT_FRAMES)
+        interpolator = Interpolator.load(model, device=device, precision=precision)
+        _run(plan, source, result, interpolator)
+    except (Problem, MediaError) as error:
+        raise click.ClickException(error.detail) from error
+    except (WeightsError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _run(plan: Plan, source: Path, result: Path, interpolator: pipeline.Interpolator) -> None:
+    """The plan from the first segment to the finished file, which appears under its name only when it is whole."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        tempfile.TemporaryDirectory(dir=result.absolute().parent, prefix=".dain-") as scratch,
+        Progress(*columns, console=Console(stderr=True)) as progress,
+    ):
+        bar = progress.add_task(source.name, total=plan.frames)
+        parts = [Path(scratch, f"{index}.mp4") for index in range(len(plan.segments))]
+        for index, part in enumerate(parts):
+            pipeline.render_segment(
+                plan, index, source, part, interpolator, on_frame=lambda frames: progress.advance(bar, frames)
+            )
+        whole = Path(scratch, "whole.mp4")
+        pipeline.assemble(plan, parts, source, whole)
+        whole.replace(result)
