@@ -66,6 +66,7 @@ def default_archs() -> list[str]:
     """TORCH_CUDA_ARCH_LIST, else those of the GPUs here, else all."""
     if listed := re.findall(r"[^;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "")):
         return listed
+    torch_home()
     import torch
 
     found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}

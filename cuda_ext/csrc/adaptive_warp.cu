@@ -55,9 +55,8 @@ __device__ Window<A> window_at(const View<const A>& flow, int n, int y, int x, c
 constexpr int kChannelsPerThread = 32;
 
 template <typename T>
-__global__ void __launch_bounds__(kBlockWidth* kBlockHeight, 3)
-    warp_planes(View<const T> image, View<const Wide<T>> flow, View<const T> kernel, View<T> out,
-                            Shape shape) {
+__global__ void __launch_bounds__(kBlockWidth * kBlockHeight, 3)
+    warp_planes(View<const T> image, View<const Wide<T>> flow, View<const T> kernel, View<T> out, Shape shape) {
   using A = Wide<T>;
   const int chunks = (shape.channels + kChannelsPerThread - 1) / kChannelsPerThread;
   const int x = blockIdx.x / chunks * kBlockWidth + threadIdx.x;
