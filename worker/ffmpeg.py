@@ -105,7 +105,7 @@ class Process:
     @property
     def messages(self) -> str:
         """The last lines it complained with."""
-        return "; ".join(self._messages) or "it gave no reason"
+        return "; ".join(self._messages) or f"it ended with status {self.poll()} and gave no reason"
 
     def wait(self) -> int:
         """Its exit status, once it has ended and its last message is read."""

@@ -205,7 +205,7 @@ def stamps_output(frames: Any, url: str, unit: Fraction) -> Any:
         vcodec="wrapped_avframe",
         flush_packets=1,
         fps_mode="passthrough",
-        enc_time_base=str(unit),
+        enc_time_base=f"{unit.numerator}:{unit.denominator}",
     )
 
 
