@@ -164,7 +164,8 @@ def test_a_full_channel_waits_and_a_closed_one_says_why() -> None:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """FFmpeg processes of ours; other tests' servers are none of them."""
+    return [child for child in psutil.Process().children(recursive=True) if "ffmpeg" in child.name()]
 
 
 @pytest.fixture
