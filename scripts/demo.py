@@ -43,7 +43,9 @@ def make_clip(path: Path) -> None:
     source = Path(package) / "datasets" / "data" / "bikes.mp4"
     cut = ["-vf", f"scale={SIZE}", "-frames:v", str(FRAMES), "-crf", "12"]
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    subprocess.run([ffmpeg, "-v", "error", "-y", "-ss", START, "-i", str(source), *cut, str(path)], check=True)
+    subprocess.run(
+        [ffmpeg, "-v", "error", "-y", "-ss", START, "-i", str(source), *cut, str(path)], check=True
+    )
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from service import scripts
 from service.errors import Problem
 from service.options import Options
 from service.settings import Settings
-from service.workers import worker_key
+from service.workers import text, worker_key
 
 PLAN = "plan"
 ASSEMBLE = "assemble"
@@ -160,6 +160,8 @@ def state_key(state: State) -> str:
     return f"dain:jobs:{state.value}"
 
 
+Arguments = list[bytes | str | int | float]  # of a script
+
 ALL = "dain:jobs"
 FINISHED = "dain:finished"  # scored by time of finishing
 RESULTS = "dain:results"  # jobs with a result in the store, scored by when it expires
@@ -206,7 +208,7 @@ class Jobs:
     ) -> Job:
         """Record an accepted job with its plan task waiting; `also` adds commands to the same transaction."""
         now = time.time()
-        record: dict[str | bytes, Any] = {
+        record: dict[Any, Any] = {
             "state": State.QUEUED.value,
             "created_at": now,
             "source": source,
@@ -243,7 +245,7 @@ class Jobs:
         """Jobs, newest first, after `cursor` (the last id of the page before), and the next cursor if there is more."""
         key = state_key(status) if status else ALL
         upper = f"({cursor}" if cursor else "+"
-        ids = [raw.decode() for raw in self._redis.zrevrangebylex(key, upper, "-", start=0, num=limit + 1)]
+        ids = [text(raw) for raw in self._redis.zrevrangebylex(key, upper, "-", start=0, num=limit + 1)]
         jobs = [job for job in map(self._get_if_there, ids[:limit]) if job]
         return jobs, ids[limit - 1] if len(ids) > limit else None
 
@@ -270,6 +272,11 @@ class Jobs:
             pipe.delete(*keys)
             pipe.execute()
 
+    def longest_wait(self) -> float:
+        """Seconds since the first job in the line was accepted; 0 when nobody waits."""
+        first = self._redis.zrange(state_key(State.QUEUED), 0, 0)
+        return max(time.time() - created_at(text(first[0])), 0.0) if first else 0.0
+
     def counts(self) -> dict[str, int]:
         """Jobs now in each state."""
         with self._redis.pipeline(transaction=False) as pipe:
@@ -279,7 +286,7 @@ class Jobs:
 
     def counters(self) -> dict[str, float]:
         """Totals that only grow: `jobs_accepted`, `jobs_<outcome>`, `frames`, `attempts_failed`, `seconds_<stage>`."""
-        return {name.decode(): float(value) for name, value in self._redis.hgetall(COUNTERS).items()}
+        return {text(name): float(value) for name, value in self._redis.hgetall(COUNTERS).items()}
 
     # -- what a worker does -----------------------------------------------------------------------
 
@@ -293,10 +300,10 @@ class Jobs:
             state_key(State.QUEUED),
             state_key(State.RUNNING),
         ]
-        arguments = [job_id, task, worker, token, time.time(), self._max_attempts, worker_key("")]
+        arguments: Arguments = [job_id, task, worker, token, time.time(), self._max_attempts, worker_key("")]
         reply = self._scripts["claim"](keys=keys, args=arguments)
         if isinstance(reply, bytes):
-            raise Refused(reply.decode())
+            raise Refused(text(reply))
         return Claim(job_id, task, token, int(reply))
 
     def report(self, claim: Claim, frames: int) -> bool:
@@ -318,12 +325,13 @@ class Jobs:
         """
         job_id = claim.job_id
         keys = [job_key(job_id), task_key(job_id, claim.task), job_key(job_id, "active"), COUNTERS]
-        arguments = [
-            claim.token, claim.task, time.time(), self._segments_in_flight, job_key(job_id, "task:"),
-            json.dumps(dict(task or {})), json.dumps(dict(job or {})), json.dumps(dict(add or {})),
-        ]  # fmt: skip
+        arguments: Arguments = [claim.token, claim.task, time.time(), self._segments_in_flight]
+        arguments += [
+            job_key(job_id, "task:"),
+            *(json.dumps(dict(values or {})) for values in (task, job, add)),
+        ]
         reply = self._scripts["complete"](keys=keys, args=arguments)
-        return None if reply is None else [name.decode() for name in reply]
+        return None if reply is None else [text(name) for name in reply]
 
     def release(self, claim: Claim, *, failed: bool) -> bool:
         """Give a task back to be queued again; a failed attempt counts, a drained one does not. False: claim void."""
@@ -368,14 +376,14 @@ class Jobs:
         with self._redis.pipeline(transaction=False) as pipe:
             for task in tasks:
                 pipe.hget(task_key(job_id, task), field)
-            return [None if raw is None else raw.decode() for raw in pipe.execute()]
+            return [None if raw is None else text(raw) for raw in pipe.execute()]
 
     # -- what the janitor does --------------------------------------------------------------------
 
     def live_tasks(self) -> list[tuple[str, str, dict[str, str]]]:
         """Every task that is queued or running: job, task, its fields."""
         jobs = [
-            raw.decode()
+            text(raw)
             for state in (State.QUEUED, State.RUNNING)
             for raw in self._redis.zrange(state_key(state), 0, -1)
         ]
@@ -383,7 +391,7 @@ class Jobs:
             for job_id in jobs:
                 pipe.smembers(job_key(job_id, "active"))
             names = [
-                (job_id, raw.decode())
+                (job_id, text(raw))
                 for job_id, active in zip(jobs, pipe.execute(), strict=True)
                 for raw in active
             ]
@@ -395,7 +403,7 @@ class Jobs:
         """Queue a task again whose worker died holding `token`: requeued, exhausted (no attempts left) or void."""
         keys = [job_key(job_id), task_key(job_id, task), COUNTERS]
         reply: bytes = self._scripts["requeue_lost"](keys=keys, args=[token, time.time(), self._max_attempts])
-        return reply.decode()
+        return text(reply)
 
     def known(self, job_id: str) -> bool:
         """Whether there is a record of this job."""
@@ -403,18 +411,18 @@ class Jobs:
 
     def unclean(self) -> list[str]:
         """Jobs that are over (or forgotten) and still have an upload or segments in the store."""
-        return [raw.decode() for raw in self._redis.smembers(UNCLEAN)]
+        return [text(raw) for raw in self._redis.smembers(UNCLEAN)]
 
     def cleaned(self, job_id: str) -> None:
         self._redis.srem(UNCLEAN, job_id)
 
     def finished_before(self, moment: float) -> list[str]:
         """Jobs that ended before `moment`, oldest first."""
-        return [raw.decode() for raw in self._redis.zrangebyscore(FINISHED, "-inf", moment)]
+        return [text(raw) for raw in self._redis.zrangebyscore(FINISHED, "-inf", moment)]
 
     def results_expired_by(self, moment: float) -> list[str]:
         """Jobs whose result's time was up by `moment`."""
-        return [raw.decode() for raw in self._redis.zrangebyscore(RESULTS, "-inf", moment)]
+        return [text(raw) for raw in self._redis.zrangebyscore(RESULTS, "-inf", moment)]
 
     def mark_expired(self, job_id: str) -> None:
         """Say that the result is gone, while the record stays."""
@@ -435,7 +443,7 @@ class Jobs:
         """Frames that running attempts have made and not yet delivered."""
         with self._redis.pipeline(transaction=False) as pipe:
             for task in active:
-                pipe.hget(task_key(job_id, task.decode()), "frames")
+                pipe.hget(task_key(job_id, text(task)), "frames")
             return sum(int(raw or 0) for raw in pipe.execute())
 
     def _view(self, job_id: str, fields: dict[str, str], rank: int | None, in_hand: int) -> Job:
@@ -493,7 +501,7 @@ def _metrics(number: Mapping[str, float]) -> Metrics:
 
 
 def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in fields.items()}
+    return {text(name): text(value) for name, value in fields.items()}
 
 
 def _is_number(value: str) -> bool:

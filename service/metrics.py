@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.jobs import TERMINAL, State, state_key
+from service.jobs import TERMINAL
 
 if TYPE_CHECKING:
     from service.deps import Service
@@ -60,7 +60,9 @@ class ServiceCollector(Collector):
         yield states
         yield GaugeMetricFamily("dain_queue_depth", "Tasks waiting.", value=self._service.queue.depth())
         yield GaugeMetricFamily(
-            "dain_queue_oldest_age_seconds", "How long the first waiting job has waited.", self._oldest_age()
+            "dain_queue_oldest_age_seconds",
+            "How long the first waiting job has waited.",
+            self._service.jobs.longest_wait(),
         )
 
         counters = jobs.counters()
@@ -83,10 +85,6 @@ class ServiceCollector(Collector):
             ("attempts_failed", "Attempts at a task that failed."),
         ):
             yield CounterMetricFamily(f"dain_{name}", text, value=counters.get(name, 0))
-
-    def _oldest_age(self) -> float:
-        first = self._service.redis.zrange(state_key(State.QUEUED), 0, 0)  # ids sort by age
-        return max(time.time() - self._service.jobs.get(first[0].decode()).created_at, 0.0) if first else 0.0
 
     def _workers(self) -> Iterator[Metric]:
         workers = self._service.workers.all()

@@ -19,6 +19,8 @@ from redis import Redis
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
+from service.workers import text
+
 NAME = "dain"
 TASKS = {
     "plan": "worker.tasks.plan",
@@ -54,19 +56,20 @@ class Queue:
 
     def waiting(self) -> set[tuple[str, str]]:
         """Every waiting task as (job, task)."""
-        return {split_id(raw.decode()) for raw in self._redis.lrange(self.rq.key, 0, -1)}
+        return {split_id(text(raw)) for raw in self._redis.lrange(self.rq.key, 0, -1)}
 
     def forget(self, job_id: str, task: str) -> None:
         """Drop what RQ still holds of a task whose worker died: it would count as work in progress for ever."""
         started = self.rq.started_job_registry.key
-        for raw in self._redis.zrange(started, 0, -1):
-            delivery = raw.decode().partition(":")[0]
+        for execution in map(text, self._redis.zrange(started, 0, -1)):
+            delivery = execution.partition(":")[0]
             if split_id(delivery) == (job_id, task):
-                self._redis.zrem(started, raw)
+                self._redis.zrem(started, execution)
                 self._redis.delete(rq.job.Job.key_for(delivery))
-        for raw in self._redis.lrange(self.rq.intermediate_queue_key, 0, -1):
-            if split_id(raw.decode()) == (job_id, task):
-                self._redis.lrem(self.rq.intermediate_queue_key, 0, raw)
+        popped = self.rq.intermediate_queue_key
+        for delivery in map(text, self._redis.lrange(popped, 0, -1)):
+            if split_id(delivery) == (job_id, task):
+                self._redis.lrem(popped, 0, delivery)
 
 
 def split_id(delivery: str) -> tuple[str, str]:
@@ -106,7 +109,7 @@ class WarmWorker(rq.SimpleWorker):
         with self._lock:
             if self._in_hand:
                 self.maintain_heartbeats(*self._in_hand)
-            elif self.birth_date:  # RQ would take a record that is there before it registers for another worker's
+            elif self.birth_date:  # a record from before it registers RQ takes for another worker's
                 self.heartbeat()
 
     def stop_after_task(self) -> None:

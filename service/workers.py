@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from pydantic import BaseModel, Field
 from redis import Redis
@@ -30,6 +31,12 @@ class WorkerRecord(BaseModel):
     task: str | None = None
     started_at: float
     heartbeat_at: float = 0.0
+
+
+def text(reply: Any) -> str:
+    """A string that Redis sent, which comes as bytes."""
+    decoded: str = reply.decode()
+    return decoded
 
 
 def worker_key(name: str) -> str:
@@ -60,7 +67,7 @@ class Workers:
 
     def all(self) -> list[WorkerRecord]:
         """The living, by name; names whose record expired are struck off."""
-        names = sorted(raw.decode() for raw in self._redis.smembers(NAMES))
+        names = sorted(text(raw) for raw in self._redis.smembers(NAMES))
         records = self._redis.mget([worker_key(name) for name in names]) if names else []
         dead = [name for name, raw in zip(names, records, strict=True) if raw is None]
         if dead:
