@@ -1,0 +1,251 @@
+"""Tasks in this process, on real Redis, store and videos: every way that an attempt can end."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+import torch
+from redis import Redis
+from redis.exceptions import ConnectionError
+
+from service.jobs import ASSEMBLE, PLAN, Job, Jobs, State, new_job_id, segment_name
+from service.options import Options
+from service.queue import Queue, split_id
+from service.settings import Settings
+from service.store import Store
+from service.workers import WorkerRecord, Workers
+from tests.worker.conftest import Average
+from worker import tasks
+from worker.telemetry import HUNG, Telemetry
+
+
+class Interruptible(Average):
+    @contextmanager
+    def interruptible(self, check: Callable[[], None]) -> Iterator[None]:
+        yield
+
+
+class Bench:
+    """A worker without its loop: `work` takes what waits in the queue, as RQ would."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.jobs, self.queue = Jobs.from_settings(redis, settings), Queue(redis)
+        self.store, self.workers = Store.from_settings(settings), Workers(redis, ttl_seconds=15)
+        record = WorkerRecord(
+            name="bench", host="here", pid=1, device="cpu", device_name="cpu", backend="cpu", model="dain",
+            precision="fp32", ready=True, started_at=0.0,
+        )  # fmt: skip
+        self.telemetry = Telemetry(self.workers, record, ttl_seconds=15, stall_seconds=60)
+        self.telemetry.update(ready=True)
+        self.stopped = False
+        self.draining = threading.Event()
+        self.interpolator = Interruptible()
+        tasks.install(
+            tasks.Runtime(
+                name="bench",
+                settings=settings,
+                jobs=self.jobs,
+                queue=self.queue,
+                store=self.store,
+                interpolator=self.interpolator,  # type: ignore[arg-type]
+                telemetry=self.telemetry,
+                draining=self.draining,
+                stop_after_task=lambda: setattr(self, "stopped", True),
+            )
+        )
+
+    def accept(self, source: Path, tmp_path: Path, **options: object) -> Job:
+        job_id = new_job_id()
+        copy = tmp_path / "upload"
+        copy.write_bytes(source.read_bytes())
+        self.store.put(copy, f"uploads/{job_id}")
+        job = self.jobs.create(
+            job_id,
+            source=f"uploads/{job_id}",
+            filename=source.name,
+            options=Options.parse(options),
+            input={},
+        )
+        self.queue.enqueue(job_id, PLAN)
+        return job
+
+    def work(self, most: int = 100) -> int:
+        """Run waiting tasks, oldest first; returns how many."""
+        for done in range(most):
+            if not self.queue.depth():
+                return done
+            job_id, task = split_id(self.queue.rq.pop_job_id())
+            run = {PLAN: tasks.plan, ASSEMBLE: tasks.assemble}.get(task, tasks.segment)
+            run(job_id, task)
+        return most
+
+    def keys(self, *kinds: str) -> list[str]:
+        return [key for kind in kinds for key in self.store.keys(f"{kind}/")]
+
+
+@pytest.fixture
+def bench(redis: Redis, settings: Settings) -> Bench:
+    return Bench(redis, settings.model_copy(update={"segment_frames": 8, "max_attempts": 2}))
+
+
+def test_a_job_from_upload_to_result(bench: Bench, clip: Path, tmp_path: Path) -> None:
+    job = bench.accept(clip, tmp_path, factor=2)
+    assert bench.work() == 1 + 3 + 1
+    done = bench.jobs.get(job.id)
+    assert done.status is State.SUCCEEDED and done.output is not None
+    assert (done.output.frames, done.output.frame_rate, done.output.filename) == (24, "48", "clip-2x.mp4")
+    assert done.metrics.segments_done == 3 and done.metrics.new_frames == 11
+    assert set(done.metrics.stage_seconds) == {"decode", "inference", "encode"}
+    with bench.store.fetch(done.output.key) as path, av.open(str(path)) as video:
+        times = [frame.pts * frame.time_base for frame in video.decode(video=0)]
+    assert times == [Fraction(n, 48) for n in range(24)]
+    [record] = bench.workers.all()
+    assert record.frames_total == 24 and record.frames_per_second > 0 and record.task is None
+
+
+def test_segments_may_come_in_any_order_and_twice(bench: Bench, clip: Path, tmp_path: Path) -> None:
+    job = bench.accept(clip, tmp_path)
+    bench.work(1)
+    for index in (2, 0, 0, 1, 2):
+        tasks.segment(job.id, segment_name(index))
+    tasks.assemble(job.id)
+    assert bench.jobs.get(job.id).status is State.SUCCEEDED
+    assert len(bench.keys("segments")) == 3 and len(bench.keys("results")) == 1
+
+
+def test_a_cancelled_job_publishes_nothing(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    bench.work(1)
+    between = bench.interpolator.between
+    monkeypatch.setattr(bench.interpolator, "between", lambda *a: (bench.jobs.cancel(job.id), between(*a))[1])
+    bench.work()
+    assert bench.jobs.get(job.id).status is State.CANCELLED
+    assert bench.keys("segments", "results") == []
+
+
+def test_a_drained_worker_gives_its_segment_back(bench: Bench, clip: Path, tmp_path: Path) -> None:
+    job = bench.accept(clip, tmp_path)
+    bench.work(1)
+    bench.draining.set()
+    bench.work(1)
+    assert (job.id, "segment-0") in bench.queue.waiting()
+    bench.draining.clear()
+    bench.work()
+    done = bench.jobs.get(job.id)
+    assert done.status is State.SUCCEEDED and done.metrics.attempts_failed == 0
+
+
+def fails_with(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_what_always_fails_ends_the_job_after_its_attempts(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    monkeypatch.setattr(bench.interpolator, "pair", fails_with(RuntimeError("no such thing")))
+    bench.work()
+    failed = bench.jobs.get(job.id)
+    assert failed.status is State.FAILED and failed.error is not None
+    assert failed.error["type"] == "urn:dain:problem:too-many-attempts"
+    assert "no such thing" not in failed.error["detail"]
+    assert not bench.stopped
+
+
+def test_what_fails_once_is_done_by_the_next_attempt(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.interpolator, "pair", fails_with(RuntimeError("a hiccup")))
+        bench.work(2)
+    bench.work()
+    done = bench.jobs.get(job.id)
+    assert done.status is State.SUCCEEDED and done.metrics.attempts_failed == 1
+
+
+def test_a_broken_gpu_ends_the_worker_after_handing_the_task_back(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    monkeypatch.setattr(bench.interpolator, "pair", fails_with(torch.AcceleratorError("illegal address")))
+    bench.work(2)
+    assert bench.stopped and (job.id, "segment-0") in bench.queue.waiting()
+
+
+def test_a_video_at_fault_fails_at_once_and_says_why(bench: Bench, clip: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(clip.read_bytes()[:200])
+    job = bench.accept(cut, tmp_path)
+    assert bench.work() == 1
+    failed = bench.jobs.get(job.id)
+    assert failed.status is State.FAILED and failed.error is not None
+    assert failed.error["type"] == "urn:dain:problem:unreadable-video" and failed.error["status"] == 422
+
+
+def test_a_full_disk_is_named(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    bench.work(1)
+    monkeypatch.setattr(bench.store, "put", fails_with(OSError(errno.ENOSPC, "No space left on device")))
+    bench.work()
+    failed = bench.jobs.get(job.id)
+    assert failed.error is not None and failed.error["type"] == "urn:dain:problem:insufficient-storage"
+
+
+def test_finished_work_waits_for_redis(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    complete, outages = bench.jobs.complete, iter([ConnectionError("away")])
+
+    def flaky(*arguments: Any, **named: Any) -> Any:
+        for outage in outages:
+            raise outage
+        return complete(*arguments, **named)
+
+    monkeypatch.setattr(bench.jobs, "complete", flaky)
+    bench.work()
+    assert bench.jobs.get(job.id).status is State.SUCCEEDED
+
+
+def test_too_many_frames_are_refused_by_the_plan(
+    redis: Redis, settings: Settings, clip: Path, tmp_path: Path
+) -> None:
+    bench = Bench(redis, settings.model_copy(update={"max_frames": 40}))
+    job = bench.accept(clip, tmp_path, factor=4)
+    bench.work()
+    failed = bench.jobs.get(job.id)
+    assert failed.error is not None and failed.error["type"] == "urn:dain:problem:limit-exceeded"
+
+
+def test_a_worker_that_hangs_ends_itself(redis_server: str) -> None:
+    script = f"""
+import time
+from redis import Redis
+from service.workers import WorkerRecord, Workers
+from worker.telemetry import Telemetry
+record = WorkerRecord(name="w", host="h", pid=1, device="cpu", device_name="cpu", backend="cpu", model="dain",
+                      precision="fp32", ready=True, started_at=0.0)
+watch = Telemetry(Workers(Redis.from_url({redis_server!r}), ttl_seconds=1), record, ttl_seconds=1, stall_seconds=1)
+watch.start()
+watch.begin("job", "segment-0")
+time.sleep(60)
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == HUNG
