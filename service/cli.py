@@ -12,7 +12,7 @@ import click
 import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.client import Client, ClientError
 
@@ -125,7 +125,7 @@ def jobs(status: str | None, as_json: bool, url: str) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    table = Table("id", "status", "done", "file", "note")
+    table = Table(Column("id", no_wrap=True, min_width=28), "status", "done", "file", "note")
     for job in found:
         note = (job["error"] or {}).get("title", "")
         table.add_row(job["id"], job["status"], f"{job['progress']['fraction']:.0%}", job["filename"], note)
@@ -142,7 +142,16 @@ def workers(as_json: bool, url: str) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    table = Table("name", "device", "model", "precision", "operators", "frames/s", "VRAM GiB", "task in hand")
+    table = Table(
+        Column("name", no_wrap=True),
+        "device",
+        "model",
+        "precision",
+        "operators",
+        "frames/s",
+        "VRAM GiB",
+        "task in hand",
+    )
     for worker in found:
         memory = f"{worker['vram_used_bytes'] / 2**30:.1f} / {worker['vram_total_bytes'] / 2**30:.1f}"
         in_hand = (

@@ -171,7 +171,7 @@ def raise_for_problem(response: httpx.Response) -> None:
     response.read()
     try:
         problem = response.json()
-        message = f"{problem['title']}: {problem['detail']}"
+        message = str(problem["detail"])
     except (ValueError, LookupError, TypeError):  # a proxy's page, say
         problem = {"status": response.status_code}
         message = f"{response.url} answered {response.status_code} {response.reason_phrase}"
