@@ -15,8 +15,9 @@ from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
 from service.errors import Problem
-from service.jobs import Job, Jobs
+from service.jobs import Jobs
 from service.queue import Queue
+from service.records import Job
 from service.settings import Settings
 from service.store import Store
 from service.workers import Workers

@@ -16,8 +16,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from service.errors import Problem
-from service.jobs import Jobs, State, created_at
+from service.jobs import Jobs, created_at
 from service.queue import Queue
+from service.records import State
 from service.settings import Settings
 from service.store import Store
 from service.workers import Workers

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.jobs import TERMINAL
+from service.records import TERMINAL
 
 if TYPE_CHECKING:
     from service.deps import Service

@@ -24,8 +24,9 @@ from redis.exceptions import RedisError
 
 from dain_core.engine import Interpolator
 from service.errors import Problem
-from service.jobs import ASSEMBLE, PLAN, Claim, Job, Jobs, Output, Refused, State, segment_index, segment_name
+from service.jobs import ASSEMBLE, PLAN, Claim, Jobs, Refused, segment_index, segment_name
 from service.queue import Queue
+from service.records import Job, Output, State
 from service.settings import Settings
 from service.store import Store
 from worker import pipeline

@@ -17,8 +17,9 @@ from redis.exceptions import RedisError
 from service import idempotency, uploads
 from service.deps import JOB_ID, JobDep, Service, ServiceDep
 from service.errors import Problem, documented
-from service.jobs import PLAN, Job, Output, State, new_job_id
+from service.jobs import PLAN, new_job_id
 from service.probe import probe
+from service.records import Job, Output, State
 from service.routes.openapi import SUBMISSION
 
 log = logging.getLogger(__name__)

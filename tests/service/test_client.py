@@ -15,7 +15,8 @@ from api import serve, until
 
 from service import client as client_module
 from service.client import Client, ClientError
-from service.jobs import Jobs, Output, State
+from service.jobs import Jobs
+from service.records import Output, State
 from service.settings import Settings
 from service.store import Store
 

@@ -11,9 +11,10 @@ from redis import Redis
 from service import janitor as janitor_module
 from service.errors import Problem
 from service.janitor import Janitor
-from service.jobs import FINISHED, PLAN, RESULTS, Job, Jobs, Output, State, new_job_id
+from service.jobs import FINISHED, PLAN, RESULTS, Jobs, new_job_id
 from service.options import Options
 from service.queue import Queue
+from service.records import Job, Output, State
 from service.settings import Settings
 from service.store import Store
 from service.workers import Workers, worker_key

@@ -9,8 +9,9 @@ import pytest
 from redis import Redis
 
 from service.errors import Problem
-from service.jobs import ASSEMBLE, PLAN, Claim, Job, Jobs, Output, Refused, State, new_job_id
+from service.jobs import ASSEMBLE, PLAN, Claim, Jobs, Refused, new_job_id
 from service.options import Options
+from service.records import Job, Output, State
 from service.settings import Settings
 from service.workers import worker_key
 

@@ -12,8 +12,9 @@ import pytest
 from api import assert_problem
 
 from service.errors import Problem
-from service.jobs import PLAN, Job, Jobs, Output, State, new_job_id
+from service.jobs import PLAN, Jobs, new_job_id
 from service.options import Options
+from service.records import Job, Output, State
 from service.store import Store
 
 CONTENT = random.Random(0).randbytes(300_000)

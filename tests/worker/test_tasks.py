@@ -18,9 +18,10 @@ import torch
 from redis import Redis
 from redis.exceptions import ConnectionError
 
-from service.jobs import ASSEMBLE, PLAN, Job, Jobs, State, new_job_id, segment_name
+from service.jobs import ASSEMBLE, PLAN, Jobs, new_job_id, segment_name
 from service.options import Options
 from service.queue import Queue, split_id
+from service.records import Job, State
 from service.settings import Settings
 from service.store import Store
 from service.workers import WorkerRecord, Workers
