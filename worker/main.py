@@ -1,7 +1,7 @@
 """The worker process: `python -m worker.main`. Warms the model, then takes tasks until it is told to stop.
 
-SIGTERM hands the task in hand back to the queue and ends. The process also ends (status 70)
-when a task hangs or the GPU fails, so it belongs under something that starts it again.
+SIGTERM hands the task in hand back to the queue and ends. The process also ends (status 70) when a task hangs or
+the GPU fails, so it belongs under something that starts it again.
 """
 
 from __future__ import annotations
@@ -53,14 +53,10 @@ def load(settings: Settings) -> Interpolator:
     return Interpolator.load(settings.model, device=settings.device, precision=settings.precision)
 
 
-def run(settings: Settings) -> int:
-    """Work until told to stop; returns the exit status."""
-    redis = connect(settings)
-    interpolator = load(settings)
-    # A fresh name for every process: RQ refuses that of a killed worker until its record expires.
-    name = f"{platform.node()}-{uuid.uuid4().hex[:8]}"
-    record = WorkerRecord(
-        name=name,
+def describe_worker(interpolator: Interpolator) -> WorkerRecord:
+    """This process under a name of its own: RQ refuses a killed worker's until its record expires."""
+    return WorkerRecord(
+        name=f"{platform.node()}-{uuid.uuid4().hex[:8]}",
         host=platform.node(),
         pid=os.getpid(),
         device=str(interpolator.device),
@@ -71,16 +67,23 @@ def run(settings: Settings) -> int:
         ready=False,
         started_at=time.time(),
     )
+
+
+def run(settings: Settings) -> int:
+    """Work until told to stop; returns the exit status."""
+    redis = connect(settings)
+    interpolator = load(settings)
+    record = describe_worker(interpolator)
     ttl = settings.worker_ttl_seconds
     workers = Workers(redis, ttl_seconds=ttl)
     telemetry = Telemetry(workers, record, ttl_seconds=ttl, stall_seconds=settings.stall_seconds)
     telemetry.start()
     interpolator.warm_up(*WARM_UP_SIZE)
     draining = threading.Event()
-    worker = WarmWorker(redis, name, on_drain=draining.set)
+    worker = WarmWorker(redis, record.name, on_drain=draining.set)
     tasks.install(
         tasks.Runtime(
-            name=name,
+            name=record.name,
             settings=settings,
             jobs=Jobs.from_settings(redis, settings),
             queue=Queue(redis),
@@ -94,7 +97,7 @@ def run(settings: Settings) -> int:
     telemetry.also(worker.beat)
     telemetry.update(ready=True)
     where = f"{record.model} on {record.device_name}, {record.precision}, operators: {record.backend}"
-    log.info("%s ready: %s", name, where)
+    log.info("%s ready: %s", record.name, where)
     try:
         worker.run()
     finally:
