@@ -7,9 +7,32 @@ from typing import NoReturn
 
 import torch
 
-from cuda_ext.ops import SCHEMAS, adaptive_warp, correlation, flow_projection, separable_conv
+from cuda_ext.ops import (
+    BLEND_CHANNELS,
+    SCHEMAS,
+    adaptive_warp,
+    adaptive_warp_into,
+    blend_into,
+    convolve_into,
+    correlation,
+    flow_projection,
+    pack_weight,
+    separable_conv,
+)
 
-__all__ = ["SCHEMAS", "adaptive_warp", "backend", "correlation", "flow_projection", "separable_conv"]
+__all__ = [
+    "BLEND_CHANNELS",
+    "SCHEMAS",
+    "adaptive_warp",
+    "adaptive_warp_into",
+    "backend",
+    "blend_into",
+    "convolve_into",
+    "correlation",
+    "flow_projection",
+    "pack_weight",
+    "separable_conv",
+]
 
 #: The compiled CUDA kernels, where there are any: see `cuda_ext.build`.
 _LIBRARY = Path(__file__).with_name("_C.so")

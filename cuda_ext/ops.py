@@ -36,6 +36,12 @@ SCHEMAS = {
     "separable_conv_backward": (
         "(Tensor grad, Tensor image, Tensor vertical, Tensor horizontal) -> (Tensor, Tensor, Tensor)"
     ),
+    "convolve_into": "(Tensor input, Tensor weight, Tensor bias, float slope, Tensor(a!) out) -> ()",
+    "adaptive_warp_into": "(Tensor image, Tensor flow, Tensor kernel, int top, Tensor(a!) out) -> ()",
+    "blend_into": (
+        "(Tensor first, Tensor second, Tensor flow_1, Tensor flow_2, Tensor kernel_1, Tensor kernel_2, Tensor time, "
+        "int top, Tensor(a!) blend, Tensor(b!) out) -> ()"
+    ),
 }
 
 for _name, _schema in SCHEMAS.items():
@@ -207,6 +213,72 @@ def _(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
 @torch.library.register_fake("dain::separable_conv_backward")
 def _(grad: Tensor, image: Tensor, vertical: Tensor, horizontal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(image), torch.empty_like(vertical), torch.empty_like(horizontal)
+
+
+# ---------------------------------------------------------------- inference into slices
+#
+# For networks that only infer, in half precision on a GPU. They write into slices of the channels of a larger
+# channels-last tensor, so that nothing needs to be concatenated; no gradients.
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """The weight (Cout, Cin, K, K) of a convolution as `convolve_into` takes it; see `reference.pack_weight`."""
+    return reference.pack_weight(weight)
+
+
+def convolve_into(input: Tensor, weight: Tensor, bias: Tensor, slope: float, out: Tensor) -> None:
+    """``out = leaky_relu(convolution of input + bias, slope)``: stride 1, as much padding as keeps the size.
+
+    Args:
+        input: (N, Cin, H, W), channels-last or a slice of the channels of such a tensor; on a GPU float16 or
+            bfloat16, Cin a multiple of 16, aligned to 16 bytes.
+        weight: as `pack_weight` makes it, in the dtype of `input`; K odd and at most 11.
+        bias: (Cout rounded up to a multiple of 16,), float32.
+        slope: of negative values: 0 is ReLU, 1 no activation.
+        out: (N, channels, H, W), where at most Cout channels are written; float32 or the dtype of `input`.
+    """
+    torch.ops.dain.convolve_into(input, weight, bias, slope, out)
+
+
+def adaptive_warp_into(image: Tensor, flow: Tensor, kernel: Tensor, top: int, out: Tensor) -> None:
+    """`adaptive_warp` of which `out` takes the rows from `top` on; rows outside the image become zeros.
+
+    Args:
+        image, flow, kernel: as in `adaptive_warp`; on a GPU float16 or bfloat16 with a multiple of 8 channels.
+        out: (N, C, rows, W) in the dtype of `image`, a slice of channels as in `convolve_into`.
+    """
+    torch.ops.dain.adaptive_warp_into(image, flow, kernel, top, out)
+
+
+#: Channels that `blend_into` writes.
+BLEND_CHANNELS = 64
+
+
+def blend_into(
+    pictures: tuple[Tensor, Tensor],
+    flows: tuple[Tensor, Tensor],
+    kernels: tuple[Tensor, Tensor],
+    time: Tensor,
+    top: int,
+    blend: Tensor,
+    out: Tensor,
+) -> None:
+    """Warp both frames and blend them by `time`; gather that and what it was made of.
+
+    Args:
+        pictures: (N, 4, H, W) each: red, green, blue, log depth; float32.
+        flows, kernels: (N, 2, H, W) float32 and (N, 16, H, W) each.
+        time: one float32: the weight of the second frame.
+        top: the row of the frame that is the first of `out`.
+        blend: (N, 3, H, W), float32; the rows that `out` shows are written.
+        out: (N, 64, rows, W): the blend, both images, both flows, both kernels, both depths and a one (to
+            carry a bias), then zeros; rows outside the frame become zeros.
+    """
+    torch.ops.dain.blend_into(*pictures, *flows, *kernels, time, top, blend, out)
+
+
+for _name in ("convolve_into", "adaptive_warp_into", "blend_into"):
+    torch.library.register_fake(f"dain::{_name}", lambda *_: None)
 
 
 # ---------------------------------------------------------------- gradients

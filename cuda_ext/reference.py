@@ -282,3 +282,64 @@ def separable_conv_backward(
         _like(torch.einsum("nijhw,njhw->nihw", by_tap, row), vertical),
         _like(torch.einsum("nijhw,nihw->njhw", by_tap, column), horizontal),
     )
+
+
+# ---------------------------------------------------------------- inference into slices
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """(Cout, Cin, K, K) in the order that tensor cores take it, zeros filling up both to multiples of 16.
+
+    Returns:
+        (Cin / 16, K, K, Cout / 16, 8, 4, 2, 2, 2): output channel ``16 p + 8 s + n`` and input channel
+        ``16 g + 8 h + 2 t + l`` lie at ``[g, :, :, p, n, t, s, h, l]``.
+    """
+    outputs, inputs = weight.shape[:2]
+    padded = F.pad(weight, (0, 0, 0, 0, 0, -inputs % 16, 0, -outputs % 16))
+    split = padded.unflatten(1, (-1, 2, 4, 2)).unflatten(0, (-1, 2, 8))
+    return split.permute(3, 7, 8, 0, 2, 5, 1, 4, 6).contiguous()
+
+
+def _unpack_weight(packed: Tensor) -> Tensor:
+    split = packed.permute(3, 6, 4, 0, 7, 5, 8, 1, 2)
+    return split.flatten(3, 6).flatten(0, 2)
+
+
+def convolve_into(input: Tensor, weight: Tensor, bias: Tensor, slope: float, out: Tensor) -> None:
+    full = _unpack_weight(weight)
+    result = F.conv2d(input, full, bias.to(full.dtype), padding=full.shape[-1] // 2)
+    out.copy_(F.leaky_relu(result, slope)[:, : out.shape[1]])
+
+
+def _rows(tensor: Tensor, top: int, height: int) -> Tensor:
+    """Rows `top` to `top + height`, zeros where there are none."""
+    return F.pad(tensor, (0, 0, -top, top + height - tensor.shape[2]))
+
+
+def adaptive_warp_into(image: Tensor, flow: Tensor, kernel: Tensor, top: int, out: Tensor) -> None:
+    out.copy_(_rows(adaptive_warp(image, flow, kernel), top, out.shape[2]))
+
+
+def blend_into(
+    first: Tensor,
+    second: Tensor,
+    flow_1: Tensor,
+    flow_2: Tensor,
+    kernel_1: Tensor,
+    kernel_2: Tensor,
+    time: Tensor,
+    top: int,
+    blend: Tensor,
+    out: Tensor,
+) -> None:
+    image_1, depth_1 = adaptive_warp(first, flow_1, kernel_1.to(first.dtype)).split((3, 1), 1)
+    image_2, depth_2 = adaptive_warp(second, flow_2, kernel_2.to(second.dtype)).split((3, 1), 1)
+    blend.copy_((1 - time) * image_1 + time * image_2)
+    seen = torch.cat(
+        [
+            *(blend, image_1, image_2, flow_1, flow_2, kernel_1.float(), kernel_2.float(), depth_1, depth_2),
+            torch.ones_like(depth_1),
+        ],
+        1,
+    )
+    out.zero_()[:, : seen.shape[1]].copy_(_rows(seen, top, out.shape[2]))

@@ -135,6 +135,20 @@ inline void check(const char* name, const Tensor& tensor, const Shape& shape, Sc
 
 // ---------------------------------------------------------------- memory
 
+// The distance between pixels of a tensor whose channels are neighbours and whose pixels follow one another.
+inline int64_t pitch_of(const char* name, const Tensor& tensor, int64_t alignment) {
+  const int64_t pitch = tensor.size(3) > 1 ? tensor.stride(3)
+      : tensor.size(2) > 1                 ? tensor.stride(2)
+                                           : tensor.stride(0);
+  const bool dense = (tensor.size(1) == 1 || tensor.stride(1) == 1) &&
+      (tensor.size(2) == 1 || tensor.stride(2) == pitch * tensor.size(3)) &&
+      (tensor.size(0) == 1 || tensor.stride(0) == pitch * tensor.size(3) * tensor.size(2));
+  const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  STD_TORCH_CHECK(dense && pitch * int64_t(tensor.element_size()) % alignment == 0 && address % alignment == 0, name,
+                  " must be a slice of channels of a channels-last tensor, aligned to ", alignment, " bytes");
+  return pitch;
+}
+
 // Channels-last, and not plainly contiguous as well (as with one channel, or a single pixel).
 inline bool is_channels_last(const Tensor& tensor) {
   if (tensor.is_contiguous()) {
@@ -203,6 +217,10 @@ class Launcher {
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
     stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  cudaStream_t stream() const {
+    return stream_;
   }
 
   // A grid of blocks; an empty one is no work.

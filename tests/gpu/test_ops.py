@@ -330,3 +330,88 @@ def test_offsets_pass_32_bits(channels_last: bool) -> None:
     for frame in range(n):
         for channel in (0, 97, c - 1):
             assert torch.equal(moved[frame, channel, :, :-2], image[frame, channel, :, 2:])
+
+
+# ---------------------------------------------------------------- inference into slices
+
+HALF = [torch.float16, torch.bfloat16]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def run_both(name: str, inputs: list[Tensor | float | int], outputs: list[Tensor]) -> None:
+    """On the GPU in the dtype given, and by the reference in float32; the same must be written, and nothing else."""
+    device = [x.cuda() if isinstance(x, Tensor) else x for x in inputs]
+    getattr(torch.ops.dain, name)(*device, *outputs)
+    wide = [x.float() if isinstance(x, Tensor) else x for x in inputs]
+    expected = [torch.full(x.shape, float("nan")) for x in outputs]
+    getattr(torch.ops.dain, name)(*wide, *expected)
+    for ours, theirs in zip(outputs, expected, strict=True):
+        scale = float(theirs.abs().max())
+        limit = 1e-3 if ours.dtype == torch.float32 else 2 * TOLERANCE[ours.dtype]
+        assert float((ours.cpu().float() - theirs).abs().max()) <= limit * scale
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(
+    ("n", "inputs", "outputs", "size", "h", "w"),
+    [
+        (2, 16, 16, 1, 5, 19),
+        (1, 32, 16, 7, 33, 50),
+        (1, 48, 64, 3, 1, 1),
+        (2, 64, 32, 11, 20, 17),
+        (1, 64, 16, 11, 300, 280),
+        (1, 112, 96, 3, 270, 270),
+        (2, 64, 64, 5, 200, 300),
+        (3, 576, 2, 3, 9, 12),
+        (1, 128, 3, 3, 270, 290),
+    ],
+)
+def test_convolution_into_a_slice(
+    n: int, inputs: int, outputs: int, size: int, h: int, w: int, dtype: torch.dtype
+) -> None:
+    source = channels_last(random(n, inputs + 24, h, w).to(dtype))[:, 8 : 8 + inputs]
+    weight = random(outputs, inputs, size, size) / (size * inputs**0.5)
+    packed = cuda_ext.pack_weight(weight).to(dtype)
+    bias = torch.nn.functional.pad(random(outputs).float(), (0, -outputs % 16))
+    wide_output = outputs % 16 != 0
+    whole = torch.full(
+        (n, outputs + 16, h, w), 7.0, dtype=torch.float32 if wide_output else dtype, device="cuda"
+    )
+    whole = channels_last(whole)
+    # On the GPU the slice must stay a slice.
+    device = channels_last(random(n, inputs + 24, h, w).to(dtype).cuda())[:, 8 : 8 + inputs]
+    torch.ops.dain.convolve_into(device, packed.cuda(), bias.cuda(), 0.1, whole[:, 8 : 8 + outputs])
+    expected = torch.empty((n, outputs, h, w))
+    torch.ops.dain.convolve_into(source.float(), packed.float(), bias, 0.1, expected)
+    limit = (1e-4 if wide_output else TOLERANCE[dtype]) * float(expected.abs().max())
+    assert float((whole[:, 8 : 8 + outputs].cpu().float() - expected).abs().max()) <= limit
+    assert bool((whole[:, :8] == 7).all()) and bool((whole[:, 8 + outputs :] == 7).all())
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(("top", "rows"), [(0, 21), (-3, 27), (8, 7), (15, 12)])
+def test_warps_into_slices(top: int, rows: int, dtype: torch.dtype) -> None:
+    n, h, w = 2, 21, 37
+    kernels = [channels_last(random(n, 16, h, w, seed=i).to(dtype)) for i in range(2)]
+    flows = [random_flow(n, h, w).float() * (1 - 0.1 * i) for i in range(2)]
+    pictures = [channels_last(random(n, 4, h, w, seed=i).float()) for i in range(2)]
+    image = channels_last(random(n, 24, h, w).to(dtype))
+
+    whole = channels_last(torch.full((n, 40, rows, w), 7.0, dtype=dtype, device="cuda"))
+    run_both("adaptive_warp_into", [image, flows[0], kernels[0], top], [whole[:, 8:32]])
+    assert bool((whole[:, :8] == 7).all()) and bool((whole[:, 32:] == 7).all())
+
+    blend = torch.full((n, 3, h, w), float("nan"), device="cuda")
+    out = channels_last(torch.empty((n, 80, rows, w), dtype=dtype, device="cuda"))[:, 16:]
+    time = torch.tensor(0.3)
+    device = [x.cuda() for x in (*pictures, *flows, *kernels, time)]
+    torch.ops.dain.blend_into(*device, top, blend, out)
+    expected, seen = torch.empty((n, 3, h, w)), torch.empty((n, 64, rows, w))
+    wide = [x.float() for x in (*pictures, *flows, *kernels, time)]
+    torch.ops.dain.blend_into(*wide, top, expected, seen)
+    shown = slice(max(top, 0), min(top + rows, h))
+    torch.testing.assert_close(blend[:, :, shown].cpu(), expected[:, :, shown], atol=1e-5, rtol=1e-5)
+    assert float((out.cpu().float() - seen).abs().max()) <= TOLERANCE[dtype] * float(seen.abs().max())

@@ -1,0 +1,266 @@
+// Convolution between channel slices of channels-last tensors, with bias and leaky ReLU: for the narrow layers, where
+// cuDNN leaves the tensor cores idle and each slice must be a tensor of its own. Inference only; float16, bfloat16.
+//
+// An implicit matrix product: a block takes 16 x (4 kRows) pixels and 16 kPairs output channels; a warp takes kRows
+// rows of 16 pixels. The input's tile and its halo lie in shared memory, 32 channels at a time, the next 32 on their
+// way meanwhile. The weights come from the L1 cache, already in the order in which the tensor cores want them.
+#include "common.cuh"
+
+namespace dain {
+namespace {
+
+constexpr int kGroup = 16;               // channels that one tensor-core instruction multiplies
+constexpr int kChunk = 2;                // groups in shared memory at a time
+constexpr int kTileWidth = 16;           // pixels of one instruction, side by side
+constexpr int kWarps = 4;
+constexpr int kPack = 8;                 // channels in 16 bytes
+constexpr int kPitch = kChunk * kGroup * 2 + 16;  // bytes a pixel in shared memory: 8 neighbours then hit all banks
+
+struct Layer {
+  int batch, height, width;
+  int groups;    // of 16 input channels
+  int pairs;     // of 8 output channels each, of the whole layer
+  int channels;  // that are written; the last pair may hold more
+  int size;      // of the kernel
+  int64_t in_pitch, out_pitch;  // elements from pixel to pixel
+  float slope;
+};
+
+#if __CUDA_ARCH__ >= 800
+
+__device__ void copy_async(uint32_t target, const void* source, bool inside) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(inside ? 16 : 0));
+}
+
+__device__ void load_matrix(uint32_t (&a)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(address));
+}
+
+template <typename T>
+__device__ void multiply(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (std::is_same_v<T, __half>) {
+    asm(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  } else {
+    asm(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+}
+
+// Starts the copy of one chunk of channels of the tile and its halo, with zeros outside the image.
+template <typename T>
+__device__ void load_tile(uint32_t tile, const T* image, const Layer& layer, int groups, int left, int top,
+                          int tile_width, int tile_height) {
+  // A warp takes whole rows, and packs of a pixel are 2 or 4: no division tells an item's place.
+  const int packs = groups * kGroup / kPack, lane = threadIdx.x % 32;
+  for (int row = threadIdx.x / 32; row < tile_height; row += kWarps) {
+    const int y = top + row;
+    const bool row_inside = y >= 0 && y < layer.height;
+    const T* line = image + (row_inside ? int64_t(y) * layer.width * layer.in_pitch : 0);
+    const uint32_t target = tile + row * tile_width * kPitch;
+    for (int item = lane; item < tile_width * packs; item += 32) {
+      const int pixel = item >> groups, pack = item & (packs - 1);
+      const int x = left + pixel;
+      const bool inside = row_inside && x >= 0 && x < layer.width;
+      const int64_t offset = (inside ? x * layer.in_pitch : 0) + pack * kPack;
+      copy_async(target + pixel * kPitch + pack * 16, line + offset, inside);
+    }
+  }
+  asm volatile("cp.async.commit_group;");
+}
+
+template <typename O>
+__device__ void store(O* target, float first, float second, int channel, int channels) {
+  if constexpr (std::is_same_v<O, float>) {
+    if (channel < channels) {
+      target[0] = first;
+    }
+    if (channel + 1 < channels) {
+      target[1] = second;
+    }
+  } else if (channel < channels) {
+    struct alignas(4) Two {
+      O values[2];
+    };
+    *reinterpret_cast<Two*>(target) = {O(first), O(second)};
+  }
+}
+
+#endif
+
+// Weights: (groups, size^2, pairs of 8 outputs, 32 lanes, 2 x 2 x 2 elements). blockIdx.z: batch and outputs.
+template <typename T, typename O, int kRows, int kPairs>
+__global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2)
+    convolve(const T* input, const uint4* weight, const float* bias, O* out, Layer layer) {
+#if __CUDA_ARCH__ >= 800
+  extern __shared__ uint4 shared[];
+  const int slices = layer.pairs / kPairs;
+  const int n = blockIdx.z / slices, pair = blockIdx.z % slices * kPairs;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int reach = layer.size / 2;
+  const int tile_width = kTileWidth + 2 * reach, tile_height = kWarps * kRows + 2 * reach;
+  const int x0 = blockIdx.x * kTileWidth, y0 = blockIdx.y * kWarps * kRows;
+  const T* image = input + int64_t(n) * layer.height * layer.width * layer.in_pitch;
+
+  const uint32_t tiles = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const uint32_t stage_bytes = tile_width * tile_height * kPitch;
+  // Where this lane reads the 16 pixels of its warp's first row: pixel lane % 16, channels 8 (lane / 16) and on.
+  const uint32_t mine = (warp * kRows * tile_width + lane % 16) * kPitch + lane / 16 * 16;
+
+  float sums[kRows][kPairs][2][4] = {};
+  const int64_t step = int64_t(layer.pairs) * 32;  // from tap to tap
+  const uint4* next = weight + int64_t(pair) * 32 + lane;
+  const uint4* last = next + (int64_t(layer.groups) * layer.size * layer.size - 1) * step;
+  uint4 coming[kPairs];
+#pragma unroll
+  for (int p = 0; p < kPairs; ++p) {
+    coming[p] = __ldg(next + p * 32);
+  }
+
+  const int chunks = (layer.groups + kChunk - 1) / kChunk;
+  load_tile(tiles, image, layer, min(kChunk, layer.groups), x0 - reach, y0 - reach, tile_width, tile_height);
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    const int after = layer.groups - (chunk + 1) * kChunk;  // groups still to come
+    if (after > 0) {
+      load_tile(tiles + (chunk + 1) % 2 * stage_bytes, image + (chunk + 1) * kChunk * kGroup, layer,
+                min(kChunk, after), x0 - reach, y0 - reach, tile_width, tile_height);
+      asm volatile("cp.async.wait_group 1;");
+    } else {
+      asm volatile("cp.async.wait_group 0;");
+    }
+    __syncthreads();
+    const uint32_t stage = tiles + chunk % 2 * stage_bytes + mine;
+    const int groups = min(kChunk, after + kChunk);
+    for (int group = 0; group < groups; ++group) {
+      for (int ky = 0; ky < layer.size; ++ky) {
+        uint32_t address = stage + ky * tile_width * kPitch + group * kGroup * 2;
+        for (int kx = 0; kx < layer.size; ++kx, address += kPitch) {
+          uint4 now[kPairs];
+          next = next < last ? next + step : last;
+#pragma unroll
+          for (int p = 0; p < kPairs; ++p) {
+            now[p] = coming[p];
+            coming[p] = __ldg(next + p * 32);
+          }
+          uint32_t a[kRows][4];
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) {
+            load_matrix(a[r], address + r * tile_width * kPitch);
+          }
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+            for (int p = 0; p < kPairs; ++p) {
+              multiply<T>(sums[r][p][0], a[r], now[p].x, now[p].y);
+              multiply<T>(sums[r][p][1], a[r], now[p].z, now[p].w);
+            }
+          }
+        }
+      }
+    }
+    __syncthreads();
+  }
+
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const int y = y0 + warp * kRows + r;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int x = x0 + lane / 4 + half * 8;
+      if (x >= layer.width || y >= layer.height) {
+        continue;
+      }
+      O* target = out + ((int64_t(n) * layer.height + y) * layer.width + x) * layer.out_pitch;
+#pragma unroll
+      for (int p = 0; p < kPairs; ++p) {
+#pragma unroll
+        for (int side = 0; side < 2; ++side) {
+          const int channel = (pair + p) * 16 + side * 8 + lane % 4 * 2;
+          float values[2];
+#pragma unroll
+          for (int k = 0; k < 2; ++k) {
+            const float value = sums[r][p][side][2 * half + k] + bias[channel + k];
+            values[k] = value > 0 ? value : value * layer.slope;
+          }
+          store(target + channel, values[0], values[1], channel, layer.channels);
+        }
+      }
+    }
+  }
+#else
+  __trap();  // the caller asks for compute capability 8.0
+#endif
+}
+
+template <typename T, typename O, int kRows, int kPairs>
+void launch(cudaStream_t stream, const Tensor& input, const Tensor& weight, const Tensor& bias, const Tensor& out,
+            const Layer& layer) {
+  const auto kernel = convolve<T, O, kRows, kPairs>;
+  const int reach = layer.size / 2, stages = layer.groups > kChunk ? 2 : 1;
+  const int bytes = stages * (kTileWidth + 2 * reach) * (kWarps * kRows + 2 * reach) * kPitch;
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  const dim3 grid(ceil_div(layer.width, kTileWidth), ceil_div(layer.height, kWarps * kRows),
+                  layer.batch * (layer.pairs / kPairs));
+  kernel<<<grid, kWarps * 32, bytes, stream>>>(
+      static_cast<const T*>(input.const_data_ptr()), static_cast<const uint4*>(weight.const_data_ptr()),
+      static_cast<const float*>(bias.const_data_ptr()), static_cast<O*>(out.mutable_data_ptr()), layer);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// Large maps take tiles that use each weight often, small ones tiles that there are enough of for the whole GPU.
+template <typename T, typename O>
+void choose(cudaStream_t stream, const Tensor& input, const Tensor& weight, const Tensor& bias, const Tensor& out,
+            const Layer& layer) {
+  constexpr int kEnoughBlocks = 256;
+  const int64_t blocks = int64_t(layer.batch) * ceil_div(layer.width, kTileWidth) * ceil_div(layer.height, 16);
+  if (blocks < kEnoughBlocks) {
+    const auto call = layer.pairs % 2 ? launch<T, O, 1, 1> : launch<T, O, 1, 2>;
+    return call(stream, input, weight, bias, out, layer);
+  }
+  const auto call = layer.pairs % 2 ? launch<T, O, 4, 1> : layer.pairs % 4 ? launch<T, O, 4, 2> : launch<T, O, 4, 4>;
+  call(stream, input, weight, bias, out, layer);
+}
+
+void convolve_into(const Tensor& input, const Tensor& weight, const Tensor& bias, double slope, Tensor out) {
+  const Shape from = shape_of("input", input), to = shape_of("out", out);
+  STD_TORCH_CHECK(weight.dim() == 9 && weight.is_contiguous() && bias.is_contiguous(), "weight must be packed");
+  const int groups = int(weight.size(0)), size = int(weight.size(1)), pairs = int(weight.size(3));
+  const ScalarType type = input.scalar_type();
+  const bool wide_out = out.scalar_type() == ScalarType::Float;
+  check("input", input, {to.batch, groups * kGroup, to.height, to.width}, weight.scalar_type(), out);
+  STD_TORCH_CHECK(wide_out || out.scalar_type() == type, "out must be float32 or of the dtype of input");
+  STD_TORCH_CHECK(to.channels <= pairs * 16 && bias.size(0) == pairs * 16 && (wide_out || to.channels % 2 == 0),
+                  "out has ", to.channels, " channels, the weight ", pairs * 16);
+  STD_TORCH_CHECK(size % 2 == 1 && size <= 11, "a kernel has an odd size of up to 11, not ", size);
+  if (from.numel() == 0) {
+    return;
+  }
+  const Layer layer{to.batch, to.height, to.width, groups, pairs, to.channels, size, pitch_of("input", input, 16),
+                    pitch_of("out", out, 4), float(slope)};
+  const Launcher launcher(input);
+  const auto stream = launcher.stream();
+  if (type == ScalarType::Half) {
+    wide_out ? choose<__half, float>(stream, input, weight, bias, out, layer)
+             : choose<__half, __half>(stream, input, weight, bias, out, layer);
+  } else {
+    STD_TORCH_CHECK(type == ScalarType::BFloat16, "input must be float16 or bfloat16");
+    wide_out ? choose<__nv_bfloat16, float>(stream, input, weight, bias, out, layer)
+             : choose<__nv_bfloat16, __nv_bfloat16>(stream, input, weight, bias, out, layer);
+  }
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(dain, CUDA, m) {
+  m.impl("convolve_into", TORCH_BOX(&convolve_into));
+}
+
+}  // namespace dain
