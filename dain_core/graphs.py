@@ -1,0 +1,73 @@
+"""CUDA graphs: a function's kernels launched at once, for frames so small that launching takes longer than running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """`value`, tensors in tuples and dataclasses, with `function` of every tensor."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple):
+        return tuple(map_tensors(function, item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: map_tensors(function, getattr(value, field.name)) for field in fields(value)}
+        return replace(value, **parts)
+    raise TypeError(f"no tensors in {type(value).__name__}: pass tensors in tuples and dataclasses")
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in tuples and dataclasses."""
+    found: list[Tensor] = []
+    map_tensors(lambda tensor: found.append(tensor) or tensor, value)  # type: ignore[func-returns-value]
+    return iter(found)
+
+
+class Graphed:
+    """A function of tensors on a GPU that is captured when it is called the second time at the same sizes.
+
+    Only for tensors of up to `pixels` pixels. The first time lets cuDNN choose its algorithms. Only the last sizes'
+    graph is kept. Results are copies: they stay what they are whatever is called later. The function must not wait
+    for the GPU.
+    """
+
+    def __init__(self, function: Callable[..., Any], pixels: int) -> None:
+        self._function = function
+        self._pixels = pixels
+        self._sizes: list[torch.Size] = []
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: Any = None
+        self._outputs: Any = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        sizes = [tensor.shape for tensor in tensors(inputs)]
+        if sizes != self._sizes:
+            self.forget()
+            if sizes[0][-2:].numel() <= self._pixels:
+                self._sizes = sizes
+            return self._function(*inputs)
+        if self._graph is None:
+            self._capture(inputs)
+        assert self._graph is not None
+        for static, given in zip(tensors(self._inputs), tensors(inputs), strict=True):
+            static.copy_(given)
+        self._graph.replay()
+        return map_tensors(torch.clone, self._outputs)
+
+    def forget(self) -> None:
+        """Let go of the graph and its memory."""
+        self._sizes, self._graph, self._inputs, self._outputs = [], None, None, None
+
+    def _capture(self, inputs: Any) -> None:
+        self._inputs = map_tensors(torch.clone, inputs)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on allocating meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._outputs = self._function(*self._inputs)
+        self._graph = graph
