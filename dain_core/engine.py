@@ -7,23 +7,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from cuda_ext import backend
 from dain_core.checkpoint import load_weights
-from dain_core.model import DAIN, Features, ModelConfig, Motion
+from dain_core.fused import FusedDAIN
+from dain_core.graphs import Graphed
+from dain_core.model import DAIN, ModelConfig, Motion
 from dain_core.padding import Crop, pad
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+#: Frames of up to so many pixels take a GPU less time than launching its kernels one by one.
+_GRAPH_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
 class Frame:
     """What is known of one frame: worth keeping for the next pair."""
 
-    features: Features
+    features: Any
     crop: Crop
 
 
@@ -53,7 +59,12 @@ class Interpolator:
         self.recomputed = 0
         self._weights = weights
         self._config = ModelConfig.named(model_name)
-        self._model = self._build(_DTYPES[precision])
+        # What is known of frames and pairs is the model's own affair.
+        self._model: Any = self._build(_DTYPES[precision])
+        stages: list[Callable[..., Any]] = [self._model.features, self._model.motion, self._synthesise]
+        if isinstance(self._model, FusedDAIN):
+            stages = [Graphed(stage, _GRAPH_PIXELS) for stage in stages]
+        self._features, self._motion, self._synthesis = stages
 
     @classmethod
     def load(
@@ -93,9 +104,11 @@ class Interpolator:
         return backend() if self.device.type == "cuda" else "cpu"
 
     def warm_up(self, height: int, width: int) -> None:
-        """Interpolate once at this size, so that no real frame pays for allocation and tuning."""
+        """Interpolate at this size, so that no real frame pays for loading kernels and capturing graphs."""
         blank = torch.zeros((1, 3, height, width), device=self.device)
         self.interpolate(blank, blank, [0.5])
+        if self.device.type == "cuda":
+            self.interpolate(blank, blank, [0.5])
 
     @contextmanager
     def interruptible(self, check: Callable[[], None]) -> Iterator[None]:
@@ -131,7 +144,7 @@ class Interpolator:
                 f"the frame is on {rgb.device}, the model on {self.device}: move the frame there"
             )
         padded, crop = pad(rgb.float(), self._config.multiple)
-        return Frame(self._model.features(padded.contiguous(memory_format=torch.channels_last)), crop)
+        return Frame(self._features(padded.contiguous(memory_format=torch.channels_last)), crop)
 
     @torch.inference_mode()
     def pair(self, first: Frame, second: Frame) -> Pair:
@@ -143,7 +156,7 @@ class Interpolator:
         if first.crop != second.crop:
             sizes = f"{first.crop.width}x{first.crop.height} and {second.crop.width}x{second.crop.height}"
             raise ValueError(f"the two frames must have one size, got {sizes}: scale one of them first")
-        return Pair(first, second, self._model.motion(first.features, second.features))
+        return Pair(first, second, self._motion(first.features, second.features))
 
     @torch.inference_mode()
     def between(self, pair: Pair, time: float) -> Tensor:
@@ -159,9 +172,9 @@ class Interpolator:
         if not 0 < time < 1:
             raise ValueError(f"the time must lie between the frames, 0 < t < 1, got {time}")
         first, second, motion = pair.first.features, pair.second.features, pair.motion
-        output = self._model.synthesise(first, second, motion, time).output
-        # The warp copies where a flow is no number, so a broken flow need not show in the output.
-        if not _all_finite(output, *motion.flows):
+        moment = torch.full((), time, device=self.device)
+        output, finite = self._synthesis(first, second, motion, moment)
+        if not finite:
             output = self._recompute(first.image, second.image, time)
         return pair.first.crop.apply(output).clamp(0, 1)
 
@@ -170,15 +183,24 @@ class Interpolator:
         pair = self.pair(self.frame(first), self.frame(second))
         return torch.cat([first[:0].float(), *(self.between(pair, time) for time in times)])
 
-    def _build(self, dtype: torch.dtype) -> DAIN:
+    def _build(self, dtype: torch.dtype) -> DAIN | FusedDAIN:
         with torch.device("meta"):
             model = DAIN(self._config)
         model.load_state_dict(load_weights(self._weights, self._config), assign=True)
+        on_gpu = self.device.type == "cuda" and dtype != torch.float32
+        if on_gpu and FusedDAIN.supports(self._config, self.device):
+            return FusedDAIN(model, dtype).to(self.device)
         return model.prepare(dtype).to(self.device)
+
+    def _synthesise(self, first: Any, second: Any, motion: Motion, time: Tensor) -> tuple[Tensor, Tensor]:
+        """The frame, and whether it can be trusted."""
+        output = self._model.synthesise(first, second, motion, time).output
+        # The warp copies where a flow is no number, so a broken flow need not show in the output.
+        return output, _all_finite(output, *motion.flows)
 
     @cached_property
     def _exact_model(self) -> DAIN:
-        return self._build(torch.float32)
+        return cast(DAIN, self._build(torch.float32))
 
     def _recompute(self, first: Tensor, second: Tensor, time: float) -> Tensor:
         if self.precision != "fp32":
@@ -191,5 +213,5 @@ class Interpolator:
         )
 
 
-def _all_finite(*tensors: Tensor) -> bool:
-    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+def _all_finite(*tensors: Tensor) -> Tensor:
+    return torch.stack([tensor.isfinite().all() for tensor in tensors]).all()

@@ -181,7 +181,9 @@ class DAIN(nn.Module):
         kernels = self.kernels(first.image.to(self.dtype), second.image.to(self.dtype))
         return Motion((forward, backward), kernels)
 
-    def synthesise(self, first: Features, second: Features, motion: Motion, time: float) -> Synthesis:
+    def synthesise(
+        self, first: Features, second: Features, motion: Motion, time: float | Tensor
+    ) -> Synthesis:
         """The frame at `time` between the first (0) and the second (1)."""
         forward, backward = motion.flows
         kernel_1, kernel_2 = motion.kernels
