@@ -15,6 +15,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	  echo "Python's venv module is missing: apt-get install python3-venv (as root), then again."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,embedded,dev]'
+	@if command -v nvcc >/dev/null && $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  $(BIN)/python -m cuda_ext.build; fi
 	@touch $@
 
 demo: setup

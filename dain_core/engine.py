@@ -25,6 +25,11 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _GRAPH_PIXELS = 2**20
 
 
+def usable_devices() -> list[str]:
+    """Every GPU, if the compiled operators are there to run on it, else the CPU."""
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count()) if backend() == "cuda"] or ["cpu"]
+
+
 @dataclass(frozen=True)
 class Frame:
     """What is known of one frame: worth keeping for the next pair."""

@@ -143,6 +143,7 @@ def _devices(settings: Settings) -> list[str]:
     if asked.returncode != 0:
         reason = asked.stderr.strip().rpartition("\n")[2]
         raise click.ClickException(f"No worker can run here: {reason} (pip install 'dain-service[worker]'?)")
+    click.echo(asked.stderr, nl=False, err=True)
     devices: list[str] = json.loads(asked.stdout)
     return devices
 

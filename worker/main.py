@@ -23,7 +23,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, TimeoutError
 from redis.retry import Retry
 
-from dain_core.engine import Interpolator
+from dain_core.engine import Interpolator, usable_devices
 from service.jobs import Jobs
 from service.queue import Queue, WarmWorker
 from service.settings import Settings
@@ -105,9 +105,14 @@ def run(settings: Settings) -> int:
     return 0 if draining.is_set() else HUNG
 
 
-def usable_devices() -> list[str]:
-    """Every GPU that this torch can use, else the CPU."""
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+def list_usable_devices() -> None:
+    """Print the devices to run one worker on each, as JSON; say so where a GPU is not one of them."""
+    devices = usable_devices()
+    if devices == ["cpu"] and torch.cuda.is_available():
+        click.echo(
+            "The CUDA kernels are not built, so the GPU is not used: run python -m cuda_ext.build", err=True
+        )
+    click.echo(json.dumps(devices))
 
 
 @click.command()
@@ -116,7 +121,7 @@ def usable_devices() -> list[str]:
 def main(device: str | None, list_devices: bool) -> None:
     """Run one worker."""
     if list_devices:
-        click.echo(json.dumps(usable_devices()))
+        list_usable_devices()
         return
     chosen: dict[str, Any] = {"device": device} if device else {}
     settings = Settings(**chosen)

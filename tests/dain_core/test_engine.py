@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dain_core.engine import Interpolator
+from dain_core.engine import Interpolator, usable_devices
 from dain_core.metrics import psnr
 
 
@@ -143,3 +143,12 @@ def test_work_on_a_cpu_can_be_stopped_within_a_frame(engine: Interpolator) -> No
     assert calls == 50
     engine.frame(frames[0])
     assert calls == 50
+
+
+@pytest.mark.parametrize(("operators", "devices"), [("cuda", ["cuda:0", "cuda:1"]), ("cpu", ["cpu"])])
+def test_a_gpu_is_usable_once_its_operators_are_built(
+    monkeypatch: pytest.MonkeyPatch, operators: str, devices: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("dain_core.engine.backend", lambda: operators)
+    assert usable_devices() == devices
