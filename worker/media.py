@@ -14,7 +14,7 @@ import resource
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -28,6 +28,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 
 from worker import ffmpeg
+from worker.channel import nothing
 from worker.ffmpeg import MediaError
 
 MAX_PIXELS = 8192 * 4608  # a little more than 8K
@@ -148,16 +149,17 @@ def probe(path: Path, limits: Limits = Limits()) -> VideoInfo:
     return VideoInfo.from_dict(_ask("probe", path, *arguments, seconds=PROBE_SECONDS)["video"])
 
 
-def frame_times(path: Path) -> Timeline:
+def frame_times(path: Path, check: Callable[[], None] = nothing) -> Timeline:
     """The exact presentation time of every frame to be displayed, and the end of the last one.
 
-    Read from packets without decoding where each packet is known to be one shown frame, else by decoding.
+    Read from packets without decoding where each packet is known to be one shown frame, else by decoding, which takes
+    its time: ``check`` is called at every frame, and may raise to stop.
     """
     found = _ask("times", path, seconds=TIMES_SECONDS)["times"]
     unit = Fraction(found["time_base"])
     if found["exact"]:
         return Timeline([pts * unit for pts in found["pts"]], found["end"] * unit)
-    return _decoded_times(path, found["stream"], unit)
+    return _decoded_times(path, found["stream"], unit, check)
 
 
 def _ask(what: str, path: Path, *arguments: str, seconds: float) -> dict[str, Any]:
@@ -182,12 +184,15 @@ def _ask(what: str, path: Path, *arguments: str, seconds: float) -> dict[str, An
     return found
 
 
-def _decoded_times(path: Path, stream: int, unit: Fraction) -> Timeline:
+def _decoded_times(path: Path, stream: int, unit: Fraction, check: Callable[[], None]) -> Timeline:
     """What the decoder itself says of each frame, by decoding all of them."""
     command = ffmpeg.command(stamps_output(ffmpeg.source(path)[str(stream)], "pipe:1", unit))
     with ffmpeg.Process(command, stdout=subprocess.PIPE) as process:
         with open(process.stdout.fileno(), "rb", closefd=False) as lines:
-            shown = list(read_stamps(lines))
+            shown = []
+            for stamp in read_stamps(lines):
+                shown.append(stamp)
+                check()
         process.wait()
         messages = process.messages
     if not shown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from service.options import DEFAULT_FACTOR, Options
 from worker import media, schedule
+from worker.channel import nothing
 from worker.media import Limits, Timeline, VideoInfo
 from worker.schedule import Factor, Schedule, Segment, TargetRate
 
@@ -25,13 +27,23 @@ class Plan:
     segments: tuple[Segment, ...]
 
     @classmethod
-    def make(cls, source: Path, options: Options, *, limits: Limits, segment_frames: int) -> Plan:
+    def make(
+        cls,
+        source: Path,
+        options: Options,
+        *,
+        limits: Limits,
+        segment_frames: int,
+        check: Callable[[], None] = nothing,
+    ) -> Plan:
         """Look into `source` and lay out the result, in segments of about `segment_frames` output frames.
+
+        `check` is called often where that takes long, and may raise to stop.
 
         Raises:
             MediaError: the video cannot be taken.
         """
-        info, timeline = media.probe(source, limits), media.frame_times(source)
+        info, timeline = media.probe(source, limits), media.frame_times(source, check)
         whole = cls(info, timeline, options, ())
         if limits.max_frames is not None and whole.frames > limits.max_frames:
             raise media.exceeded(f"{whole.frames} frames in the result", f"{limits.max_frames} frames")

@@ -182,7 +182,8 @@ def _plan(attempt: Attempt) -> None:
     with runtime.store.fetch(job.source) as source:
         settings = runtime.settings
         limits = Limits(settings.max_pixels, settings.max_frames, settings.max_duration_seconds)
-        made = Plan.make(source, job.options, limits=limits, segment_frames=settings.segment_frames)
+        frames, check = settings.segment_frames, attempt.lease.check
+        made = Plan.make(source, job.options, limits=limits, segment_frames=frames, check=check)
     path = attempt.scratch / "plan.json"
     path.write_text(made.to_json())
     runtime.store.put(path, _plan_key(job.id))

@@ -194,3 +194,17 @@ def test_the_command_answers_in_json_and_exits_well(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "worker.media", "probe", str(tmp_path / "text.mp4")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["error"]["type"] == "unreadable-video"
+
+
+def test_reading_times_by_decoding_can_be_stopped(video: MakeVideo) -> None:
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        frame_times(video("stopped.webm", "-c:v", "libvpx"), check)
+    assert calls == 5
