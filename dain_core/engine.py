@@ -89,7 +89,7 @@ class Interpolator:
             weights: a file to load instead of the weights that come with the project.
 
         Raises:
-            ValueError: no such model, device or precision.
+            ValueError: no such model, device or precision, or a GPU that the operators are not built for.
             WeightsError: the weights cannot be read or do not fit.
         """
         if device == "auto":
@@ -97,6 +97,11 @@ class Interpolator:
         place = torch.device(device)
         if place.type == "cuda" and place.index is None:
             place = torch.device("cuda", 0)
+        if place.type == "cuda" and backend() != "cuda":
+            raise ValueError(
+                f"{place} cannot be used: PyTorch sees no GPU, or the CUDA kernels are not built "
+                "(python -m cuda_ext.build). Use the device cpu meanwhile."
+            )
         if precision == "auto":
             precision = "fp32" if place.type == "cpu" else "fp16"
         if precision not in _DTYPES:

@@ -152,3 +152,9 @@ def test_a_gpu_is_usable_once_its_operators_are_built(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr("dain_core.engine.backend", lambda: operators)
     assert usable_devices() == devices
+
+
+def test_a_gpu_that_cannot_be_used_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dain_core.engine.backend", lambda: "cpu")
+    with pytest.raises(ValueError, match="cuda_ext.build"):
+        Interpolator.load(device="cuda")
