@@ -1,0 +1,100 @@
+"""What the fused networks are made of: convolutions from and into slices of channels."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cuda_ext import convolve_into, pack_weight
+from dain_core.modules.layers import ResidualBlock
+
+#: Channels are aligned to this: what a tensor core takes at once.
+GROUP = 16
+#: From this width on, cuDNN's convolutions are faster than ours.
+WIDE = 128
+
+
+def round_up(channels: int) -> int:
+    return -(-channels // GROUP) * GROUP
+
+
+def widen(x: Tensor, channels: int) -> Tensor:
+    """`x` with zeros for channels up to `channels`."""
+    return F.pad(x, (0, 0, 0, 0, 0, channels - x.shape[1])) if channels > x.shape[1] else x
+
+
+def empty(like: Tensor, channels: int, dtype: torch.dtype | None = None) -> Tensor:
+    n, _, h, w = like.shape
+    return torch.empty(
+        (n, channels, h, w),
+        dtype=dtype or like.dtype,
+        device=like.device,
+        memory_format=torch.channels_last,
+    )
+
+
+class SliceConv2d(nn.Module):
+    """A convolution with bias and leaky ReLU, from and into slices of channels."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, conv: nn.Conv2d, slope: float, dtype: torch.dtype, wide_output: bool = False) -> None:
+        super().__init__()
+        self.out_channels, self.slope = conv.out_channels, slope
+        self.out_dtype = torch.float32 if wide_output else dtype
+        bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().float()
+        self.register_buffer("weight", pack_weight(conv.weight.detach()).to(dtype))
+        self.register_buffer("bias", F.pad(bias, (0, -len(bias) % GROUP)))
+
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        if out is None:
+            out = empty(x, self.out_channels, self.out_dtype)
+        convolve_into(x, self.weight, self.bias, self.slope, out)
+        return out
+
+
+class WideConv2d(nn.Module):
+    """relu(conv(x) + plus), as one kernel of cuDNN."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.padding, self.dilation = cast(tuple[int, int], conv.padding), conv.dilation
+        bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
+        self.register_buffer("weight", widened_weight(conv.weight, dtype))
+        self.register_buffer("bias", bias.to(dtype))
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        if x.is_cuda:
+            shape = ((1, 1), self.padding, self.dilation, 1)
+            if plus is None:
+                return torch.cudnn_convolution_relu(x, self.weight, self.bias, *shape)
+            return torch.cudnn_convolution_add_relu(x, self.weight, plus, 1, self.bias, *shape)
+        result = F.conv2d(x, self.weight, self.bias, 1, self.padding, self.dilation)
+        return F.relu(result if plus is None else result + plus)
+
+
+def widened_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """With its input channels filled up: cuDNN copies the input at every call if they are no multiple of 8."""
+    widened = widen(weight.detach().to(dtype), round_up(weight.shape[1]))
+    return widened.contiguous(memory_format=torch.channels_last)
+
+
+def relu_conv(conv: nn.Conv2d, dtype: torch.dtype) -> SliceConv2d | WideConv2d:
+    narrow = max(conv.in_channels, conv.out_channels) < WIDE and conv.dilation == (1, 1)
+    return SliceConv2d(conv, 0.0, dtype) if narrow else WideConv2d(conv, dtype)
+
+
+class FusedResidualBlock(nn.Module):
+    def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = WideConv2d(block.conv1, dtype), WideConv2d(block.conv2, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.conv1(x), x)
