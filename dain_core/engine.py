@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,34 @@ class Pair:
     first: Frame
     second: Frame
     motion: Motion
+
+
+class Pending:
+    """A new frame that the device is still making."""
+
+    def __init__(self, frame: Tensor, checksum: Tensor, recompute: Callable[[], Tensor]) -> None:
+        self._frame, self._recompute = frame, recompute
+        # Into pinned memory, without waiting.
+        self._checksum = checksum.to("cpu", non_blocking=True)
+        self._arrived: torch.cuda.Event | None = None
+        if frame.is_cuda:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(frame.device))
+
+    def result(self) -> Tensor:
+        """Wait for the frame; make it again in float32 if it is not finite.
+
+        Returns:
+            (1, 3, H, W), float32 in [0, 1].
+
+        Raises:
+            FloatingPointError: the frame is not finite, in float32 either.
+        """
+        if self._arrived:
+            self._arrived.synchronize()
+        if not math.isfinite(self._checksum.item()):
+            self._frame, self._checksum = self._recompute(), torch.zeros(())
+        return self._frame
 
 
 class Interpolator:
@@ -169,29 +198,31 @@ class Interpolator:
         return Pair(first, second, self._motion(first.features, second.features))
 
     @torch.inference_mode()
-    def between(self, pair: Pair, time: float) -> Tensor:
-        """The frame at `time` between the pair's first frame (0) and its second (1).
+    def submit(self, pair: Pair, time: float) -> Pending:
+        """Have the frame at `time` between the pair's first frame (0) and its second (1) made.
 
-        Returns:
-            (1, 3, H, W), float32 in [0, 1].
+        On a GPU this returns before the frame is there: give it its next work before asking for the `result`.
 
         Raises:
             ValueError: a time that is not between 0 and 1.
-            FloatingPointError: the result is not finite, in float32 either.
         """
         if not 0 < time < 1:
             raise ValueError(f"the time must lie between the frames, 0 < t < 1, got {time}")
-        first, second, motion = pair.first.features, pair.second.features, pair.motion
+        first, second = pair.first.features, pair.second.features
         moment = torch.full((), time, device=self.device)
-        output, finite = self._synthesis(first, second, motion, moment)
-        if not finite:
-            output = self._recompute(first.image, second.image, time)
-        return pair.first.crop.apply(output).clamp(0, 1)
+        output, checksum = self._synthesis(first, second, pair.motion, moment)
+        crop, images = pair.first.crop, (first.image, second.image)  # not the pair, which is large
+        return Pending(_pixels(output, crop), checksum, lambda: self._recompute(*images, time, crop))
+
+    def between(self, pair: Pair, time: float) -> Tensor:
+        """The frame at `time` between the pair's first frame (0) and its second (1): see `submit`, `Pending.result`."""
+        return self.submit(pair, time).result()
 
     def interpolate(self, first: Tensor, second: Tensor, times: Sequence[float]) -> Tensor:
         """The frames at `times` between two frames (1, 3, H, W): (len(times), 3, H, W) in [0, 1]."""
         pair = self.pair(self.frame(first), self.frame(second))
-        return torch.cat([first[:0].float(), *(self.between(pair, time) for time in times)])
+        pending = [self.submit(pair, time) for time in times]
+        return torch.cat([first[:0].float(), *(frame.result() for frame in pending)])
 
     def _build(self, dtype: torch.dtype) -> DAIN | FusedDAIN:
         with torch.device("meta"):
@@ -203,25 +234,31 @@ class Interpolator:
         return model.prepare(dtype).to(self.device)
 
     def _synthesise(self, first: Any, second: Any, motion: Motion, time: Tensor) -> tuple[Tensor, Tensor]:
-        """The frame, and whether it can be trusted."""
+        """The frame, and a checksum that is finite if the frame can be trusted."""
         output = self._model.synthesise(first, second, motion, time).output
         # The warp copies where a flow is no number, so a broken flow need not show in the output.
-        return output, _all_finite(output, *motion.flows)
+        return output, _checksum(output, *motion.flows)
 
     @cached_property
     def _exact_model(self) -> DAIN:
         return cast(DAIN, self._build(torch.float32))
 
-    def _recompute(self, first: Tensor, second: Tensor, time: float) -> Tensor:
+    @torch.inference_mode()
+    def _recompute(self, first: Tensor, second: Tensor, time: float, crop: Crop) -> Tensor:
         if self.precision != "fp32":
             self.recomputed += 1
             output = self._exact_model(first, second, time).output
-            if _all_finite(output):
-                return output
+            if math.isfinite(_checksum(output)):
+                return _pixels(output, crop)
         raise FloatingPointError(
             "the interpolated frame is not finite in float32: check the input frames and the weights for NaN"
         )
 
 
-def _all_finite(*tensors: Tensor) -> Tensor:
-    return torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+def _pixels(output: Tensor, crop: Crop) -> Tensor:
+    return crop.apply(output).clamp(0, 1)
+
+
+def _checksum(*tensors: Tensor) -> Tensor:
+    """A number that is finite only if every element is; pixels and flows are too small for their sum not to be."""
+    return torch.stack([tensor.sum() for tensor in tensors]).sum()

@@ -81,6 +81,23 @@ def test_a_broken_half_precision_result_is_made_again(engine: Interpolator) -> N
     torch.testing.assert_close(result, engine.interpolate(first, second, [0.25, 0.5]), atol=1e-4, rtol=0)
 
 
+def test_results_may_be_asked_for_later(engine: Interpolator) -> None:
+    """In any order, more than once, and when other frames have been submitted meanwhile."""
+    half = Interpolator.load(device="cpu", precision="bf16")
+    frames = [half.frame(moving_texture(64, 64, shift)) for shift in (0, 4, 8)]
+    pairs = [half.pair(*frames[:2]), half.pair(*frames[1:])]
+    expected = [half.between(pair, time) for pair in pairs for time in (0.25, 0.5)]
+    pending = [half.submit(pair, time) for pair in pairs for time in (0.25, 0.5)]
+    for ours, theirs in zip(reversed(pending), reversed(expected), strict=True):
+        assert torch.equal(ours.result(), theirs) and torch.equal(ours.result(), theirs)
+    half._model.rectify.stem.weight.fill_(float("inf"))
+    pending = [half.submit(pair, 0.5) for pair in pairs]
+    assert half.recomputed == 0
+    for ours, theirs in zip(reversed(pending), (expected[3], expected[1]), strict=True):
+        assert psnr(ours.result(), theirs) > 35 and ours.result() is ours.result()
+    assert half.recomputed == 2
+
+
 def test_a_broken_float32_result_is_an_error(engine: Interpolator) -> None:
     first = moving_texture(64, 64, 0)
     with pytest.raises(FloatingPointError, match="check the input"):
