@@ -17,7 +17,10 @@ from cuda_ext.ops import (
     correlation,
     flow_projection,
     pack_weight,
+    pool_into,
     separable_conv,
+    unfold_row_into,
+    upsample_add_into,
 )
 
 __all__ = [
@@ -31,7 +34,10 @@ __all__ = [
     "correlation",
     "flow_projection",
     "pack_weight",
+    "pool_into",
     "separable_conv",
+    "unfold_row_into",
+    "upsample_add_into",
 ]
 
 #: The compiled CUDA kernels, where there are any: see `cuda_ext.build`.

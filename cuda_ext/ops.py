@@ -42,6 +42,9 @@ SCHEMAS = {
         "(Tensor first, Tensor second, Tensor flow_1, Tensor flow_2, Tensor kernel_1, Tensor kernel_2, Tensor time, "
         "int top, Tensor(a!) blend, Tensor(b!) out) -> ()"
     ),
+    "pool_into": "(Tensor input, bool mean, Tensor(a!) out) -> ()",
+    "upsample_add_into": "(Tensor low, Tensor high, bool bilinear, Tensor(a!) out) -> ()",
+    "unfold_row_into": "(Tensor image, int taps, Tensor(a!) out) -> ()",
 }
 
 for _name, _schema in SCHEMAS.items():
@@ -277,7 +280,49 @@ def blend_into(
     torch.ops.dain.blend_into(*pictures, *flows, *kernels, time, top, blend, out)
 
 
-for _name in ("convolve_into", "adaptive_warp_into", "blend_into"):
+def pool_into(input: Tensor, mean: bool, out: Tensor) -> None:
+    """The mean, or else the largest, of every 2 x 2 pixels.
+
+    Args:
+        input: (N, C, H, W), channels-last or a slice of channels; on a GPU pixels are multiples of 16 bytes.
+        out: (N, C, H // 2, W // 2), likewise, in the dtype of `input`.
+    """
+    torch.ops.dain.pool_into(input, mean, out)
+
+
+def upsample_add_into(low: Tensor, high: Tensor, bilinear: bool, out: Tensor) -> None:
+    """`low` at twice its size, plus `high`.
+
+    Args:
+        low: (N, C, H, W), channels-last or a slice of channels; on a GPU pixels are multiples of 16 bytes.
+        high: (N, C, 2H, 2W), likewise, in the dtype of `low`.
+        bilinear: with pixels as areas (align_corners=False); otherwise each pixel of `low` becomes 2 x 2 alike.
+        out: like `high`, which it may be itself.
+    """
+    torch.ops.dain.upsample_add_into(low, high, bilinear, out)
+
+
+def unfold_row_into(image: Tensor, taps: int, out: Tensor) -> None:
+    """Every pixel's row of neighbours as its channels: a convolution of the image with a kernel `taps` wide is one
+    of `out` with a kernel 1 wide, on tensor cores many times faster.
+
+    Args:
+        image: (N, 3, H, W), of any strides; float32 or the dtype of `out`.
+        taps: odd.
+        out: (N, channels, H, W), a slice of channels: channel ``3 i + c`` becomes channel c of the pixel
+            ``i - taps // 2`` to the right, zero outside the image; channels from ``3 taps`` on become zeros.
+    """
+    torch.ops.dain.unfold_row_into(image, taps, out)
+
+
+for _name in (
+    "convolve_into",
+    "adaptive_warp_into",
+    "blend_into",
+    "pool_into",
+    "upsample_add_into",
+    "unfold_row_into",
+):
     torch.library.register_fake(f"dain::{_name}", lambda *_: None)
 
 

@@ -343,3 +343,20 @@ def blend_into(
         1,
     )
     out.zero_()[:, : seen.shape[1]].copy_(_rows(seen, top, out.shape[2]))
+
+
+def pool_into(input: Tensor, mean: bool, out: Tensor) -> None:
+    out.copy_(F.avg_pool2d(input, 2) if mean else F.max_pool2d(input, 2))
+
+
+def upsample_add_into(low: Tensor, high: Tensor, bilinear: bool, out: Tensor) -> None:
+    larger = F.interpolate(low, scale_factor=2, mode="bilinear" if bilinear else "nearest")
+    out.copy_(larger + high)
+
+
+def unfold_row_into(image: Tensor, taps: int, out: Tensor) -> None:
+    width, reach = image.shape[3], taps // 2
+    padded = F.pad(image, (reach, reach))
+    out.zero_()
+    for tap in range(taps):
+        out[:, 3 * tap : 3 * tap + 3].copy_(padded[..., tap : tap + width])

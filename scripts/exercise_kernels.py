@@ -1,4 +1,4 @@
-"""Runs the kernels of every operator that has a gradient on a few small cases, for compute-sanitizer to watch:
+"""Runs the kernels of the operators on a few small cases, for compute-sanitizer to watch:
 `python -m scripts.exercise_kernels`.
 
 Sizes leave tiles half empty, and flows lead everywhere, outside as well.
@@ -37,6 +37,20 @@ def exercise(n: int, c: int, h: int, w: int, dtype: torch.dtype, layout: torch.m
         sys.exit(f"not finite: {(n, c, h, w)} {dtype}")
 
 
+def exercise_resampling(n: int, c: int, h: int, w: int, dtype: torch.dtype) -> None:
+    def random(channels: int, height: int, width: int) -> Tensor:
+        image = torch.randn(n, channels, height, width).to(dtype)
+        return image.contiguous(memory_format=torch.channels_last).cuda()
+
+    low, high, row = random(c, h, w), random(c, 2 * h, 2 * w), random(32, h, w)
+    for flag in (False, True):
+        cuda_ext.pool_into(high, flag, low)
+        cuda_ext.upsample_add_into(low, high, flag, high)
+    cuda_ext.unfold_row_into(random(3, h, w), 7, row)
+    if not all(result.cpu().isfinite().all() for result in (low, high, row)):
+        sys.exit(f"not finite after resampling: {(n, c, h, w)} {dtype}")
+
+
 if __name__ == "__main__":
     if cuda_ext.backend() != "cuda":
         sys.exit("needs a GPU and built kernels: python -m cuda_ext.build")
@@ -45,4 +59,5 @@ if __name__ == "__main__":
         for dtype in (torch.float32, torch.float16):
             for layout in (torch.contiguous_format, torch.channels_last):
                 exercise(*shape, dtype, layout)
-    print("every operator with a gradient ran")
+            exercise_resampling(shape[0], 8, *shape[2:], dtype)
+    print("every operator ran")

@@ -185,6 +185,53 @@ def test_minus_zero_is_a_position_inside() -> None:
     assert adaptive_warp(torch.ones(1, 1, 4, 4), flow, kernel).abs().max() == 0
 
 
+# ---------------------------------------------------------------- inference into slices
+
+
+def slices(channels: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """A channels-last tensor full of sevens and a slice of its channels."""
+    whole = torch.full((2, channels + 4, height, width), 7.0).contiguous(memory_format=torch.channels_last)
+    return whole, whole[:, 2:-2]
+
+
+@pytest.mark.parametrize(("mean", "layer"), [(True, torch.nn.AvgPool2d(2)), (False, torch.nn.MaxPool2d(2))])
+def test_pooling_into_a_slice(mean: bool, layer: torch.nn.Module) -> None:
+    image = torch.randn(2, 3, 6, 7)
+    whole, out = slices(3, 3, 3)
+    cuda_ext.pool_into(image, mean, out)
+    torch.testing.assert_close(out, layer(image))
+    assert bool((whole[:, :2] == 7).all()) and bool((whole[:, -2:] == 7).all())
+
+
+@pytest.mark.parametrize(
+    ("bilinear", "layer"),
+    [
+        (True, torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)),
+        (False, torch.nn.UpsamplingNearest2d(scale_factor=2)),
+    ],
+)
+def test_doubling_into_a_slice(bilinear: bool, layer: torch.nn.Module) -> None:
+    low, high = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 8, 10)
+    whole, out = slices(3, 8, 10)
+    cuda_ext.upsample_add_into(low, high, bilinear, out)
+    expected = layer(low) + high
+    torch.testing.assert_close(out, expected)
+    assert bool((whole[:, :2] == 7).all()) and bool((whole[:, -2:] == 7).all())
+    cuda_ext.upsample_add_into(low, high, bilinear, high)
+    torch.testing.assert_close(high, expected)
+
+
+def test_a_row_of_neighbours_makes_a_convolution_one_column_wide() -> None:
+    image, weight = torch.randn(2, 3, 5, 6), torch.randn(4, 3, 7, 7)
+    whole, out = slices(32, 5, 6)
+    cuda_ext.unfold_row_into(image, 7, out)
+    assert bool((whole[:, :2] == 7).all()) and bool((whole[:, -2:] == 7).all())
+    assert bool((out[:, 21:] == 0).all())
+    column = weight.permute(0, 3, 1, 2).reshape(4, 21, 7, 1)
+    found = torch.nn.functional.conv2d(out[:, :21], column, padding=(3, 0))
+    torch.testing.assert_close(found, torch.nn.functional.conv2d(image, weight, padding=3), atol=1e-4, rtol=0)
+
+
 # ---------------------------------------------------------------- gradients and registration
 
 

@@ -415,3 +415,89 @@ def test_warps_into_slices(top: int, rows: int, dtype: torch.dtype) -> None:
     shown = slice(max(top, 0), min(top + rows, h))
     torch.testing.assert_close(blend[:, :, shown].cpu(), expected[:, :, shown], atol=1e-5, rtol=1e-5)
     assert float((out.cpu().float() - seen).abs().max()) <= TOLERANCE[dtype] * float(seen.abs().max())
+
+
+RESAMPLED = [torch.float32, *HALF]
+
+
+def slice_of(shape: tuple[int, int, int, int], dtype: torch.dtype, seed: int = 0) -> Tensor:
+    """Channels 8 to 8 + C of a larger channels-last tensor on the GPU."""
+    n, c, h, w = shape
+    return channels_last(random(n, c + 24, h, w, seed=seed).to(dtype).cuda())[:, 8 : 8 + c]
+
+
+@pytest.mark.parametrize("dtype", RESAMPLED)
+@pytest.mark.parametrize("shape", [(2, 16, 6, 10), (1, 8, 7, 5), (3, 64, 2, 2), (1, 40, 66, 131)], ids=str)
+@pytest.mark.parametrize("mean", [False, True])
+def test_pooling_into_a_slice(mean: bool, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    n, c, h, w = shape
+    source = slice_of(shape, dtype)
+    whole = channels_last(torch.full((n, c + 16, h // 2, w // 2), 7.0, dtype=dtype, device="cuda"))
+    cuda_ext.pool_into(source, mean, whole[:, 8 : 8 + c])
+    expected = torch.empty(n, c, h // 2, w // 2)
+    cuda_ext.pool_into(source.cpu().float(), mean, expected)
+    assert_near([whole[:, 8 : 8 + c].cpu().float()], [expected], TOLERANCE[dtype])
+    assert bool((whole[:, :8] == 7).all()) and bool((whole[:, 8 + c :] == 7).all())
+
+
+def test_pooling_shows_what_is_no_number() -> None:
+    image = channels_last(torch.zeros((1, 8, 4, 4), device="cuda"))
+    for y, x in ((0, 0), (1, 2), (2, 1), (3, 3)):
+        image[..., y, x] = float("nan")
+    for mean in (False, True):
+        out = channels_last(torch.zeros((1, 8, 2, 2), device="cuda"))
+        cuda_ext.pool_into(image, mean, out)
+        assert out.isnan().all()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("dtype", RESAMPLED)
+@pytest.mark.parametrize("shape", [(2, 16, 3, 5), (1, 8, 1, 1), (3, 64, 1, 7), (1, 40, 33, 66)], ids=str)
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_doubling_into_a_slice(
+    bilinear: bool, shape: tuple[int, int, int, int], dtype: torch.dtype, in_place: bool
+) -> None:
+    n, c, h, w = shape
+    low, high = slice_of(shape, dtype), slice_of((n, c, 2 * h, 2 * w), dtype, seed=1)
+    expected = torch.empty(n, c, 2 * h, 2 * w)
+    cuda_ext.upsample_add_into(low.cpu().float(), high.cpu().float(), bilinear, expected)
+    whole = channels_last(torch.full((n, c + 16, 2 * h, 2 * w), 7.0, dtype=dtype, device="cuda"))
+    out = high if in_place else whole[:, 8 : 8 + c]
+    cuda_ext.upsample_add_into(low, high, bilinear, out)
+    assert_near([out.cpu().float()], [expected], TOLERANCE[dtype])
+    assert bool((whole[:, :8] == 7).all()) and bool((whole[:, 8 + c :] == 7).all())
+
+
+@pytest.mark.parametrize("source", RESAMPLED)
+@pytest.mark.parametrize("dtype", RESAMPLED)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("channels", "taps"), [(32, 7), (16, 5), (8, 1)])
+def test_rows_become_channels(
+    channels: int, taps: int, layout: str, dtype: torch.dtype, source: torch.dtype
+) -> None:
+    if source not in (torch.float32, dtype):
+        pytest.skip("refused")
+    n, h, w = 2, 9, 71
+    image = random(n, 3, h, w).to(source)
+    out = slice_of((n, channels, h, w), dtype)
+    cuda_ext.unfold_row_into(LAYOUTS[layout](image.cuda()), taps, out)
+    expected = torch.empty((n, channels, h, w), dtype=dtype)
+    cuda_ext.unfold_row_into(image, taps, expected)
+    assert torch.equal(out.cpu(), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: cuda_ext.pool_into(x, True, x), "out must be"),
+        (lambda x: cuda_ext.pool_into(x[:, :4], True, x[:, :4, :2, :2]), "multiple of 8 channels"),
+        (lambda x: cuda_ext.pool_into(x[:, 4:12], True, x[:, :8, :2, :2]), "a slice of channels"),
+        (lambda x: cuda_ext.upsample_add_into(x, x, True, x), "high must be"),
+        (lambda x: cuda_ext.unfold_row_into(x[:, :3], 7, x), "no room"),
+        (lambda x: cuda_ext.unfold_row_into(x[:, :3].float(), 4, x), "odd number"),
+        (lambda x: cuda_ext.unfold_row_into(x[:, :3].bfloat16(), 5, x), "dtype of out"),
+    ],
+)
+def test_resampling_refuses_what_does_not_fit(call: Callable[[Tensor], None], message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        call(channels_last(torch.zeros((1, 16, 4, 4), dtype=torch.float16, device="cuda")))
