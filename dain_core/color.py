@@ -6,6 +6,7 @@ where MPEG-2 and H.264 put it by default: on the left luma column of its pair, a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,16 +58,12 @@ def to_rgb(planes: Sequence[Tensor], fmt: PixelFormat, spec: ColorSpec) -> Tenso
     shapes = tuple(tuple(plane.shape) for plane in planes)
     if shapes != fmt.plane_shapes(width, height):
         raise ValueError(f"{fmt.name} planes of {width}x{height} cannot have the shapes {shapes}")
-    luma_offset, luma_extent, chroma_offset, chroma_extent = spec.scales(fmt.depth)
-    luma = (planes[0].float() - luma_offset) / luma_extent
-    chroma = (torch.stack(tuple(planes[1:])).float() - chroma_offset) / chroma_extent
-    blue_difference, red_difference = _upsample_chroma(chroma[None], fmt, height, width)[0]
-
-    red_weight, blue_weight = _LUMA_WEIGHTS[spec.matrix]
-    red = luma + 2 * (1 - red_weight) * red_difference
-    blue = luma + 2 * (1 - blue_weight) * blue_difference
-    green = (luma - red_weight * red - blue_weight * blue) / (1 - red_weight - blue_weight)
-    return torch.stack((red, green, blue))[None].clamp(0, 1)
+    luma_offset, luma_extent, chroma_offset, _ = spec.scales(fmt.depth)
+    luma = torch.add(torch.tensor(-luma_offset / luma_extent), planes[0], alpha=1 / luma_extent)
+    chroma = torch.stack(tuple(planes[1:]))[None] - chroma_offset
+    u, v = _upsample_chroma(chroma, fmt, height, width)[0]
+    of_u, of_v = _to_rgb_weights(spec, fmt.depth, luma.device)
+    return torch.addcmul(luma, of_u, u).addcmul_(of_v, v).clamp_(0, 1)[None]
 
 
 def to_yuv(rgb: Tensor, fmt: PixelFormat, spec: ColorSpec) -> list[Tensor]:
@@ -74,18 +71,43 @@ def to_yuv(rgb: Tensor, fmt: PixelFormat, spec: ColorSpec) -> list[Tensor]:
 
     The int16 values are those of the format's uint16: ``tensor.numpy().view(fmt.dtype)`` is the plane.
     """
-    red, green, blue = rgb[0].float()
-    height, width = red.shape
-    red_weight, blue_weight = _LUMA_WEIGHTS[spec.matrix]
-    luma = red_weight * red + (1 - red_weight - blue_weight) * green + blue_weight * blue
-    differences = torch.stack(
-        ((blue - luma) / (2 * (1 - blue_weight)), (red - luma) / (2 * (1 - red_weight)))
-    )
-    chroma = _downsample_chroma(differences[None], fmt, height, width)[0]
-    luma_offset, luma_extent, chroma_offset, chroma_extent = spec.scales(fmt.depth)
-    codes = [luma * luma_extent + luma_offset, *(chroma * chroma_extent + chroma_offset)]
+    rgb = rgb.float()
+    luma_offset, _, chroma_offset, _ = spec.scales(fmt.depth)
+    luma_weights, chroma_weights = _to_yuv_weights(spec, fmt.depth, rgb.device)
+    # Integers are made by cutting off the fraction: a half more, and that is rounding.
+    luma = torch.tensor(luma_offset + 0.5)  # on the CPU it is a plain number, whatever device the rest is on
+    for channel, weight in zip(rgb[0], luma_weights, strict=True):
+        luma = torch.add(luma, channel, alpha=weight)
+    red, green, blue = _downsample_chroma(rgb, fmt)[0]
+    of_red, of_green, of_blue = chroma_weights
+    chroma = (of_red * red).addcmul_(of_green, green).addcmul_(of_blue, blue).add_(chroma_offset + 0.5)
+    chroma.clamp_(max=2**fmt.depth - 1)  # in full range, blue and red reach half a code too far
     dtype = torch.uint8 if fmt.depth == 8 else torch.int16
-    return [code.round().clamp(0, 2**fmt.depth - 1).to(dtype) for code in codes]
+    return [luma.to(dtype), *chroma.to(dtype)]
+
+
+def _yuv_of_rgb(matrix: str) -> Tensor:
+    """Rows Y in [0, 1], U and V in [-1/2, 1/2]; columns red, green and blue."""
+    red, blue = _LUMA_WEIGHTS[matrix]
+    luma = torch.tensor((red, 1 - red - blue, blue), dtype=torch.float64)
+    of_red, _, of_blue = torch.eye(3, dtype=torch.float64)
+    return torch.stack((luma, (of_blue - luma) / (2 * (1 - blue)), (of_red - luma) / (2 * (1 - red))))
+
+
+@functools.cache
+def _to_rgb_weights(spec: ColorSpec, depth: int, device: torch.device) -> Tensor:
+    """What a code of U and a code of V add to red, green and blue: (2, 3, 1, 1)."""
+    weights = _yuv_of_rgb(spec.matrix).inverse()[:, 1:].T / spec.scales(depth)[3]
+    return weights.float().reshape(2, 3, 1, 1).to(device)
+
+
+@functools.cache
+def _to_yuv_weights(spec: ColorSpec, depth: int, device: torch.device) -> tuple[list[float], Tensor]:
+    """How many codes of Y, and of U and V, full red, green and blue are: three numbers, and (3, 2, 1, 1)."""
+    luma, *chroma = _yuv_of_rgb(spec.matrix)
+    _, luma_extent, _, chroma_extent = spec.scales(depth)
+    weights = (torch.stack(chroma, 1) * chroma_extent).float().reshape(3, 2, 1, 1).to(device)
+    return (luma * luma_extent).tolist(), weights
 
 
 def _upsample_chroma(chroma: Tensor, fmt: PixelFormat, height: int, width: int) -> Tensor:
@@ -101,13 +123,14 @@ def _upsample_chroma(chroma: Tensor, fmt: PixelFormat, height: int, width: int) 
     return chroma[..., :height, :width]
 
 
-def _downsample_chroma(chroma: Tensor, fmt: PixelFormat, height: int, width: int) -> Tensor:
-    """Weights 1 2 1 around each second column, and the mean of two rows: (1, 2, h, w)."""
-    if fmt.chroma_shift_x:
-        chroma = F.pad(chroma, (1, 1, 0, 0), mode="replicate")
-        left, middle, right = chroma[..., :-2:2], chroma[..., 1:-1:2], chroma[..., 2::2]
-        chroma = (left + 2 * middle + right) / 4
+def _downsample_chroma(image: Tensor, fmt: PixelFormat) -> Tensor:
+    """The mean of two rows, and weights 1 2 1 around each second column: (1, C, h, w) of (1, C, height, width)."""
+    height, width = image.shape[2:]
     if fmt.chroma_shift_y:
-        chroma = F.pad(chroma, (0, 0, 0, height % 2), mode="replicate")
-        chroma = (chroma[..., ::2, :] + chroma[..., 1::2, :]) / 2
-    return chroma
+        if height % 2:
+            image = F.pad(image, (0, 0, 0, 1), mode="replicate")
+        image = torch.lerp(image[..., ::2, :], image[..., 1::2, :], 0.5)
+    if fmt.chroma_shift_x:
+        image = F.pad(image, (1, width % 2, 0, 0), mode="replicate")
+        image = torch.lerp(torch.lerp(image[..., :-1:2], image[..., 2::2], 0.5), image[..., 1::2], 0.5)
+    return image
