@@ -75,21 +75,21 @@ class FusedDAIN(nn.Module):
     def supports(config: ModelConfig, device: torch.device) -> bool:
         """Whether this network's widths suit the tensor cores, and the GPU has such (compute capability 8.0)."""
         widths = (*config.flow_dense, config.context_width, config.rectify_width, *config.kernel_widths)
-        middles = (config.depth_narrow, config.depth_wide, 4 * config.depth_widths[0], config.flow_refine[-1])
-        if any(width % GROUP for width in (*widths, *middles)) or config.flow_scale * config.depth_scale > 1:
+        depths = (config.depth_stem, *config.depth_widths, config.depth_narrow, config.depth_wide)
+        narrow = any(width % GROUP for width in (*widths, *depths, config.flow_refine[-1]))
+        if narrow or config.flow_scale * config.depth_scale > 1:
             return False
         return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
     def features(self, image: Tensor) -> FusedFeatures:
         """See `DAIN.features`."""
+        log_depth = self.depth(image)
         half = image.to(dtype=self.dtype, memory_format=torch.channels_last)
-        source = widen(half, GROUP)
-        log_depth = self.depth(source)
         return FusedFeatures(
             picture=torch.cat((image, log_depth), 1).contiguous(memory_format=torch.channels_last),
             inverse_depth=1e-6 + torch.exp(-log_depth),
-            contexts=self.context(source),
-            pyramid=self.flow.features(source),
+            contexts=self.context(image),
+            pyramid=self.flow.features(widen(half, GROUP)),
         )
 
     def motion(self, first: FusedFeatures, second: FusedFeatures) -> Motion:

@@ -86,6 +86,27 @@ def test_bands_are_the_same(
     close(fused.synthesise(first, second, motion, time).output, whole)
 
 
+@pytest.mark.parametrize("rows", [2, 22, 62, 100])
+@torch.inference_mode()
+def test_depth_in_bands_is_the_same(
+    models: tuple[DAIN, FusedDAIN], frames: tuple[Tensor, Tensor], rows: int
+) -> None:
+    plain, fused = models
+    image = torch.cat(frames)
+    close(fused.depth(image, rows), plain.depth(image))
+
+
+@pytest.mark.parametrize("rows", [(0, 64), (0, 5), (30, 31), (14, 50), (47, 64)])
+@torch.inference_mode()
+def test_context_of_some_rows_is_the_same(
+    models: tuple[DAIN, FusedDAIN], frames: tuple[Tensor, Tensor], rows: tuple[int, int]
+) -> None:
+    plain, fused = models
+    image = torch.cat(frames)
+    found = torch.cat((image[:, :, slice(*rows)], *fused.context(image, rows)), 1)
+    close(found, plain.context(image)[:, :, slice(*rows)])
+
+
 def test_it_runs_what_it_can() -> None:
     cpu = torch.device("cpu")
     assert FusedDAIN.supports(ModelConfig(), cpu) and FusedDAIN.supports(CONFIG, cpu)
