@@ -37,7 +37,9 @@ SCHEMAS = {
         "(Tensor grad, Tensor image, Tensor vertical, Tensor horizontal) -> (Tensor, Tensor, Tensor)"
     ),
     "convolve_into": "(Tensor input, Tensor weight, Tensor bias, float slope, Tensor(a!) out) -> ()",
-    "adaptive_warp_into": "(Tensor image, Tensor flow, Tensor kernel, int top, Tensor(a!) out) -> ()",
+    "adaptive_warp_into": (
+        "(Tensor image, int first_row, Tensor flow, Tensor kernel, int top, Tensor(a!) out) -> ()"
+    ),
     "blend_into": (
         "(Tensor first, Tensor second, Tensor flow_1, Tensor flow_2, Tensor kernel_1, Tensor kernel_2, Tensor time, "
         "int top, Tensor(a!) blend, Tensor(b!) out) -> ()"
@@ -243,14 +245,19 @@ def convolve_into(input: Tensor, weight: Tensor, bias: Tensor, slope: float, out
     torch.ops.dain.convolve_into(input, weight, bias, slope, out)
 
 
-def adaptive_warp_into(image: Tensor, flow: Tensor, kernel: Tensor, top: int, out: Tensor) -> None:
-    """`adaptive_warp` of which `out` takes the rows from `top` on; rows outside the image become zeros.
+def adaptive_warp_into(
+    image: Tensor, first_row: int, flow: Tensor, kernel: Tensor, top: int, out: Tensor
+) -> None:
+    """`adaptive_warp` of some rows of a frame into some rows.
 
     Args:
-        image, flow, kernel: as in `adaptive_warp`; on a GPU float16 or bfloat16 with a multiple of 8 channels.
-        out: (N, C, rows, W) in the dtype of `image`, a slice of channels as in `convolve_into`.
+        image: (N, C, any, W): the frame's rows from `first_row` on; on a GPU not float64, with a multiple of 8
+            channels.
+        flow, kernel: (N, 2, H, W) and (N, 16, H, W), of the whole frame, as in `adaptive_warp`.
+        out: (N, C, any, W): the result's rows from `top` on, in the dtype of `image`; a slice of channels as in
+            `convolve_into`. Pixels that need rows that `image` lacks stay as they are.
     """
-    torch.ops.dain.adaptive_warp_into(image, flow, kernel, top, out)
+    torch.ops.dain.adaptive_warp_into(image, first_row, flow, kernel, top, out)
 
 
 #: Channels that `blend_into` writes.
@@ -273,9 +280,9 @@ def blend_into(
         flows, kernels: (N, 2, H, W) float32 and (N, 16, H, W) each.
         time: one float32: the weight of the second frame.
         top: the row of the frame that is the first of `out`.
-        blend: (N, 3, H, W), float32; the rows that `out` shows are written.
+        blend: (N, 3, rows, W), float32: the blended rows.
         out: (N, 64, rows, W): the blend, both images, both flows, both kernels, both depths and a one (to
-            carry a bias), then zeros; rows outside the frame become zeros.
+            carry a bias), then zeros.
     """
     torch.ops.dain.blend_into(*pictures, *flows, *kernels, time, top, blend, out)
 

@@ -311,13 +311,16 @@ def convolve_into(input: Tensor, weight: Tensor, bias: Tensor, slope: float, out
     out.copy_(F.leaky_relu(result, slope)[:, : out.shape[1]])
 
 
-def _rows(tensor: Tensor, top: int, height: int) -> Tensor:
-    """Rows `top` to `top + height`, zeros where there are none."""
-    return F.pad(tensor, (0, 0, -top, top + height - tensor.shape[2]))
-
-
-def adaptive_warp_into(image: Tensor, flow: Tensor, kernel: Tensor, top: int, out: Tensor) -> None:
-    out.copy_(_rows(adaptive_warp(image, flow, kernel), top, out.shape[2]))
+def adaptive_warp_into(
+    image: Tensor, first_row: int, flow: Tensor, kernel: Tensor, top: int, out: Tensor
+) -> None:
+    (n, _, h, w), rows = flow.shape, slice(top, top + out.shape[2])
+    missing_below = h - first_row - image.shape[2]
+    warped = adaptive_warp(F.pad(image, (0, 0, first_row, missing_below)), flow, kernel)
+    index, _ = _Window(flow).weights(kernel)
+    row = index % (h * w) // w - first_row
+    there = ((row >= 0) & (row < image.shape[2])).all(1).view(n, 1, h, w)
+    out.copy_(torch.where(there[:, :, rows], warped[:, :, rows], out))
 
 
 def blend_into(
@@ -334,15 +337,12 @@ def blend_into(
 ) -> None:
     image_1, depth_1 = adaptive_warp(first, flow_1, kernel_1.to(first.dtype)).split((3, 1), 1)
     image_2, depth_2 = adaptive_warp(second, flow_2, kernel_2.to(second.dtype)).split((3, 1), 1)
-    blend.copy_((1 - time) * image_1 + time * image_2)
-    seen = torch.cat(
-        [
-            *(blend, image_1, image_2, flow_1, flow_2, kernel_1.float(), kernel_2.float(), depth_1, depth_2),
-            torch.ones_like(depth_1),
-        ],
-        1,
-    )
-    out.zero_()[:, : seen.shape[1]].copy_(_rows(seen, top, out.shape[2]))
+    rows = slice(top, top + out.shape[2])
+    blended = (1 - time) * image_1 + time * image_2
+    blend.copy_(blended[:, :, rows])
+    sides = (image_1, image_2, flow_1, flow_2, kernel_1.float(), kernel_2.float(), depth_1, depth_2)
+    seen = torch.cat((blended, *sides, torch.ones_like(depth_1)), 1)
+    out.zero_()[:, : seen.shape[1]].copy_(seen[:, :, rows])
 
 
 def pool_into(input: Tensor, mean: bool, out: Tensor) -> None:

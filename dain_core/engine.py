@@ -235,7 +235,9 @@ class Interpolator:
 
     def _synthesise(self, first: Any, second: Any, motion: Motion, time: Tensor) -> tuple[Tensor, Tensor]:
         """The frame, and a checksum that is finite if the frame can be trusted."""
-        output = self._model.synthesise(first, second, motion, time).output
+        output = self._model.synthesise(first, second, motion, time)
+        if not isinstance(output, Tensor):
+            output = output.output
         # The warp copies where a flow is no number, so a broken flow need not show in the output.
         return output, _checksum(output, *motion.flows)
 

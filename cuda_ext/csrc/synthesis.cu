@@ -1,5 +1,5 @@
 // What the rectification sees, put where it is read: warps that write slices of channels of one channels-last tensor,
-// `out`, whose first row is row `top` of the frame. Rows outside the frame become zeros. Inference only.
+// `out`, whose first row is row `top` of the frame. Inference only.
 #include "window.cuh"
 
 namespace dain {
@@ -7,77 +7,76 @@ namespace {
 
 constexpr int kTile = 8;  // a block warps 8 x 8 pixels, so that neighbours find each other's taps in the L1 cache
 constexpr int kTileThreads = 4 * kTile * kTile;
-constexpr int kWidth = 8;  // channels that a thread takes at once: 16 bytes of half precision
+
+// Channels that a thread takes at once: 16 bytes.
+template <typename T>
+constexpr int kWidth = 16 / sizeof(T);
 
 template <typename T>
 struct alignas(16) Channels {
-  T values[kWidth];
+  T values[kWidth<T>];
 };
 
-// A pixel's place in `out` and in the frame, and whether it is in either.
-struct Place {
-  int x, row, y;
-  bool in_out, in_frame;
-
-  __device__ Place(int x, int row, int top, int rows, const Shape& frame)
-      : x(x), row(row), y(row + top), in_out(x < frame.width && row < rows),
-        in_frame(in_out && y >= 0 && y < frame.height) {}
+// Rows of the frame, from `top` on.
+struct Rows {
+  int top, count;
 };
 
 // ---------------------------------------------------------------- contexts
 
 struct Tap {
-  int pixel;  // of the image, row by row
+  int pixel;  // of the rows of the image that are there, one after the other; negative if a tap of the pixel is not
   float weight;
 };
 
 template <typename T>
-__global__ void warp_slices(const T* image, int64_t pitch, View<const float> flow, View<const T> kernel, T* out,
-                            int64_t out_pitch, int top, int rows, Shape shape) {
+__global__ void warp_slices(const T* image, int64_t pitch, Rows image_rows, View<const float> flow,
+                            View<const T> kernel, T* out, int64_t out_pitch, Rows rows, Shape frame) {
   __shared__ Tap taps[kTile * kTile][16];
   const int x0 = blockIdx.x * kTile, row0 = blockIdx.y * kTile, n = blockIdx.z;
   {
     const int pixel = threadIdx.x / 4, line = threadIdx.x % 4;
-    const Place at(x0 + pixel % kTile, row0 + pixel / kTile, top, rows, shape);
-    if (at.in_frame) {
-      const Window<float> window = window_at<float>(flow, n, at.y, at.x, shape);
+    const int x = x0 + pixel % kTile, row = row0 + pixel / kTile;
+    if (x < frame.width && row < rows.count) {
+      const Window<float> window = window_at<float>(flow, n, rows.top + row, x, frame);
+      const bool there = window.row(0, frame.height) >= image_rows.top &&
+          window.row(3, frame.height) < image_rows.top + image_rows.count;
+      const int start = (window.row(line, frame.height) - image_rows.top) * frame.width;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int tap = line * 4 + i;
-        taps[pixel][tap] = {window.row(line, shape.height) * shape.width + window.column(i, shape.width),
-                            window.weight(tap, float(*kernel.at(n, tap, at.y, at.x)))};
+        taps[pixel][tap] = {there ? start + window.column(i, frame.width) : -1,
+                            window.weight(tap, float(*kernel.at(n, tap, rows.top + row, x)))};
       }
     }
   }
   __syncthreads();
 
-  const int packs = shape.channels / kWidth;
-  const T* source = image + int64_t(n) * shape.height * shape.width * pitch;
-  T* target = out + int64_t(n) * rows * shape.width * out_pitch;
+  const int packs = frame.channels / kWidth<T>;
+  const T* source = image + int64_t(n) * image_rows.count * frame.width * pitch;
+  T* target = out + int64_t(n) * rows.count * frame.width * out_pitch;
   for (int item = threadIdx.x; item < kTile * kTile * packs; item += kTileThreads) {
     const int pixel = item / packs, pack = item % packs;
-    const Place at(x0 + pixel % kTile, row0 + pixel / kTile, top, rows, shape);
-    if (!at.in_out) {
+    const int x = x0 + pixel % kTile, row = row0 + pixel / kTile;
+    if (x >= frame.width || row >= rows.count || taps[pixel][0].pixel < 0) {
       continue;
     }
-    float sums[kWidth] = {};
-    if (at.in_frame) {
+    float sums[kWidth<T>] = {};
 #pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        const Tap tap = taps[pixel][i];
-        const auto from = *reinterpret_cast<const Channels<T>*>(source + tap.pixel * pitch + pack * kWidth);
+    for (int i = 0; i < 16; ++i) {
+      const Tap tap = taps[pixel][i];
+      const auto from = *reinterpret_cast<const Channels<T>*>(source + tap.pixel * pitch + pack * kWidth<T>);
 #pragma unroll
-        for (int k = 0; k < kWidth; ++k) {
-          sums[k] += tap.weight * float(from.values[k]);
-        }
+      for (int k = 0; k < kWidth<T>; ++k) {
+        sums[k] += tap.weight * float(from.values[k]);
       }
     }
     Channels<T> result;
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
+    for (int k = 0; k < kWidth<T>; ++k) {
       result.values[k] = T(sums[k]);
     }
-    const int64_t to = (int64_t(at.row) * shape.width + at.x) * out_pitch + pack * kWidth;
+    const int64_t to = (int64_t(row) * frame.width + x) * out_pitch + pack * kWidth<T>;
     *reinterpret_cast<Channels<T>*>(target + to) = result;
   }
 }
@@ -122,36 +121,33 @@ __device__ void see(const Side<T>& side, int index, int n, int y, int x, const S
 
 template <typename T>
 __global__ void blend_and_gather(Side<T> first, Side<T> second, const float* time, View<float> blend, T* out,
-                                 int64_t out_pitch, int top, int rows, Shape shape) {
+                                 int64_t out_pitch, Rows rows, Shape frame) {
+  const int x = blockIdx.x * kBlockWidth + threadIdx.x, row = blockIdx.y * kBlockHeight + threadIdx.y;
   const int n = blockIdx.z;
-  const Place at(blockIdx.x * kBlockWidth + threadIdx.x, blockIdx.y * kBlockHeight + threadIdx.y, top, rows, shape);
-  if (!at.in_out) {
+  if (x >= frame.width || row >= rows.count) {
     return;
   }
   T seen[kSeen];
 #pragma unroll
   for (int c = 0; c < kSeen; ++c) {
-    seen[c] = T(0.f);
+    seen[c] = T(c == kOne ? 1.f : 0.f);
   }
-  if (at.in_frame) {
-    float one[kPicture] = {}, two[kPicture] = {};
-    see(first, 0, n, at.y, at.x, shape, one, seen);
-    see(second, 1, n, at.y, at.x, shape, two, seen);
-    seen[kOne] = T(1.f);
-    const float t = *time;
+  float one[kPicture] = {}, two[kPicture] = {};
+  see(first, 0, n, rows.top + row, x, frame, one, seen);
+  see(second, 1, n, rows.top + row, x, frame, two, seen);
+  const float t = *time;
 #pragma unroll
-    for (int c = 0; c < 3; ++c) {
-      const float value = (1 - t) * one[c] + t * two[c];
-      *blend.at(n, c, at.y, at.x) = value;
-      seen[c] = T(value);
-    }
+  for (int c = 0; c < 3; ++c) {
+    const float value = (1 - t) * one[c] + t * two[c];
+    *blend.at(n, c, row, x) = value;
+    seen[c] = T(value);
   }
-  T* target = out + ((int64_t(n) * rows + at.row) * shape.width + at.x) * out_pitch;
+  T* target = out + ((int64_t(n) * rows.count + row) * frame.width + x) * out_pitch;
 #pragma unroll
-  for (int c = 0; c < kSeen; c += kWidth) {
+  for (int c = 0; c < kSeen; c += kWidth<T>) {
     Channels<T> part;
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
+    for (int k = 0; k < kWidth<T>; ++k) {
       part.values[k] = seen[c + k];
     }
     *reinterpret_cast<Channels<T>*>(target + c) = part;
@@ -161,52 +157,71 @@ __global__ void blend_and_gather(Side<T> first, Side<T> second, const float* tim
 // ---------------------------------------------------------------- operators
 
 template <typename Body>
-void dispatch_half(ScalarType type, Body body) {
-  STD_TORCH_CHECK(type == ScalarType::Half || type == ScalarType::BFloat16,
-                  "needs float16 or bfloat16, not ", torch::headeronly::toString(type));
-  type == ScalarType::Half ? body(__half()) : body(__nv_bfloat16());
+void dispatch_network(ScalarType type, Body body) {
+  switch (type) {
+    case ScalarType::Float:
+      return body(float());
+    case ScalarType::Half:
+      return body(__half());
+    case ScalarType::BFloat16:
+      return body(__nv_bfloat16());
+    default:
+      STD_TORCH_CHECK(false, "needs float16, bfloat16 or float32, not ", torch::headeronly::toString(type));
+  }
 }
 
-void adaptive_warp_into(const Tensor& image, const Tensor& flow, const Tensor& kernel, int64_t top, Tensor out) {
-  const Shape shape = shape_of("image", image), target = shape_of("out", out);
-  check("flow", flow, shape.with_channels(2), ScalarType::Float, image);
-  check("kernel", kernel, shape.with_channels(16), image.scalar_type(), image);
-  check("out", out, {shape.batch, shape.channels, target.height, shape.width}, image.scalar_type(), image);
-  STD_TORCH_CHECK(shape.channels % kWidth == 0, "image must have a multiple of 8 channels, not ", shape.channels);
+// The rows of a frame that a tensor holds from `top` on.
+Rows rows_of(const char* name, int64_t top, const Shape& tensor, const Shape& frame) {
+  STD_TORCH_CHECK(top >= 0 && top + tensor.height <= frame.height, name, " holds rows ", top, " to ",
+                  top + tensor.height, " of a frame that has ", frame.height);
+  return {int(top), tensor.height};
+}
+
+void adaptive_warp_into(const Tensor& image, int64_t first_row, const Tensor& flow, const Tensor& kernel, int64_t top,
+                        Tensor out) {
+  const Shape given = shape_of("image", image), target = shape_of("out", out);
+  const Shape frame{given.batch, given.channels, shape_of("flow", flow).height, given.width};
+  check("flow", flow, frame.with_channels(2), ScalarType::Float, image);
+  check("kernel", kernel, frame.with_channels(16), image.scalar_type(), image);
+  check("out", out, {frame.batch, frame.channels, target.height, frame.width}, image.scalar_type(), image);
+  const Rows image_rows = rows_of("image", first_row, given, frame), rows = rows_of("out", top, target, frame);
   const int64_t pitch = pitch_of("image", image, 16), out_pitch = pitch_of("out", out, 16);
   const Launcher launch(image);
-  dispatch_half(image.scalar_type(), [&](auto zero) {
+  dispatch_network(image.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch.blocks(warp_slices<T>, {ceil_div(shape.width, kTile), ceil_div(target.height, kTile), shape.batch},
-                  dim3(kTileThreads), static_cast<const T*>(image.const_data_ptr()), pitch, read<float>(flow),
-                  read<T>(kernel), static_cast<T*>(out.mutable_data_ptr()), out_pitch, int(top), target.height, shape);
+    STD_TORCH_CHECK(frame.channels % kWidth<T> == 0, "image must have a multiple of ", kWidth<T>, " channels, not ",
+                    frame.channels);
+    launch.blocks(warp_slices<T>, {ceil_div(frame.width, kTile), ceil_div(rows.count, kTile), frame.batch},
+                  dim3(kTileThreads), static_cast<const T*>(image.const_data_ptr()), pitch, image_rows,
+                  read<float>(flow), read<T>(kernel), static_cast<T*>(out.mutable_data_ptr()), out_pitch, rows, frame);
   });
 }
 
 void blend_into(const Tensor& first, const Tensor& second, const Tensor& flow_1, const Tensor& flow_2,
                 const Tensor& kernel_1, const Tensor& kernel_2, const Tensor& time, int64_t top, Tensor blend,
                 Tensor out) {
-  const Shape shape = shape_of("first", first), target = shape_of("out", out);
+  const Shape frame = shape_of("first", first), target = shape_of("out", out);
   const ScalarType type = out.scalar_type();
-  check("first", first, shape.with_channels(kPicture), ScalarType::Float, first);
-  check("second", second, shape, ScalarType::Float, first);
-  check("flow_1", flow_1, shape.with_channels(2), ScalarType::Float, first);
-  check("flow_2", flow_2, shape.with_channels(2), ScalarType::Float, first);
-  check("kernel_1", kernel_1, shape.with_channels(16), type, first);
-  check("kernel_2", kernel_2, shape.with_channels(16), type, first);
-  check("blend", blend, shape.with_channels(3), ScalarType::Float, first);
-  check("out", out, {shape.batch, kSeen, target.height, shape.width}, type, first);
+  check("first", first, frame.with_channels(kPicture), ScalarType::Float, first);
+  check("second", second, frame, ScalarType::Float, first);
+  check("flow_1", flow_1, frame.with_channels(2), ScalarType::Float, first);
+  check("flow_2", flow_2, frame.with_channels(2), ScalarType::Float, first);
+  check("kernel_1", kernel_1, frame.with_channels(16), type, first);
+  check("kernel_2", kernel_2, frame.with_channels(16), type, first);
+  check("out", out, {frame.batch, kSeen, target.height, frame.width}, type, first);
+  check("blend", blend, target.with_channels(3), ScalarType::Float, first);
   STD_TORCH_CHECK(time.is_cuda() && time.numel() == 1 && time.scalar_type() == ScalarType::Float,
                   "time must be one float32 on the GPU");
+  const Rows rows = rows_of("out", top, target, frame);
   const int64_t out_pitch = pitch_of("out", out, 16);
   const Launcher launch(first);
-  dispatch_half(type, [&](auto zero) {
+  dispatch_network(type, [&](auto zero) {
     using T = decltype(zero);
-    launch.pixels(blend_and_gather<T>, shape.batch, target.height, shape.width,
+    launch.pixels(blend_and_gather<T>, frame.batch, rows.count, frame.width,
                   Side<T>{read<float>(first), read<float>(flow_1), read<T>(kernel_1)},
                   Side<T>{read<float>(second), read<float>(flow_2), read<T>(kernel_2)},
                   static_cast<const float*>(time.const_data_ptr()), write<float>(blend),
-                  static_cast<T*>(out.mutable_data_ptr()), out_pitch, int(top), target.height, shape);
+                  static_cast<T*>(out.mutable_data_ptr()), out_pitch, rows, frame);
   });
 }
 

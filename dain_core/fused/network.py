@@ -7,18 +7,20 @@ cuDNN's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda_ext import BLEND_CHANNELS, adaptive_warp_into, blend_into, flow_projection
+from dain_core.fused.bands import Band, rows_seen
 from dain_core.fused.context import FusedContext
 from dain_core.fused.depth import FusedDepth
 from dain_core.fused.flow import FusedFlow
 from dain_core.fused.kernels import FusedKernels
-from dain_core.fused.layers import GROUP, empty, widen
+from dain_core.fused.layers import GROUP, empty
 from dain_core.fused.synthesis import FusedRectification
 from dain_core.model import DAIN, ModelConfig, Motion
 from dain_core.modules.flow import FLOW_UNIT
@@ -32,7 +34,7 @@ class FusedFeatures:
     Attributes:
         picture: (N, 4, H, W), channels-last, float32: the image in [0, 1] and the log depth.
         inverse_depth: (N, 1, H, W), float32.
-        contexts: the features after each block of the context network.
+        contexts: the features after each block of the context network; none if they are made again when needed.
         pyramid: the flow network's feature maps, from 1/2 to 1/64.
     """
 
@@ -47,18 +49,24 @@ class FusedFeatures:
 
 
 @dataclass(frozen=True)
-class FusedSynthesis:
-    """The frame between, (N, 3, H, W), float32, not clipped, and the same before rectification."""
+class _Side:
+    """One of the two frames, and how it is warped: the flow at a time, (N, 2, H, W), and the kernels."""
 
-    output: Tensor
-    blend: Tensor
+    frame: FusedFeatures
+    flow: Tensor
+    kernel: Tensor
+
+    @cached_property
+    def rows_seen(self) -> tuple[list[int], list[int]]:
+        return rows_seen(self.flow)
+
+
+#: Rows of a warp's window beyond its first.
+_WINDOW = 3
 
 
 class FusedDAIN(nn.Module):
     """Made from a `DAIN`, of which it takes the weights and which is of no use afterwards."""
-
-    #: Elements of the rectification's input beyond which it is made in bands: cuDNN counts them in 32 bits.
-    band_elements = 2**31 - 1
 
     def __init__(self, model: DAIN, dtype: torch.dtype) -> None:
         super().__init__()
@@ -81,15 +89,21 @@ class FusedDAIN(nn.Module):
             return False
         return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
-    def features(self, image: Tensor) -> FusedFeatures:
-        """See `DAIN.features`."""
-        log_depth = self.depth(image)
-        half = image.to(dtype=self.dtype, memory_format=torch.channels_last)
+    def features(
+        self, image: Tensor, keep_contexts: bool = True, depth_rows: int | None = None
+    ) -> FusedFeatures:
+        """See `DAIN.features`.
+
+        Args:
+            keep_contexts: the largest part of the features; left out, `synthesise` makes them, in bands.
+            depth_rows: for the depth network, see `FusedDepth`.
+        """
+        log_depth = self.depth(image, depth_rows)
         return FusedFeatures(
             picture=torch.cat((image, log_depth), 1).contiguous(memory_format=torch.channels_last),
             inverse_depth=1e-6 + torch.exp(-log_depth),
-            contexts=self.context(image),
-            pyramid=self.flow.features(widen(half, GROUP)),
+            contexts=self.context(image) if keep_contexts else (),
+            pyramid=self.flow.features(self._source(image)),
         )
 
     def motion(self, first: FusedFeatures, second: FusedFeatures) -> Motion:
@@ -97,50 +111,66 @@ class FusedDAIN(nn.Module):
         there = [torch.cat(levels) for levels in zip(first.pyramid, second.pyramid, strict=True)]
         back = [torch.cat(levels) for levels in zip(second.pyramid, first.pyramid, strict=True)]
         forward, backward = upsample((FLOW_UNIT * self.flow(there, back)).contiguous(), 4).chunk(2)
-        images = torch.cat((first.image, second.image), 1)
-        images = images.to(dtype=self.dtype, memory_format=torch.channels_last)
-        return Motion((forward, backward), self.kernels(widen(images, GROUP)))
+        return Motion((forward, backward), self.kernels(self._source(first.image, second.image)))
 
     def synthesise(
-        self, first: FusedFeatures, second: FusedFeatures, motion: Motion, time: Tensor
-    ) -> FusedSynthesis:
-        """The frame at `time`, one float32 on the device, between the first (0) and the second (1)."""
-        forward, backward = motion.flows
-        flows = (
-            flow_projection(time * forward, first.inverse_depth, True),
-            flow_projection((1 - time) * backward, second.inverse_depth, True),
-        )
-        blend = empty(first.picture, 3)
-        x = self._stem((first, second), flows, motion.kernels, time, blend)
-        return FusedSynthesis(output=blend + self.rectify.head(self.rectify.blocks(x)), blend=blend)
-
-    def _stem(
         self,
-        frames: tuple[FusedFeatures, FusedFeatures],
-        flows: tuple[Tensor, Tensor],
-        kernels: tuple[Tensor, Tensor],
+        first: FusedFeatures,
+        second: FusedFeatures,
+        motion: Motion,
         time: Tensor,
-        blend: Tensor,
+        rows: int | None = None,
     ) -> Tensor:
-        """The rectification's first convolution, band by band if its input is too large for one tensor."""
-        n, _, height, width = blend.shape
-        margin = self.rectify.margin
-        channels = self.rectify.stem.shape[1]
-        rows = min(height, self.band_elements // (n * channels * width) - 2 * margin)
-        bands = []
-        for start in range(0, height, rows):
-            top, count = start - margin, min(rows, height - start) + 2 * margin
-            seen = torch.empty(
-                (n, channels, count, width),
-                dtype=self.dtype,
-                device=blend.device,
-                memory_format=torch.channels_last,
+        """The frame between the first (0) and the second (1), (N, 3, H, W), float32, not clipped.
+
+        Args:
+            time: one float32 on the device.
+            rows: make so many rows at once; all if None. The result is the same.
+        """
+        forward, backward = motion.flows
+        sides = [
+            _Side(frame, flow_projection(flow, frame.inverse_depth, True), kernel)
+            for frame, flow, kernel in zip(
+                (first, second), (time * forward, (1 - time) * backward), motion.kernels, strict=True
             )
-            slices = list(seen[:, :-BLEND_CHANNELS].split(self.config.context_width, 1))
-            for frame, flow, kernel in zip(frames, flows, kernels, strict=True):
-                for context in frame.contexts:
-                    adaptive_warp_into(context, flow, kernel, top, slices.pop(0))
-            pictures = (frames[0].picture, frames[1].picture)
-            blend_into(pictures, flows, kernels, time, top, blend, seen[:, -BLEND_CHANNELS:])
-            bands.append(F.conv2d(seen, self.rectify.stem, padding=(0, margin)).relu_())
-        return bands[0] if len(bands) == 1 else torch.cat(bands, 2)
+        ]
+        output = empty(first.picture, 3)
+        height = output.shape[2]
+        for band in Band.split(height, rows or height):
+            seen = band.widened(self.rectify.reach, height)
+            blend = empty(seen.of(output), 3)
+            residual = self.rectify(self.rectify.stem(self._gather(sides, time, seen, blend)))
+            torch.add(band.of(blend, seen), band.of(residual, seen), out=band.of(output))
+        return output
+
+    def _source(self, *images: Tensor) -> Tensor:
+        """Images beside one another, in the network's dtype, and zeros up to the channels that it takes at once."""
+        source = empty(images[0], GROUP, self.dtype).zero_()
+        for index, image in enumerate(images):
+            source[:, 3 * index : 3 * index + 3].copy_(image)
+        return source
+
+    def _gather(self, sides: list[_Side], time: Tensor, band: Band, blend: Tensor) -> Tensor:
+        """What the rectification sees of a band, and the band's `blend`."""
+        gathered = empty(blend, self.rectify.channels, self.dtype)
+        contexts, rest = gathered[:, :-BLEND_CHANNELS], gathered[:, -BLEND_CHANNELS:]
+        for side, targets in zip(sides, contexts.chunk(2, 1), strict=True):
+            for first_row, maps in self._contexts(side, band):
+                for image, target in zip(maps, targets.chunk(len(maps), 1), strict=True):
+                    adaptive_warp_into(image, first_row, side.flow, side.kernel, band.top, target)
+        one, two = sides
+        pictures = one.frame.picture, two.frame.picture
+        blend_into(pictures, (one.flow, two.flow), (one.kernel, two.kernel), time, band.top, blend, rest)
+        return gathered
+
+    def _contexts(self, side: _Side, band: Band) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """The context features that a band's warp reads, from some row on, as often as it takes to see all rows."""
+        if side.frame.contexts:
+            yield 0, side.frame.contexts
+            return
+        first_rows, last_rows = side.rows_seen
+        top, last = min(first_rows[band.rows]), max(last_rows[band.rows])
+        # Every window must lie within one of the pieces, which therefore overlap.
+        for piece in Band.split(max(last - _WINDOW - top, 0) + 1, band.bottom - band.top):
+            first_row, bottom = top + piece.top, min(top + piece.bottom + _WINDOW, last + 1)
+            yield first_row, self.context(side.frame.image, (first_row, bottom))

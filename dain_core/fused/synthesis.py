@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda_ext import BLEND_CHANNELS
@@ -16,20 +17,37 @@ from dain_core.modules.synthesis import RectificationNetwork
 
 
 class FusedRectification(nn.Module):
-    """What to add to the blend, float32, seen the warped contexts of both frames and what `blend_into` gathers."""
+    """What to add to the blend, float32, from what `stem` made of all that was warped.
 
-    stem: Tensor
-    #: Rows above and below that the first convolution sees.
-    margin = 3
+    `stem` is not part of `forward` so that its input, the largest tensor of all, can be let go of in between.
+
+    Attributes:
+        channels: that `stem` sees: the warped contexts of both frames and what `blend_into` gathers.
+        reach: how many rows above and below a row depends on.
+    """
 
     def __init__(self, network: RectificationNetwork, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer(
-            "stem", widened_weight(_as_gathered(network.stem, config.context_channels), dtype)
-        )
         blocks = cast(Sequence[ResidualBlock], network.blocks)
+        self.stem = _Stem(_as_gathered(network.stem, config.context_channels), dtype)
         self.blocks = nn.Sequential(*(FusedResidualBlock(block, dtype) for block in blocks))
         self.head = SliceConv2d(network.head, 1.0, dtype, wide_output=True)
+        self.channels = 6 * config.context_width + BLEND_CHANNELS
+        self.reach = 3 + 2 * len(blocks) + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(x))
+
+
+class _Stem(nn.Module):
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("weight", widened_weight(weight, dtype))
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return F.conv2d(seen, self.weight, padding=3).relu_()
 
 
 def _as_gathered(stem: nn.Conv2d, context: int) -> Tensor:

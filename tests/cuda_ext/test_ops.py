@@ -194,6 +194,22 @@ def slices(channels: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     return whole, whole[:, 2:-2]
 
 
+def test_a_warp_of_rows_needs_no_others() -> None:
+    """What the rows of an image that are there suffice for is written, and nothing else."""
+    image, kernel = torch.randn(2, 3, 12, 7), torch.randn(2, 16, 12, 7)
+    flow = 3 * torch.randn(2, 2, 12, 7)
+    expected = adaptive_warp(image, flow, kernel)[:, :, 2:11]
+    whole, out = slices(3, 9, 7)
+    cuda_ext.adaptive_warp_into(image[:, :, 3:9], 3, flow, kernel, 2, out)
+    written = out != 7
+    assert 0.2 < float(written.float().mean()) < 0.9
+    torch.testing.assert_close(out[written], expected[written])
+    cuda_ext.adaptive_warp_into(image[:, :, :7], 0, flow, kernel, 2, out)
+    cuda_ext.adaptive_warp_into(image[:, :, 4:], 4, flow, kernel, 2, out)
+    torch.testing.assert_close(out, expected)
+    assert bool((whole[:, :2] == 7).all()) and bool((whole[:, -2:] == 7).all())
+
+
 @pytest.mark.parametrize(("mean", "layer"), [(True, torch.nn.AvgPool2d(2)), (False, torch.nn.MaxPool2d(2))])
 def test_pooling_into_a_slice(mean: bool, layer: torch.nn.Module) -> None:
     image = torch.randn(2, 3, 6, 7)

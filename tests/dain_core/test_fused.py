@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dain_core.fused import FusedDAIN
+from dain_core.fused.network import FusedFeatures
 from dain_core.graphs import map_tensors, tensors
 from dain_core.model import DAIN, ModelConfig, Motion
 
@@ -68,22 +69,55 @@ def test_every_stage_is_the_same(models: tuple[DAIN, FusedDAIN], frames: tuple[T
     for stage, same in zip(tensors(motion), tensors(expected_motion), strict=True):
         close(stage, same)
     result = fused.synthesise(*ours, motion, torch.tensor(0.3))
-    expected_result = plain.synthesise(*theirs, expected_motion, 0.3)
-    close(result.blend, expected_result.blend)
-    close(result.output, expected_result.output)
+    close(result, plain.synthesise(*theirs, expected_motion, 0.3).output)
+
+
+def still(height: int, width: int, seed: int) -> Tensor:
+    return torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(seed))
+
+
+def steep(height: int, width: int, seed: int) -> Tensor:
+    """A flow that leads up to half the frame up and down, out of it, and nowhere."""
+    flow = torch.randn((1, 2, height, width), generator=torch.Generator().manual_seed(seed))
+    flow = flow * torch.tensor([4.0, height / 4])[:, None, None]
+    flow[:, :, height // 2, ::5] = float("nan")
+    return flow
+
+
+@pytest.mark.parametrize("height", [64, 91])
+@pytest.mark.parametrize("rows", [1000, 40, 7])
+@pytest.mark.parametrize("calm", [True, False])
+@torch.inference_mode()
+def test_bands_are_the_same(models: tuple[DAIN, FusedDAIN], height: int, rows: int, calm: bool) -> None:
+    """With contexts kept, and with those of one frame or of both made again band by band."""
+    fused, width, time = models[1], 32, torch.tensor(0.5)
+    frames = [_features(fused, height, width, seed) for seed in (1, 2)]
+    flows = [steep(height, width, seed) for seed in (3, 4)]
+    flows = [flow.nan_to_num().clamp(-6, 6) if calm else flow for flow in flows]
+    kernels = [still(height, width, seed).repeat(1, 6, 1, 1)[:, :16] for seed in (5, 6)]
+    motion = Motion((flows[0], flows[1]), (kernels[0], kernels[1]))
+    whole = fused.synthesise(*frames, motion, time)
+    slim = [replace(frame, contexts=()) for frame in frames]
+    for first, second in (frames, (frames[0], slim[1]), slim):
+        torch.testing.assert_close(
+            fused.synthesise(first, second, motion, time, rows), whole, atol=1e-5, rtol=0
+        )
+
+
+def _features(fused: FusedDAIN, height: int, width: int, seed: int) -> FusedFeatures:
+    """Of a frame that need not have sides that the other networks can halve."""
+    image, depth = still(height, width, seed), still(height, width, seed + 10)[:, :1]
+    return FusedFeatures(torch.cat((image, depth), 1), depth, fused.context(image), ())
 
 
 @torch.inference_mode()
-def test_bands_are_the_same(
-    models: tuple[DAIN, FusedDAIN], frames: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+def test_features_may_leave_the_contexts_out(
+    models: tuple[DAIN, FusedDAIN], frames: tuple[Tensor, Tensor]
 ) -> None:
-    fused = models[1]
-    first, second = (fused.features(frame) for frame in frames)
-    motion, time = fused.motion(first, second), torch.tensor(0.5)
-    whole = fused.synthesise(first, second, motion, time).output
-    row = (6 * CONFIG.context_width + 64) * frames[0].shape[-1]
-    monkeypatch.setattr(fused, "band_elements", 30 * row)
-    close(fused.synthesise(first, second, motion, time).output, whole)
+    full, slim = models[1].features(frames[0]), models[1].features(frames[0], keep_contexts=False)
+    assert slim.contexts == () and len(full.contexts) == 3
+    for ours, theirs in zip(tensors(slim), tensors(replace(full, contexts=())), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("rows", [2, 22, 62, 100])

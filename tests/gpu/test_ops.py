@@ -341,19 +341,6 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def run_both(name: str, inputs: list[Tensor | float | int], outputs: list[Tensor]) -> None:
-    """On the GPU in the dtype given, and by the reference in float32; the same must be written, and nothing else."""
-    device = [x.cuda() if isinstance(x, Tensor) else x for x in inputs]
-    getattr(torch.ops.dain, name)(*device, *outputs)
-    wide = [x.float() if isinstance(x, Tensor) else x for x in inputs]
-    expected = [torch.full(x.shape, float("nan")) for x in outputs]
-    getattr(torch.ops.dain, name)(*wide, *expected)
-    for ours, theirs in zip(outputs, expected, strict=True):
-        scale = float(theirs.abs().max())
-        limit = 1e-3 if ours.dtype == torch.float32 else 2 * TOLERANCE[ours.dtype]
-        assert float((ours.cpu().float() - theirs).abs().max()) <= limit * scale
-
-
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize(
     ("n", "inputs", "outputs", "size", "h", "w"),
@@ -391,30 +378,51 @@ def test_convolution_into_a_slice(
     assert bool((whole[:, :8] == 7).all()) and bool((whole[:, 8 + outputs :] == 7).all())
 
 
-@pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize(("top", "rows"), [(0, 21), (-3, 27), (8, 7), (15, 12)])
-def test_warps_into_slices(top: int, rows: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+@pytest.mark.parametrize(("top", "rows"), [(0, 21), (8, 7), (15, 6)])
+@pytest.mark.parametrize(("first_row", "held"), [(0, 21), (6, 9)])
+def test_a_warp_of_rows_into_a_slice(
+    first_row: int, held: int, top: int, rows: int, dtype: torch.dtype
+) -> None:
+    """Pixels that need rows which are not there are left alone."""
+    n, h, w = 2, 21, 37
+    kernel, flow = channels_last(random(n, 16, h, w).to(dtype)), random_flow(n, h, w).float()
+    image = channels_last(random(n, 24, held, w).to(dtype))
+    whole = channels_last(torch.full((n, 40, rows, w), 7.0, dtype=dtype, device="cuda"))
+    cuda_ext.adaptive_warp_into(image.cuda(), first_row, flow.cuda(), kernel.cuda(), top, whole[:, 8:32])
+    expected = torch.full((n, 24, rows, w), 7.0)
+    cuda_ext.adaptive_warp_into(image.float(), first_row, flow, kernel.float(), top, expected)
+    assert bool((whole[:, :8] == 7).all()) and bool((whole[:, 32:] == 7).all())
+    found = whole[:, 8:32].cpu().float()
+    assert torch.equal(found == 7, expected == 7) and bool((expected == 7).any()) == (held < h)
+    assert float((found - expected).abs().max()) <= TOLERANCE[dtype] * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+@pytest.mark.parametrize(("top", "rows"), [(0, 21), (8, 7), (15, 6)])
+def test_blending_rows_into_a_slice(top: int, rows: int, dtype: torch.dtype) -> None:
     n, h, w = 2, 21, 37
     kernels = [channels_last(random(n, 16, h, w, seed=i).to(dtype)) for i in range(2)]
     flows = [random_flow(n, h, w).float() * (1 - 0.1 * i) for i in range(2)]
     pictures = [channels_last(random(n, 4, h, w, seed=i).float()) for i in range(2)]
-    image = channels_last(random(n, 24, h, w).to(dtype))
-
-    whole = channels_last(torch.full((n, 40, rows, w), 7.0, dtype=dtype, device="cuda"))
-    run_both("adaptive_warp_into", [image, flows[0], kernels[0], top], [whole[:, 8:32]])
-    assert bool((whole[:, :8] == 7).all()) and bool((whole[:, 32:] == 7).all())
-
-    blend = torch.full((n, 3, h, w), float("nan"), device="cuda")
+    blend = torch.full((n, 3, rows, w), float("nan"), device="cuda")
     out = channels_last(torch.empty((n, 80, rows, w), dtype=dtype, device="cuda"))[:, 16:]
     time = torch.tensor(0.3)
     device = [x.cuda() for x in (*pictures, *flows, *kernels, time)]
     torch.ops.dain.blend_into(*device, top, blend, out)
-    expected, seen = torch.empty((n, 3, h, w)), torch.empty((n, 64, rows, w))
+    expected, seen = torch.empty((n, 3, rows, w)), torch.empty((n, 64, rows, w))
     wide = [x.float() for x in (*pictures, *flows, *kernels, time)]
     torch.ops.dain.blend_into(*wide, top, expected, seen)
-    shown = slice(max(top, 0), min(top + rows, h))
-    torch.testing.assert_close(blend[:, :, shown].cpu(), expected[:, :, shown], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(blend.cpu(), expected, atol=1e-5, rtol=1e-5)
     assert float((out.cpu().float() - seen).abs().max()) <= TOLERANCE[dtype] * float(seen.abs().max())
+
+
+def test_rows_beyond_the_frame_are_refused() -> None:
+    image, flow = channels_last(torch.zeros(1, 8, 4, 5)).cuda(), torch.zeros(1, 2, 6, 5, device="cuda")
+    kernel, out = torch.zeros(1, 16, 6, 5, device="cuda"), channels_last(torch.zeros(1, 8, 3, 5)).cuda()
+    for first_row, top, name in ((3, 0, "image"), (0, 4, "out"), (-1, 0, "image")):
+        with pytest.raises(RuntimeError, match=f"{name} holds rows"):
+            cuda_ext.adaptive_warp_into(image, first_row, flow, kernel, top, out)
 
 
 RESAMPLED = [torch.float32, *HALF]
