@@ -1,7 +1,8 @@
 """One segment of a video: decode, interpolate and encode at the same time.
 
-Two threads keep the interpolator busy: one reads ahead from the decoder, one hands frames to the encoder. The
-queues between them are short, so memory stays bounded whatever is slowest.
+Two threads keep the interpolator busy: one reads ahead from the decoder and sends frames to the device, one takes
+new frames from there and hands all to the encoder. The caller's thread does nothing but give the device work, a few
+frames ahead. The queues between them are short, so memory stays bounded whatever is slowest.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dain_core.color import ColorSpec, to_rgb, to_yuv
+from dain_core.color import ColorSpec
 from dain_core.pixels import PixelFormat
 from worker import scenes
 from worker.channel import CHECK_SECONDS, Channel, Closed, nothing
@@ -26,6 +26,7 @@ from worker.frames import Decoder, Encoder, Frame, Plane
 from worker.join import join
 from worker.plan import Plan
 from worker.schedule import Blend, Copy, OutputFrame
+from worker.transfer import Pending, Stopwatch, Transfer, Uploaded
 
 AHEAD = 4  # frames in each queue
 
@@ -39,7 +40,7 @@ class Interpolator(Protocol):
     def device(self) -> torch.device: ...
     def frame(self, rgb: Tensor) -> Any: ...
     def pair(self, first: Any, second: Any) -> Any: ...
-    def between(self, pair: Any, time: float) -> Tensor: ...
+    def submit(self, pair: Any, time: float) -> Pending: ...
 
 
 class Source(Iterable[Frame], Protocol):
@@ -137,18 +138,20 @@ def interpolate(
     nearer one is shown. Whatever ends this, its threads have ended too; an exception also kills ``source`` and
     ``sink``.
     """
-    stats = SegmentStats()
-    decoded, made = Channel[Frame](AHEAD), Channel[Frame | Download](AHEAD)
-    reader = threading.Thread(target=_decode, args=(source, decoded, stats), name="decode")
-    writer = threading.Thread(target=_encode, args=(made, sink, stats), name="encode")
+    stats, transfer = SegmentStats(), Transfer(interpolator.device, pixels, colors)
+    decoded, made = Channel[Arrival](AHEAD), Channel[Frame | Made](AHEAD)
+    reader = threading.Thread(target=_decode, args=(source, transfer, decoded, stats), name="decode")
+    writer = threading.Thread(target=_encode, args=(made, transfer, sink, stats), name="encode")
     reader.start()
     writer.start()
     try:
-        maker = _Maker(interpolator, pixels, colors, scene_threshold, stats)
+        maker = _Maker(interpolator, transfer, scene_threshold, stats)
         window = _Window(decoded.read(check))
         for frame in frames:
             check()
-            made.put(maker.make(frame.action, window), check)
+            with transfer.on_device():
+                item = maker.make(frame.action, window)
+            made.put(item, check)
             stats.frames += 1
             on_frame(1)
         made.close()
@@ -170,12 +173,30 @@ def interpolate(
     return stats
 
 
-def _decode(source: Source, decoded: Channel[Frame], stats: SegmentStats) -> None:
+@dataclass(frozen=True)
+class Arrival:
+    """A source frame, and what is made of it while the device is busy with those before it."""
+
+    frame: Frame
+    thumbnail: Plane
+    uploaded: Uploaded
+
+
+@dataclass(frozen=True)
+class Made:
+    """A new frame that the device is still making."""
+
+    pending: Pending
+    stopwatch: Stopwatch
+
+
+def _decode(source: Source, transfer: Transfer, decoded: Channel[Arrival], stats: SegmentStats) -> None:
     try:
         began = time.monotonic()
         for frame in source:
             stats.seconds_decode += time.monotonic() - began
-            decoded.put(frame)
+            thumbnail = scenes.thumbnail(frame.planes[0])
+            decoded.put(Arrival(frame, thumbnail, transfer.upload(frame.planes)))
             began = time.monotonic()
         decoded.close()
     except Closed:
@@ -184,10 +205,14 @@ def _decode(source: Source, decoded: Channel[Frame], stats: SegmentStats) -> Non
         decoded.close(error)
 
 
-def _encode(made: Channel[Frame | Download], sink: Sink, stats: SegmentStats) -> None:
+def _encode(made: Channel[Frame | Made], transfer: Transfer, sink: Sink, stats: SegmentStats) -> None:
     try:
-        for frame in made.read():
-            planes = frame.planes
+        for item in made.read():
+            if isinstance(item, Made):
+                stats.seconds_inference += item.stopwatch.seconds()
+                planes = transfer.download(item.pending)
+            else:
+                planes = item.planes
             began = time.monotonic()
             sink.write(planes)
             stats.seconds_encode += time.monotonic() - began
@@ -198,59 +223,33 @@ def _encode(made: Channel[Frame | Download], sink: Sink, stats: SegmentStats) ->
 class _Window:
     """The few source frames in use; what lies before them is forgotten."""
 
-    def __init__(self, frames: Iterator[Frame]) -> None:
+    def __init__(self, frames: Iterator[Arrival]) -> None:
         self._frames = frames
-        self._held: deque[Frame] = deque()
+        self._held: deque[Arrival] = deque()
 
-    def from_index(self, index: int) -> Frame:
+    def from_index(self, index: int) -> Arrival:
         """Frame ``index``; those before it are no longer needed."""
-        while self._held and self._held[0].index < index:
+        while self._held and self._held[0].frame.index < index:
             self._held.popleft()
         return self.at(index)
 
-    def at(self, index: int) -> Frame:
-        while not self._held or self._held[-1].index < index:
-            frame = next(self._frames, None)
-            if frame is None:
+    def at(self, index: int) -> Arrival:
+        while not self._held or self._held[-1].frame.index < index:
+            arrival = next(self._frames, None)
+            if arrival is None:
                 raise EOFError(f"the source ended before its frame {index}")
-            self._held.append(frame)
-        return self._held[index - self._held[0].index]
-
-
-class Download:
-    """Planes on their way from the device; reading ``planes`` waits for them, in whichever thread does so."""
-
-    def __init__(self, planes: Sequence[Tensor]) -> None:
-        self._arrived: torch.cuda.Event | None = None
-        self._planes = list(planes)
-        if planes[0].is_cuda:
-            self._planes = [torch.empty_like(plane, device="cpu", pin_memory=True) for plane in planes]
-            for here, there in zip(self._planes, planes, strict=True):
-                here.copy_(there, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-
-    @property
-    def planes(self) -> tuple[Plane, ...]:
-        if self._arrived:
-            self._arrived.synchronize()
-        return tuple(plane.numpy() for plane in self._planes)
+            self._held.append(arrival)
+        return self._held[index - self._held[0].frame.index]
 
 
 class _Maker:
     """Turns actions into frames. What is known of a source frame or of a pair is kept while it is of use."""
 
     def __init__(
-        self,
-        interpolator: Interpolator,
-        pixels: PixelFormat,
-        colors: ColorSpec,
-        threshold: float,
-        stats: SegmentStats,
+        self, interpolator: Interpolator, transfer: Transfer, threshold: float, stats: SegmentStats
     ) -> None:
         self._interpolator = interpolator
-        self._pixels = pixels
-        self._colors = colors
+        self._transfer = transfer
         self._threshold = threshold
         self._stats = stats
         self._known: dict[int, Any] = {}  # index -> what the interpolator knows of that frame
@@ -260,21 +259,19 @@ class _Maker:
         if interpolator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(interpolator.device)
 
-    def make(self, action: Copy | Blend, window: _Window) -> Frame | Download:
+    def make(self, action: Copy | Blend, window: _Window) -> Frame | Made:
         if isinstance(action, Copy):
-            return window.from_index(action.source)
+            return window.from_index(action.source).frame
         first, second = window.from_index(action.first), window.at(action.first + 1)
-        began = time.monotonic()
-        try:
-            if self._pair_index != first.index:
-                self._enter(first, second)
-            if self._pair is None:
-                return first if action.t <= 0.5 else second
-            self._stats.new_frames += 1
-            rgb = self._interpolator.between(self._pair, float(action.t))
-            return Download(to_yuv(rgb, self._pixels, self._colors))
-        finally:
-            self._stats.seconds_inference += time.monotonic() - began
+        stopwatch = Stopwatch(self._interpolator.device)
+        if self._pair_index != first.frame.index:
+            self._enter(first, second)
+        if self._pair is None:
+            return first.frame if action.t <= 0.5 else second.frame
+        self._stats.new_frames += 1
+        pending = self._interpolator.submit(self._pair, float(action.t))
+        stopwatch.stop()
+        return Made(pending, stopwatch)
 
     def finish(self) -> None:
         """Complete the numbers that are known only at the end."""
@@ -282,25 +279,19 @@ class _Maker:
         if self._interpolator.device.type == "cuda":
             self._stats.vram_peak_bytes = torch.cuda.max_memory_allocated(self._interpolator.device)
 
-    def _enter(self, first: Frame, second: Frame) -> None:
+    def _enter(self, first: Arrival, second: Arrival) -> None:
         """Prepare the pair of ``first`` and ``second``, from what the pair before it left."""
-        self._pair_index = first.index
+        self._pair_index = first.frame.index
         self._pair = None
-        if scenes.difference(first.planes[0], second.planes[0]) > self._threshold:
+        if scenes.difference(first.thumbnail, second.thumbnail) > self._threshold:
             self._stats.scene_cuts += 1
             self._known.clear()
             return
         before, self._known = self._known, {}
-        for frame in (first, second):
-            if frame.index in before:
-                self._known[frame.index] = before[frame.index]
-            else:
-                self._known[frame.index] = self._interpolator.frame(self._upload(frame))
+        for arrival in (first, second):
+            index = arrival.frame.index
+            known = before.get(index)
+            if known is None:
+                known = self._interpolator.frame(self._transfer.rgb(arrival.uploaded))
+            self._known[index] = known
         self._pair = self._interpolator.pair(*self._known.values())
-
-    def _upload(self, frame: Frame) -> Tensor:
-        device = self._interpolator.device
-        planes = [torch.from_numpy(p.view(np.int16) if p.itemsize == 2 else p) for p in frame.planes]
-        if device.type == "cuda":  # from pinned memory the copy does not wait for the device
-            planes = [plane.pin_memory().to(device, non_blocking=True) for plane in planes]
-        return to_rgb(planes, self._pixels, self._colors)

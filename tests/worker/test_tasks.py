@@ -129,8 +129,8 @@ def test_a_cancelled_job_publishes_nothing(
 ) -> None:
     job = bench.accept(clip, tmp_path)
     bench.work(1)
-    between = bench.interpolator.between
-    monkeypatch.setattr(bench.interpolator, "between", lambda *a: (bench.jobs.cancel(job.id), between(*a))[1])
+    submit = bench.interpolator.submit
+    monkeypatch.setattr(bench.interpolator, "submit", lambda *a: (bench.jobs.cancel(job.id), submit(*a))[1])
     bench.work()
     assert bench.jobs.get(job.id).status is State.CANCELLED
     assert bench.keys("segments", "results") == []

@@ -1,0 +1,103 @@
+"""Frames on their way to the interpolator's device and back.
+
+They travel as YUV, through pinned memory, on streams of their own: a GPU copies them while the network runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dain_core.color import ColorSpec, to_rgb, to_yuv
+from dain_core.pixels import PixelFormat
+from worker.frames import Plane
+
+
+class Pending(Protocol):
+    """A new frame that the device is still making: a ``dain_core.engine.Pending``."""
+
+    def result(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A source frame's planes on the device, or on their way there."""
+
+    planes: Sequence[Tensor]
+    arrived: torch.cuda.Event | None
+
+
+class Transfer:
+    """Between planes here and RGB on `device`. Each method may be called by another thread."""
+
+    def __init__(self, device: torch.device, pixels: PixelFormat, colors: ColorSpec) -> None:
+        self._device = device
+        self._pixels = pixels
+        self._colors = colors
+        on_gpu = device.type == "cuda"
+        self._in, self._out = (torch.cuda.Stream(device) if on_gpu else None for _ in range(2))
+
+    def on_device(self) -> AbstractContextManager[object]:
+        """Within this, the calling thread's CUDA calls mean this device: each thread starts out at the first one."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+
+    def upload(self, planes: Sequence[Plane]) -> Uploaded:
+        """Send a frame to the device, without waiting for it to arrive."""
+        tensors = [torch.from_numpy(p.view(np.int16) if p.itemsize == 2 else p) for p in planes]
+        if self._in is None:
+            return Uploaded(tensors, None)
+        with torch.cuda.stream(self._in):
+            there = [tensor.pin_memory().to(self._device, non_blocking=True) for tensor in tensors]
+            return Uploaded(there, self._in.record_event())
+
+    def rgb(self, uploaded: Uploaded) -> Tensor:
+        """The frame for the network, once it has arrived: the device waits for that, the caller does not."""
+        if uploaded.arrived:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(uploaded.arrived)
+            for plane in uploaded.planes:
+                plane.record_stream(stream)  # its memory is not used again before this stream is done with it
+        return to_rgb(uploaded.planes, self._pixels, self._colors)
+
+    def download(self, pending: Pending) -> tuple[Plane, ...]:
+        """The planes of a new frame, once it is made; the device goes on with what it was given after it."""
+        # On the stream of its own the result overtakes that later work.
+        with torch.cuda.stream(self._out):
+            planes = to_yuv(pending.result(), self._pixels, self._colors)
+            planes = [plane.to("cpu", non_blocking=True) for plane in planes]  # into pinned memory
+            if self._out is not None:
+                self._out.record_event(_event()).synchronize()
+        return tuple(plane.numpy() for plane in planes)
+
+
+class Stopwatch:
+    """How long a device works on what it is given between the making of this and `stop`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._began = self._now()
+
+    def stop(self) -> None:
+        self._ended = self._now()
+
+    def seconds(self) -> float:
+        """Waits for the device to be done."""
+        if self._stream is None:
+            return float(self._ended - self._began)
+        self._ended.synchronize()
+        return float(self._began.elapsed_time(self._ended)) / 1000
+
+    def _now(self) -> Any:
+        return self._stream.record_event(_event()) if self._stream else time.monotonic()
+
+
+def _event() -> torch.cuda.Event:
+    """One that whoever waits for it sleeps, instead of taking a core from the codecs."""
+    return torch.cuda.Event(enable_timing=True, blocking=True)
