@@ -81,7 +81,8 @@ def arch_flags(archs: Iterable[str]) -> list[str]:
         if not match:
             raise ValueError(f"{arch!r} is no GPU architecture: write it like 8.6, 9.0 or 12.0+PTX")
         number = match[1] + match[2]
-        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        native = "90a" if number == "90" else number  # whose matrix products only that name compiles
+        flags.append(f"-gencode=arch=compute_{native},code=sm_{native}")
         if match[3]:
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
     return flags

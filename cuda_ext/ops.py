@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cuda_ext import reference
@@ -36,7 +37,10 @@ SCHEMAS = {
     "separable_conv_backward": (
         "(Tensor grad, Tensor image, Tensor vertical, Tensor horizontal) -> (Tensor, Tensor, Tensor)"
     ),
-    "convolve_into": "(Tensor input, Tensor weight, Tensor bias, float slope, Tensor(a!) out) -> ()",
+    "convolve_into": (
+        "(Tensor input, Tensor weight, Tensor? scale, Tensor bias, Tensor? plus, int dilation, float slope, "
+        "Tensor(a!) out) -> ()"
+    ),
     "adaptive_warp_into": (
         "(Tensor image, int first_row, Tensor flow, Tensor kernel, int top, Tensor(a!) out) -> ()"
     ),
@@ -226,23 +230,46 @@ def _(grad: Tensor, image: Tensor, vertical: Tensor, horizontal: Tensor) -> tupl
 # channels-last tensor, so that nothing needs to be concatenated; no gradients.
 
 
-def pack_weight(weight: Tensor) -> Tensor:
-    """The weight (Cout, Cin, K, K) of a convolution as `convolve_into` takes it; see `reference.pack_weight`."""
-    return reference.pack_weight(weight)
+def pack_weight(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A convolution's weight (Cout, Cin, KH, KW) and bias (Cout,) as `convolve_into` takes them on their device.
+
+    Returns:
+        The weight in `dtype`, and the bias in float32; both with as many more outputs of zeros as its kernel wants.
+    """
+    if weight.is_cuda and torch.cuda.get_device_capability(weight.device) == (9, 0):
+        packed = reference.pack_weight_hopper(weight, dtype.itemsize)
+        outputs = packed.shape[4]
+    else:
+        packed = reference.pack_weight(weight)
+        outputs = 16 * packed.shape[3]
+    return packed.to(dtype), F.pad(bias.float(), (0, outputs - len(bias)))
 
 
-def convolve_into(input: Tensor, weight: Tensor, bias: Tensor, slope: float, out: Tensor) -> None:
-    """``out = leaky_relu(convolution of input + bias, slope)``: stride 1, as much padding as keeps the size.
+def convolve_into(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    slope: float,
+    out: Tensor,
+    *,
+    scale: Tensor | None = None,
+    plus: Tensor | None = None,
+    dilation: int = 1,
+) -> None:
+    """``out = leaky_relu(scale * convolution of input + bias + plus, slope)``; stride 1, padded to keep the size.
 
     Args:
-        input: (N, Cin, H, W), channels-last or a slice of the channels of such a tensor; on a GPU float16 or
-            bfloat16, Cin a multiple of 16, aligned to 16 bytes.
-        weight: as `pack_weight` makes it, in the dtype of `input`; K odd and at most 11.
-        bias: (Cout rounded up to a multiple of 16,), float32.
+        input: (N, Cin, H, W), channels-last or a slice of the channels of such a tensor, aligned to 16 bytes; on a
+            GPU float16 or bfloat16 with Cin a multiple of 16, or (compute capability 9.0) float8_e4m3fn, of 32.
+        weight, bias: as `pack_weight` makes them; the weight in the dtype of `input`, KH and KW odd and at most 11.
         slope: of negative values: 0 is ReLU, 1 no activation.
-        out: (N, channels, H, W), where at most Cout channels are written; float32 or the dtype of `input`.
+        out: (N, channels, H, W), where at most Cout channels are written; float32 or the dtype of `input`, float16
+            if that is float8_e4m3fn. What is not float32 is aligned to 16 bytes and has a multiple of 8 channels.
+        scale: of each output channel, like `bias`.
+        plus: like `out`, which it may be.
+        dilation: the distance between the kernel's taps, at most 64.
     """
-    torch.ops.dain.convolve_into(input, weight, bias, slope, out)
+    torch.ops.dain.convolve_into(input, weight, scale, bias, plus, dilation, slope, out)
 
 
 def adaptive_warp_into(

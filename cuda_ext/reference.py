@@ -288,10 +288,10 @@ def separable_conv_backward(
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """(Cout, Cin, K, K) in the order that tensor cores take it, zeros filling up both to multiples of 16.
+    """(Cout, Cin, KH, KW) in the order that tensor cores take it, zeros filling up both to multiples of 16.
 
     Returns:
-        (Cin / 16, K, K, Cout / 16, 8, 4, 2, 2, 2): output channel ``16 p + 8 s + n`` and input channel
+        (Cin / 16, KH, KW, Cout / 16, 8, 4, 2, 2, 2): output channel ``16 p + 8 s + n`` and input channel
         ``16 g + 8 h + 2 t + l`` lie at ``[g, :, :, p, n, t, s, h, l]``.
     """
     outputs, inputs = weight.shape[:2]
@@ -300,15 +300,42 @@ def pack_weight(weight: Tensor) -> Tensor:
     return split.permute(3, 7, 8, 0, 2, 5, 1, 4, 6).contiguous()
 
 
+def pack_weight_hopper(weight: Tensor, itemsize: int) -> Tensor:
+    """The same for compute capability 9.0, which takes 16 bytes of input channels at a time, and four times that.
+
+    Returns:
+        (Cin / 4 l, KH, KW, 4, Cout, l), l being 16 / `itemsize`: input channel ``4 l c + l p + k`` lies at
+        ``[c, :, :, p, :, k]``; zeros fill up Cin to a multiple of 4 l and Cout to what a matrix product takes.
+    """
+    per_plane = 16 // itemsize
+    outputs, inputs = weight.shape[:2]
+    parts = -(-outputs // 128)
+    taken = parts * min(width for width in (16, 32, 64, 96, 128) if width * parts >= outputs)
+    padded = F.pad(weight, (0, 0, 0, 0, 0, -inputs % (4 * per_plane), 0, taken - outputs))
+    return padded.unflatten(1, (-1, 4, per_plane)).permute(1, 4, 5, 2, 0, 3).contiguous()
+
+
 def _unpack_weight(packed: Tensor) -> Tensor:
     split = packed.permute(3, 6, 4, 0, 7, 5, 8, 1, 2)
     return split.flatten(3, 6).flatten(0, 2)
 
 
-def convolve_into(input: Tensor, weight: Tensor, bias: Tensor, slope: float, out: Tensor) -> None:
-    full = _unpack_weight(weight)
-    result = F.conv2d(input, full, bias.to(full.dtype), padding=full.shape[-1] // 2)
-    out.copy_(F.leaky_relu(result, slope)[:, : out.shape[1]])
+def convolve_into(
+    input: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    bias: Tensor,
+    plus: Tensor | None,
+    dilation: int,
+    slope: float,
+    out: Tensor,
+) -> None:
+    full = _unpack_weight(weight).to(input.dtype)
+    if scale is not None:
+        full = full * scale.to(full.dtype)[:, None, None, None]
+    reach = [dilation * (side // 2) for side in full.shape[2:]]
+    result = F.conv2d(input, full, bias.to(full.dtype), padding=reach, dilation=dilation)[:, : out.shape[1]]
+    out.copy_(F.leaky_relu(result if plus is None else result + plus, slope))
 
 
 def adaptive_warp_into(

@@ -230,7 +230,7 @@ class Interpolator:
         model.load_state_dict(load_weights(self._weights, self._config), assign=True)
         on_gpu = self.device.type == "cuda" and dtype != torch.float32
         if on_gpu and FusedDAIN.supports(self._config, self.device):
-            return FusedDAIN(model, dtype).to(self.device)
+            return FusedDAIN(model.to(self.device), dtype)
         return model.prepare(dtype).to(self.device)
 
     def _synthesise(self, first: Any, second: Any, motion: Motion, time: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@
 // An implicit matrix product: a block takes 16 x (4 kRows) pixels and 16 kPairs output channels; a warp takes kRows
 // rows of 16 pixels. The input's tile and its halo lie in shared memory, 32 channels at a time, the next 32 on their
 // way meanwhile. The weights come from the L1 cache, already in the order in which the tensor cores want them.
-#include "common.cuh"
+#include "convolve.cuh"
 
 namespace dain {
 namespace {
@@ -16,21 +16,7 @@ constexpr int kWarps = 4;
 constexpr int kPack = 8;                 // channels in 16 bytes
 constexpr int kPitch = kChunk * kGroup * 2 + 16;  // bytes a pixel in shared memory: 8 neighbours then hit all banks
 
-struct Layer {
-  int batch, height, width;
-  int groups;    // of 16 input channels
-  int pairs;     // of 8 output channels each, of the whole layer
-  int channels;  // that are written; the last pair may hold more
-  int size;      // of the kernel
-  int64_t in_pitch, out_pitch;  // elements from pixel to pixel
-  float slope;
-};
-
 #if __CUDA_ARCH__ >= 800
-
-__device__ void copy_async(uint32_t target, const void* source, bool inside) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(inside ? 16 : 0));
-}
 
 __device__ void load_matrix(uint32_t (&a)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -62,13 +48,13 @@ __device__ void load_tile(uint32_t tile, const T* image, const Layer& layer, int
   // A warp takes whole rows, and packs of a pixel are 2 or 4: no division tells an item's place.
   const int packs = groups * kGroup / kPack, lane = threadIdx.x % 32;
   for (int row = threadIdx.x / 32; row < tile_height; row += kWarps) {
-    const int y = top + row;
+    const int y = top + row * layer.dilation;
     const bool row_inside = y >= 0 && y < layer.height;
     const T* line = image + (row_inside ? int64_t(y) * layer.width * layer.in_pitch : 0);
     const uint32_t target = tile + row * tile_width * kPitch;
     for (int item = lane; item < tile_width * packs; item += 32) {
       const int pixel = item >> groups, pack = item & (packs - 1);
-      const int x = left + pixel;
+      const int x = left + pixel * layer.dilation;
       const bool inside = row_inside && x >= 0 && x < layer.width;
       const int64_t offset = (inside ? x * layer.in_pitch : 0) + pack * kPack;
       copy_async(target + pixel * kPitch + pack * 16, line + offset, inside);
@@ -96,19 +82,20 @@ __device__ void store(O* target, float first, float second, int channel, int cha
 
 #endif
 
-// Weights: (groups, size^2, pairs of 8 outputs, 32 lanes, 2 x 2 x 2 elements). blockIdx.z: batch and outputs.
+// Weights: (groups, taps, pairs of 8 outputs, 32 lanes, 2 x 2 x 2 elements). blockIdx.z: batch and outputs.
 template <typename T, typename O, int kRows, int kPairs>
-__global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2)
-    convolve(const T* input, const uint4* weight, const float* bias, O* out, Layer layer) {
+__global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2) convolve(Tensors tensors, Layer layer) {
 #if __CUDA_ARCH__ >= 800
   extern __shared__ uint4 shared[];
-  const int slices = layer.pairs / kPairs;
+  const int pairs = layer.outputs / kGroup, slices = pairs / kPairs;
   const int n = blockIdx.z / slices, pair = blockIdx.z % slices * kPairs;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int reach = layer.size / 2;
-  const int tile_width = kTileWidth + 2 * reach, tile_height = kWarps * kRows + 2 * reach;
-  const int x0 = blockIdx.x * kTileWidth, y0 = blockIdx.y * kWarps * kRows;
-  const T* image = input + int64_t(n) * layer.height * layer.width * layer.in_pitch;
+  const int tile_width = kTileWidth + layer.columns - 1, tile_height = kWarps * kRows + layer.rows - 1;
+  const int x0 = first_pixel(blockIdx.x, kTileWidth, layer.dilation);
+  const int y0 = first_pixel(blockIdx.y, kWarps * kRows, layer.dilation);
+  const int left = x0 - layer.columns / 2 * layer.dilation, top = y0 - layer.rows / 2 * layer.dilation;
+  const T* image =
+      static_cast<const T*>(tensors.input) + int64_t(n) * layer.height * layer.width * layer.in_pitch;
 
   const uint32_t tiles = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   const uint32_t stage_bytes = tile_width * tile_height * kPitch;
@@ -116,9 +103,9 @@ __global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2)
   const uint32_t mine = (warp * kRows * tile_width + lane % 16) * kPitch + lane / 16 * 16;
 
   float sums[kRows][kPairs][2][4] = {};
-  const int64_t step = int64_t(layer.pairs) * 32;  // from tap to tap
-  const uint4* next = weight + int64_t(pair) * 32 + lane;
-  const uint4* last = next + (int64_t(layer.groups) * layer.size * layer.size - 1) * step;
+  const int64_t step = int64_t(pairs) * 32;  // from tap to tap
+  const uint4* next = static_cast<const uint4*>(tensors.weight) + int64_t(pair) * 32 + lane;
+  const uint4* last = next + (int64_t(layer.groups) * layer.rows * layer.columns - 1) * step;
   uint4 coming[kPairs];
 #pragma unroll
   for (int p = 0; p < kPairs; ++p) {
@@ -126,12 +113,12 @@ __global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2)
   }
 
   const int chunks = (layer.groups + kChunk - 1) / kChunk;
-  load_tile(tiles, image, layer, min(kChunk, layer.groups), x0 - reach, y0 - reach, tile_width, tile_height);
+  load_tile(tiles, image, layer, min(kChunk, layer.groups), left, top, tile_width, tile_height);
   for (int chunk = 0; chunk < chunks; ++chunk) {
     const int after = layer.groups - (chunk + 1) * kChunk;  // groups still to come
     if (after > 0) {
       load_tile(tiles + (chunk + 1) % 2 * stage_bytes, image + (chunk + 1) * kChunk * kGroup, layer,
-                min(kChunk, after), x0 - reach, y0 - reach, tile_width, tile_height);
+                min(kChunk, after), left, top, tile_width, tile_height);
       asm volatile("cp.async.wait_group 1;");
     } else {
       asm volatile("cp.async.wait_group 0;");
@@ -140,9 +127,9 @@ __global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2)
     const uint32_t stage = tiles + chunk % 2 * stage_bytes + mine;
     const int groups = min(kChunk, after + kChunk);
     for (int group = 0; group < groups; ++group) {
-      for (int ky = 0; ky < layer.size; ++ky) {
+      for (int ky = 0; ky < layer.rows; ++ky) {
         uint32_t address = stage + ky * tile_width * kPitch + group * kGroup * 2;
-        for (int kx = 0; kx < layer.size; ++kx, address += kPitch) {
+        for (int kx = 0; kx < layer.columns; ++kx, address += kPitch) {
           uint4 now[kPairs];
           next = next < last ? next + step : last;
 #pragma unroll
@@ -171,14 +158,16 @@ __global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2)
 
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    const int y = y0 + warp * kRows + r;
+    const int y = y0 + (warp * kRows + r) * layer.dilation;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int x = x0 + lane / 4 + half * 8;
+      const int x = x0 + (lane / 4 + half * 8) * layer.dilation;
       if (x >= layer.width || y >= layer.height) {
         continue;
       }
-      O* target = out + ((int64_t(n) * layer.height + y) * layer.width + x) * layer.out_pitch;
+      const int64_t pixel = (int64_t(n) * layer.height + y) * layer.width + x;
+      O* target = static_cast<O*>(tensors.out) + pixel * layer.out_pitch;
+      const O* plus = static_cast<const O*>(tensors.plus) + pixel * layer.plus_pitch;
 #pragma unroll
       for (int p = 0; p < kPairs; ++p) {
 #pragma unroll
@@ -187,8 +176,11 @@ __global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2)
           float values[2];
 #pragma unroll
           for (int k = 0; k < 2; ++k) {
-            const float value = sums[r][p][side][2 * half + k] + bias[channel + k];
-            values[k] = value > 0 ? value : value * layer.slope;
+            float value = sums[r][p][side][2 * half + k] + tensors.bias[channel + k];
+            if (tensors.plus && channel + k < layer.channels) {
+              value += float(plus[channel + k]);
+            }
+            values[k] = activate(value, layer.slope);
           }
           store(target + channel, values[0], values[1], channel, layer.channels);
         }
@@ -201,59 +193,83 @@ __global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2)
 }
 
 template <typename T, typename O, int kRows, int kPairs>
-void launch(cudaStream_t stream, const Tensor& input, const Tensor& weight, const Tensor& bias, const Tensor& out,
-            const Layer& layer) {
+void launch(cudaStream_t stream, const Tensors& tensors, const Layer& layer) {
   const auto kernel = convolve<T, O, kRows, kPairs>;
-  const int reach = layer.size / 2, stages = layer.groups > kChunk ? 2 : 1;
-  const int bytes = stages * (kTileWidth + 2 * reach) * (kWarps * kRows + 2 * reach) * kPitch;
+  const int stages = layer.groups > kChunk ? 2 : 1;
+  const int bytes = stages * (kTileWidth + layer.columns - 1) * (kWarps * kRows + layer.rows - 1) * kPitch;
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  const dim3 grid(ceil_div(layer.width, kTileWidth), ceil_div(layer.height, kWarps * kRows),
-                  layer.batch * (layer.pairs / kPairs));
-  kernel<<<grid, kWarps * 32, bytes, stream>>>(
-      static_cast<const T*>(input.const_data_ptr()), static_cast<const uint4*>(weight.const_data_ptr()),
-      static_cast<const float*>(bias.const_data_ptr()), static_cast<O*>(out.mutable_data_ptr()), layer);
+  const dim3 grid(tiles_along(layer.width, kTileWidth, layer.dilation),
+                  tiles_along(layer.height, kWarps * kRows, layer.dilation),
+                  layer.batch * (layer.outputs / kGroup / kPairs));
+  kernel<<<grid, kWarps * 32, bytes, stream>>>(tensors, layer);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 // Large maps take tiles that use each weight often, small ones tiles that there are enough of for the whole GPU.
 template <typename T, typename O>
-void choose(cudaStream_t stream, const Tensor& input, const Tensor& weight, const Tensor& bias, const Tensor& out,
-            const Layer& layer) {
+void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer) {
   constexpr int kEnoughBlocks = 256;
-  const int64_t blocks = int64_t(layer.batch) * ceil_div(layer.width, kTileWidth) * ceil_div(layer.height, 16);
+  const int64_t blocks = int64_t(layer.batch) * tiles_along(layer.width, kTileWidth, layer.dilation) *
+      tiles_along(layer.height, 16, layer.dilation);
+  const int pairs = layer.outputs / kGroup;
   if (blocks < kEnoughBlocks) {
-    const auto call = layer.pairs % 2 ? launch<T, O, 1, 1> : launch<T, O, 1, 2>;
-    return call(stream, input, weight, bias, out, layer);
+    const auto call = pairs % 2 ? launch<T, O, 1, 1> : launch<T, O, 1, 2>;
+    return call(stream, tensors, layer);
   }
-  const auto call = layer.pairs % 2 ? launch<T, O, 4, 1> : layer.pairs % 4 ? launch<T, O, 4, 2> : launch<T, O, 4, 4>;
-  call(stream, input, weight, bias, out, layer);
+  const auto call = pairs % 2 ? launch<T, O, 4, 1> : pairs % 4 ? launch<T, O, 4, 2> : launch<T, O, 4, 4>;
+  call(stream, tensors, layer);
 }
 
-void convolve_into(const Tensor& input, const Tensor& weight, const Tensor& bias, double slope, Tensor out) {
+// ---------------------------------------------------------------- the operator
+
+bool is_eight_bits(ScalarType type) {
+  return type == ScalarType::Float8_e4m3fn;
+}
+
+// `weight` is packed as `reference.pack_weight` says: with six dimensions for compute capability 9.0, else with nine.
+void convolve_into(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& scale, const Tensor& bias,
+                   const std::optional<Tensor>& plus, int64_t dilation, double slope, Tensor out) {
   const Shape from = shape_of("input", input), to = shape_of("out", out);
-  STD_TORCH_CHECK(weight.dim() == 9 && weight.is_contiguous() && bias.is_contiguous(), "weight must be packed");
-  const int groups = int(weight.size(0)), size = int(weight.size(1)), pairs = int(weight.size(3));
   const ScalarType type = input.scalar_type();
-  const bool wide_out = out.scalar_type() == ScalarType::Float;
-  check("input", input, {to.batch, groups * kGroup, to.height, to.width}, weight.scalar_type(), out);
-  STD_TORCH_CHECK(wide_out || out.scalar_type() == type, "out must be float32 or of the dtype of input");
-  STD_TORCH_CHECK(to.channels <= pairs * 16 && bias.size(0) == pairs * 16 && (wide_out || to.channels % 2 == 0),
-                  "out has ", to.channels, " channels, the weight ", pairs * 16);
-  STD_TORCH_CHECK(size % 2 == 1 && size <= 11, "a kernel has an odd size of up to 11, not ", size);
+  const bool hopper = weight.dim() == 6, wide_out = out.scalar_type() == ScalarType::Float;
+  STD_TORCH_CHECK((hopper || weight.dim() == 9) && weight.is_contiguous() && bias.is_contiguous(),
+                  "weight must be packed");
+  const int per_group = 32 / int(input.element_size());
+  const int outputs = int(hopper ? weight.size(4) : weight.size(3) * kGroup);
+  const int groups = from.channels / per_group, rows = int(weight.size(1)), columns = int(weight.size(2));
+  check("input", input, {to.batch, groups * per_group, to.height, to.width}, weight.scalar_type(), out);
+  STD_TORCH_CHECK(hopper ? weight.size(0) == (groups + 1) / 2 : weight.size(0) == groups, "input has ", from.channels,
+                  " channels, the weight another number");
+  STD_TORCH_CHECK(wide_out || out.scalar_type() == type || is_eight_bits(type),
+                  "out must be float32 or of the dtype of input");
+  STD_TORCH_CHECK(to.channels <= outputs && bias.size(0) == outputs && (wide_out || to.channels % 8 == 0), "out has ",
+                  to.channels, " channels, the weight ", outputs);
+  STD_TORCH_CHECK(rows % 2 == 1 && columns % 2 == 1 && rows <= 11 && columns <= 11,
+                  "a kernel has odd sides of up to 11, not ", rows, "x", columns);
+  STD_TORCH_CHECK(dilation >= 1 && dilation <= 64, "a dilation is between 1 and 64, not ", dilation);
+  if (plus) {
+    check("plus", *plus, to, out.scalar_type(), out);
+  }
   if (from.numel() == 0) {
     return;
   }
-  const Layer layer{to.batch, to.height, to.width, groups, pairs, to.channels, size, pitch_of("input", input, 16),
-                    pitch_of("out", out, 4), float(slope)};
+  const Layer layer{to.batch, to.height, to.width, groups, outputs, to.channels, rows, columns, int(dilation),
+                    pitch_of("input", input, 16), plus ? pitch_of("plus", *plus, 4) : 0,
+                    pitch_of("out", out, wide_out ? 4 : 16), float(slope)};
+  const Tensors tensors{input.const_data_ptr(), weight.const_data_ptr(),
+                        scale ? static_cast<const float*>(scale->const_data_ptr()) : nullptr,
+                        static_cast<const float*>(bias.const_data_ptr()), plus ? plus->const_data_ptr() : nullptr,
+                        out.mutable_data_ptr()};
   const Launcher launcher(input);
   const auto stream = launcher.stream();
-  if (type == ScalarType::Half) {
-    wide_out ? choose<__half, float>(stream, input, weight, bias, out, layer)
-             : choose<__half, __half>(stream, input, weight, bias, out, layer);
+  if (hopper) {
+    convolve_hopper(stream, type, out.scalar_type(), tensors, layer);
+  } else if (type == ScalarType::Half) {
+    wide_out ? choose<__half, float>(stream, tensors, layer) : choose<__half, __half>(stream, tensors, layer);
   } else {
     STD_TORCH_CHECK(type == ScalarType::BFloat16, "input must be float16 or bfloat16");
-    wide_out ? choose<__nv_bfloat16, float>(stream, input, weight, bias, out, layer)
-             : choose<__nv_bfloat16, __nv_bfloat16>(stream, input, weight, bias, out, layer);
+    wide_out ? choose<__nv_bfloat16, float>(stream, tensors, layer)
+             : choose<__nv_bfloat16, __nv_bfloat16>(stream, tensors, layer);
   }
 }
 

@@ -37,7 +37,7 @@ def empty(like: Tensor, channels: int, dtype: torch.dtype | None = None) -> Tens
 
 
 class SliceConv2d(nn.Module):
-    """A convolution with bias and leaky ReLU, from and into slices of channels."""
+    """leaky_relu(conv(x) + plus), from and into slices of channels."""
 
     weight: Tensor
     bias: Tensor
@@ -45,15 +45,24 @@ class SliceConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, slope: float, dtype: torch.dtype, wide_output: bool = False) -> None:
         super().__init__()
         self.out_channels, self.slope = conv.out_channels, slope
+        self.padding, self.dilation = cast(tuple[int, int], conv.padding), conv.dilation[0]
         self.out_dtype = torch.float32 if wide_output else dtype
-        bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().float()
-        self.register_buffer("weight", pack_weight(conv.weight.detach()).to(dtype))
-        self.register_buffer("bias", F.pad(bias, (0, -len(bias) % GROUP)))
+        weight = conv.weight.detach()
+        bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
+        if dtype == torch.float32:  # which tensor cores do not multiply
+            weight = widened_weight(weight, dtype)
+        else:
+            weight, bias = pack_weight(weight, bias, dtype)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
 
-    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, out: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
         if out is None:
             out = empty(x, self.out_channels, self.out_dtype)
-        convolve_into(x, self.weight, self.bias, self.slope, out)
+        if x.dtype == torch.float32:
+            result = F.conv2d(x, self.weight, self.bias, 1, self.padding, self.dilation)
+            return out.copy_(F.leaky_relu(result if plus is None else result.add_(plus), self.slope))
+        convolve_into(x, self.weight, self.bias, self.slope, out, plus=plus, dilation=self.dilation)
         return out
 
 

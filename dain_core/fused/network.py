@@ -66,17 +66,18 @@ _WINDOW = 3
 
 
 class FusedDAIN(nn.Module):
-    """Made from a `DAIN`, of which it takes the weights and which is of no use afterwards."""
+    """Made on the device of a `DAIN`, of which it takes the weights and which is of no use afterwards."""
 
     def __init__(self, model: DAIN, dtype: torch.dtype) -> None:
         super().__init__()
         model.eval().requires_grad_(False)
         self.config, self.dtype = model.config, dtype
-        self.depth = FusedDepth(model.depth, dtype)
-        self.context = FusedContext(model.context, dtype)
-        self.flow = FusedFlow(model.flow, dtype)
-        self.kernels = FusedKernels(model.kernels, dtype)
-        self.rectify = FusedRectification(model.rectify, model.config, dtype)
+        with model.rectify.head.weight.device:  # weights are laid out for the device that they are on
+            self.depth = FusedDepth(model.depth, dtype)
+            self.context = FusedContext(model.context, dtype)
+            self.flow = FusedFlow(model.flow, dtype)
+            self.kernels = FusedKernels(model.kernels, dtype)
+            self.rectify = FusedRectification(model.rectify, model.config, dtype)
         self.eval().requires_grad_(False)
 
     @staticmethod

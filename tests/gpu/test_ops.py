@@ -341,41 +341,82 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("layout", ["native", "portable"])
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize(
-    ("n", "inputs", "outputs", "size", "h", "w"),
+    ("n", "inputs", "outputs", "kernel", "dilation", "h", "w"),
     [
-        (2, 16, 16, 1, 5, 19),
-        (1, 32, 16, 7, 33, 50),
-        (1, 48, 64, 3, 1, 1),
-        (2, 64, 32, 11, 20, 17),
-        (1, 64, 16, 11, 300, 280),
-        (1, 112, 96, 3, 270, 270),
-        (2, 64, 64, 5, 200, 300),
-        (3, 576, 2, 3, 9, 12),
-        (1, 128, 3, 3, 270, 290),
+        (2, 16, 16, (1, 1), 1, 5, 19),
+        (1, 32, 16, (7, 7), 1, 33, 50),
+        (1, 48, 64, (3, 3), 1, 1, 1),
+        (2, 64, 32, (11, 11), 1, 20, 17),
+        (1, 64, 16, (11, 11), 1, 300, 280),
+        (1, 112, 96, (3, 3), 1, 270, 270),
+        (2, 64, 64, (5, 5), 1, 200, 300),
+        (3, 576, 2, (3, 3), 1, 9, 12),
+        (1, 128, 3, (3, 3), 1, 270, 290),
+        (1, 32, 128, (7, 1), 1, 150, 330),
+        (1, 48, 208, (1, 1), 1, 260, 270),
+        (1, 448, 128, (7, 7), 1, 70, 90),
+        (2, 64, 64, (3, 3), 4, 61, 75),
+        (1, 128, 96, (3, 3), 16, 200, 210),
+        (1, 32, 32, (1, 5), 8, 300, 310),
     ],
 )
 def test_convolution_into_a_slice(
-    n: int, inputs: int, outputs: int, size: int, h: int, w: int, dtype: torch.dtype
+    n: int,
+    inputs: int,
+    outputs: int,
+    kernel: tuple[int, int],
+    dilation: int,
+    h: int,
+    w: int,
+    dtype: torch.dtype,
+    layout: str,
 ) -> None:
-    source = channels_last(random(n, inputs + 24, h, w).to(dtype))[:, 8 : 8 + inputs]
-    weight = random(outputs, inputs, size, size) / (size * inputs**0.5)
-    packed = cuda_ext.pack_weight(weight).to(dtype)
-    bias = torch.nn.functional.pad(random(outputs).float(), (0, -outputs % 16))
-    wide_output = outputs % 16 != 0
-    whole = torch.full(
-        (n, outputs + 16, h, w), 7.0, dtype=torch.float32 if wide_output else dtype, device="cuda"
+    weight = (random(outputs, inputs, *kernel) / (inputs * kernel[0] * kernel[1]) ** 0.5).to(dtype).cuda()
+    bias, source = (
+        random(outputs).float().cuda(),
+        channels_last(random(n, inputs + 24, h, w).to(dtype).cuda()),
     )
+    source = source[:, 8 : 8 + inputs]  # both are slices
+    wide = outputs % 16 != 0
+    whole = torch.full((n, outputs + 16, h, w), 7.0, dtype=torch.float32 if wide else dtype, device="cuda")
     whole = channels_last(whole)
-    # On the GPU the slice must stay a slice.
-    device = channels_last(random(n, inputs + 24, h, w).to(dtype).cuda())[:, 8 : 8 + inputs]
-    torch.ops.dain.convolve_into(device, packed.cuda(), bias.cuda(), 0.1, whole[:, 8 : 8 + outputs])
-    expected = torch.empty((n, outputs, h, w))
-    torch.ops.dain.convolve_into(source.float(), packed.float(), bias, 0.1, expected)
-    limit = (1e-4 if wide_output else TOLERANCE[dtype]) * float(expected.abs().max())
-    assert float((whole[:, 8 : 8 + outputs].cpu().float() - expected).abs().max()) <= limit
+    plus = channels_last(random(n, outputs, h, w).to(whole))
+    packed = cuda_ext.pack_weight(weight, bias, dtype)
+    if layout == "portable":
+        packed = tuple(x.cuda() for x in cuda_ext.pack_weight(weight.cpu(), bias.cpu(), dtype))
+    ours = whole[:, 8 : 8 + outputs]
+    reach = [dilation * (side // 2) for side in kernel]
+    expected = torch.nn.functional.conv2d(
+        source.double(), weight.double(), bias.double(), padding=reach, dilation=dilation
+    )
+    limit = (1e-4 if wide else TOLERANCE[dtype]) * float(expected.abs().max())
+    cuda_ext.convolve_into(source, *packed, 0.1, ours, dilation=dilation)
+    assert float((ours - torch.nn.functional.leaky_relu(expected, 0.1)).abs().max()) <= limit
+    cuda_ext.convolve_into(source, *packed, 0.0, ours, plus=plus, dilation=dilation)
+    assert float((ours - torch.nn.functional.relu(expected + plus)).abs().max()) <= limit
     assert bool((whole[:, :8] == 7).all()) and bool((whole[:, 8 + outputs :] == 7).all())
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU"
+)
+@pytest.mark.parametrize(("inputs", "outputs", "size"), [(448, 128, 7), (96, 32, 3), (32, 16, 1)])
+def test_convolution_of_eight_bits(inputs: int, outputs: int, size: int) -> None:
+    eight = torch.float8_e4m3fn
+    source = channels_last(random(1, inputs, 61, 75).float().cuda()).to(eight)
+    weight = random(outputs, inputs, size, size).float().cuda()
+    bias, scale = random(outputs).float().cuda(), random(outputs).abs().float().cuda()
+    packed, padded_bias = cuda_ext.pack_weight(weight, bias, eight)
+    padded_scale = torch.nn.functional.pad(scale, (0, len(padded_bias) - outputs))
+    out = channels_last(torch.empty((1, outputs, 61, 75), dtype=torch.float16, device="cuda"))
+    cuda_ext.convolve_into(source, packed, padded_bias, 0.0, out, scale=padded_scale)
+    exact = torch.nn.functional.conv2d(source.double(), weight.to(eight).double(), padding=size // 2)
+    expected = torch.nn.functional.relu(exact * scale[:, None, None] + bias[:, None, None])
+    # The tensor cores keep 14 bits of a sum of such products.
+    assert float((out - expected).abs().max()) <= 2e-3 * float(exact.abs().max() * scale.max())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
