@@ -51,6 +51,12 @@ SCHEMAS = {
     "pool_into": "(Tensor input, bool mean, Tensor(a!) out) -> ()",
     "upsample_add_into": "(Tensor low, Tensor high, bool bilinear, Tensor(a!) out) -> ()",
     "unfold_row_into": "(Tensor image, int taps, Tensor(a!) out) -> ()",
+    "match_into": "(Tensor first, Tensor second, Tensor(a!) out) -> ()",
+    "match_warped_into": (
+        "(Tensor first, Tensor second, Tensor coarse, Tensor weight, Tensor bias, float scale, Tensor(a!) out) -> ()"
+    ),
+    "enlarge_flow": "(Tensor flow, float scale) -> Tensor",
+    "stack_into": "(Tensor first, Tensor second, Tensor(a!) out) -> ()",
 }
 
 for _name, _schema in SCHEMAS.items():
@@ -349,6 +355,58 @@ def unfold_row_into(image: Tensor, taps: int, out: Tensor) -> None:
     torch.ops.dain.unfold_row_into(image, taps, out)
 
 
+def match_into(first: Tensor, second: Tensor, out: Tensor) -> None:
+    """How well every pixel of each frame matches those around its place in the other: leaky_relu(`correlation`, 0.1).
+
+    Args:
+        first, second: (N, C, H, W) each, channels-last or slices of channels; on a GPU float16 or bfloat16, aligned
+            to 16 bytes.
+        out: (2N, channels, H, W), likewise, a multiple of 8 channels: 81 of the first frame, then of the second, to
+            the other, and zeros.
+    """
+    torch.ops.dain.match_into(first, second, out)
+
+
+def match_warped_into(
+    first: Tensor, second: Tensor, coarse: Tensor, weight: Tensor, bias: Tensor, scale: float, out: Tensor
+) -> None:
+    """`match_into` of frames of which the other one is warped first, with what else a level of PWC-Net's flow sees.
+
+    The coarser level's flow, enlarged by a transposed convolution of kernel 4, stride 2, padding 1, says where each
+    pixel is sampled bilinearly; it is zero where less than 0.9999 of the sample lies inside.
+
+    Args:
+        first, second: as in `match_into`; H and W are even.
+        coarse: (2N, 10, H / 2, W / 2), float32: flow in the network's unit, and two features, each as the 2 x 2 pixels
+            that it has at this level.
+        weight, bias: of the transposed convolution, (2, 2, 4, 4) and (2,), float32.
+        scale: from the flow's unit to pixels of this level.
+        out: as in `match_into`, with, after the 81: the frame's own C channels, the enlarged flow, the two features,
+            and zeros.
+    """
+    torch.ops.dain.match_warped_into(first, second, coarse, weight, bias, scale, out)
+
+
+def enlarge_flow(flow: Tensor, scale: float) -> Tensor:
+    """`scale` times `flow`, (N, 2, H, W), float32, at four times its size: bilinear, pixels as areas."""
+    return torch.ops.dain.enlarge_flow(flow, scale)
+
+
+@torch.library.register_fake("dain::enlarge_flow")
+def _(flow: Tensor, scale: float) -> Tensor:
+    n, _, h, w = flow.shape
+    return torch.empty((n, 2, 4 * h, 4 * w), dtype=flow.dtype, device=flow.device)
+
+
+def stack_into(first: Tensor, second: Tensor, out: Tensor) -> None:
+    """Two images, (N, 3, H, W), float32, and zeros.
+
+    Args:
+        out: (N, channels, H, W), a slice of channels, on a GPU aligned to 16 bytes and a multiple of 8.
+    """
+    torch.ops.dain.stack_into(first, second, out)
+
+
 for _name in (
     "convolve_into",
     "adaptive_warp_into",
@@ -356,6 +414,9 @@ for _name in (
     "pool_into",
     "upsample_add_into",
     "unfold_row_into",
+    "match_into",
+    "match_warped_into",
+    "stack_into",
 ):
     torch.library.register_fake(f"dain::{_name}", lambda *_: None)
 

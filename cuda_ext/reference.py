@@ -387,3 +387,43 @@ def unfold_row_into(image: Tensor, taps: int, out: Tensor) -> None:
     out.zero_()
     for tap in range(taps):
         out[:, 3 * tap : 3 * tap + 3].copy_(padded[..., tap : tap + width])
+
+
+# ---------------------------------------------------------------- flow between two frames
+
+
+def _sample(features: Tensor, flow: Tensor) -> Tensor:
+    """`features` at each pixel plus `flow`, bilinearly; 0 where less than 0.9999 of the sample lies inside."""
+    h, w = features.shape[2:]
+    x, y = _positions(flow)
+    grid = torch.stack((2 * x / max(w - 1, 1) - 1, 2 * y / max(h - 1, 1) - 1), -1)
+    sampled = F.grid_sample(features, grid, align_corners=True)
+    coverage = F.grid_sample(torch.ones_like(features[:, :1]), grid, align_corners=True)
+    return sampled * (coverage >= 0.9999)
+
+
+def _fill(out: Tensor, channels: Tensor) -> None:
+    out.zero_()[:, : channels.shape[1]].copy_(channels)
+
+
+def match_into(first: Tensor, second: Tensor, out: Tensor) -> None:
+    matches = correlation(torch.cat((first, second)), torch.cat((second, first)))
+    _fill(out, F.leaky_relu(matches, 0.1))
+
+
+def match_warped_into(
+    first: Tensor, second: Tensor, coarse: Tensor, weight: Tensor, bias: Tensor, scale: float, out: Tensor
+) -> None:
+    wide = coordinate_dtype(first)
+    ours, theirs = torch.cat((first, second)).to(wide), torch.cat((second, first)).to(wide)
+    flow = F.conv_transpose2d(coarse[:, :2], weight, bias, stride=2, padding=1)
+    matches = F.leaky_relu(correlation(ours, _sample(theirs, scale * flow)), 0.1)
+    _fill(out, torch.cat((matches, ours, flow, F.pixel_shuffle(coarse[:, 2:], 2)), 1))
+
+
+def enlarge_flow(flow: Tensor, scale: float) -> Tensor:
+    return F.interpolate((scale * flow).contiguous(), scale_factor=4, mode="bilinear")
+
+
+def stack_into(first: Tensor, second: Tensor, out: Tensor) -> None:
+    _fill(out, torch.cat((first, second), 1))

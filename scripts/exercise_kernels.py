@@ -51,6 +51,24 @@ def exercise_resampling(n: int, c: int, h: int, w: int, dtype: torch.dtype) -> N
         sys.exit(f"not finite after resampling: {(n, c, h, w)} {dtype}")
 
 
+def exercise_flow(n: int, c: int, h: int, w: int) -> None:
+    def random(channels: int, height: int, width: int, dtype: torch.dtype = torch.float16) -> Tensor:
+        maps = torch.randn(2 * n, channels, height, width).to(dtype)
+        return maps.contiguous(memory_format=torch.channels_last).cuda()
+
+    first, second = random(-(-c // 8) * 8, h, w)[:, :c].chunk(2)
+    width = -(-(c + 85) // 8) * 8
+    matches, warped, stacked = random(88, h, w), random(width, h, w), random(16, h, w)
+    coarse, images = random(10, h // 2, w // 2, torch.float32), random(3, h, w, torch.float32)
+    weight, bias = torch.randn(2, 2, 4, 4).cuda(), torch.randn(2).cuda()
+    cuda_ext.match_into(first, second, matches)
+    cuda_ext.match_warped_into(first, second, coarse, weight, bias, 1.25, warped)
+    cuda_ext.stack_into(images, images, stacked)
+    results = (matches, warped, stacked, cuda_ext.enlarge_flow(coarse[:, :2], 20.0))
+    if not all(result.cpu().isfinite().all() for result in results):
+        sys.exit(f"not finite after matching: {(n, c, h, w)}")
+
+
 if __name__ == "__main__":
     if cuda_ext.backend() != "cuda":
         sys.exit("needs a GPU and built kernels: python -m cuda_ext.build")
@@ -60,4 +78,5 @@ if __name__ == "__main__":
             for layout in (torch.contiguous_format, torch.channels_last):
                 exercise(*shape, dtype, layout)
             exercise_resampling(shape[0], 8, *shape[2:], dtype)
+        exercise_flow(shape[0], shape[1] + 4, 2 * shape[2], 2 * shape[3])
     print("every operator ran")

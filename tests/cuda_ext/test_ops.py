@@ -345,3 +345,53 @@ def test_every_operator_has_a_cpu_and_a_gpu_answer() -> None:
     if cuda_ext.backend() == "cpu":
         with pytest.raises(RuntimeError, match="not built.*cuda_ext.build"):
             cuda_ext._not_built()
+
+
+# ---------------------------------------------------------------- flow between two frames
+
+
+def test_frames_are_matched_both_ways() -> None:
+    torch.manual_seed(1)
+    first, second, out = torch.randn(2, 5, 6, 7), torch.randn(2, 5, 6, 7), torch.full((4, 88, 6, 7), 7.0)
+    cuda_ext.match_into(first, second, out)
+    expected = torch.cat((correlation(first, second), correlation(second, first)))
+    torch.testing.assert_close(out[:, :81], torch.where(expected > 0, expected, 0.1 * expected))
+    assert bool((out[:, 81:] == 0).all())
+
+
+def test_frames_are_warped_before_they_are_matched() -> None:
+    """By a whole number of pixels: what comes from outside is zero. Features are four channels for 2 x 2 pixels."""
+    torch.manual_seed(1)
+    first, second, coarse = torch.randn(1, 5, 6, 8), torch.randn(1, 5, 6, 8), torch.randn(2, 10, 3, 4)
+    out = torch.full((2, 96, 6, 8), 7.0)
+    cuda_ext.match_warped_into(
+        first, second, coarse, torch.zeros(2, 2, 4, 4), torch.tensor([1.0, -0.5]), 2.0, out
+    )
+    for index, (ours, theirs) in enumerate(((first, second), (second, first))):
+        warped = torch.zeros_like(theirs)
+        warped[:, :, 1:, :-2] = theirs[:, :, :-1, 2:]
+        expected = correlation(ours, warped)[0]
+        found = out[index]
+        torch.testing.assert_close(found[:81], torch.where(expected > 0, expected, 0.1 * expected))
+        assert torch.equal(found[81:86], ours[0])
+        assert bool((found[86] == 1).all()) and bool((found[87] == -0.5).all())
+        for y in range(6):
+            for x in range(8):
+                phase = 2 * (y % 2) + x % 2
+                assert torch.equal(found[88:90, y, x], coarse[index, [2 + phase, 6 + phase], y // 2, x // 2])
+        assert bool((found[90:] == 0).all())
+
+
+def test_an_enlarged_flow_is_scaled() -> None:
+    """A ramp stays a ramp but for the half pixel beyond its ends."""
+    ramp = torch.arange(5.0).expand(1, 2, 3, 5)
+    enlarged = cuda_ext.enlarge_flow(ramp, 20.0)
+    expected = 20 * ((torch.arange(20.0) + 0.5) / 4 - 0.5).clamp(0, 4)
+    torch.testing.assert_close(enlarged, expected.expand(1, 2, 12, 20))
+    opcheck(torch.ops.dain.enlarge_flow.default, (ramp, 20.0))
+
+
+def test_images_are_stacked() -> None:
+    first, second, out = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5), torch.full((2, 16, 4, 5), 7.0)
+    cuda_ext.stack_into(first, second, out)
+    assert torch.equal(out[:, :6], torch.cat((first, second), 1)) and bool((out[:, 6:] == 0).all())

@@ -550,3 +550,64 @@ def test_rows_become_channels(
 def test_resampling_refuses_what_does_not_fit(call: Callable[[Tensor], None], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         call(channels_last(torch.zeros((1, 16, 4, 4), dtype=torch.float16, device="cuda")))
+
+
+# ---------------------------------------------------------------- flow between two frames
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(
+    ("n", "c", "h", "w"),
+    [(1, 196, 5, 7), (2, 16, 1, 1), (1, 128, 34, 60), (2, 24, 6, 38), (1, 32, 66, 130), (1, 256, 18, 34)],
+)
+@pytest.mark.parametrize("warped", [False, True])
+def test_frames_are_matched(n: int, c: int, h: int, w: int, warped: bool, dtype: torch.dtype) -> None:
+    h, w = (h + h % 2, w + w % 2) if warped else (h, w)
+    width, wider = 81 + (c + 4) * warped, -(-c // 16) * 16 + 8
+    width += -width % 16
+    maps = [channels_last(random(n, wider, h, w, seed=i).to(dtype)) for i in range(2)]
+    extra: list[Tensor | float] = []
+    if warped:
+        # Flows of several pixels, which at the frame's border lead outside.
+        coarse = channels_last(random(2 * n, 10, h // 2, w // 2).float())
+        extra = [coarse, random(2, 2, 4, 4).float(), random(2).float(), 1.25]
+    name = "match_warped_into" if warped else "match_into"
+    whole = channels_last(torch.full((2 * n, width + 16, h, w), 7.0, dtype=dtype, device="cuda"))
+    device = [x.cuda() if isinstance(x, Tensor) else x for x in (*maps, *extra)]
+    slices = [x[:, :c] for x in device[:2]]
+    getattr(torch.ops.dain, name)(*slices, *device[2:], whole[:, 8 : 8 + width])
+    expected = torch.empty((2 * n, width, h, w))
+    getattr(torch.ops.dain, name)(*(x[:, :c].float() for x in maps), *extra, expected)
+    found = whole.cpu().float()
+    assert bool((found[:, :8] == 7).all()) and bool((found[:, 8 + width :] == 7).all())
+    for part in (slice(0, 81), slice(81, None)):
+        theirs = expected[:, part]
+        limit = TOLERANCE[dtype] * float(theirs.abs().max())
+        assert float((found[:, 8 : 8 + width][:, part] - theirs).abs().max()) <= limit
+
+
+def test_flows_that_are_no_position_match_nothing() -> None:
+    first, second = (channels_last(random(1, 16, 8, 8, seed=i).half().cuda()) for i in range(2))
+    coarse = torch.full((2, 10, 4, 4), float("nan"), device="cuda")
+    weight, bias = torch.ones((2, 2, 4, 4), device="cuda"), torch.zeros(2, device="cuda")
+    out = channels_last(torch.full((2, 112, 8, 8), 7.0, dtype=torch.float16, device="cuda"))
+    for value in (float("nan"), float("inf"), 1e30, -1e30):
+        torch.ops.dain.match_warped_into(first, second, coarse.fill_(value), weight, bias, 1.0, out)
+        assert bool((out[:, :81] == 0).all())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_flow_is_enlarged(layout: str) -> None:
+    flow = random(3, 2, 7, 19).float()
+    found = cuda_ext.enlarge_flow(LAYOUTS[layout](flow.cuda()), 20.0)
+    torch.testing.assert_close(found.cpu(), cuda_ext.enlarge_flow(flow, 20.0), atol=1e-4, rtol=1e-5)
+    assert found.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_images_are_stacked(dtype: torch.dtype) -> None:
+    images = [channels_last(random(2, 4, 9, 37, seed=i).float())[:, :3] for i in range(2)]
+    out = channels_last(torch.full((2, 16, 9, 37), 7.0, dtype=dtype, device="cuda"))
+    torch.ops.dain.stack_into(*(image.cuda() for image in images), out)
+    expected = torch.cat((*images, torch.zeros(2, 10, 9, 37)), 1)
+    assert torch.equal(out.cpu(), expected.to(dtype))

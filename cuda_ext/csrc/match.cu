@@ -1,0 +1,401 @@
+// What a level of the flow network sees of two frames, each way: how well every pixel of one matches the pixels around
+// its place in the other, warped by the coarser level's flow, and what that level knows besides. Inference only.
+//
+// The correlation is a matrix product: a row of 16 pixels of ours times the 24 of theirs that lie within reach, of which
+// a band is kept. A block takes a tile of ours and the tile of theirs with its halo into shared memory, warping it on
+// the way; a warp then takes one row of ours and three of the nine rows of theirs that it meets.
+#include "common.cuh"
+
+namespace dain {
+namespace {
+
+constexpr int kReach = 4;              // displacement, each way
+constexpr int kSpan = 2 * kReach + 1;  // displacements along an axis
+constexpr int kMatches = kSpan * kSpan;
+constexpr int kPrior = 4;  // channels that the coarser level gives: flow, features
+
+constexpr int kTileWidth = 16, kTileHeight = 4;
+constexpr int kHaloWidth = kTileWidth + 2 * kReach, kHaloHeight = kTileHeight + 2 * kReach;
+constexpr int kOurs = kTileWidth * kTileHeight, kTheirs = kHaloWidth * kHaloHeight;
+
+constexpr int kRows = 3;  // of theirs that a warp takes
+constexpr int kParts = kHaloWidth / 8;
+constexpr int kThreads = kTileHeight * (kSpan / kRows) * 32;
+constexpr int kPack = 8;    // channels in 16 bytes
+constexpr int kTeam = 4;    // threads that copy a pixel
+constexpr int kTeams = kThreads / kTeam;
+constexpr int kGroup = 16;  // channels that one tensor-core instruction multiplies
+static_assert(kTheirs % kTeams == 0 && kOurs <= kTeams, "each thread has its pixels");
+
+constexpr float kSlope = 0.1f;         // of the leaky ReLU
+constexpr float kCovered = 0.9999f;    // of a sample must lie inside the frame
+
+template <typename T>
+struct alignas(16) Channels {
+  T values[kPack];
+};
+
+// Feature maps of both frames: pixels `pitch` elements apart.
+template <typename T>
+struct Frames {
+  const T *first, *second;
+  int64_t first_pitch, second_pitch;
+};
+
+// The coarser level's result at half the size, and the transposed convolution that enlarges its flow.
+struct Coarse {
+  View<const float> map;  // (2N, 2 + 8, H/2, W/2): flow; two features, each as its four pixels of the finer level
+  const float *weight, *bias;  // (2, 2, 4, 4) and (2,)
+  float scale;  // from the flow's unit to pixels
+};
+
+// Where a pixel is sampled: the four pixels around it, in elements of the map, and their weights.
+struct Sample {
+  uint32_t offsets[4];
+  float weights[4];
+};
+
+// The coarser level's flow at (y, x) of this one: kernel 4, stride 2, padding 1.
+__device__ float2 enlarged_flow(const Coarse& coarse, int n, int y, int x, const Shape& shape) {
+  float flow[2] = {coarse.bias[0], coarse.bias[1]};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    // Of the four rows of the kernel two meet a coarse row: 1 and 3 on even rows, 0 and 2 on odd ones.
+    const int ky = (y + 1) % 2 + 2 * i, from_y = (y + 1 - ky) / 2;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int kx = (x + 1) % 2 + 2 * j, from_x = (x + 1 - kx) / 2;
+      if (y + 1 < ky || x + 1 < kx || from_y >= shape.height / 2 || from_x >= shape.width / 2) {
+        continue;
+      }
+#pragma unroll
+      for (int in = 0; in < 2; ++in) {
+        const float value = *coarse.map.at(n, in, from_y, from_x);
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          flow[c] += value * coarse.weight[((in * 2 + c) * 4 + ky) * 4 + kx];
+        }
+      }
+    }
+  }
+  return {flow[0], flow[1]};
+}
+
+__device__ Sample sample_at(float x, float y, int pitch, const Shape& shape) {
+  const float left = floorf(x), top = floorf(y);
+  const float right_share = x - left, bottom_share = y - top;
+  const float last_x = float(shape.width - 1), last_y = float(shape.height - 1);
+  // What of the sample lies inside, by axis. Comparisons with NaN are false.
+  const float across[2] = {left >= 0 && left <= last_x ? 1 - right_share : 0,
+                           left >= -1 && left < last_x ? right_share : 0};
+  const float along[2] = {top >= 0 && top <= last_y ? 1 - bottom_share : 0,
+                          top >= -1 && top < last_y ? bottom_share : 0};
+  Sample sample = {};
+  if ((across[0] + across[1]) * (along[0] + along[1]) >= kCovered) {
+    const int columns[2] = {max(int(left), 0), min(int(left) + 1, shape.width - 1)};
+    const int rows[2] = {max(int(top), 0), min(int(top) + 1, shape.height - 1)};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      sample.offsets[i] = uint32_t(rows[i / 2] * shape.width + columns[i % 2]) * pitch;
+      sample.weights[i] = along[i / 2] * across[i % 2];
+    }
+  }
+  return sample;
+}
+
+// Channels `c` and on of a pixel, zeros beyond the last.
+template <typename T>
+__device__ Channels<T> load(const T* pixel, int c, int channels) {
+  Channels<T> result = {};
+  if (c < channels) {
+    result = *reinterpret_cast<const Channels<T>*>(pixel + c);
+    if (c + kPack > channels) {
+#pragma unroll
+      for (int k = 0; k < kPack; ++k) {
+        result.values[k] = c + k < channels ? result.values[k] : T(0.f);
+      }
+    }
+  }
+  return result;
+}
+
+template <typename T>
+__device__ Channels<T> blend(const T* map, const Sample& sample, int c, int channels) {
+  Channels<T> around[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    around[i] = load(map + sample.offsets[i], c, channels);
+  }
+  Channels<T> result;
+#pragma unroll
+  for (int k = 0; k < kPack; ++k) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      sum += sample.weights[i] * float(around[i].values[k]);
+    }
+    result.values[k] = T(sum);
+  }
+  return result;
+}
+
+#if __CUDA_ARCH__ >= 800
+
+__device__ void load_matrices(uint32_t (&a)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(address));
+}
+
+__device__ void load_matrices(uint32_t (&b)[2], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(b[0]), "=r"(b[1]) : "r"(address));
+}
+
+template <typename T>
+__device__ void multiply(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (std::is_same_v<T, __half>) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  } else {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+}
+
+// Adds the products of `channels` channels of a row of ours with kRows rows of theirs.
+template <typename T>
+__device__ void correlate(float (&sums)[kRows][kParts][4], uint32_t ours, uint32_t theirs, int pitch, int channels) {
+  const int lane = threadIdx.x % 32;
+  ours += lane % 16 * pitch + lane / 16 * 16;
+  const uint32_t first_parts = theirs + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 16;
+  const uint32_t last_part = theirs + (16 + lane % 8) * pitch + lane / 8 % 2 * 16;
+#pragma unroll 2
+  for (int c = 0; c < channels; c += kGroup) {
+    uint32_t a[4];
+    load_matrices(a, ours + c * 2);
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      uint32_t b[4], last[2];
+      load_matrices(b, first_parts + row * kHaloWidth * pitch + c * 2);
+      load_matrices(last, last_part + row * kHaloWidth * pitch + c * 2);
+      multiply<T>(sums[row][0], a, b[0], b[1]);
+      multiply<T>(sums[row][1], a, b[2], b[3]);
+      multiply<T>(sums[row][2], a, last[0], last[1]);
+    }
+  }
+}
+
+#endif
+
+// `chunk` channels are in shared memory at a time. `width`: channels of `out`.
+template <typename T, bool kWarped>
+__global__ void __launch_bounds__(kThreads, 2)
+    match(Frames<T> frames, Coarse coarse, T* out, int64_t out_pitch, int width, int chunk, Shape shape) {
+#if __CUDA_ARCH__ >= 800
+  extern __shared__ uint4 shared[];
+  __shared__ Sample samples[kWarped ? kTheirs : 1];
+  __shared__ T prior[kWarped ? kOurs : 1][kPrior];
+  const int x0 = blockIdx.x * kTileWidth, y0 = blockIdx.y * kTileHeight;
+  const bool forward = blockIdx.z < shape.batch;
+  const int64_t start = int64_t(blockIdx.z - (forward ? 0 : shape.batch)) * shape.height * shape.width;
+  const int64_t pitch = forward ? frames.first_pitch : frames.second_pitch;
+  const int64_t their_pitch = forward ? frames.second_pitch : frames.first_pitch;
+  const T* ours = (forward ? frames.first : frames.second) + start * pitch;
+  const T* theirs = (forward ? frames.second : frames.first) + start * their_pitch;
+
+  if constexpr (kWarped) {
+    for (int i = threadIdx.x; i < kTheirs; i += kThreads) {
+      const int tile_y = i / kHaloWidth - kReach, tile_x = i % kHaloWidth - kReach;
+      const int y = y0 + tile_y, x = x0 + tile_x;
+      Sample sample = {};
+      if (y >= 0 && y < shape.height && x >= 0 && x < shape.width) {
+        const float2 flow = enlarged_flow(coarse, blockIdx.z, y, x, shape);
+        sample = sample_at(x + coarse.scale * flow.x, y + coarse.scale * flow.y, their_pitch, shape);
+        if (tile_y >= 0 && tile_y < kTileHeight && tile_x >= 0 && tile_x < kTileWidth) {
+          T* known = prior[tile_y * kTileWidth + tile_x];
+          known[0] = T(flow.x);
+          known[1] = T(flow.y);
+          const int phase = y % 2 * 2 + x % 2;
+          known[2] = T(*coarse.map.at(blockIdx.z, 2 + phase, y / 2, x / 2));
+          known[3] = T(*coarse.map.at(blockIdx.z, 6 + phase, y / 2, x / 2));
+        }
+      }
+      samples[i] = sample;
+    }
+    __syncthreads();
+  }
+
+  // In shared memory a pixel has 8 elements more than it needs: eight neighbours then hit all banks.
+  T* const tile = reinterpret_cast<T*>(shared);
+  const int tile_pitch = chunk + kPack;
+  const int team = threadIdx.x / kTeam, member = threadIdx.x % kTeam;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int row = warp / (kSpan / kRows), first_row = warp % (kSpan / kRows) * kRows;
+  const int64_t our_pixel = int64_t(y0 + team / kTileWidth) * shape.width + x0 + team % kTileWidth;
+  const bool has_ours = team < kOurs && y0 + team / kTileWidth < shape.height && x0 + team % kTileWidth < shape.width;
+
+  float sums[kRows][kParts][4] = {};
+  for (int c0 = 0; c0 < shape.channels; c0 += chunk) {
+    const int count = min(chunk, (shape.channels - c0 + kGroup - 1) / kGroup * kGroup);
+#pragma unroll 1
+    for (int pixel = team; pixel < kTheirs; pixel += kTeams) {
+      const int y = y0 - kReach + pixel / kHaloWidth, x = x0 - kReach + pixel % kHaloWidth;
+      const bool inside = y >= 0 && y < shape.height && x >= 0 && x < shape.width;
+      for (int c = member * kPack; c < count; c += kTeam * kPack) {
+        Channels<T> value = {};
+        if constexpr (kWarped) {
+          value = blend(theirs, samples[pixel], c0 + c, shape.channels);
+        } else if (inside) {
+          value = load(theirs + (int64_t(y) * shape.width + x) * their_pitch, c0 + c, shape.channels);
+        }
+        *reinterpret_cast<Channels<T>*>(tile + (kOurs + pixel) * tile_pitch + c) = value;
+      }
+    }
+    for (int c = member * kPack; team < kOurs && c < count; c += kTeam * kPack) {
+      *reinterpret_cast<Channels<T>*>(tile + team * tile_pitch + c) =
+          has_ours ? load(ours + our_pixel * pitch, c0 + c, shape.channels) : Channels<T>{};
+    }
+    __syncthreads();
+    const auto base = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    const uint32_t bytes = tile_pitch * sizeof(T);
+    correlate<T>(sums, base + row * kTileWidth * bytes,
+                 base + (kOurs + (row + first_row) * kHaloWidth) * bytes, bytes, count);
+    __syncthreads();
+  }
+
+  // The result is put together in shared memory, so that whole pixels are written.
+  const int result_pitch = width + kPack;
+  const float mean = 1.f / shape.channels;
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const int x = lane / 4 + k / 2 * 8, dx = part * 8 + lane % 4 * 2 + k % 2 - x;
+        if (dx >= 0 && dx < kSpan) {
+          const float value = sums[i][part][k] * mean;
+          tile[(row * kTileWidth + x) * result_pitch + (first_row + i) * kSpan + dx] =
+              T(value > 0 ? value : kSlope * value);
+        }
+      }
+    }
+  }
+  if (team < kOurs) {
+    T* target = tile + team * result_pitch + kMatches;
+    if constexpr (kWarped) {
+      for (int c = member * kPack; has_ours && c < shape.channels; c += kTeam * kPack) {
+        const Channels<T> value = load(ours + our_pixel * pitch, c, shape.channels);
+#pragma unroll
+        for (int k = 0; k < kPack; ++k) {
+          if (c + k < shape.channels) {
+            target[c + k] = value.values[k];
+          }
+        }
+      }
+      target += shape.channels;
+      target[member] = prior[team][member];
+      target += kPrior;
+    }
+    for (T* zero = target + member; zero < tile + team * result_pitch + width; zero += kTeam) {
+      *zero = T(0.f);
+    }
+  }
+  __syncthreads();
+  constexpr int kWriters = 16;  // threads that write a pixel
+  for (int pixel = threadIdx.x / kWriters; pixel < kOurs; pixel += kThreads / kWriters) {
+    const int y = y0 + pixel / kTileWidth, x = x0 + pixel % kTileWidth;
+    if (y < shape.height && x < shape.width) {
+      T* target = out + ((int64_t(blockIdx.z) * shape.height + y) * shape.width + x) * out_pitch;
+      for (int c = threadIdx.x % kWriters * kPack; c < width; c += kWriters * kPack) {
+        *reinterpret_cast<Channels<T>*>(target + c) =
+            *reinterpret_cast<const Channels<T>*>(tile + pixel * result_pitch + c);
+      }
+    }
+  }
+#else
+  __trap();  // the caller asks for compute capability 8.0
+#endif
+}
+
+// ---------------------------------------------------------------- operators
+
+int shared_memory_limit(const Tensor& tensor) {
+  int bytes = 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, tensor.get_device_index()));
+  return bytes;
+}
+
+template <typename T, bool kWarped>
+void launch(const Tensor& first, const Tensor& second, const Coarse& coarse, const Tensor& out, const Shape& shape) {
+  constexpr int kPixels = kOurs + kTheirs, kSize = sizeof(T);
+  constexpr int kFixed = kWarped ? kTheirs * sizeof(Sample) + kOurs * kPrior * kSize : 64;
+  const int width = int(out.size(1));
+  const int room = (shared_memory_limit(first) - kFixed - 1024) / (kPixels * kSize) - kPack;
+  const int chunk = min(int(ceil_div(shape.channels, kGroup)), room / kGroup) * kGroup;
+  const int bytes = max(kPixels * (chunk + kPack), kOurs * (width + kPack)) * kSize;
+  const auto kernel = match<T, kWarped>;
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  const Launcher launcher(first);
+  const Frames<T> frames{static_cast<const T*>(first.const_data_ptr()), static_cast<const T*>(second.const_data_ptr()),
+                         pitch_of("first", first, 16), pitch_of("second", second, 16)};
+  const dim3 grid(ceil_div(shape.width, kTileWidth), ceil_div(shape.height, kTileHeight), 2 * shape.batch);
+  kernel<<<grid, kThreads, bytes, launcher.stream()>>>(frames, coarse, static_cast<T*>(out.mutable_data_ptr()),
+                                                       pitch_of("out", out, 16), width, chunk, shape);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template <bool kWarped>
+void match_frames(const Tensor& first, const Tensor& second, const Coarse& coarse, const Tensor& out) {
+  const Shape shape = shape_of("first", first), found = shape_of("out", out);
+  const ScalarType type = first.scalar_type();
+  check("second", second, shape, type, first);
+  check("out", out, {2 * shape.batch, found.channels, shape.height, shape.width}, type, first);
+  const int needed = kMatches + (kWarped ? shape.channels + kPrior : 0);
+  STD_TORCH_CHECK(found.channels >= needed && found.channels % kPack == 0, "out must have at least ", needed,
+                  " channels, a multiple of 8, not ", found.channels);
+  if (shape.numel() == 0) {
+    return;
+  }
+  const auto pixels = int64_t(shape.height) * shape.width;
+  STD_TORCH_CHECK(pixels * max(pitch_of("first", first, 16), pitch_of("second", second, 16)) < int64_t(1) << 32,
+                  "the maps are too large: ", text(shape));
+  if (type == ScalarType::Half) {
+    launch<__half, kWarped>(first, second, coarse, out, shape);
+  } else {
+    STD_TORCH_CHECK(type == ScalarType::BFloat16, "first must be float16 or bfloat16, not ",
+                    torch::headeronly::toString(type));
+    launch<__nv_bfloat16, kWarped>(first, second, coarse, out, shape);
+  }
+}
+
+void match_into(const Tensor& first, const Tensor& second, Tensor out) {
+  match_frames<false>(first, second, {}, out);
+}
+
+void match_warped_into(const Tensor& first, const Tensor& second, const Tensor& coarse, const Tensor& weight,
+                       const Tensor& bias, double scale, Tensor out) {
+  const Shape shape = shape_of("first", first);
+  STD_TORCH_CHECK(shape.height % 2 == 0 && shape.width % 2 == 0, "first must have even sides");
+  check("coarse", coarse, {2 * shape.batch, 10, shape.height / 2, shape.width / 2}, ScalarType::Float, first);
+  check("weight", weight, {2, 2, 4, 4}, ScalarType::Float, first);
+  STD_TORCH_CHECK(weight.is_contiguous() && bias.is_contiguous() && bias.is_cuda() && bias.numel() == 2 &&
+                      bias.scalar_type() == ScalarType::Float,
+                  "weight and bias must be contiguous, and bias two float32 on the GPU");
+  const Coarse given{read<float>(coarse), static_cast<const float*>(weight.const_data_ptr()),
+                     static_cast<const float*>(bias.const_data_ptr()), float(scale)};
+  match_frames<true>(first, second, given, out);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(dain, CUDA, m) {
+  m.impl("match_into", TORCH_BOX(&match_into));
+  m.impl("match_warped_into", TORCH_BOX(&match_warped_into));
+}
+
+}  // namespace dain
