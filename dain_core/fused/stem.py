@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cuda_ext import unfold_row_into
-from dain_core.fused.layers import WideConv2d, empty, round_up
+from dain_core.fused.layers import SliceConv2d, empty, round_up
 
 
 class Stem(nn.Module):
@@ -27,7 +27,7 @@ class Stem(nn.Module):
         column.bias = conv.bias
         column.weight.data.zero_()
         column.weight.data[:, : 3 * self.taps, :, 0] = conv.weight.permute(0, 3, 1, 2).flatten(1, 2)
-        self.conv = WideConv2d(column, dtype)
+        self.conv = SliceConv2d(column, 0.0, dtype)
 
     def forward(self, image: Tensor) -> Tensor:
         rows = empty(image, self.channels, self.dtype)
