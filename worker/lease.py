@@ -49,7 +49,7 @@ class Lease:
 
     def check(self) -> None:
         """Called often by the work; raises `Void` or `Drained` when it is to stop."""
-        self._telemetry.touch()
+        self._telemetry.touch(self.claim.job_id, self.claim.task)
         if self._void:
             raise Void
         if self._draining.is_set():

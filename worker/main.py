@@ -81,19 +81,18 @@ def run(settings: Settings) -> int:
     interpolator.warm_up(*WARM_UP_SIZE)
     draining = threading.Event()
     worker = WarmWorker(redis, record.name, on_drain=draining.set)
-    tasks.install(
-        tasks.Runtime(
-            name=record.name,
-            settings=settings,
-            jobs=Jobs.from_settings(redis, settings),
-            queue=Queue(redis),
-            store=Store.from_settings(settings),
-            interpolator=interpolator,
-            telemetry=telemetry,
-            draining=draining,
-            stop_after_task=worker.stop_after_task,
-        )
+    runtime = tasks.Runtime(
+        name=record.name,
+        settings=settings,
+        jobs=Jobs.from_settings(redis, settings),
+        queue=Queue(redis),
+        store=Store.from_settings(settings),
+        interpolator=interpolator,
+        telemetry=telemetry,
+        draining=draining,
+        stop_after_task=worker.stop_after_task,
     )
+    tasks.install(runtime)
     telemetry.also(worker.beat)
     telemetry.update(ready=True)
     where = f"{record.model} on {record.device_name}, {record.precision}, operators: {record.backend}"
@@ -101,8 +100,9 @@ def run(settings: Settings) -> int:
     try:
         worker.run()
     finally:
+        runtime.relay.finish()
         telemetry.stop()
-    return 0 if draining.is_set() else HUNG
+    return 0 if draining.is_set() and not runtime.device_lost.is_set() else HUNG
 
 
 def list_usable_devices() -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,7 @@ from worker.schedule import Blend, Copy, OutputFrame
 from worker.transfer import Pending, Stopwatch, Transfer, Uploaded
 
 AHEAD = 4  # frames in each queue
+ALWAYS = nullcontext()  # the turn of one who has the interpolator alone
 
 
 class Interpolator(Protocol):
@@ -83,11 +85,13 @@ def render_segment(
     *,
     on_frame: Callable[[int], None] = lambda frames: None,
     check: Callable[[], None] = nothing,
+    turn: AbstractContextManager[object] = ALWAYS,
 ) -> SegmentStats:
     """Make the output frames of segment ``index`` of the plan and encode them into ``out_path``.
 
     ``on_frame`` is told how many more frames are made; ``check`` is called several times a second and may raise
-    to stop. Raises MediaError where the source cannot be decoded or the result not be encoded.
+    to stop; within ``turn`` the interpolator is used. Raises MediaError where the source cannot be decoded or the
+    result not be encoded.
     """
     info, schedule, segment, options = plan.info, plan.schedule, plan.segments[index], plan.options
     decoder = Decoder(source_path, info, segment.first_source, segment.last_source, schedule.times)
@@ -102,6 +106,7 @@ def render_segment(
             scene_threshold=options.scene_threshold,
             on_frame=on_frame,
             check=check,
+            turn=turn,
         )
 
 
@@ -131,6 +136,7 @@ def interpolate(
     scene_threshold: float,
     on_frame: Callable[[int], None] = lambda frames: None,
     check: Callable[[], None] = nothing,
+    turn: AbstractContextManager[object] = ALWAYS,
 ) -> SegmentStats:
     """Write ``frames`` in order to ``sink``, made of the frames of ``source``; copies are the very same planes.
 
@@ -145,15 +151,14 @@ def interpolate(
     reader.start()
     writer.start()
     try:
-        maker = _Maker(interpolator, transfer, scene_threshold, stats)
-        window = _Window(decoded.read(check))
-        for frame in frames:
-            check()
-            with transfer.on_device():
-                item = maker.make(frame.action, window)
-            made.put(item, check)
-            stats.frames += 1
-            on_frame(1)
+        with turn, transfer.on_device():
+            maker = _Maker(interpolator, transfer, scene_threshold, stats)
+            window = _Window(decoded.read(check))
+            for frame in frames:
+                check()
+                made.put(maker.make(frame.action, window), check)
+                stats.frames += 1
+                on_frame(1)
         made.close()
         while writer.is_alive():
             writer.join(CHECK_SECONDS)

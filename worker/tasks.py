@@ -1,8 +1,8 @@
 """What RQ runs: `plan`, `segment` and `assemble`. Each may run twice, on any worker, and still happens once.
 
 An attempt writes under its own token and is published by the compare-and-set that records it
-(`Jobs.complete`, `Jobs.finish`); an attempt that lost its claim removes what it wrote. `_run` is the one
-place that decides an outcome.
+(`Jobs.complete`, `Jobs.finish`); an attempt that lost its claim removes what it wrote. `_attempt` is the one
+place that decides an outcome. To RQ a task is over when the worker can take the next: see `worker.relay`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from worker.ffmpeg import MediaError
 from worker.lease import Drained, Lease, Void
 from worker.media import Limits
 from worker.plan import Plan
+from worker.relay import Leg, Relay
 from worker.telemetry import Telemetry
 
 log = logging.getLogger("dain.worker")
@@ -42,6 +43,7 @@ T = TypeVar("T")
 
 ENCODE_FAILED = "encode-failed"  # the one MediaError that is not the video's fault
 REDIS_PATIENCE = 600.0  # seconds to wait for Redis with finished work in hand before giving it up
+HEAD_START = 2.0  # seconds before the end of a segment's work on the device that the next task begins
 
 
 @dataclass
@@ -57,6 +59,10 @@ class Runtime:
     telemetry: Telemetry
     draining: threading.Event
     stop_after_task: Callable[[], None]
+    relay: Relay = field(default_factory=Relay)
+    device_lost: threading.Event = field(
+        default_factory=threading.Event
+    )  # this process can use the GPU no more
 
 
 @dataclass
@@ -67,6 +73,7 @@ class Attempt:
     job: Job
     lease: Lease
     scratch: Path
+    leg: Leg
 
     @property
     def claim(self) -> Claim:
@@ -101,6 +108,13 @@ def assemble(job_id: str, task: str = ASSEMBLE) -> None:
 
 def _run(job_id: str, task: str, work: Callable[[Attempt], None]) -> None:
     [runtime] = _runtime
+    if runtime.device_lost.is_set():
+        runtime.queue.enqueue(job_id, task)  # for another worker, or the one that follows this
+    else:
+        runtime.relay.run(lambda leg: _attempt(runtime, job_id, task, work, leg))
+
+
+def _attempt(runtime: Runtime, job_id: str, task: str, work: Callable[[Attempt], None], leg: Leg) -> None:
     try:
         claim = runtime.jobs.claim(job_id, task, runtime.name)
     except Refused as refusal:
@@ -108,11 +122,11 @@ def _run(job_id: str, task: str, work: Callable[[Attempt], None]) -> None:
         if refusal.reason == "exhausted":
             _fail(runtime, job_id, Problem.attempts_exhausted(task, runtime.settings.max_attempts))
         return
-    began, lease = time.monotonic(), Lease(runtime.jobs, claim, runtime.telemetry, runtime.draining)
+    lease = Lease(runtime.jobs, claim, runtime.telemetry, runtime.draining)
     runtime.telemetry.begin(job_id, task)
     try:
         with lease, runtime.store.scratch() as scratch:
-            work(Attempt(runtime, runtime.jobs.get(job_id), lease, scratch))
+            work(Attempt(runtime, runtime.jobs.get(job_id), lease, scratch, leg))
     except Void:
         log.info("%s of job %s is no longer ours; dropped", task, job_id)
     except Drained:
@@ -120,15 +134,35 @@ def _run(job_id: str, task: str, work: Callable[[Attempt], None]) -> None:
     except Exception as error:  # the cap on attempts ends what no attempt can do
         problem, is_final = _judge(error, claim)
         log.warning("%s of job %s, attempt %d: %s", task, job_id, claim.attempt, error, exc_info=not is_final)
-        if is_final or claim.attempt >= runtime.settings.max_attempts:
+        is_culprit = not runtime.device_lost.is_set()
+        if _lost(runtime.interpolator.device, error):
+            _stop(runtime)
+        if is_final or (is_culprit and claim.attempt >= runtime.settings.max_attempts):
             _fail(runtime, job_id, problem, claim)
         else:
-            _give_back(runtime, claim, failed=True)
-        if isinstance(error, torch.AcceleratorError):
-            log.critical("the GPU is in an unknown state: this worker ends")
-            runtime.stop_after_task()
+            _give_back(runtime, claim, failed=is_culprit)
     finally:
-        runtime.telemetry.end(lease.frames, time.monotonic() - began)
+        runtime.telemetry.end(job_id, task, lease.frames)
+
+
+def _lost(device: torch.device, error: Exception) -> bool:
+    """Whether the GPU answers this process no more: so it is after some errors, until the process ends."""
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    try:  # libraries raise errors of their own for the same cause
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
+
+
+def _stop(runtime: Runtime) -> None:
+    """End this worker; what else it has in hand goes back to the queue."""
+    log.critical("the GPU is in an unknown state: this worker ends")
+    runtime.device_lost.set()
+    runtime.draining.set()
+    runtime.stop_after_task()
 
 
 def _judge(error: Exception, claim: Claim) -> tuple[Problem, bool]:
@@ -197,10 +231,17 @@ def _segment(attempt: Attempt) -> None:
     made = attempt.scratch / "segment.mp4"
     with runtime.store.fetch(_plan_key(job.id)) as path:
         plan = Plan.from_json(path.read_text())
-    lease, interpolator = attempt.lease, runtime.interpolator
-    with runtime.store.fetch(job.source) as source, interpolator.interruptible(lease.check):
+    turn = Turn(attempt, plan.segments[index].stop_output - plan.segments[index].first_output)
+    with runtime.store.fetch(job.source) as source:
         stats = pipeline.render_segment(
-            plan, index, source, made, interpolator, on_frame=lease.advance, check=lease.check
+            plan,
+            index,
+            source,
+            made,
+            runtime.interpolator,
+            on_frame=turn.advance,
+            check=attempt.lease.check,
+            turn=turn.taken(),
         )
     key = f"segments/{job.id}/{index}.{claim.token}.mp4"
     runtime.store.put(made, key)
@@ -209,6 +250,30 @@ def _segment(attempt: Attempt) -> None:
     except Void:
         runtime.store.delete(key)
         raise
+
+
+class Turn:
+    """A segment's time on the device; shortly before its end the next task is let begin."""
+
+    def __init__(self, attempt: Attempt, frames: int) -> None:
+        self._attempt = attempt
+        self._frames = frames
+        self._began = 0.0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        check = self._attempt.lease.check
+        with self._attempt.leg.turn(check), self._attempt.runtime.interpolator.interruptible(check):
+            self._began = time.monotonic()
+            yield
+        self._attempt.leg.pass_on()
+
+    def advance(self, frames: int) -> None:
+        """`frames` more output frames are made."""
+        self._attempt.lease.advance(frames)
+        done = self._attempt.lease.frames
+        if (self._frames - done) * (time.monotonic() - self._began) < HEAD_START * done:
+            self._attempt.leg.pass_on()
 
 
 def _assemble(attempt: Attempt) -> None:

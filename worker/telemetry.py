@@ -36,8 +36,10 @@ class Telemetry(threading.Thread):
         self._stall_seconds = stall_seconds
         self._beats: list[Callable[[], None]] = []
         self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._signs_of_life: dict[tuple[str, str], float] = {}  # by task in hand, the latest to begin last
         self._frames: deque[tuple[float, int, float]] = deque()  # (when, frames, seconds of work)
-        self._sign_of_life: float | None = None  # None: idle
+        self._working_since = 0.0
 
     def also(self, beat: Callable[[], None]) -> None:
         """Call `beat` at every heartbeat too."""
@@ -45,29 +47,36 @@ class Telemetry(threading.Thread):
 
     def update(self, **fields: object) -> None:
         """Change fields of the record and report them at once."""
-        self._record = self._record.model_copy(update=fields)
+        with self._lock:
+            self._record = self._record.model_copy(update=fields)
         self._report()
 
     def begin(self, job_id: str, task: str) -> None:
-        self.touch()
+        """A task is taken in hand."""
+        with self._lock:
+            if not self._signs_of_life:
+                self._working_since = time.monotonic()
+            self._signs_of_life[job_id, task] = time.monotonic()
         self.update(job=job_id, task=task)
 
-    def touch(self) -> None:
-        """A sign of life from the task in hand."""
-        self._sign_of_life = time.monotonic()
+    def touch(self, job_id: str, task: str) -> None:
+        """A sign of life from a task in hand."""
+        self._signs_of_life[job_id, task] = time.monotonic()
 
-    def end(self, frames: int, seconds: float) -> None:
-        """The task in hand is over; it made `frames` output frames in `seconds`."""
-        self._sign_of_life = None
+    def end(self, job_id: str, task: str, frames: int) -> None:
+        """A task is over; it made `frames` output frames."""
         now = time.monotonic()
-        self._frames.append((now, frames, seconds))
-        while self._frames and now - self._frames[0][0] > WINDOW and len(self._frames) > 1:
-            self._frames.popleft()
-        worked = sum(spent for _, _, spent in self._frames)
-        rate = sum(count for _, count, _ in self._frames) / worked if worked else 0.0
-        self.update(
-            job=None, task=None, frames_per_second=rate, frames_total=self._record.frames_total + frames
-        )
+        with self._lock:
+            del self._signs_of_life[job_id, task]
+            self._frames.append((now, frames, now - self._working_since))
+            self._working_since = now
+            while now - self._frames[0][0] > WINDOW and len(self._frames) > 1:
+                self._frames.popleft()
+            worked = sum(spent for _, _, spent in self._frames)
+            rate = sum(count for _, count, _ in self._frames) / worked if worked else 0.0
+            job, current = next(reversed(self._signs_of_life), (None, None))
+            total = self._record.frames_total + frames
+        self.update(job=job, task=current, frames_per_second=rate, frames_total=total)
 
     def run(self) -> None:
         while not self._stopping.wait(self._interval):
@@ -82,7 +91,9 @@ class Telemetry(threading.Thread):
 
     def _report(self) -> None:
         used, total = vram(self._record.device)
-        self._record = self._record.model_copy(update={"vram_used_bytes": used, "vram_total_bytes": total})
+        with self._lock:
+            fields = {"vram_used_bytes": used, "vram_total_bytes": total}
+            self._record = self._record.model_copy(update=fields)
         try:
             self._workers.heartbeat(self._record)
             for beat in self._beats:
@@ -91,21 +102,29 @@ class Telemetry(threading.Thread):
             log.warning("no heartbeat: %s", error)
 
     def _end_if_hung(self) -> None:
-        alive = self._sign_of_life
-        if alive is not None and time.monotonic() - alive > self._stall_seconds:
+        with self._lock:
+            silent = [task for task, alive in self._signs_of_life.items() if self._is_too_long_ago(alive)]
+        if silent:
             log.critical(
-                "no sign of life from %s for %.0f s: ending this worker",
-                self._record.task,
+                "no sign of life from %s of job %s for %.0f s: ending this worker",
+                *reversed(silent[0]),
                 self._stall_seconds,
             )
             os._exit(HUNG)
+
+    def _is_too_long_ago(self, moment: float) -> bool:
+        return time.monotonic() - moment > self._stall_seconds
 
 
 def vram(device: str) -> tuple[int, int]:
     """Bytes of GPU memory in use (by anybody) and in all; zeros on a CPU."""
     if not device.startswith("cuda"):
         return 0, 0
-    free, total = torch.cuda.mem_get_info(device)
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:  # the GPU is lost: the task that lost it ends this worker, in good order
+        log.warning("the GPU does not say how much of its memory is in use: %s", error)
+        return 0, 0
     return total - free, total
 
 

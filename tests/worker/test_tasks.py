@@ -6,6 +6,7 @@ import errno
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -51,19 +52,18 @@ class Bench:
         self.stopped = False
         self.draining = threading.Event()
         self.interpolator = Interruptible()
-        tasks.install(
-            tasks.Runtime(
-                name="bench",
-                settings=settings,
-                jobs=self.jobs,
-                queue=self.queue,
-                store=self.store,
-                interpolator=self.interpolator,  # type: ignore[arg-type]
-                telemetry=self.telemetry,
-                draining=self.draining,
-                stop_after_task=lambda: setattr(self, "stopped", True),
-            )
+        self.runtime = tasks.Runtime(
+            name="bench",
+            settings=settings,
+            jobs=self.jobs,
+            queue=self.queue,
+            store=self.store,
+            interpolator=self.interpolator,  # type: ignore[arg-type]
+            telemetry=self.telemetry,
+            draining=self.draining,
+            stop_after_task=lambda: setattr(self, "stopped", True),
         )
+        tasks.install(self.runtime)
 
     def accept(self, source: Path, tmp_path: Path, **options: object) -> Job:
         job_id = new_job_id()
@@ -81,14 +81,19 @@ class Bench:
         return job
 
     def work(self, most: int = 100) -> int:
-        """Run waiting tasks, oldest first; returns how many."""
+        """Run waiting tasks to their end, oldest first; returns how many."""
         for done in range(most):
             if not self.queue.depth():
                 return done
-            job_id, task = split_id(self.queue.rq.pop_job_id())
-            run = {PLAN: tasks.plan, ASSEMBLE: tasks.assemble}.get(task, tasks.segment)
-            run(job_id, task)
+            self.take()
+            self.runtime.relay.finish()
         return most
+
+    def take(self) -> None:
+        """Run the oldest waiting task until the next may begin beside it."""
+        job_id, task = split_id(self.queue.rq.pop_job_id())
+        run = {PLAN: tasks.plan, ASSEMBLE: tasks.assemble}.get(task, tasks.segment)
+        run(job_id, task)
 
     def keys(self, *kinds: str) -> list[str]:
         return [key for kind in kinds for key in self.store.keys(f"{kind}/")]
@@ -119,7 +124,9 @@ def test_segments_may_come_in_any_order_and_twice(bench: Bench, clip: Path, tmp_
     bench.work(1)
     for index in (2, 0, 0, 1, 2):
         tasks.segment(job.id, segment_name(index))
+    bench.runtime.relay.finish()
     tasks.assemble(job.id)
+    bench.runtime.relay.finish()
     assert bench.jobs.get(job.id).status is State.SUCCEEDED
     assert len(bench.keys("segments")) == 3 and len(bench.keys("results")) == 1
 
@@ -187,6 +194,44 @@ def test_a_broken_gpu_ends_the_worker_after_handing_the_task_back(
     monkeypatch.setattr(bench.interpolator, "pair", fails_with(torch.AcceleratorError("illegal address")))
     bench.work(2)
     assert bench.stopped and (job.id, "segment-0") in bench.queue.waiting()
+    waiting = bench.queue.waiting()
+    bench.work(5)  # as long as it takes what waits, it puts it back
+    assert bench.queue.waiting() == waiting and bench.jobs.get(job.id).metrics.attempts_failed == 1
+
+
+def test_the_next_segment_begins_before_the_last_is_delivered(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    bench.work(1)
+    put, may_deliver = bench.store.put, threading.Event()
+
+    def put_slowly(path: Path, key: str) -> None:
+        if f"{job.id}/0." in key:
+            assert may_deliver.wait(30)
+        put(path, key)
+
+    monkeypatch.setattr(bench.store, "put", put_slowly)
+    bench.take()
+    [record] = bench.workers.all()
+    assert record.task == "segment-0"
+    other = threading.Thread(target=bench.take)
+    other.start()
+    until(lambda: bench.interpolator.frames >= 8)  # the second's: the first needs five
+    [record] = bench.workers.all()
+    assert record.task == "segment-1" and bench.keys("segments") == []
+    may_deliver.set()
+    other.join()
+    bench.runtime.relay.finish()
+    bench.work()
+    assert bench.jobs.get(job.id).status is State.SUCCEEDED
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_video_at_fault_fails_at_once_and_says_why(bench: Bench, clip: Path, tmp_path: Path) -> None:
@@ -236,7 +281,7 @@ def test_too_many_frames_are_refused_by_the_plan(
     assert failed.error is not None and failed.error["type"] == "urn:dain:problem:limit-exceeded"
 
 
-def test_a_worker_that_hangs_ends_itself(redis_server: str) -> None:
+def test_a_worker_that_hangs_ends_itself_though_its_other_task_is_well(redis_server: str) -> None:
     script = f"""
 import time
 from redis import Redis
@@ -247,6 +292,9 @@ record = WorkerRecord(name="w", host="h", pid=1, device="cpu", device_name="cpu"
 watch = Telemetry(Workers(Redis.from_url({redis_server!r}), ttl_seconds=1), record, ttl_seconds=1, stall_seconds=1)
 watch.start()
 watch.begin("job", "segment-0")
-time.sleep(60)
+watch.begin("job", "segment-1")
+for _ in range(600):
+    watch.touch("job", "segment-1")
+    time.sleep(0.1)
 """
     assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == HUNG
