@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dain_core.fused.layers import SliceConv2d, relu_conv
-from dain_core.modules.kernels import KernelNetwork
-from dain_core.modules.layers import upsample
+from cuda_ext import pool_into, stack_into, upsample_add_into
+from dain_core.fused.layers import GROUP, SliceConv2d, empty, relu_conv
+from dain_core.modules.kernels import TAPS, KernelNetwork
 
 
 class FusedKernels(nn.Module):
@@ -19,15 +18,21 @@ class FusedKernels(nn.Module):
 
     def __init__(self, network: KernelNetwork, dtype: torch.dtype) -> None:
         super().__init__()
+        self.dtype = dtype
         self.down = nn.ModuleList(relu_conv(cast(nn.Conv2d, conv), dtype) for conv in network.down)
         self.up = nn.ModuleList(relu_conv(cast(nn.Conv2d, conv), dtype) for conv in network.up)
-        self.heads = nn.ModuleList(
-            nn.Sequential(
-                SliceConv2d(cast(nn.Conv2d, head[0]), 0.0, dtype),
-                SliceConv2d(cast(nn.Conv2d, head[2]), 1.0, dtype),
-            )
-            for head in cast(Sequence[nn.Sequential], network.heads)
+        first, second = (
+            [cast(Sequence[nn.Conv2d], head)[index] for head in network.heads] for index in (0, 2)
         )
+        self.heads = nn.Sequential(
+            SliceConv2d(_merged(first, True), 0.0, dtype), SliceConv2d(_merged(second, False), 1.0, dtype)
+        )
+
+    def between(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """The kernels (N, 16, H, W) of each of two frames (N, 3, H, W), float32."""
+        images = empty(first, GROUP, self.dtype)
+        stack_into(first, second, images)
+        return self(images)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = self.down[0](images)
@@ -35,8 +40,24 @@ class FusedKernels(nn.Module):
         for conv in self.down[1:-1]:
             x = conv(x)
             before_pooling.append(x)
-            x = F.max_pool2d(x, 2)
+            smaller = empty(x[:, :, ::2, ::2], x.shape[1])
+            pool_into(x, False, smaller)
+            x = smaller
         x = self.down[-1](x)
         for conv, skip in zip(self.up, reversed(before_pooling), strict=True):
-            x = conv(upsample(x, 2).add_(skip))
-        return self.heads[0](x), self.heads[1](x)
+            upsample_add_into(x, skip, True, skip)
+            x = conv(skip)
+        first, second = self.heads(x).split(TAPS, 1)
+        return first, second
+
+
+def _merged(convs: Sequence[nn.Conv2d], shared_input: bool) -> nn.Conv2d:
+    """Convolutions of the same input, or else of one slice of its channels each, as one."""
+    count, (outputs, inputs) = len(convs), convs[0].weight.shape[:2]
+    result = nn.Conv2d(inputs if shared_input else count * inputs, count * outputs, 3, padding=1)
+    result.weight.data.zero_()
+    for index, (conv, rows) in enumerate(zip(convs, result.weight.data.split(outputs), strict=True)):
+        columns = slice(None) if shared_input else slice(index * inputs, (index + 1) * inputs)
+        rows[:, columns] = conv.weight.data
+    result.bias = nn.Parameter(torch.cat([cast(Tensor, conv.bias).data for conv in convs]), False)
+    return result
