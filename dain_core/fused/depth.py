@@ -130,8 +130,8 @@ class FusedDepth(nn.Module):
 def _before_doubling(conv: nn.Conv2d) -> nn.Conv2d:
     """The 3x3 convolution without its bias, to run before nearest doubling: it gives the pixels of each 2x2."""
     # On which of three neighbours, before doubling, each tap of an even and of an odd pixel falls.
-    falls = torch.tensor([[[1.0, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
-    weight = torch.einsum("aiy,bjx,ocyx->oabcij", falls, falls, conv.weight.float()).flatten(0, 2)
+    falls = conv.weight.new_tensor([[[1.0, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
+    weight = torch.einsum("aiy,bjx,ocyx->oabcij", falls, falls, conv.weight).flatten(0, 2)
     result = nn.Conv2d(conv.in_channels, len(weight), 3, padding=1, bias=False)
     result.weight.data = weight
     return result

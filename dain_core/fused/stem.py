@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cuda_ext import unfold_row_into
-from dain_core.fused.layers import SliceConv2d, empty, round_up
+from dain_core.fused.layers import SliceConv2d, empty, round_up, widen
 
 
 class Stem(nn.Module):
@@ -21,12 +21,9 @@ class Stem(nn.Module):
         height, self.taps = conv.weight.shape[2:]
         self.reach, self.dtype, self.out_channels = height // 2, dtype, conv.out_channels
         self.channels = round_up(3 * self.taps)
-        column = nn.Conv2d(
-            self.channels, conv.out_channels, (height, 1), padding=(self.reach, 0), bias=conv.bias is not None
-        )
-        column.bias = conv.bias
-        column.weight.data.zero_()
-        column.weight.data[:, : 3 * self.taps, :, 0] = conv.weight.permute(0, 3, 1, 2).flatten(1, 2)
+        column = nn.Conv2d(self.channels, conv.out_channels, (height, 1), padding=(self.reach, 0))
+        weight = conv.weight.permute(0, 3, 1, 2).flatten(1, 2)[..., None]
+        column.weight.data, column.bias = widen(weight, self.channels), conv.bias
         self.conv = SliceConv2d(column, 0.0, dtype)
 
     def forward(self, image: Tensor) -> Tensor:
