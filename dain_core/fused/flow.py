@@ -97,15 +97,11 @@ class FusedFlow(nn.Module):
             for decoder, up in zip(network.decoders, ups, strict=True)
         )
         self.up_flow = network.up_flow
-        for layer in network.refine.modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
-        first, *middle, last = network.refine
+        *dilated, last = network.refine
         self.refine = nn.Sequential(
-            SliceConv2d(cast(nn.Conv2d, cast(nn.Sequential, first)[0]), 0.1, dtype),
-            *(layer.to(dtype) for layer in middle),
-            SliceConv2d(cast(nn.Conv2d, last), 1.0, dtype, wide_output=True),
+            *(SliceConv2d(cast(nn.Conv2d, cast(nn.Sequential, layer)[0]), 0.1, dtype) for layer in dilated)
         )
+        self.correct = SliceConv2d(cast(nn.Conv2d, last), 1.0, dtype, wide_output=True)
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
         """The feature pyramid of a frame, each level with as many more channels of zeros as round up their number."""
@@ -141,4 +137,5 @@ class FusedFlow(nn.Module):
                 assert up.bias is not None
                 match_warped_into(ours, theirs, coarse, up.weight, up.bias, FLOW_UNIT / 2**level, seen)
             coarse = decoder(x)
-        return coarse + self.refine(x)
+        assert coarse is not None
+        return self.correct(self.refine(x), coarse, plus=coarse)
