@@ -244,7 +244,7 @@ def pack_weight(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tenso
     """
     if weight.is_cuda and torch.cuda.get_device_capability(weight.device) == (9, 0):
         packed = reference.pack_weight_hopper(weight, dtype.itemsize)
-        outputs = packed.shape[4]
+        outputs = packed.shape[4] * packed.shape[6]
     else:
         packed = reference.pack_weight(weight)
         outputs = 16 * packed.shape[3]
@@ -270,7 +270,8 @@ def convolve_into(
         weight, bias: as `pack_weight` makes them; the weight in the dtype of `input`, KH and KW odd and at most 11.
         slope: of negative values: 0 is ReLU, 1 no activation.
         out: (N, channels, H, W), where at most Cout channels are written; float32 or the dtype of `input`, float16
-            if that is float8_e4m3fn. What is not float32 is aligned to 16 bytes and has a multiple of 8 channels.
+            if that is float8_e4m3fn. What is not float32 is aligned to 16 bytes and has a multiple of 8 channels;
+            float32 has at most 16 (on compute capability 9.0).
         scale: of each output channel, like `bias`.
         plus: like `out`, which it may be.
         dilation: the distance between the kernel's taps, at most 64.

@@ -303,16 +303,23 @@ def pack_weight(weight: Tensor) -> Tensor:
 def pack_weight_hopper(weight: Tensor, itemsize: int) -> Tensor:
     """The same for compute capability 9.0, which takes 16 bytes of input channels at a time, and four times that.
 
+    It multiplies 64 rows at once: for fewer outputs, several taps of each (`phases`), one below the other in the kernel.
+
     Returns:
-        (Cin / 4 l, KH, KW, 4, Cout, l), l being 16 / `itemsize`: input channel ``4 l c + l p + k`` lies at
-        ``[c, :, :, p, :, k]``; zeros fill up Cin to a multiple of 4 l and Cout to what a matrix product takes.
+        (Cin / 4 l, ceil(KH / phases), KW, 4, Cout phases / 16, phases, 16 / phases, l), l being 16 / `itemsize`:
+        output channel ``16 / phases w + o``, input channel ``4 l c + l p + k`` and row ``phases g + q`` lie at
+        ``[c, g, :, p, w, q, o, k]``. Zeros fill up the rows (first and last) so that their middle is number
+        ``phases ceil(KH / phases) / 2 - 1`` of several phases, and the channels.
     """
     per_plane = 16 // itemsize
-    outputs, inputs = weight.shape[:2]
-    parts = -(-outputs // 128)
-    taken = parts * min(width for width in (16, 32, 64, 96, 128) if width * parts >= outputs)
-    padded = F.pad(weight, (0, 0, 0, 0, 0, -inputs % (4 * per_plane), 0, taken - outputs))
-    return padded.unflatten(1, (-1, 4, per_plane)).permute(1, 4, 5, 2, 0, 3).contiguous()
+    outputs, inputs, rows = weight.shape[:3]
+    phases = 4 if outputs <= 16 else 2 if outputs <= 32 else 1
+    groups = -(-rows // phases)
+    above = phases * groups // 2 - 1 - rows // 2 if phases > 1 else 0
+    below = phases * groups - rows - above
+    padding = (0, 0, above, below, 0, -inputs % (4 * per_plane), 0, -outputs % (64 // phases))
+    split = F.pad(weight, padding).unflatten(2, (groups, phases)).unflatten(1, (-1, 4, per_plane))
+    return split.unflatten(0, (-1, 16 // phases)).permute(2, 5, 7, 3, 0, 6, 1, 4).contiguous()
 
 
 def _unpack_weight(packed: Tensor) -> Tensor:

@@ -226,16 +226,17 @@ bool is_eight_bits(ScalarType type) {
   return type == ScalarType::Float8_e4m3fn;
 }
 
-// `weight` is packed as `reference.pack_weight` says: with six dimensions for compute capability 9.0, else with nine.
+// `weight` is packed as `reference.pack_weight` says: with eight dimensions for compute capability 9.0, else with nine.
 void convolve_into(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& scale, const Tensor& bias,
                    const std::optional<Tensor>& plus, int64_t dilation, double slope, Tensor out) {
   const Shape from = shape_of("input", input), to = shape_of("out", out);
   const ScalarType type = input.scalar_type();
-  const bool hopper = weight.dim() == 6, wide_out = out.scalar_type() == ScalarType::Float;
+  const bool hopper = weight.dim() == 8, wide_out = out.scalar_type() == ScalarType::Float;
   STD_TORCH_CHECK((hopper || weight.dim() == 9) && weight.is_contiguous() && bias.is_contiguous(),
                   "weight must be packed");
   const int per_group = 32 / int(input.element_size());
-  const int outputs = int(hopper ? weight.size(4) : weight.size(3) * kGroup);
+  const int outputs = int(hopper ? weight.size(4) * weight.size(6) : weight.size(3) * kGroup);
+  const int phases = hopper ? int(weight.size(5)) : 1;
   const int groups = from.channels / per_group, rows = int(weight.size(1)), columns = int(weight.size(2));
   check("input", input, {to.batch, groups * per_group, to.height, to.width}, weight.scalar_type(), out);
   STD_TORCH_CHECK(hopper ? weight.size(0) == (groups + 1) / 2 : weight.size(0) == groups, "input has ", from.channels,
@@ -244,8 +245,8 @@ void convolve_into(const Tensor& input, const Tensor& weight, const std::optiona
                   "out must be float32 or of the dtype of input");
   STD_TORCH_CHECK(to.channels <= outputs && bias.size(0) == outputs && (wide_out || to.channels % 8 == 0), "out has ",
                   to.channels, " channels, the weight ", outputs);
-  STD_TORCH_CHECK(rows % 2 == 1 && columns % 2 == 1 && rows <= 11 && columns <= 11,
-                  "a kernel has odd sides of up to 11, not ", rows, "x", columns);
+  STD_TORCH_CHECK((phases > 1 || rows % 2 == 1) && columns % 2 == 1 && rows * phases <= 12 && columns <= 11,
+                  "a kernel has odd sides of up to 11");
   STD_TORCH_CHECK(dilation >= 1 && dilation <= 64, "a dilation is between 1 and 64, not ", dilation);
   if (plus) {
     check("plus", *plus, to, out.scalar_type(), out);
@@ -263,7 +264,7 @@ void convolve_into(const Tensor& input, const Tensor& weight, const std::optiona
   const Launcher launcher(input);
   const auto stream = launcher.stream();
   if (hopper) {
-    convolve_hopper(stream, type, out.scalar_type(), tensors, layer);
+    convolve_hopper(stream, type, out.scalar_type(), tensors, layer, phases);
   } else if (type == ScalarType::Half) {
     wide_out ? choose<__half, float>(stream, tensors, layer) : choose<__half, __half>(stream, tensors, layer);
   } else {

@@ -47,7 +47,8 @@ __device__ inline void copy_async(uint32_t target, const void* source, bool insi
 #endif
 }
 
-// Whether this GPU has warpgroup matrix products (compute capability 9.0), for which the weight is then packed.
-void convolve_hopper(cudaStream_t stream, ScalarType input, ScalarType out, const Tensors& tensors, const Layer& layer);
+// For compute capability 9.0. Of the kernel's rows, `layer.rows` counts groups of `phases`.
+void convolve_hopper(cudaStream_t stream, ScalarType input, ScalarType out, const Tensors& tensors, const Layer& layer,
+                     int phases);
 
 }  // namespace dain

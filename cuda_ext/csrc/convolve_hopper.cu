@@ -1,9 +1,13 @@
 // The convolution of convolve.cu for compute capability 9.0, whose tensor cores read shared memory themselves.
 //
-// A block stays on its multiprocessor and takes one tile after another: 8 kBlocks x 8 kTeams pixels and kOutputs
-// channels. One team of four warps fetches: a warp the weights, the others the tile and its halo, 64 bytes a pixel at a
-// time. The other teams multiply, each 8 rows of pixels: one matrix product takes 8 x 8 pixels by all outputs, and the
-// next tap of the kernel is the same pixels' memory one pixel further on, so a tile is fetched once for all taps.
+// One matrix product is 64 rows of weights by 8 x kRows pixels. The pixels lie in shared memory so that the next tap of
+// the kernel is the same matrix some bytes further on: a tile is fetched once for all taps. Where a layer has fewer than
+// 64 outputs, the rows are kPhases taps of each, one below the other: what they give belongs to pixels as far apart, and
+// is added up when the tile is done.
+//
+// A block stays on its multiprocessor and takes one tile after another. One team of four warps fetches: a warp the
+// weights, the others the tile and its halo, 64 bytes of channels at a time. The other teams multiply, each with other
+// outputs (kSlices) or other pixels (kAcross) than its neighbour.
 #include "convolve.cuh"
 
 #include <cuda_fp8.h>
@@ -13,19 +17,55 @@
 namespace dain {
 namespace {
 
-constexpr int kPlanes = 4;  // of a pixel's channels in shared memory at a time, 16 bytes each
-constexpr int kSide = 8;    // pixels of a matrix product along either axis
-constexpr int kTeam = 128;  // threads that issue a matrix product together
-constexpr int kTileStages = 2;
+constexpr int kPlanes = 4;     // of a pixel's channels in shared memory at a time, 16 bytes each
+constexpr int kSide = 8;       // pixels of a product side by side
+constexpr int kMatrix = 64;    // rows of weights of a product
+constexpr int kTeam = 128;     // threads that issue a product together
+constexpr int kFetchers = 96;  // threads that fetch tiles
+constexpr int kMaxTileStages = 4;
 constexpr int kWeightStages = 4;
 constexpr int kSharedBytes = 227 * 1024;  // of a block
 
-// The taps whose weights are fetched together, 16 KB or less.
-template <int kOutputs, int kTeams>
-constexpr int kTaps = (kTeams > 1 ? 256 : 128) / (kOutputs == 96 ? 128 : kOutputs);
+// How a block divides its work.
+template <typename O, int phases, int rows, int slices, int across>
+struct Plan {
+  static constexpr int kPhases = phases, kRows = rows, kSlices = slices, kAcross = across;
+  static constexpr int kTeams = kSlices * kAcross;
+  static constexpr int kOutputs = kMatrix / kPhases;        // of a team
+  static constexpr int kValidRows = kRows - (kPhases - 1);  // that no phase lacks
+  static constexpr int kWidth = kSide * kAcross;            // pixels of a tile
+  static constexpr int kTapBytes = kPlanes * kSlices * kMatrix * 16;
+  static constexpr int kStageTaps = 2;  // whose weights are fetched together
+  static constexpr int kStageBytes = kStageTaps * kTapBytes;
+  static constexpr int kStoredRows = kRows < 16 ? kRows : 16;  // at a time
+  static constexpr int kStoredPitch = kOutputs * int(sizeof(O)) + 16;
+  static constexpr int kStoredBytes = kStoredRows * kSide * kStoredPitch;  // of a team
+  static constexpr int kFixedBytes = kWeightStages * kStageBytes + kTeams * kStoredBytes;
+  static constexpr int kThreads = (kTeams + 1) * kTeam;
+  static constexpr int kResident = kRows > 8 ? 1 : 3;  // blocks on a multiprocessor, if its memory allows
+};
+
+// A layer's kernel as the products see it: `groups` times kPhases taps one below the other. Zeros fill it up above and
+// below so that its middle stays where `reach` says.
+struct Taps {
+  int groups, columns, phases;
+
+  __host__ __device__ int count() const {
+    return groups * columns;
+  }
+  __host__ __device__ int reach() const {
+    return phases == 1 ? groups / 2 : groups * phases / 2 - 1;
+  }
+  __host__ __device__ int tile_width(int pixels) const {
+    return pixels + columns - 1;
+  }
+  __host__ __device__ int tile_height(int rows) const {
+    return rows + phases * (groups - 1);
+  }
+};
 
 struct Barriers {
-  uint64_t tile_full[kTileStages], tile_empty[kTileStages];
+  uint64_t tile_full[kMaxTileStages], tile_empty[kMaxTileStages];
   uint64_t weight_full[kWeightStages], weight_empty[kWeightStages];
 };
 
@@ -69,16 +109,16 @@ __device__ void wait(uint64_t& barrier, int parity) {
       : "memory");
 }
 
-// Which of `stages` buffers is next, and how often they were all used.
-template <int kStages>
+// Buffers in turn, and whether they were all used an odd number of times.
 struct Ring {
-  int stage = 0, round = 0;
+  int stages, stage = 0, round = 0;
 
+  __device__ explicit Ring(int stages) : stages(stages) {}
   __device__ int before() const {
-    return (stage + kStages - 1) % kStages;
+    return (stage + stages - 1) % stages;
   }
   __device__ void advance() {
-    if (++stage == kStages) {
+    if (++stage == stages) {
       stage = 0;
       round ^= 1;
     }
@@ -92,17 +132,19 @@ __device__ uint64_t matrix(uint32_t address, uint32_t along_columns, uint32_t al
   return uint64_t(address >> 4) | uint64_t(along_columns >> 4) << 16 | uint64_t(along_rows >> 4) << 32;
 }
 
-#define LIST_8 "%0, %1, %2, %3, %4, %5, %6, %7"
-#define LIST_16 LIST_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define LIST_32 LIST_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define LIST_48 LIST_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-#define LIST_64 LIST_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define LIST_32 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, " \
+  "%25, %26, %27, %28, %29, %30, %31"
+#define LIST_128 LIST_32 \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
+  "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, " \
+  "%76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, " \
+  "%98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
+  "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define SUMS_4(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
-#define SUMS_8(i) SUMS_4(i), SUMS_4(i + 4)
-#define SUMS_16(i) SUMS_8(i), SUMS_8(i + 8)
+#define SUMS_16(i) SUMS_4(i), SUMS_4(i + 4), SUMS_4(i + 8), SUMS_4(i + 12)
 #define SUMS_32(i) SUMS_16(i), SUMS_16(i + 16)
-#define SUMS_48(i) SUMS_32(i), SUMS_16(i + 32)
-#define SUMS_64(i) SUMS_32(i), SUMS_32(i + 32)
+#define SUMS_128(i) SUMS_32(i), SUMS_32(i + 32), SUMS_32(i + 64), SUMS_32(i + 96)
 
 #define ISSUE(shape, types, list, first, second, flags, ...)                                           \
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\nwgmma.mma_async.sync.aligned." shape "." types \
@@ -110,25 +152,22 @@ __device__ uint64_t matrix(uint32_t address, uint32_t along_columns, uint32_t al
                : __VA_ARGS__                                                                           \
                : "l"(a), "l"(b))
 
-#define MULTIPLY(outputs, list, first, second, ...)                                            \
-  if constexpr (kOutputs == outputs) {                                                         \
+#define MULTIPLY(pixels, list, first, second, ...)                                            \
+  if constexpr (kRows * kSide == pixels) {                                                         \
     if constexpr (std::is_same_v<T, __half>) {                                                 \
-      ISSUE("m64n" #outputs "k16", "f32.f16.f16", list, first, second, ", 0, 0", __VA_ARGS__);   \
+      ISSUE("m64n" #pixels "k16", "f32.f16.f16", list, first, second, ", 0, 0", __VA_ARGS__);   \
     } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {                                   \
-      ISSUE("m64n" #outputs "k16", "f32.bf16.bf16", list, first, second, ", 0, 0", __VA_ARGS__); \
+      ISSUE("m64n" #pixels "k16", "f32.bf16.bf16", list, first, second, ", 0, 0", __VA_ARGS__); \
     } else {                                                                                   \
-      ISSUE("m64n" #outputs "k32", "f32.e4m3.e4m3", list, first, second, "", __VA_ARGS__);       \
+      ISSUE("m64n" #pixels "k32", "f32.e4m3.e4m3", list, first, second, "", __VA_ARGS__);       \
     }                                                                                          \
   }
 
-// Adds the product of 64 pixels x 32 bytes of channels with 32 bytes of channels x kOutputs.
-template <typename T, int kOutputs>
-__device__ void multiply(float (&sums)[kOutputs / 2], uint64_t a, uint64_t b) {
-  MULTIPLY(16, LIST_8, "8", "9", SUMS_8(0))
-  MULTIPLY(32, LIST_16, "16", "17", SUMS_16(0))
+// Adds the product of 64 rows of weights with 8 x kRows pixels, over 32 bytes of channels.
+template <typename T, int kRows>
+__device__ void multiply(float (&sums)[4 * kRows], uint64_t a, uint64_t b) {
   MULTIPLY(64, LIST_32, "32", "33", SUMS_32(0))
-  MULTIPLY(96, LIST_48, "48", "49", SUMS_48(0))
-  MULTIPLY(128, LIST_64, "64", "65", SUMS_64(0))
+  MULTIPLY(256, LIST_128, "128", "129", SUMS_128(0))
 }
 
 __device__ void begin_products() {
@@ -146,43 +185,40 @@ __device__ void finish_products() {
 }
 
 // Keeps the compiler from moving what reads or writes sums across products that are under way.
-template <int kBlocks, int kSums>
-__device__ void hold(float (&sums)[kBlocks][kSums]) {
+template <int kSums>
+__device__ void hold(float (&sums)[kSums]) {
 #pragma unroll
-  for (int block = 0; block < kBlocks; ++block) {
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) {
-      asm volatile("" : "+f"(sums[block][i])::"memory");
-    }
+  for (int i = 0; i < kSums; ++i) {
+    asm volatile("" : "+f"(sums[i])::"memory");
   }
 }
 
 // ---------------------------------------------------------------- tiles
 
-// The pixels and outputs that a block works on: batch, first output, first pixel.
-template <int kOutputs, int kTeams, int kBlocks>
+// What a block works on: batch, first row of weights, first pixel.
+template <typename P>
 struct Tile {
-  int n, output, x, y;
+  int n, row, x, y;
 
   __device__ Tile(int index, const Layer& layer) {
-    const int slices = layer.outputs / kOutputs;
-    output = index % slices * kOutputs;
+    const int slices = layer.outputs * P::kPhases / (P::kSlices * kMatrix);
+    row = index % slices * P::kSlices * kMatrix;
     index /= slices;
-    const int across = tiles_along(layer.width, kSide * kBlocks, layer.dilation);
-    x = first_pixel(index % across, kSide * kBlocks, layer.dilation);
+    const int across = tiles_along(layer.width, P::kWidth, layer.dilation);
+    x = first_pixel(index % across, P::kWidth, layer.dilation);
     index /= across;
-    const int down = tiles_along(layer.height, kSide * kTeams, layer.dilation);
-    y = first_pixel(index % down, kSide * kTeams, layer.dilation);
+    const int down = tiles_along(layer.height, P::kValidRows, layer.dilation);
+    y = first_pixel(index % down, P::kValidRows, layer.dilation);
     n = index / down;
   }
 };
 
-// Copies 64 bytes of channels of the tile and its halo, by three warps; zeros outside the image.
+// Starts to copy 64 bytes of channels of a tile and its halo, by three warps; zeros outside the image.
 template <typename T>
 __device__ void fetch_tile(uint32_t target, const T* image, const Layer& layer, int planes, int left, int top,
                            int width, int height, int warp, int lane) {
   const int plane = lane / 8, plane_pixels = width * height;
-  for (int row = warp; row < height; row += 3) {
+  for (int row = warp; row < height; row += kFetchers / 32) {
     const int y = top + row * layer.dilation;
     const bool row_inside = y >= 0 && y < layer.height && plane < planes;
     const T* line = image + (row_inside ? int64_t(y) * layer.width * layer.in_pitch : 0);
@@ -193,29 +229,14 @@ __device__ void fetch_tile(uint32_t target, const T* image, const Layer& layer, 
       copy_async(target + (plane * plane_pixels + row * width + column) * 16, line + offset, inside);
     }
   }
-  asm volatile("cp.async.wait_all;" ::: "memory");
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // the tensor cores are to see it
-  __syncwarp();
 }
 
 // ---------------------------------------------------------------- results
 
-// Exchanges words within four lanes so that lane i then has word i of all four.
-__device__ void transpose(uint32_t (&words)[4], int lane, uint32_t mask) {
-#pragma unroll
-  for (int distance = 1; distance < 4; distance *= 2) {
-    const bool upper = lane & distance;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (k & distance) {
-        continue;
-      }
-      const uint32_t sent = upper ? words[k] : words[k + distance];
-      const uint32_t received = __shfl_xor_sync(mask, sent, distance);
-      (upper ? words[k] : words[k + distance]) = received;
-    }
-  }
-}
+template <typename O>
+struct alignas(16) Eight {
+  O values[8];
+};
 
 template <typename O>
 __device__ uint32_t pack(float first, float second) {
@@ -225,155 +246,226 @@ __device__ uint32_t pack(float first, float second) {
   return *reinterpret_cast<uint32_t*>(&two);
 }
 
-// One pixel's results: this lane's are the outputs 8 j + 2 (lane % 4) and the next, for every j.
-template <typename O, int kOutputs>
-__device__ void store(const float (&sums)[kOutputs / 2], int half, const Tensors& tensors, const Layer& layer,
-                      int output, int64_t pixel, int lane) {
-  const int mine = lane % 4 * 2;
-  O* target = static_cast<O*>(tensors.out) + pixel * layer.out_pitch;
-  const O* plus = static_cast<const O*>(tensors.plus) + pixel * layer.plus_pitch;
-  const auto value = [&](int j, int k) {
-    const int channel = output + 8 * j + mine + k;
-    float result = sums[4 * j + 2 * half + k];
-    result = (tensors.scale ? result * tensors.scale[channel] : result) + tensors.bias[channel];
-    if (tensors.plus && channel < layer.channels) {
-      result += float(plus[channel]);
+// Four matrices of 8 outputs x 8 pixels, transposed: each of 8 lanes names where the 8 outputs of a pixel go.
+__device__ void store_transposed(uint32_t address, const uint32_t (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(words[0]),
+               "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+
+// One team's results. A lane has the rows lane / 4 and that plus 8 of its warp's 16, at pixels 2 (lane % 4) and the
+// next of every row. The 16 rows are kPhases times 16 / kPhases outputs: phases lie in one lane, or (of four) the odd
+// ones 16 lanes on. They go to shared memory, and from there whole pixels to their place.
+template <typename P, typename O>
+struct Results {
+  const Tensors& tensors;
+  const Layer& layer;
+  char* stored;
+  int team, warp, lane;
+
+  // The sum of the phases at row i, pixel 2 (lane % 4) + c; of one phase, of the k-th row of weights.
+  __device__ float sum(const float (&sums)[4 * P::kRows], int i, int c, int k) const {
+    const auto at = [&](int row, int second) { return row < P::kRows ? sums[4 * row + 2 * second + c] : 0.f; };
+    if constexpr (P::kPhases == 1) {
+      return at(i, k);
+    } else if constexpr (P::kPhases == 2) {
+      return at(i, 0) + at(i + 1, 1);
+    } else {
+      const float odd = __shfl_down_sync(~0u, at(i + 1, 0) + at(i + 3, 1), 16);
+      return at(i, 0) + at(i + 2, 1) + odd;
     }
-    return activate(result, layer.slope);
-  };
-  if constexpr (std::is_same_v<O, float>) {
+  }
+
+  // Rows `first` to `first` + kStoredRows of the tile, scaled and with their bias, to shared memory.
+  __device__ void keep(const float (&sums)[4 * P::kRows], int first, int output) const {
+    constexpr int kOwn = 16 / P::kPhases;  // outputs of a warp
+    constexpr int kLines = P::kPhases == 1 ? 2 : 1;
+    const int mine = warp * kOwn + lane / 4 % kOwn;
+    float scale[kLines], bias[kLines];
 #pragma unroll
-    for (int j = 0; j < kOutputs / 8; ++j) {
+    for (int k = 0; k < kLines; ++k) {
+      const int channel = output + mine + 8 * k;
+      scale[k] = tensors.scale ? tensors.scale[channel] : 1.f;
+      bias[k] = tensors.bias[channel];
+    }
+    const auto value = [&](int i, int c, int k) { return sum(sums, first + i, c, k) * scale[k] + bias[k]; };
+    if constexpr (P::kPhases == 4) {
 #pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const int channel = output + 8 * j + mine + k;
-        if (channel < layer.channels) {
-          target[channel] = value(j, k);
+      for (int i = 0; i < P::kStoredRows; ++i) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          const float result = value(i, c, 0);
+          if (lane < 16) {
+            char* pixel = stored + (i * kSide + lane % 4 * 2 + c) * P::kStoredPitch;
+            reinterpret_cast<O*>(pixel)[mine] = O(result);
+          }
         }
       }
-    }
-  } else {
-    constexpr int kWords = kOutputs % 32 ? 2 : 4;
-    const uint32_t mask = 0xfu << (lane & 28);
+    } else {
+      constexpr int kTogether = 4 / kLines;  // rows of one store
+      const int matrix = lane / 8, pixel = lane % 8;
+      const uint32_t to = address_of(stored) + (matrix / kLines * kSide + pixel) * P::kStoredPitch +
+          (warp * kOwn + matrix % kLines * 8) * int(sizeof(O));
 #pragma unroll
-    for (int j = 0; j < kOutputs / 8; j += kWords) {
-      uint32_t words[4] = {};
+      for (int i = 0; i < P::kStoredRows; i += kTogether) {
+        uint32_t words[4];
 #pragma unroll
-      for (int k = 0; k < kWords; ++k) {
-        words[k] = pack<O>(value(j + k, 0), value(j + k, 1));
-      }
-      transpose(words, lane, mask);
-      const int channel = output + 8 * (j + lane % 4);
-      if (lane % 4 < kWords && channel < layer.channels) {
-        *reinterpret_cast<uint4*>(target + channel) = {words[0], words[1], words[2], words[3]};
+        for (int m = 0; m < 4; ++m) {
+          words[m] = pack<O>(value(i + m / kLines, 0, m % kLines), value(i + m / kLines, 1, m % kLines));
+        }
+        store_transposed(to + i * kSide * P::kStoredPitch, words);
       }
     }
   }
-}
+
+  // From shared memory to their place, with what is to be added, and activated.
+  __device__ void put(const Tile<P>& tile, int first, int output) const {
+    constexpr int kVector = sizeof(O) == 2 ? 8 : 1, kVectors = P::kOutputs / kVector;
+    const int left = tile.x + team / P::kSlices * kSide * layer.dilation;
+    for (int item = warp * 32 + lane; item < P::kStoredRows * kSide * kVectors; item += kTeam) {
+      const int pixel = item / kVectors, part = item % kVectors * kVector, row = first + pixel / kSide;
+      const int x = left + pixel % kSide * layer.dilation, y = tile.y + row * layer.dilation;
+      const int channel = output + part;
+      if (row >= P::kValidRows || x >= layer.width || y >= layer.height || channel >= layer.channels) {
+        continue;
+      }
+      const int64_t place = (int64_t(tile.n) * layer.height + y) * layer.width + x;
+      O* target = static_cast<O*>(tensors.out) + place * layer.out_pitch + channel;
+      const O* plus = static_cast<const O*>(tensors.plus) + place * layer.plus_pitch + channel;
+      const O* from = reinterpret_cast<const O*>(stored + pixel * P::kStoredPitch) + part;
+      if constexpr (kVector == 1) {
+        *target = activate(*from + (tensors.plus ? *plus : 0.f), layer.slope);
+      } else {
+        Eight<O> values = *reinterpret_cast<const Eight<O>*>(from), added;
+        if (tensors.plus) {
+          added = *reinterpret_cast<const Eight<O>*>(plus);
+        }
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) {
+          const float value = float(values.values[k]) + (tensors.plus ? float(added.values[k]) : 0.f);
+          values.values[k] = O(activate(value, layer.slope));
+        }
+        *reinterpret_cast<Eight<O>*>(target) = values;
+      }
+    }
+  }
+
+  __device__ void synchronise() const {
+    asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "n"(kTeam) : "memory");
+  }
+
+  __device__ void store(const float (&sums)[4 * P::kRows], const Tile<P>& tile) const {
+    const int output = (tile.row / kMatrix + team % P::kSlices) * P::kOutputs;
+#pragma unroll
+    for (int first = 0; first < P::kRows; first += P::kStoredRows) {
+      synchronise();
+      keep(sums, first, output);
+      synchronise();
+      put(tile, first, output);
+    }
+  }
+};
 
 #endif
 
 // ---------------------------------------------------------------- the kernel
 
-// Weights: (chunks of 64 bytes of input channels, taps, kPlanes, layer.outputs, 16 bytes).
-template <typename T, typename O, int kOutputs, int kTeams, int kBlocks>
-__global__ void __launch_bounds__((kTeams + 1) * kTeam, kOutputs > 32 && kTeams > 1 ? 1 : 2)
-    convolve(Tensors tensors, Layer layer, int tiles) {
+// Weights: (chunks of 64 bytes of input channels, taps, kPlanes, rows, 16 bytes).
+template <typename T, typename O, typename P>
+__global__ void __launch_bounds__(P::kThreads, P::kResident)
+    convolve(Tensors tensors, Layer layer, Taps taps, int tiles, int tile_stages) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(128) char shared[];
   __shared__ Barriers barriers;
   // The compiler is to know that a team goes one way.
   const int team = __shfl_sync(~0u, threadIdx.x / kTeam, 0), warp = __shfl_sync(~0u, threadIdx.x / 32 % 4, 0);
   const int lane = threadIdx.x % 32;
-  const int width = kSide * kBlocks + layer.columns - 1, height = kSide * kTeams + layer.rows - 1;
+  const int width = taps.tile_width(P::kWidth), height = taps.tile_height(P::kRows);
   const int plane_bytes = width * height * 16, tile_bytes = kPlanes * plane_bytes;
-  constexpr int kStageTaps = kTaps<kOutputs, kTeams>;
-  constexpr int kTapBytes = kPlanes * kOutputs * 16, kStageBytes = kStageTaps * kTapBytes;
-  const uint32_t weights = address_of(shared), tile_memory = weights + kWeightStages * kStageBytes;
-  const int taps = layer.rows * layer.columns;
+  const uint32_t weights = address_of(shared), tile_memory = weights + P::kFixedBytes;
   const int chunks = (2 * layer.groups + kPlanes - 1) / kPlanes;  // where the last has but half, the rest is zeros
 
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kTileStages; ++i) {
-      initialise(barriers.tile_full[i], 3);
-      initialise(barriers.tile_empty[i], 4 * kTeams);
+    for (int i = 0; i < tile_stages; ++i) {
+      initialise(barriers.tile_full[i], kFetchers);
+      initialise(barriers.tile_empty[i], 4 * P::kTeams);
     }
     for (int i = 0; i < kWeightStages; ++i) {
       initialise(barriers.weight_full[i], 1);
-      initialise(barriers.weight_empty[i], 4 * kTeams);
+      initialise(barriers.weight_empty[i], 4 * P::kTeams);
     }
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   }
   __syncthreads();
 
-  using Place = Tile<kOutputs, kTeams, kBlocks>;
-  Ring<kTileStages> tile_ring;
-  Ring<kWeightStages> weight_ring;
-  if (team == kTeams && warp == 0) {
+  Ring tile_ring(tile_stages), weight_ring(kWeightStages);
+  if (team == P::kTeams && warp == 0) {
     const uint4* all = static_cast<const uint4*>(tensors.weight);
+    const int rows = layer.outputs * P::kPhases;
     for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
-      const Place place(index, layer);
-      for (int tap = 0; tap < chunks * taps;) {
-        const int count = min(kStageTaps, taps - tap % taps);
+      const Tile<P> tile(index, layer);
+      for (int tap = 0; tap < chunks * taps.count();) {
+        const int count = min(P::kStageTaps, taps.count() - tap % taps.count());
         uint64_t& full = barriers.weight_full[weight_ring.stage];
         wait(barriers.weight_empty[weight_ring.stage], weight_ring.round ^ 1);
         if (lane == 0) {
-          arrive_and_expect(full, count * kTapBytes);
+          arrive_and_expect(full, count * P::kTapBytes);
         }
         __syncwarp();
+        constexpr int kPieceBytes = P::kTapBytes / kPlanes;
         for (int piece = lane; piece < count * kPlanes; piece += 32) {
-          const uint4* source = all + (int64_t(tap) * kPlanes + piece) * layer.outputs + place.output;
+          const uint4* source = all + (int64_t(tap) * kPlanes + piece) * rows + tile.row;
           asm volatile(
               "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                  weights + weight_ring.stage * kStageBytes + piece * kOutputs * 16),
-              "l"(source), "r"(kOutputs * 16), "r"(address_of(&full))
+                  weights + weight_ring.stage * P::kStageBytes + piece * kPieceBytes),
+              "l"(source), "r"(kPieceBytes), "r"(address_of(&full))
               : "memory");
         }
         weight_ring.advance();
         tap += count;
       }
     }
-  } else if (team == kTeams) {
+  } else if (team == P::kTeams) {
+    const int above = taps.reach() * layer.dilation, before = taps.columns / 2 * layer.dilation;
     for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
-      const Place place(index, layer);
+      const Tile<P> tile(index, layer);
       const T* image =
-          static_cast<const T*>(tensors.input) + int64_t(place.n) * layer.height * layer.width * layer.in_pitch;
+          static_cast<const T*>(tensors.input) + int64_t(tile.n) * layer.height * layer.width * layer.in_pitch;
       for (int chunk = 0; chunk < chunks; ++chunk) {
         wait(barriers.tile_empty[tile_ring.stage], tile_ring.round ^ 1);
         fetch_tile(tile_memory + tile_ring.stage * tile_bytes, image + chunk * kPlanes * (16 / int(sizeof(T))), layer,
-                   2 * layer.groups - chunk * kPlanes, place.x - layer.columns / 2 * layer.dilation,
-                   place.y - layer.rows / 2 * layer.dilation, width, height, warp - 1, lane);
-        if (lane == 0) {
-          arrive(barriers.tile_full[tile_ring.stage]);
-        }
+                   2 * layer.groups - chunk * kPlanes, tile.x - before, tile.y - above, width, height, warp - 1, lane);
+        asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
+                         address_of(&barriers.tile_full[tile_ring.stage]))
+                     : "memory");
         tile_ring.advance();
       }
     }
+    asm volatile("cp.async.wait_all;" ::: "memory");
   } else {
+    char* stored = shared + kWeightStages * P::kStageBytes + team * P::kStoredBytes;
+    const Results<P, O> results{tensors, layer, stored, team, warp, lane};
+    const uint32_t row_offset = team % P::kSlices * kMatrix * 16, pixel_offset = team / P::kSlices * kSide * 16;
     for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
-      const Place place(index, layer);
-      float sums[kBlocks][kOutputs / 2] = {};
+      float sums[4 * P::kRows] = {};
       hold(sums);
       for (int chunk = 0; chunk < chunks; ++chunk) {
         wait(barriers.tile_full[tile_ring.stage], tile_ring.round);
-        const uint32_t tile = tile_memory + tile_ring.stage * tile_bytes + team * kSide * width * 16;
-        int row = 0, column = 0;
-        for (int tap = 0; tap < taps; ++tap) {
-          const int part = tap % kStageTaps;
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // the tensor cores are to see what was copied
+        const uint32_t pixels = tile_memory + tile_ring.stage * tile_bytes + pixel_offset;
+        int group = 0, column = 0;
+        for (int tap = 0; tap < taps.count(); ++tap) {
+          const int part = tap % P::kStageTaps;
           if (part == 0) {
             wait(barriers.weight_full[weight_ring.stage], weight_ring.round);
           }
-          const uint32_t pixels = tile + (row * width + column) * 16;
-          const uint32_t weight = weights + weight_ring.stage * kStageBytes + part * kTapBytes;
+          const uint32_t rows = weights + weight_ring.stage * P::kStageBytes + part * P::kTapBytes + row_offset;
+          const uint32_t seen = pixels + (group * P::kPhases * width + column) * 16;
           begin_products();
 #pragma unroll
-          for (int group = 0; group < kPlanes / 2; ++group) {
-            const uint64_t b = matrix(weight + group * 2 * kOutputs * 16, kOutputs * 16, 128);
-#pragma unroll
-            for (int block = 0; block < kBlocks; ++block) {
-              const uint32_t mine = pixels + 2 * group * plane_bytes + block * kSide * 16;
-              multiply<T, kOutputs>(sums[block], matrix(mine, plane_bytes, width * 16), b);
-            }
+          for (int half = 0; half < 2; ++half) {
+            const uint64_t a = matrix(rows + half * 2 * P::kSlices * kMatrix * 16, P::kSlices * kMatrix * 16, 128);
+            multiply<T, P::kRows>(sums, a, matrix(seen + half * 2 * plane_bytes, plane_bytes, width * 16));
           }
           commit_products();
           // What came before the products just begun is done: its memory may be filled again.
@@ -384,12 +476,12 @@ __global__ void __launch_bounds__((kTeams + 1) * kTeam, kOutputs > 32 && kTeams 
               release(barriers.tile_empty[tile_ring.before()], lane);
             }
           }
-          if (part == kStageTaps - 1 || tap == taps - 1) {
+          if (part == P::kStageTaps - 1 || tap == taps.count() - 1) {
             weight_ring.advance();
           }
-          if (++column == layer.columns) {
+          if (++column == taps.columns) {
             column = 0;
-            ++row;
+            ++group;
           }
         }
         tile_ring.advance();
@@ -398,18 +490,7 @@ __global__ void __launch_bounds__((kTeams + 1) * kTeam, kOutputs > 32 && kTeams 
       release(barriers.weight_empty[weight_ring.before()], lane);
       release(barriers.tile_empty[tile_ring.before()], lane);
       hold(sums);
-#pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int x = place.x + (kSide * block + lane / 4) * layer.dilation;
-          const int y = place.y + (kSide * team + 2 * warp + half) * layer.dilation;
-          if (x < layer.width && y < layer.height) {
-            const int64_t pixel = (int64_t(place.n) * layer.height + y) * layer.width + x;
-            store<O, kOutputs>(sums[block], half, tensors, layer, place.output, pixel, lane);
-          }
-        }
-      }
+      results.store(sums, Tile<P>(index, layer));
     }
   }
 #else
@@ -419,66 +500,83 @@ __global__ void __launch_bounds__((kTeams + 1) * kTeam, kOutputs > 32 && kTeams 
 
 // ---------------------------------------------------------------- launching
 
-int attribute(cudaDeviceAttr name) {
-  int device = 0, value = 0;
+int processors() {
+  int device = 0, count = 0;
   STD_CUDA_CHECK(cudaGetDevice(&device));
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, device));
-  return value;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
 }
 
-template <int kTeams, int kBlocks>
+template <typename P>
 int64_t tiles_of(const Layer& layer) {
-  return int64_t(layer.batch) * tiles_along(layer.height, kSide * kTeams, layer.dilation) *
-      tiles_along(layer.width, kSide * kBlocks, layer.dilation);
+  return int64_t(layer.batch) * tiles_along(layer.height, P::kValidRows, layer.dilation) *
+      tiles_along(layer.width, P::kWidth, layer.dilation) * (layer.outputs * P::kPhases / (P::kSlices * kMatrix));
 }
 
-template <typename T, typename O, int kOutputs, int kTeams, int kBlocks>
-void launch(cudaStream_t stream, const Tensors& tensors, const Layer& layer, int processors) {
-  const auto kernel = convolve<T, O, kOutputs, kTeams, kBlocks>;
-  const int pixels = (kSide * kBlocks + layer.columns - 1) * (kSide * kTeams + layer.rows - 1);
-  const int bytes =
-      kPlanes * 16 * (kTileStages * pixels + kWeightStages * kTaps<kOutputs, kTeams> * kOutputs);
-  STD_TORCH_CHECK(bytes <= kSharedBytes, "a kernel of ", layer.rows, "x", layer.columns, " is too large");
+template <typename T, typename O, typename P>
+void launch(cudaStream_t stream, const Tensors& tensors, const Layer& layer, const Taps& taps) {
+  const auto kernel = convolve<T, O, P>;
+  const int tile_bytes = kPlanes * 16 * taps.tile_width(P::kWidth) * taps.tile_height(P::kRows);
+  int resident = P::kResident, stages = 0;
+  for (; resident > 0; --resident) {
+    stages = std::min(kMaxTileStages, (kSharedBytes / resident - 1024 - P::kFixedBytes) / tile_bytes);
+    if (stages >= 2) {
+      break;
+    }
+  }
+  STD_TORCH_CHECK(resident > 0, "a kernel of ", layer.rows, "x", layer.columns, " is too large");
+  const int bytes = P::kFixedBytes + stages * tile_bytes;
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  const int64_t tiles = tiles_of<kTeams, kBlocks>(layer) * (layer.outputs / kOutputs);
+  const int64_t tiles = tiles_of<P>(layer);
   STD_TORCH_CHECK(tiles <= std::numeric_limits<int>::max(), "the tensors are too large for one launch: split the batch");
-  const int resident = std::max(1, std::min(kTeams > 1 ? 2 : 6, kSharedBytes / (bytes + 1024)));
-  const int blocks = int(std::min<int64_t>(tiles, int64_t(processors) * resident));
-  kernel<<<blocks, (kTeams + 1) * kTeam, bytes, stream>>>(tensors, layer, int(tiles));
+  const int blocks = int(std::min<int64_t>(tiles, int64_t(processors()) * resident));
+  kernel<<<blocks, P::kThreads, bytes, stream>>>(tensors, layer, taps, int(tiles), stages);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Large maps take tiles that use each weight often, small ones tiles that there are enough of for the whole GPU.
-template <typename T, typename O>
-void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer) {
-  const int processors = attribute(cudaDevAttrMultiProcessorCount);
-  const auto fits = [&](int outputs) { return layer.outputs % outputs == 0; };
-  if (tiles_of<2, 2>(layer) * ceil_div(layer.outputs, 128) < processors) {
-    const auto call = fits(32) ? launch<T, O, 32, 1, 1> : launch<T, O, 16, 1, 1>;
-    return call(stream, tensors, layer, processors);
+// Large maps take large tiles, which use each weight often, small maps tiles that there are enough of for the whole GPU.
+template <typename T, typename O, int kPhases>
+void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer, const Taps& taps) {
+  using Small = Plan<O, kPhases, 8, 1, 1>;
+  using Wide = Plan<O, kPhases, 32, 1, 2>;
+  if constexpr (kPhases == 1) {
+    using Deep = Plan<O, kPhases, 32, 2, 1>;
+    if (layer.outputs % (2 * kMatrix) == 0 && tiles_of<Deep>(layer) >= processors()) {
+      return launch<T, O, Deep>(stream, tensors, layer, taps);
+    }
   }
-  const auto call = fits(128) ? launch<T, O, 128, 2, 2>
-      : fits(96)              ? launch<T, O, 96, 2, 2>
-      : fits(64)              ? launch<T, O, 64, 2, 2>
-      : fits(32)              ? launch<T, O, 32, 2, 2>
-                              : launch<T, O, 16, 2, 2>;
-  call(stream, tensors, layer, processors);
+  const auto call = tiles_of<Wide>(layer) < processors() ? launch<T, O, Small> : launch<T, O, Wide>;
+  call(stream, tensors, layer, taps);
+}
+
+template <typename T, typename O>
+void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer, const Taps& taps) {
+  if (taps.phases == 4) {
+    choose<T, O, 4>(stream, tensors, layer, taps);
+  } else if constexpr (std::is_same_v<O, float>) {
+    STD_TORCH_CHECK(false, "an out of float32 has at most 16 channels");
+  } else if (taps.phases == 2) {
+    choose<T, O, 2>(stream, tensors, layer, taps);
+  } else {
+    choose<T, O, 1>(stream, tensors, layer, taps);
+  }
 }
 
 }  // namespace
 
-void convolve_hopper(cudaStream_t stream, ScalarType input, ScalarType out, const Tensors& tensors,
-                     const Layer& layer) {
+void convolve_hopper(cudaStream_t stream, ScalarType input, ScalarType out, const Tensors& tensors, const Layer& layer,
+                     int phases) {
+  const Taps taps{layer.rows, layer.columns, phases};
   const bool wide = out == ScalarType::Float;
   if (input == ScalarType::Half) {
-    wide ? choose<__half, float>(stream, tensors, layer) : choose<__half, __half>(stream, tensors, layer);
+    wide ? choose<__half, float>(stream, tensors, layer, taps) : choose<__half, __half>(stream, tensors, layer, taps);
   } else if (input == ScalarType::BFloat16) {
-    wide ? choose<__nv_bfloat16, float>(stream, tensors, layer)
-         : choose<__nv_bfloat16, __nv_bfloat16>(stream, tensors, layer);
+    wide ? choose<__nv_bfloat16, float>(stream, tensors, layer, taps)
+         : choose<__nv_bfloat16, __nv_bfloat16>(stream, tensors, layer, taps);
   } else {
     STD_TORCH_CHECK(input == ScalarType::Float8_e4m3fn && out == ScalarType::Half,
                     "input must be float16 or bfloat16, or float8_e4m3fn with an out of float16");
-    choose<__nv_fp8_e4m3, __half>(stream, tensors, layer);
+    choose<__nv_fp8_e4m3, __half>(stream, tensors, layer, taps);
   }
 }
 
