@@ -24,6 +24,7 @@ from cuda_ext.ops import (
     separable_conv,
     stack_into,
     unfold_row_into,
+    unshuffle_into,
     upsample_add_into,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "separable_conv",
     "stack_into",
     "unfold_row_into",
+    "unshuffle_into",
     "upsample_add_into",
 ]
 

@@ -57,6 +57,7 @@ SCHEMAS = {
     ),
     "enlarge_flow": "(Tensor flow, float scale) -> Tensor",
     "stack_into": "(Tensor first, Tensor second, Tensor(a!) out) -> ()",
+    "unshuffle_into": "(Tensor image, Tensor(a!) out) -> ()",
 }
 
 for _name, _schema in SCHEMAS.items():
@@ -380,7 +381,7 @@ def match_warped_into(
         first, second: as in `match_into`; H and W are even.
         coarse: (2N, 10, H / 2, W / 2), float32: flow in the network's unit, and two features, each as the 2 x 2 pixels
             that it has at this level.
-        weight, bias: of the transposed convolution, (2, 2, 4, 4) and (2,), float32.
+        weight, bias: of the transposed convolution, (KH, KW, in, out) = (4, 4, 2, 2) and (2,), float32.
         scale: from the flow's unit to pixels of this level.
         out: as in `match_into`, with, after the 81: the frame's own C channels, the enlarged flow, the two features,
             and zeros.
@@ -408,6 +409,16 @@ def stack_into(first: Tensor, second: Tensor, out: Tensor) -> None:
     torch.ops.dain.stack_into(first, second, out)
 
 
+def unshuffle_into(image: Tensor, out: Tensor) -> None:
+    """The 2 x 2 pixels of an image's colours as channels, as `torch.nn.functional.pixel_unshuffle` has them, and zeros.
+
+    Args:
+        image: (N, 3, H, W), float32.
+        out: (N, channels, H / 2, W / 2), at least 12 channels; as in `stack_into`.
+    """
+    torch.ops.dain.unshuffle_into(image, out)
+
+
 for _name in (
     "convolve_into",
     "adaptive_warp_into",
@@ -418,6 +429,7 @@ for _name in (
     "match_into",
     "match_warped_into",
     "stack_into",
+    "unshuffle_into",
 ):
     torch.library.register_fake(f"dain::{_name}", lambda *_: None)
 

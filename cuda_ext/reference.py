@@ -423,7 +423,7 @@ def match_warped_into(
 ) -> None:
     wide = coordinate_dtype(first)
     ours, theirs = torch.cat((first, second)).to(wide), torch.cat((second, first)).to(wide)
-    flow = F.conv_transpose2d(coarse[:, :2], weight, bias, stride=2, padding=1)
+    flow = F.conv_transpose2d(coarse[:, :2], weight.permute(2, 3, 0, 1), bias, stride=2, padding=1)
     matches = F.leaky_relu(correlation(ours, _sample(theirs, scale * flow)), 0.1)
     _fill(out, torch.cat((matches, ours, flow, F.pixel_shuffle(coarse[:, 2:], 2)), 1))
 
@@ -434,3 +434,7 @@ def enlarge_flow(flow: Tensor, scale: float) -> Tensor:
 
 def stack_into(first: Tensor, second: Tensor, out: Tensor) -> None:
     _fill(out, torch.cat((first, second), 1))
+
+
+def unshuffle_into(image: Tensor, out: Tensor) -> None:
+    _fill(out, F.pixel_unshuffle(image, 2))

@@ -60,11 +60,13 @@ def exercise_flow(n: int, c: int, h: int, w: int) -> None:
     width = -(-(c + 85) // 8) * 8
     matches, warped, stacked = random(88, h, w), random(width, h, w), random(16, h, w)
     coarse, images = random(10, h // 2, w // 2, torch.float32), random(3, h, w, torch.float32)
-    weight, bias = torch.randn(2, 2, 4, 4).cuda(), torch.randn(2).cuda()
+    weight, bias = torch.randn(4, 4, 2, 2).cuda(), torch.randn(2).cuda()
     cuda_ext.match_into(first, second, matches)
     cuda_ext.match_warped_into(first, second, coarse, weight, bias, 1.25, warped)
     cuda_ext.stack_into(images, images, stacked)
-    results = (matches, warped, stacked, cuda_ext.enlarge_flow(coarse[:, :2], 20.0))
+    unshuffled = random(16, h // 2, w // 2)
+    cuda_ext.unshuffle_into(images, unshuffled)
+    results = (matches, warped, stacked, unshuffled, cuda_ext.enlarge_flow(coarse[:, :2], 20.0))
     if not all(result.cpu().isfinite().all() for result in results):
         sys.exit(f"not finite after matching: {(n, c, h, w)}")
 

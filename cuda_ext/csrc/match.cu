@@ -44,41 +44,39 @@ struct Frames {
 
 // The coarser level's result at half the size, and the transposed convolution that enlarges its flow.
 struct Coarse {
-  View<const float> map;  // (2N, 2 + 8, H/2, W/2): flow; two features, each as its four pixels of the finer level
-  const float *weight, *bias;  // (2, 2, 4, 4) and (2,)
+  const float* map;  // (2N, H/2, W/2) pixels: flow; two features, each as its 2 x 2 pixels of the finer level
+  int pitch;
+  const float4* weight;  // (4, 4): x to x, x to y, y to x, y to y
+  const float2* bias;
   float scale;  // from the flow's unit to pixels
+
+  __device__ const float* at(int n, int y, int x, const Shape& finer) const {
+    return map + ((int64_t(n) * (finer.height / 2) + y) * (finer.width / 2) + x) * pitch;
+  }
 };
 
 // Where a pixel is sampled: the four pixels around it, in elements of the map, and their weights.
-struct Sample {
+struct alignas(16) Sample {
   uint32_t offsets[4];
   float weights[4];
 };
 
-// The coarser level's flow at (y, x) of this one: kernel 4, stride 2, padding 1.
+// The coarser level's flow at (y, x) of this one: kernel 4, stride 2, padding 1. Of the four taps along an axis two meet
+// pixels: 1 and 3 where the coordinate is even, 0 and 2 where it is odd.
 __device__ float2 enlarged_flow(const Coarse& coarse, int n, int y, int x, const Shape& shape) {
-  float flow[2] = {coarse.bias[0], coarse.bias[1]};
+  float2 flow = *coarse.bias;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    // Of the four rows of the kernel two meet a coarse row: 1 and 3 on even rows, 0 and 2 on odd ones.
-    const int ky = (y + 1) % 2 + 2 * i, from_y = (y + 1 - ky) / 2;
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int kx = (x + 1) % 2 + 2 * j, from_x = (x + 1 - kx) / 2;
-      if (y + 1 < ky || x + 1 < kx || from_y >= shape.height / 2 || from_x >= shape.width / 2) {
-        continue;
-      }
-#pragma unroll
-      for (int in = 0; in < 2; ++in) {
-        const float value = *coarse.map.at(n, in, from_y, from_x);
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          flow[c] += value * coarse.weight[((in * 2 + c) * 4 + ky) * 4 + kx];
-        }
-      }
+  for (int i = 0; i < 4; ++i) {
+    const int ky = (y + 1) % 2 + i / 2 * 2, kx = (x + 1) % 2 + i % 2 * 2;
+    const int from_y = (y + 1) / 2 - i / 2, from_x = (x + 1) / 2 - i % 2;
+    if (from_y >= 0 && from_y < shape.height / 2 && from_x >= 0 && from_x < shape.width / 2) {
+      const float2 value = *reinterpret_cast<const float2*>(coarse.at(n, from_y, from_x, shape));
+      const float4 weight = coarse.weight[ky * 4 + kx];
+      flow.x += value.x * weight.x + value.y * weight.z;
+      flow.y += value.x * weight.y + value.y * weight.w;
     }
   }
-  return {flow[0], flow[1]};
+  return flow;
 }
 
 __device__ Sample sample_at(float x, float y, int pitch, const Shape& shape) {
@@ -103,28 +101,29 @@ __device__ Sample sample_at(float x, float y, int pitch, const Shape& shape) {
   return sample;
 }
 
-// Channels `c` and on of a pixel, zeros beyond the last.
 template <typename T>
-__device__ Channels<T> load(const T* pixel, int c, int channels) {
-  Channels<T> result = {};
-  if (c < channels) {
-    result = *reinterpret_cast<const Channels<T>*>(pixel + c);
-    if (c + kPack > channels) {
+__device__ Channels<T> load(const T* channels) {
+  return *reinterpret_cast<const Channels<T>*>(channels);
+}
+
+// Zeros for all but the first `count`.
+template <typename T>
+__device__ Channels<T> clip(Channels<T> channels, int count) {
+  if (count < kPack) {
 #pragma unroll
-      for (int k = 0; k < kPack; ++k) {
-        result.values[k] = c + k < channels ? result.values[k] : T(0.f);
-      }
+    for (int k = 0; k < kPack; ++k) {
+      channels.values[k] = k < count ? channels.values[k] : T(0.f);
     }
   }
-  return result;
+  return channels;
 }
 
 template <typename T>
-__device__ Channels<T> blend(const T* map, const Sample& sample, int c, int channels) {
+__device__ Channels<T> blend(const T* map, const Sample& sample) {
   Channels<T> around[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    around[i] = load(map + sample.offsets[i], c, channels);
+    around[i] = load(map + sample.offsets[i]);
   }
   Channels<T> result;
 #pragma unroll
@@ -217,11 +216,11 @@ __global__ void __launch_bounds__(kThreads, 2)
         sample = sample_at(x + coarse.scale * flow.x, y + coarse.scale * flow.y, their_pitch, shape);
         if (tile_y >= 0 && tile_y < kTileHeight && tile_x >= 0 && tile_x < kTileWidth) {
           T* known = prior[tile_y * kTileWidth + tile_x];
+          const float* features = coarse.at(blockIdx.z, y / 2, x / 2, shape) + 2 + y % 2 * 2 + x % 2;
           known[0] = T(flow.x);
           known[1] = T(flow.y);
-          const int phase = y % 2 * 2 + x % 2;
-          known[2] = T(*coarse.map.at(blockIdx.z, 2 + phase, y / 2, x / 2));
-          known[3] = T(*coarse.map.at(blockIdx.z, 6 + phase, y / 2, x / 2));
+          known[2] = T(features[0]);
+          known[3] = T(features[4]);
         }
       }
       samples[i] = sample;
@@ -241,23 +240,29 @@ __global__ void __launch_bounds__(kThreads, 2)
   float sums[kRows][kParts][4] = {};
   for (int c0 = 0; c0 < shape.channels; c0 += chunk) {
     const int count = min(chunk, (shape.channels - c0 + kGroup - 1) / kGroup * kGroup);
-#pragma unroll 1
     for (int pixel = team; pixel < kTheirs; pixel += kTeams) {
       const int y = y0 - kReach + pixel / kHaloWidth, x = x0 - kReach + pixel % kHaloWidth;
       const bool inside = y >= 0 && y < shape.height && x >= 0 && x < shape.width;
+      const T* source = theirs + c0 + (kWarped || !inside ? 0 : (int64_t(y) * shape.width + x) * their_pitch);
       for (int c = member * kPack; c < count; c += kTeam * kPack) {
         Channels<T> value = {};
-        if constexpr (kWarped) {
-          value = blend(theirs, samples[pixel], c0 + c, shape.channels);
-        } else if (inside) {
-          value = load(theirs + (int64_t(y) * shape.width + x) * their_pitch, c0 + c, shape.channels);
+        if (inside && c0 + c < shape.channels) {
+          if constexpr (kWarped) {
+            value = blend(source + c, samples[pixel]);
+          } else {
+            value = load(source + c);
+          }
+          value = clip(value, shape.channels - c0 - c);
         }
         *reinterpret_cast<Channels<T>*>(tile + (kOurs + pixel) * tile_pitch + c) = value;
       }
     }
     for (int c = member * kPack; team < kOurs && c < count; c += kTeam * kPack) {
-      *reinterpret_cast<Channels<T>*>(tile + team * tile_pitch + c) =
-          has_ours ? load(ours + our_pixel * pitch, c0 + c, shape.channels) : Channels<T>{};
+      Channels<T> value = {};
+      if (has_ours && c0 + c < shape.channels) {
+        value = clip(load(ours + our_pixel * pitch + c0 + c), shape.channels - c0 - c);
+      }
+      *reinterpret_cast<Channels<T>*>(tile + team * tile_pitch + c) = value;
     }
     __syncthreads();
     const auto base = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -271,16 +276,17 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int result_pitch = width + kPack;
   const float mean = 1.f / shape.channels;
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
+  for (int k = 0; k < 4; ++k) {
+    // Our pixel x meets their pixels x to x + 8, which lie in two parts.
+    const int x = lane / 4 + k / 2 * 8, from_x = lane % 4 * 2 + k % 2 - lane / 4;
+    T* target = tile + (row * kTileWidth + x) * result_pitch + first_row * kSpan + from_x;
 #pragma unroll
-    for (int part = 0; part < kParts; ++part) {
+    for (int i = 0; i < kRows; ++i) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const int x = lane / 4 + k / 2 * 8, dx = part * 8 + lane % 4 * 2 + k % 2 - x;
-        if (dx >= 0 && dx < kSpan) {
-          const float value = sums[i][part][k] * mean;
-          tile[(row * kTileWidth + x) * result_pitch + (first_row + i) * kSpan + dx] =
-              T(value > 0 ? value : kSlope * value);
+      for (int side = 0; side < 2; ++side) {
+        if (side == 0 ? from_x >= 0 : from_x <= 0) {
+          const float value = sums[i][k / 2 + side][k] * mean;
+          target[i * kSpan + side * 8] = T(fmaxf(value, kSlope * value));
         }
       }
     }
@@ -289,7 +295,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     T* target = tile + team * result_pitch + kMatches;
     if constexpr (kWarped) {
       for (int c = member * kPack; has_ours && c < shape.channels; c += kTeam * kPack) {
-        const Channels<T> value = load(ours + our_pixel * pitch, c, shape.channels);
+        const Channels<T> value = load(ours + our_pixel * pitch + c);
 #pragma unroll
         for (int k = 0; k < kPack; ++k) {
           if (c + k < shape.channels) {
@@ -382,12 +388,16 @@ void match_warped_into(const Tensor& first, const Tensor& second, const Tensor& 
   const Shape shape = shape_of("first", first);
   STD_TORCH_CHECK(shape.height % 2 == 0 && shape.width % 2 == 0, "first must have even sides");
   check("coarse", coarse, {2 * shape.batch, 10, shape.height / 2, shape.width / 2}, ScalarType::Float, first);
-  check("weight", weight, {2, 2, 4, 4}, ScalarType::Float, first);
-  STD_TORCH_CHECK(weight.is_contiguous() && bias.is_contiguous() && bias.is_cuda() && bias.numel() == 2 &&
-                      bias.scalar_type() == ScalarType::Float,
-                  "weight and bias must be contiguous, and bias two float32 on the GPU");
-  const Coarse given{read<float>(coarse), static_cast<const float*>(weight.const_data_ptr()),
-                     static_cast<const float*>(bias.const_data_ptr()), float(scale)};
+  check("weight", weight, {4, 4, 2, 2}, ScalarType::Float, first);
+  const auto aligned = [](const Tensor& tensor, uintptr_t bytes) {
+    return tensor.is_contiguous() && reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % bytes == 0;
+  };
+  STD_TORCH_CHECK(bias.is_cuda() && bias.numel() == 2 && bias.scalar_type() == ScalarType::Float && aligned(bias, 8) &&
+                      aligned(weight, 16),
+                  "bias must be two float32 on the GPU; weight and bias contiguous and aligned to 16 and 8 bytes");
+  const Coarse given{static_cast<const float*>(coarse.const_data_ptr()), int(pitch_of("coarse", coarse, 8)),
+                     static_cast<const float4*>(weight.const_data_ptr()),
+                     static_cast<const float2*>(bias.const_data_ptr()), float(scale)};
   match_frames<true>(first, second, given, out);
 }
 

@@ -1,5 +1,5 @@
-// What surrounds the two networks that see a pair of frames: the kernel network's input and the flow network's output.
-// Inference only.
+// What surrounds the flow and the kernel network: images as channels-last maps of as many channels as tensor cores take,
+// and the flow at full size. Inference only.
 #include "common.cuh"
 
 namespace dain {
@@ -12,24 +12,50 @@ constexpr int kFactor = 4;   // from the flow network's size to the frame's
 // ---------------------------------------------------------------- images
 
 template <typename T>
+struct alignas(16) Channels {
+  T values[kPack];
+};
+
+template <typename T>
 __global__ void stack(View<const float> first, View<const float> second, T* out, int64_t pitch, int packs, int height,
                       int width) {
-  struct alignas(16) Channels {
-    T values[kPack];
-  };
   const int x = blockIdx.x * kBlockWidth + threadIdx.x, y = blockIdx.y * kBlockHeight + threadIdx.y, n = blockIdx.z;
   if (x >= width || y >= height) {
     return;
   }
-  Channels pixel;
+  Channels<T> pixel;
 #pragma unroll
   for (int c = 0; c < kPack; ++c) {
     const View<const float>& image = c < kColours ? first : second;
     pixel.values[c] = c < 2 * kColours ? T(*image.at(n, c % kColours, y, x)) : T(0.f);
   }
-  auto* target = reinterpret_cast<Channels*>(out + ((int64_t(n) * height + y) * width + x) * pitch);
+  auto* target = reinterpret_cast<Channels<T>*>(out + ((int64_t(n) * height + y) * width + x) * pitch);
   target[0] = pixel;
   for (int i = 1; i < packs; ++i) {
+    target[i] = {};
+  }
+}
+
+// The 2 x 2 pixels of each colour side by side.
+template <typename T>
+__global__ void unshuffle(View<const float> image, T* out, int64_t pitch, int packs, int height, int width) {
+  const int x = blockIdx.x * kBlockWidth + threadIdx.x, y = blockIdx.y * kBlockHeight + threadIdx.y, n = blockIdx.z;
+  if (x >= width || y >= height) {
+    return;
+  }
+  auto* target = reinterpret_cast<Channels<T>*>(out + ((int64_t(n) * height + y) * width + x) * pitch);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    Channels<T> part;
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) {
+      const int c = i * kPack + k;
+      part.values[k] =
+          c < 4 * kColours ? T(*image.at(n, c / 4, 2 * y + c % 4 / 2, 2 * x + c % 2)) : T(0.f);
+    }
+    target[i] = part;
+  }
+  for (int i = 2; i < packs; ++i) {
     target[i] = {};
   }
 }
@@ -44,6 +70,20 @@ void stack_into(const Tensor& first, const Tensor& second, Tensor out) {
   dispatch(out.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     launch.pixels(stack<T>, shape.batch, shape.height, shape.width, read<float>(first), read<float>(second),
+                  static_cast<T*>(out.mutable_data_ptr()), pitch_of("out", out, 16), shape.channels / kPack,
+                  shape.height, shape.width);
+  });
+}
+
+void unshuffle_into(const Tensor& image, Tensor out) {
+  const Shape shape = shape_of("out", out);
+  check("image", image, {shape.batch, kColours, 2 * shape.height, 2 * shape.width}, ScalarType::Float, out);
+  STD_TORCH_CHECK(shape.channels % kPack == 0 && shape.channels >= 2 * kPack,
+                  "out must have a multiple of 8 channels, at least 16, not ", shape.channels);
+  const Launcher launch(out);
+  dispatch(out.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    launch.pixels(unshuffle<T>, shape.batch, shape.height, shape.width, read<float>(image),
                   static_cast<T*>(out.mutable_data_ptr()), pitch_of("out", out, 16), shape.channels / kPack,
                   shape.height, shape.width);
   });
@@ -92,6 +132,7 @@ Tensor enlarge_flow(const Tensor& flow, double scale) {
 
 STABLE_TORCH_LIBRARY_IMPL(dain, CUDA, m) {
   m.impl("stack_into", TORCH_BOX(&stack_into));
+  m.impl("unshuffle_into", TORCH_BOX(&unshuffle_into));
   m.impl("enlarge_flow", TORCH_BOX(&enlarge_flow));
 }
 

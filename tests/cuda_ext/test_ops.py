@@ -365,7 +365,7 @@ def test_frames_are_warped_before_they_are_matched() -> None:
     first, second, coarse = torch.randn(1, 5, 6, 8), torch.randn(1, 5, 6, 8), torch.randn(2, 10, 3, 4)
     out = torch.full((2, 96, 6, 8), 7.0)
     cuda_ext.match_warped_into(
-        first, second, coarse, torch.zeros(2, 2, 4, 4), torch.tensor([1.0, -0.5]), 2.0, out
+        first, second, coarse, torch.zeros(4, 4, 2, 2), torch.tensor([1.0, -0.5]), 2.0, out
     )
     for index, (ours, theirs) in enumerate(((first, second), (second, first))):
         warped = torch.zeros_like(theirs)
@@ -395,3 +395,10 @@ def test_images_are_stacked() -> None:
     first, second, out = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5), torch.full((2, 16, 4, 5), 7.0)
     cuda_ext.stack_into(first, second, out)
     assert torch.equal(out[:, :6], torch.cat((first, second), 1)) and bool((out[:, 6:] == 0).all())
+
+
+def test_pixels_become_channels() -> None:
+    image, out = torch.rand(2, 3, 4, 6), torch.full((2, 16, 2, 3), 7.0)
+    cuda_ext.unshuffle_into(image, out)
+    assert torch.equal(out[:, 9], image[:, 2, ::2, 1::2]) and torch.equal(out[:, 2], image[:, 0, 1::2, ::2])
+    assert bool((out[:, 12:] == 0).all())

@@ -570,7 +570,7 @@ def test_frames_are_matched(n: int, c: int, h: int, w: int, warped: bool, dtype:
     if warped:
         # Flows of several pixels, which at the frame's border lead outside.
         coarse = channels_last(random(2 * n, 10, h // 2, w // 2).float())
-        extra = [coarse, random(2, 2, 4, 4).float(), random(2).float(), 1.25]
+        extra = [coarse, random(4, 4, 2, 2).float(), random(2).float(), 1.25]
     name = "match_warped_into" if warped else "match_into"
     whole = channels_last(torch.full((2 * n, width + 16, h, w), 7.0, dtype=dtype, device="cuda"))
     device = [x.cuda() if isinstance(x, Tensor) else x for x in (*maps, *extra)]
@@ -589,7 +589,7 @@ def test_frames_are_matched(n: int, c: int, h: int, w: int, warped: bool, dtype:
 def test_flows_that_are_no_position_match_nothing() -> None:
     first, second = (channels_last(random(1, 16, 8, 8, seed=i).half().cuda()) for i in range(2))
     coarse = torch.full((2, 10, 4, 4), float("nan"), device="cuda")
-    weight, bias = torch.ones((2, 2, 4, 4), device="cuda"), torch.zeros(2, device="cuda")
+    weight, bias = torch.ones((4, 4, 2, 2), device="cuda"), torch.zeros(2, device="cuda")
     out = channels_last(torch.full((2, 112, 8, 8), 7.0, dtype=torch.float16, device="cuda"))
     for value in (float("nan"), float("inf"), 1e30, -1e30):
         torch.ops.dain.match_warped_into(first, second, coarse.fill_(value), weight, bias, 1.0, out)
@@ -610,4 +610,14 @@ def test_images_are_stacked(dtype: torch.dtype) -> None:
     out = channels_last(torch.full((2, 16, 9, 37), 7.0, dtype=dtype, device="cuda"))
     torch.ops.dain.stack_into(*(image.cuda() for image in images), out)
     expected = torch.cat((*images, torch.zeros(2, 10, 9, 37)), 1)
+    assert torch.equal(out.cpu(), expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pixels_become_channels(layout: str, dtype: torch.dtype) -> None:
+    image = random(2, 3, 10, 74).float()
+    out = channels_last(torch.full((2, 32, 5, 37), 7.0, dtype=dtype, device="cuda"))
+    torch.ops.dain.unshuffle_into(LAYOUTS[layout](image.cuda()), out)
+    expected = torch.cat((torch.nn.functional.pixel_unshuffle(image, 2), torch.zeros(2, 20, 5, 37)), 1)
     assert torch.equal(out.cpu(), expected.to(dtype))
