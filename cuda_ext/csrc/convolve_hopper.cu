@@ -233,9 +233,9 @@ __device__ void fetch_tile(uint32_t target, const T* image, const Layer& layer, 
 
 // ---------------------------------------------------------------- results
 
-template <typename O>
-struct alignas(16) Eight {
-  O values[8];
+template <typename O, int kCount>
+struct alignas(sizeof(O) * kCount) Several {
+  O values[kCount];
 };
 
 template <typename O>
@@ -318,34 +318,42 @@ struct Results {
     }
   }
 
-  // From shared memory to their place, with what is to be added, and activated.
+  // From shared memory to their place, with what is to be added, and activated: 16 bytes (or a float) at a time. What is
+  // to be added may be what is overwritten, so the compiler would not read ahead by itself.
   __device__ void put(const Tile<P>& tile, int first, int output) const {
     constexpr int kVector = sizeof(O) == 2 ? 8 : 1, kVectors = P::kOutputs / kVector;
+    constexpr int kItems = P::kStoredRows * kSide * kVectors / kTeam, kBatch = kVector == 1 ? 1 : kItems < 4 ? kItems : 4;
+    using Vector = Several<O, kVector>;
     const int left = tile.x + team / P::kSlices * kSide * layer.dilation;
-    for (int item = warp * 32 + lane; item < P::kStoredRows * kSide * kVectors; item += kTeam) {
-      const int pixel = item / kVectors, part = item % kVectors * kVector, row = first + pixel / kSide;
-      const int x = left + pixel % kSide * layer.dilation, y = tile.y + row * layer.dilation;
-      const int channel = output + part;
-      if (row >= P::kValidRows || x >= layer.width || y >= layer.height || channel >= layer.channels) {
-        continue;
-      }
-      const int64_t place = (int64_t(tile.n) * layer.height + y) * layer.width + x;
-      O* target = static_cast<O*>(tensors.out) + place * layer.out_pitch + channel;
-      const O* plus = static_cast<const O*>(tensors.plus) + place * layer.plus_pitch + channel;
-      const O* from = reinterpret_cast<const O*>(stored + pixel * P::kStoredPitch) + part;
-      if constexpr (kVector == 1) {
-        *target = activate(*from + (tensors.plus ? *plus : 0.f), layer.slope);
-      } else {
-        Eight<O> values = *reinterpret_cast<const Eight<O>*>(from), added;
-        if (tensors.plus) {
-          added = *reinterpret_cast<const Eight<O>*>(plus);
-        }
+#pragma unroll 1
+    for (int item = 0; item < kItems; item += kBatch) {
+      Vector added[kBatch] = {};
+      int64_t places[kBatch];
 #pragma unroll
-        for (int k = 0; k < kVector; ++k) {
-          const float value = float(values.values[k]) + (tensors.plus ? float(added.values[k]) : 0.f);
-          values.values[k] = O(activate(value, layer.slope));
+      for (int k = 0; k < kBatch; ++k) {
+        const int index = (item + k) * kTeam + warp * 32 + lane, pixel = index / kVectors, row = first + pixel / kSide;
+        const int x = left + pixel % kSide * layer.dilation, y = tile.y + row * layer.dilation;
+        const int channel = output + index % kVectors * kVector;
+        const bool inside = row < P::kValidRows && x < layer.width && y < layer.height && channel < layer.channels;
+        places[k] = inside ? (int64_t(tile.n) * layer.height + y) * layer.width + x : -1;
+        if (tensors.plus && inside) {
+          const O* plus = static_cast<const O*>(tensors.plus) + places[k] * layer.plus_pitch + channel;
+          added[k] = *reinterpret_cast<const Vector*>(plus);
         }
-        *reinterpret_cast<Eight<O>*>(target) = values;
+      }
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) {
+        const int index = (item + k) * kTeam + warp * 32 + lane, part = index % kVectors * kVector;
+        if (places[k] >= 0) {
+          const char* from = stored + index / kVectors * P::kStoredPitch + part * int(sizeof(O));
+          Vector values = *reinterpret_cast<const Vector*>(from);
+#pragma unroll
+          for (int i = 0; i < kVector; ++i) {
+            values.values[i] = O(activate(float(values.values[i]) + float(added[k].values[i]), layer.slope));
+          }
+          O* target = static_cast<O*>(tensors.out) + places[k] * layer.out_pitch + output + part;
+          *reinterpret_cast<Vector*>(target) = values;
+        }
       }
     }
   }
@@ -366,108 +374,104 @@ struct Results {
   }
 };
 
-#endif
+// ---------------------------------------------------------------- roles
 
-// ---------------------------------------------------------------- the kernel
-
-// Weights: (chunks of 64 bytes of input channels, taps, kPlanes, rows, 16 bytes).
+// What every thread of a block knows. In shared memory: weights, results, then the stages of tiles.
 template <typename T, typename O, typename P>
-__global__ void __launch_bounds__(P::kThreads, P::kResident)
-    convolve(Tensors tensors, Layer layer, Taps taps, int tiles, int tile_stages) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  extern __shared__ __align__(128) char shared[];
-  __shared__ Barriers barriers;
-  // The compiler is to know that a team goes one way.
-  const int team = __shfl_sync(~0u, threadIdx.x / kTeam, 0), warp = __shfl_sync(~0u, threadIdx.x / 32 % 4, 0);
-  const int lane = threadIdx.x % 32;
-  const int width = taps.tile_width(P::kWidth), height = taps.tile_height(P::kRows);
-  const int plane_bytes = width * height * 16, tile_bytes = kPlanes * plane_bytes;
-  const uint32_t weights = address_of(shared), tile_memory = weights + P::kFixedBytes;
-  const int chunks = (2 * layer.groups + kPlanes - 1) / kPlanes;  // where the last has but half, the rest is zeros
+struct Block {
+  const Tensors& tensors;
+  const Layer& layer;
+  const Taps& taps;
+  Barriers& barriers;
+  char* shared;
+  int tiles, tile_stages, team, warp, lane;
 
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < tile_stages; ++i) {
-      initialise(barriers.tile_full[i], kFetchers);
-      initialise(barriers.tile_empty[i], 4 * P::kTeams);
-    }
-    for (int i = 0; i < kWeightStages; ++i) {
-      initialise(barriers.weight_full[i], 1);
-      initialise(barriers.weight_empty[i], 4 * P::kTeams);
-    }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  __device__ int width() const {
+    return taps.tile_width(P::kWidth);
   }
-  __syncthreads();
+  __device__ int height() const {
+    return taps.tile_height(P::kRows);
+  }
+  __device__ int plane_bytes() const {
+    return width() * height() * 16;
+  }
+  __device__ uint32_t tile_memory(int stage) const {
+    return address_of(shared) + P::kFixedBytes + stage * kPlanes * plane_bytes();
+  }
+  // Of 64 bytes of input channels. Where the last has but half, the rest is zeros.
+  __device__ int chunks() const {
+    return (2 * layer.groups + kPlanes - 1) / kPlanes;
+  }
 
-  Ring tile_ring(tile_stages), weight_ring(kWeightStages);
-  if (team == P::kTeams && warp == 0) {
+  __device__ void fetch_weights() const {
+    constexpr int kPieceBytes = P::kTapBytes / kPlanes;
     const uint4* all = static_cast<const uint4*>(tensors.weight);
     const int rows = layer.outputs * P::kPhases;
+    Ring ring(kWeightStages);
     for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
       const Tile<P> tile(index, layer);
-      for (int tap = 0; tap < chunks * taps.count();) {
+      for (int tap = 0; tap < chunks() * taps.count();) {
         const int count = min(P::kStageTaps, taps.count() - tap % taps.count());
-        uint64_t& full = barriers.weight_full[weight_ring.stage];
-        wait(barriers.weight_empty[weight_ring.stage], weight_ring.round ^ 1);
+        uint64_t& full = barriers.weight_full[ring.stage];
+        wait(barriers.weight_empty[ring.stage], ring.round ^ 1);
         if (lane == 0) {
           arrive_and_expect(full, count * P::kTapBytes);
         }
         __syncwarp();
-        constexpr int kPieceBytes = P::kTapBytes / kPlanes;
         for (int piece = lane; piece < count * kPlanes; piece += 32) {
           const uint4* source = all + (int64_t(tap) * kPlanes + piece) * rows + tile.row;
+          const uint32_t target = address_of(shared) + ring.stage * P::kStageBytes + piece * kPieceBytes;
           asm volatile(
-              "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                  weights + weight_ring.stage * P::kStageBytes + piece * kPieceBytes),
+              "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
               "l"(source), "r"(kPieceBytes), "r"(address_of(&full))
               : "memory");
         }
-        weight_ring.advance();
+        ring.advance();
         tap += count;
       }
     }
-  } else if (team == P::kTeams) {
+  }
+
+  __device__ void fetch_tiles() const {
     const int above = taps.reach() * layer.dilation, before = taps.columns / 2 * layer.dilation;
+    Ring ring(tile_stages);
     for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
       const Tile<P> tile(index, layer);
       const T* image =
           static_cast<const T*>(tensors.input) + int64_t(tile.n) * layer.height * layer.width * layer.in_pitch;
-      for (int chunk = 0; chunk < chunks; ++chunk) {
-        wait(barriers.tile_empty[tile_ring.stage], tile_ring.round ^ 1);
-        fetch_tile(tile_memory + tile_ring.stage * tile_bytes, image + chunk * kPlanes * (16 / int(sizeof(T))), layer,
-                   2 * layer.groups - chunk * kPlanes, tile.x - before, tile.y - above, width, height, warp - 1, lane);
+      for (int chunk = 0; chunk < chunks(); ++chunk) {
+        wait(barriers.tile_empty[ring.stage], ring.round ^ 1);
+        fetch_tile(tile_memory(ring.stage), image + chunk * kPlanes * (16 / int(sizeof(T))), layer,
+                   2 * layer.groups - chunk * kPlanes, tile.x - before, tile.y - above, width(), height(), warp - 1,
+                   lane);
+        // Arrives when this thread's copies have.
         asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
-                         address_of(&barriers.tile_full[tile_ring.stage]))
+                         address_of(&barriers.tile_full[ring.stage]))
                      : "memory");
-        tile_ring.advance();
+        ring.advance();
       }
     }
     asm volatile("cp.async.wait_all;" ::: "memory");
-  } else {
+  }
+
+  __device__ void multiply_tiles() const {
     char* stored = shared + kWeightStages * P::kStageBytes + team * P::kStoredBytes;
     const Results<P, O> results{tensors, layer, stored, team, warp, lane};
-    const uint32_t row_offset = team % P::kSlices * kMatrix * 16, pixel_offset = team / P::kSlices * kSide * 16;
+    Ring tile_ring(tile_stages), weight_ring(kWeightStages);
     for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
       float sums[4 * P::kRows] = {};
       hold(sums);
-      for (int chunk = 0; chunk < chunks; ++chunk) {
+      for (int chunk = 0; chunk < chunks(); ++chunk) {
         wait(barriers.tile_full[tile_ring.stage], tile_ring.round);
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // the tensor cores are to see what was copied
-        const uint32_t pixels = tile_memory + tile_ring.stage * tile_bytes + pixel_offset;
         int group = 0, column = 0;
         for (int tap = 0; tap < taps.count(); ++tap) {
           const int part = tap % P::kStageTaps;
           if (part == 0) {
             wait(barriers.weight_full[weight_ring.stage], weight_ring.round);
           }
-          const uint32_t rows = weights + weight_ring.stage * P::kStageBytes + part * P::kTapBytes + row_offset;
-          const uint32_t seen = pixels + (group * P::kPhases * width + column) * 16;
-          begin_products();
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const uint64_t a = matrix(rows + half * 2 * P::kSlices * kMatrix * 16, P::kSlices * kMatrix * 16, 128);
-            multiply<T, P::kRows>(sums, a, matrix(seen + half * 2 * plane_bytes, plane_bytes, width * 16));
-          }
-          commit_products();
+          multiply_tap(sums, weight_ring.stage * P::kStageBytes + part * P::kTapBytes,
+                       tile_memory(tile_ring.stage) + (group * P::kPhases * width() + column) * 16);
           // What came before the products just begun is done: its memory may be filled again.
           if (part == 0 && chunk + tap > 0) {
             finish_products<1>();
@@ -492,6 +496,65 @@ __global__ void __launch_bounds__(P::kThreads, P::kResident)
       hold(sums);
       results.store(sums, Tile<P>(index, layer));
     }
+  }
+
+  // Starts to add the products of one tap, whose weights and first pixel lie there.
+  __device__ void multiply_tap(float (&sums)[4 * P::kRows], int weight_offset, uint32_t pixels) const {
+    constexpr int kPieceBytes = P::kTapBytes / kPlanes;
+    const uint32_t rows = address_of(shared) + weight_offset + team % P::kSlices * kMatrix * 16;
+    const uint32_t seen = pixels + team / P::kSlices * kSide * 16;
+    begin_products();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint64_t a = matrix(rows + half * 2 * kPieceBytes, kPieceBytes, 128);
+      multiply<T, P::kRows>(sums, a, matrix(seen + half * 2 * plane_bytes(), plane_bytes(), width() * 16));
+    }
+    commit_products();
+  }
+};
+
+template <typename P>
+__device__ void initialise(Barriers& barriers, int tile_stages) {
+  for (int i = 0; i < tile_stages; ++i) {
+    initialise(barriers.tile_full[i], kFetchers);
+    initialise(barriers.tile_empty[i], 4 * P::kTeams);
+  }
+  for (int i = 0; i < kWeightStages; ++i) {
+    initialise(barriers.weight_full[i], 1);
+    initialise(barriers.weight_empty[i], 4 * P::kTeams);
+  }
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+#endif
+
+// Weights: (chunks of 64 bytes of input channels, taps, kPlanes, rows, 16 bytes).
+template <typename T, typename O, typename P>
+__global__ void __launch_bounds__(P::kThreads, P::kResident)
+    convolve(Tensors tensors, Layer layer, Taps taps, int tiles, int tile_stages) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(128) char shared[];
+  __shared__ Barriers barriers;
+  // The compiler is to know that a team goes one way.
+  const int team = __shfl_sync(~0u, threadIdx.x / kTeam, 0), warp = __shfl_sync(~0u, threadIdx.x / 32 % 4, 0);
+  const int lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    initialise<P>(barriers, tile_stages);
+  }
+  __syncthreads();
+
+  const Block<T, O, P> block{tensors, layer, taps, barriers, shared, tiles, tile_stages, team, warp, lane};
+  // Who fetches leaves registers to who multiplies.
+  if (team == P::kTeams) {
+    if constexpr (P::kTeams == 2) {
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    }
+    warp == 0 ? block.fetch_weights() : block.fetch_tiles();
+  } else {
+    if constexpr (P::kTeams == 2) {
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    }
+    block.multiply_tiles();
   }
 #else
   __trap();  // the caller asks for compute capability 9.0
