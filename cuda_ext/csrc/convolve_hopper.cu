@@ -276,7 +276,8 @@ struct Results {
     }
   }
 
-  // Rows `first` to `first` + kStoredRows of the tile, scaled and with their bias, to shared memory.
+  // Rows `first` to `first` + kStoredRows of the tile, scaled and with their bias, to shared memory; activated, too, if
+  // nothing is to be added first.
   __device__ void keep(const float (&sums)[4 * P::kRows], int first, int output) const {
     constexpr int kOwn = 16 / P::kPhases;  // outputs of a warp
     constexpr int kLines = P::kPhases == 1 ? 2 : 1;
@@ -288,7 +289,10 @@ struct Results {
       scale[k] = tensors.scale ? tensors.scale[channel] : 1.f;
       bias[k] = tensors.bias[channel];
     }
-    const auto value = [&](int i, int c, int k) { return sum(sums, first + i, c, k) * scale[k] + bias[k]; };
+    const float slope = tensors.plus ? 1.f : layer.slope;
+    const auto value = [&](int i, int c, int k) {
+      return activate(sum(sums, first + i, c, k) * scale[k] + bias[k], slope);
+    };
     if constexpr (P::kPhases == 4) {
 #pragma unroll
       for (int i = 0; i < P::kStoredRows; ++i) {
@@ -318,41 +322,50 @@ struct Results {
     }
   }
 
-  // From shared memory to their place, with what is to be added, and activated: 16 bytes (or a float) at a time. What is
-  // to be added may be what is overwritten, so the compiler would not read ahead by itself.
+  // From shared memory to their place, 16 bytes (or a float) at a time, with what is to be added. That may be what is
+  // overwritten, so the compiler would not read ahead by itself. A lane keeps to one column of pixels.
   __device__ void put(const Tile<P>& tile, int first, int output) const {
     constexpr int kVector = sizeof(O) == 2 ? 8 : 1, kVectors = P::kOutputs / kVector;
-    constexpr int kItems = P::kStoredRows * kSide * kVectors / kTeam, kBatch = kVector == 1 ? 1 : kItems < 4 ? kItems : 4;
+    constexpr int kRowsAtOnce = kTeam / kVectors / kSide;
+    constexpr int kItems = P::kStoredRows / kRowsAtOnce, kBatch = kItems < 4 ? kItems : 4;
     using Vector = Several<O, kVector>;
-    const int left = tile.x + team / P::kSlices * kSide * layer.dilation;
-#pragma unroll 1
+    const int thread = warp * 32 + lane, part = thread % kVectors * kVector, pixel = thread / kVectors;
+    const int x = tile.x + (team / P::kSlices * kSide + pixel % kSide) * layer.dilation;
+    const int row = first + pixel / kSide, y = tile.y + row * layer.dilation;
+    if (x >= layer.width || output + part >= layer.channels) {
+      return;
+    }
+    const int step = kRowsAtOnce * layer.dilation;
+    const int rows = min((layer.height - y + step - 1) / step, (P::kValidRows - row + kRowsAtOnce - 1) / kRowsAtOnce);
+    const int64_t place = (int64_t(tile.n) * layer.height + y) * layer.width + x;
+    O* target = static_cast<O*>(tensors.out) + place * layer.out_pitch + output + part;
+    const O* plus = static_cast<const O*>(tensors.plus) + place * layer.plus_pitch + output + part;
+    const char* from = stored + pixel * P::kStoredPitch + part * int(sizeof(O));
+    const int64_t to_next = int64_t(step) * layer.width;
+#pragma unroll
     for (int item = 0; item < kItems; item += kBatch) {
       Vector added[kBatch] = {};
-      int64_t places[kBatch];
+      if (tensors.plus) {
 #pragma unroll
-      for (int k = 0; k < kBatch; ++k) {
-        const int index = (item + k) * kTeam + warp * 32 + lane, pixel = index / kVectors, row = first + pixel / kSide;
-        const int x = left + pixel % kSide * layer.dilation, y = tile.y + row * layer.dilation;
-        const int channel = output + index % kVectors * kVector;
-        const bool inside = row < P::kValidRows && x < layer.width && y < layer.height && channel < layer.channels;
-        places[k] = inside ? (int64_t(tile.n) * layer.height + y) * layer.width + x : -1;
-        if (tensors.plus && inside) {
-          const O* plus = static_cast<const O*>(tensors.plus) + places[k] * layer.plus_pitch + channel;
-          added[k] = *reinterpret_cast<const Vector*>(plus);
+        for (int k = item; k < item + kBatch; ++k) {
+          if (k < rows) {
+            added[k - item] = *reinterpret_cast<const Vector*>(plus + k * to_next * layer.plus_pitch);
+          }
         }
       }
 #pragma unroll
-      for (int k = 0; k < kBatch; ++k) {
-        const int index = (item + k) * kTeam + warp * 32 + lane, part = index % kVectors * kVector;
-        if (places[k] >= 0) {
-          const char* from = stored + index / kVectors * P::kStoredPitch + part * int(sizeof(O));
-          Vector values = *reinterpret_cast<const Vector*>(from);
+      for (int k = item; k < item + kBatch; ++k) {
+        if (k < rows) {
+          Vector values =
+              *reinterpret_cast<const Vector*>(from + k * kRowsAtOnce * kSide * P::kStoredPitch);
+          if (tensors.plus) {
 #pragma unroll
-          for (int i = 0; i < kVector; ++i) {
-            values.values[i] = O(activate(float(values.values[i]) + float(added[k].values[i]), layer.slope));
+            for (int i = 0; i < kVector; ++i) {
+              const float value = float(values.values[i]) + float(added[k - item].values[i]);
+              values.values[i] = O(activate(value, layer.slope));
+            }
           }
-          O* target = static_cast<O*>(tensors.out) + places[k] * layer.out_pitch + output + part;
-          *reinterpret_cast<Vector*>(target) = values;
+          *reinterpret_cast<Vector*>(target + k * to_next * layer.out_pitch) = values;
         }
       }
     }
