@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,14 +16,11 @@ from torch import Tensor
 from cuda_ext import backend
 from dain_core.checkpoint import load_weights
 from dain_core.fused import FusedDAIN
-from dain_core.graphs import Graphed
 from dain_core.model import DAIN, ModelConfig, Motion
 from dain_core.padding import Crop, pad
+from dain_core.stages import FusedStages, PlainStages, Stages
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-#: Frames of up to so many pixels take a GPU less time than launching its kernels one by one.
-_GRAPH_PIXELS = 2**20
 
 
 def usable_devices() -> list[str]:
@@ -84,21 +81,22 @@ class Interpolator:
         device: where frames must be, and results are.
         precision: "fp32", "fp16" or "bf16". In half precision, coordinates and pixels stay float32.
         recomputed: how many results in half precision were not finite, and were made again in float32.
+        replanned: how often a GPU's memory ran out, and frames were made in smaller parts from then on.
     """
 
-    def __init__(self, model_name: str, weights: str | Path, device: torch.device, precision: str) -> None:
+    def __init__(
+        self, model_name: str, weights: str | Path, device: torch.device, precision: str, memory: int | None
+    ) -> None:
         self.model_name = model_name
         self.device = device
         self.precision = precision
         self.recomputed = 0
         self._weights = weights
+        self._memory = memory
         self._config = ModelConfig.named(model_name)
-        # What is known of frames and pairs is the model's own affair.
-        self._model: Any = self._build(_DTYPES[precision])
-        stages: list[Callable[..., Any]] = [self._model.features, self._model.motion, self._synthesise]
-        if isinstance(self._model, FusedDAIN):
-            stages = [Graphed(stage, _GRAPH_PIXELS) for stage in stages]
-        self._features, self._motion, self._synthesis = stages
+        # What is known of frames and pairs is the network's own affair.
+        self._stages = self._load()
+        self._model = self._stages.model
 
     @classmethod
     def load(
@@ -108,6 +106,7 @@ class Interpolator:
         device: str = "auto",
         precision: str = "auto",
         weights: str | Path | None = None,
+        memory: int | None = None,
     ) -> Interpolator:
         """Load a model.
 
@@ -116,6 +115,9 @@ class Interpolator:
             device: "cpu", "cuda", "cuda:1", …; "auto" takes the first GPU where there is one.
             precision: "fp32", "fp16" or "bf16"; "auto" is fp16 on a GPU and fp32 on a CPU.
             weights: a file to load instead of the weights that come with the project.
+            memory: bytes of a GPU's memory that may be used; None is four fifths of what this process can have when
+                it meets a new size of frames. Frames that need more are made in parts, which changes nothing of
+                the result.
 
         Raises:
             ValueError: no such model, device or precision, or a GPU that the operators are not built for.
@@ -135,12 +137,16 @@ class Interpolator:
             precision = "fp32" if place.type == "cpu" else "fp16"
         if precision not in _DTYPES:
             raise ValueError(f"precision {precision!r} is none of auto, {', '.join(_DTYPES)}")
-        return cls(model, model if weights is None else weights, place, precision)
+        return cls(model, model if weights is None else weights, place, precision, memory)
 
     @property
     def backend(self) -> str:
         """Which operators run: "cuda" for the compiled kernels, "cpu" for the reference."""
         return backend() if self.device.type == "cuda" else "cpu"
+
+    @property
+    def replanned(self) -> int:
+        return self._stages.replanned
 
     def warm_up(self, height: int, width: int) -> None:
         """Interpolate at this size, so that no real frame pays for loading kernels and capturing graphs."""
@@ -172,7 +178,7 @@ class Interpolator:
             rgb: (1, 3, H, W) in [0, 1], of a floating dtype, on `device`; any size from 1x1.
 
         Raises:
-            ValueError: the wrong shape, dtype or device.
+            ValueError: the wrong shape, dtype or device; a FrameTooLargeError if memory does not suffice.
         """
         if rgb.dim() != 4 or rgb.shape[:2] != (1, 3) or rgb.numel() == 0:
             raise ValueError(f"a frame is (1, 3, height, width), got {tuple(rgb.shape)}")
@@ -183,7 +189,7 @@ class Interpolator:
                 f"the frame is on {rgb.device}, the model on {self.device}: move the frame there"
             )
         padded, crop = pad(rgb.float(), self._config.multiple)
-        return Frame(self._features(padded.contiguous(memory_format=torch.channels_last)), crop)
+        return Frame(self._stages.features(padded.contiguous(memory_format=torch.channels_last)), crop)
 
     @torch.inference_mode()
     def pair(self, first: Frame, second: Frame) -> Pair:
@@ -195,7 +201,7 @@ class Interpolator:
         if first.crop != second.crop:
             sizes = f"{first.crop.width}x{first.crop.height} and {second.crop.width}x{second.crop.height}"
             raise ValueError(f"the two frames must have one size, got {sizes}: scale one of them first")
-        return Pair(first, second, self._motion(first.features, second.features))
+        return Pair(first, second, self._stages.motion(first.features, second.features))
 
     @torch.inference_mode()
     def submit(self, pair: Pair, time: float) -> Pending:
@@ -208,11 +214,11 @@ class Interpolator:
         """
         if not 0 < time < 1:
             raise ValueError(f"the time must lie between the frames, 0 < t < 1, got {time}")
-        first, second = pair.first.features, pair.second.features
+        first, second, crop = pair.first.features, pair.second.features, pair.first.crop
         moment = torch.full((), time, device=self.device)
-        output, checksum = self._synthesis(first, second, pair.motion, moment)
-        crop, images = pair.first.crop, (first.image, second.image)  # not the pair, which is large
-        return Pending(_pixels(output, crop), checksum, lambda: self._recompute(*images, time, crop))
+        output, checksum = self._stages.synthesis(first, second, pair.motion, moment)
+        one, two = crop.apply(first.image), crop.apply(second.image)  # not the pair, which is large
+        return Pending(crop.apply(output).clamp(0, 1), checksum, lambda: self._recompute(one, two, time))
 
     def between(self, pair: Pair, time: float) -> Tensor:
         """The frame at `time` between the pair's first frame (0) and its second (1): see `submit`, `Pending.result`."""
@@ -224,43 +230,23 @@ class Interpolator:
         pending = [self.submit(pair, time) for time in times]
         return torch.cat([first[:0].float(), *(frame.result() for frame in pending)])
 
-    def _build(self, dtype: torch.dtype) -> DAIN | FusedDAIN:
+    def _load(self) -> Stages:
+        dtype = _DTYPES[self.precision]
         with torch.device("meta"):
             model = DAIN(self._config)
         model.load_state_dict(load_weights(self._weights, self._config), assign=True)
-        on_gpu = self.device.type == "cuda" and dtype != torch.float32
-        if on_gpu and FusedDAIN.supports(self._config, self.device):
-            return FusedDAIN(model.to(self.device), dtype)
-        return model.prepare(dtype).to(self.device)
-
-    def _synthesise(self, first: Any, second: Any, motion: Motion, time: Tensor) -> tuple[Tensor, Tensor]:
-        """The frame, and a checksum that is finite if the frame can be trusted."""
-        output = self._model.synthesise(first, second, motion, time)
-        if not isinstance(output, Tensor):
-            output = output.output
-        # The warp copies where a flow is no number, so a broken flow need not show in the output.
-        return output, _checksum(output, *motion.flows)
+        if self.device.type == "cuda" and FusedDAIN.supports(self._config, self.device):
+            return FusedStages(FusedDAIN(model.to(self.device), dtype), self.device, self._memory)
+        return PlainStages(model.prepare(dtype).to(self.device))
 
     @cached_property
-    def _exact_model(self) -> DAIN:
-        return cast(DAIN, self._build(torch.float32))
+    def _exact(self) -> Interpolator:
+        return Interpolator(self.model_name, self._weights, self.device, "fp32", self._memory)
 
-    @torch.inference_mode()
-    def _recompute(self, first: Tensor, second: Tensor, time: float, crop: Crop) -> Tensor:
-        if self.precision != "fp32":
-            self.recomputed += 1
-            output = self._exact_model(first, second, time).output
-            if math.isfinite(_checksum(output)):
-                return _pixels(output, crop)
-        raise FloatingPointError(
-            "the interpolated frame is not finite in float32: check the input frames and the weights for NaN"
-        )
-
-
-def _pixels(output: Tensor, crop: Crop) -> Tensor:
-    return crop.apply(output).clamp(0, 1)
-
-
-def _checksum(*tensors: Tensor) -> Tensor:
-    """A number that is finite only if every element is; pixels and flows are too small for their sum not to be."""
-    return torch.stack([tensor.sum() for tensor in tensors]).sum()
+    def _recompute(self, first: Tensor, second: Tensor, time: float) -> Tensor:
+        if self.precision == "fp32":
+            raise FloatingPointError(
+                "the interpolated frame is not finite in float32: check the input frames and the weights for NaN"
+            )
+        self.recomputed += 1
+        return self._exact.interpolate(first, second, [time])

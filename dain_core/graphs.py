@@ -32,14 +32,13 @@ def tensors(value: Any) -> Iterator[Tensor]:
 class Graphed:
     """A function of tensors on a GPU that is captured when it is called the second time at the same sizes.
 
-    Only for tensors of up to `pixels` pixels. The first time lets cuDNN choose its algorithms. Only the last sizes'
-    graph is kept. Results are copies: they stay what they are whatever is called later. The function must not wait
-    for the GPU.
+    The first time lets cuDNN choose its algorithms. Only the last sizes' graph is kept. Results are copies: they stay
+    what they are whatever is called later. The function must not wait for the GPU. Functions that are never called at
+    the same time may share a pool of memory.
     """
 
-    def __init__(self, function: Callable[..., Any], pixels: int) -> None:
-        self._function = function
-        self._pixels = pixels
+    def __init__(self, function: Callable[..., Any], pool: Any) -> None:
+        self._function, self._pool = function, pool
         self._sizes: list[torch.Size] = []
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: Any = None
@@ -48,9 +47,8 @@ class Graphed:
     def __call__(self, *inputs: Any) -> Any:
         sizes = [tensor.shape for tensor in tensors(inputs)]
         if sizes != self._sizes:
-            self.forget()
-            if sizes[0][-2:].numel() <= self._pixels:
-                self._sizes = sizes
+            self._graph, self._inputs, self._outputs = None, None, None
+            self._sizes = sizes
             return self._function(*inputs)
         if self._graph is None:
             self._capture(inputs)
@@ -60,14 +58,10 @@ class Graphed:
         self._graph.replay()
         return map_tensors(torch.clone, self._outputs)
 
-    def forget(self) -> None:
-        """Let go of the graph and its memory."""
-        self._sizes, self._graph, self._inputs, self._outputs = [], None, None, None
-
     def _capture(self, inputs: Any) -> None:
         self._inputs = map_tensors(torch.clone, inputs)
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on allocating meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, self._pool, capture_error_mode="thread_local"):
             self._outputs = self._function(*self._inputs)
         self._graph = graph

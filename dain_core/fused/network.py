@@ -27,9 +27,9 @@ from dain_core.modules.flow import FLOW_UNIT
 from dain_core.modules.layers import upsample
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class FusedFeatures:
-    """What is known of a single frame.
+    """What is known of a single frame. To save memory, `contexts` may be let go of at any time.
 
     Attributes:
         picture: (N, 4, H, W), channels-last, float32: the image in [0, 1] and the log depth.
@@ -109,10 +109,8 @@ class FusedDAIN(nn.Module):
 
     def motion(self, first: FusedFeatures, second: FusedFeatures) -> Motion:
         """See `DAIN.motion`."""
-        there = [torch.cat(levels) for levels in zip(first.pyramid, second.pyramid, strict=True)]
-        back = [torch.cat(levels) for levels in zip(second.pyramid, first.pyramid, strict=True)]
-        forward, backward = upsample((FLOW_UNIT * self.flow(there, back)).contiguous(), 4).chunk(2)
-        return Motion((forward, backward), self.kernels(self._source(first.image, second.image)))
+        flows = self._flows(first.pyramid, second.pyramid)
+        return Motion(flows, self.kernels(self._source(first.image, second.image)))
 
     def synthesise(
         self,
@@ -144,6 +142,12 @@ class FusedDAIN(nn.Module):
             torch.add(band.of(blend, seen), band.of(residual, seen), out=band.of(output))
         return output
 
+    def _flows(self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        there = [torch.cat(levels) for levels in zip(first, second, strict=True)]
+        back = [torch.cat(levels) for levels in zip(second, first, strict=True)]
+        forward, backward = upsample((FLOW_UNIT * self.flow(there, back)).contiguous(), 4).chunk(2)
+        return forward, backward
+
     def _source(self, *images: Tensor) -> Tensor:
         """Images beside one another, in the network's dtype, and zeros up to the channels that it takes at once."""
         source = empty(images[0], GROUP, self.dtype).zero_()
@@ -155,23 +159,28 @@ class FusedDAIN(nn.Module):
         """What the rectification sees of a band, and the band's `blend`."""
         gathered = empty(blend, self.rectify.channels, self.dtype)
         contexts, rest = gathered[:, :-BLEND_CHANNELS], gathered[:, -BLEND_CHANNELS:]
-        for side, targets in zip(sides, contexts.chunk(2, 1), strict=True):
-            for first_row, maps in self._contexts(side, band):
-                for image, target in zip(maps, targets.chunk(len(maps), 1), strict=True):
-                    adaptive_warp_into(image, first_row, side.flow, side.kernel, band.top, target)
+        for side, target in zip(sides, contexts.chunk(2, 1), strict=True):
+            for piece in self._pieces(side, band):
+                self._warp_contexts(side, piece, band.top, target)
         one, two = sides
         pictures = one.frame.picture, two.frame.picture
         blend_into(pictures, (one.flow, two.flow), (one.kernel, two.kernel), time, band.top, blend, rest)
         return gathered
 
-    def _contexts(self, side: _Side, band: Band) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """The context features that a band's warp reads, from some row on, as often as it takes to see all rows."""
+    def _warp_contexts(self, side: _Side, piece: Band, top: int, out: Tensor) -> None:
+        """Warp the rows of a frame's contexts that are given, or made of the image, into rows from `top` on."""
+        maps = side.frame.contexts or self.context(side.frame.image, (piece.top, piece.bottom))
+        for image, target in zip(maps, out.chunk(len(maps), 1), strict=True):
+            adaptive_warp_into(image, piece.top, side.flow, side.kernel, top, target)
+
+    def _pieces(self, side: _Side, band: Band) -> Iterator[Band]:
+        """Rows of a frame's contexts, no more at once than a band has, in which a band's warp finds all it reads."""
+        height = side.flow.shape[2]
         if side.frame.contexts:
-            yield 0, side.frame.contexts
+            yield Band(0, height)
             return
         first_rows, last_rows = side.rows_seen
         top, last = min(first_rows[band.rows]), max(last_rows[band.rows])
         # Every window must lie within one of the pieces, which therefore overlap.
         for piece in Band.split(max(last - _WINDOW - top, 0) + 1, band.bottom - band.top):
-            first_row, bottom = top + piece.top, min(top + piece.bottom + _WINDOW, last + 1)
-            yield first_row, self.context(side.frame.image, (first_row, bottom))
+            yield Band(top + piece.top, min(top + piece.bottom + _WINDOW, last + 1))

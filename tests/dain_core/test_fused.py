@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from dain_core.fused import FusedDAIN
 from dain_core.fused.network import FusedFeatures
 from dain_core.graphs import map_tensors, tensors
+from dain_core.memory import FrameTooLargeError
 from dain_core.model import DAIN, ModelConfig, Motion
+from dain_core.stages import FusedStages, is_out_of_memory
 
 CONFIG = ModelConfig(
     flow_pyramid=(16, 16, 24, 32, 40, 52),
@@ -139,6 +142,55 @@ def test_context_of_some_rows_is_the_same(
     image = torch.cat(frames)
     found = torch.cat((image[:, :, slice(*rows)], *fused.context(image, rows)), 1)
     close(found, plain.context(image)[:, :, slice(*rows)])
+
+
+class Scarce:
+    """A model that runs out of memory while more than a number of rows are made or contexts are kept."""
+
+    def __init__(self, model: FusedDAIN, rows: int) -> None:
+        self.model, self.rows = model, rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def synthesise(self, first: FusedFeatures, second: FusedFeatures, *rest: Any) -> Tensor:
+        if rest[-1] > self.rows or first.contexts or second.contexts:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.model.synthesise(first, second, *rest)
+
+
+@torch.inference_mode()
+def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
+    models: tuple[DAIN, FusedDAIN], frames: tuple[Tensor, Tensor]
+) -> None:
+    cpu, time = torch.device("cpu"), torch.tensor(0.5)
+    expected, _ = _stream(FusedStages(models[1], cpu, 2**40), frames, time)
+    stages = FusedStages(cast(FusedDAIN, Scarce(models[1], 20)), cpu, 2**40)
+    (first, _), known = _stream(stages, frames, time)
+    close(first, expected[0])
+    # Frames that were made before are let go of what the new plan does not keep, and are of use still.
+    assert stages.replanned >= 1 and all(frame.contexts == () for frame in known)
+    again, _ = stages.synthesis(*known, stages.motion(*known), time)
+    close(again, expected[0])
+    assert stages.features(frames[0]).contexts == ()
+
+    hopeless = FusedStages(cast(FusedDAIN, Scarce(models[1], 0)), cpu, 2**40)
+    with pytest.raises(FrameTooLargeError, match="128x64"):
+        _stream(hopeless, frames, time)
+
+
+def _stream(
+    stages: FusedStages, frames: tuple[Tensor, Tensor], time: Tensor
+) -> tuple[tuple[Tensor, Tensor], list[FusedFeatures]]:
+    known = [stages.features(frame) for frame in frames]
+    return stages.synthesis(known[0], known[1], stages.motion(known[0], known[1]), time), known
+
+
+def test_what_counts_as_running_out_of_memory() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("Tried to allocate"))
+    assert is_out_of_memory(RuntimeError("CUDA out of memory: no room for a tensor (1, 2, 3, 4)"))
+    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 def test_it_runs_what_it_can() -> None:

@@ -1,0 +1,171 @@
+"""Fitting the fused network into a GPU's memory: what it takes, and the plan with the least work that fits.
+
+Three things are large, and can be smaller without any change to the result:
+
+* what the rectification sees, and its own maps: made in bands of rows. Bands overlap by what convolutions reach, so
+  the smaller they are the more rows are made twice;
+* the contexts, most of what is kept of a frame: made again for every new frame, band by band, as far as it reads them;
+* the depth network's maps at full size: made in bands, which runs its first convolution twice.
+
+Flow and kernels are always whole, and so are times: one frame is work enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cuda_ext import BLEND_CHANNELS
+from dain_core.model import ModelConfig
+from dain_core.modules.kernels import TAPS
+
+GIB = 2**30
+
+#: Frames of up to so many pixels take a GPU less time than launching its kernels one by one.
+_GRAPH_PIXELS = 2**20
+#: The share of rows that may be made twice to save memory that is not scarce.
+_CHEAP = 0.02
+#: In bands of fewer rows it takes less to make contexts again; in bands of fewer still, nothing is worth it.
+_FEW_ROWS, _LEAST_ROWS = 128, 16
+#: Tensors of more elements are slow in some libraries.
+_MANY_ELEMENTS = 2**31
+
+#: Rows that a row of the synthesis, of the contexts and of the depth network depends on, above and below.
+_REACH, _CONTEXT_REACH, _DEPTH_REACH = 10, 17, 14
+
+# What parts of the network with the official widths take at their peak, as measured: elements for each pixel.
+_DEPTH, _DEPTH_IN_BANDS = 390, 240
+_FLOW_AND_KERNELS = 200
+#: Bytes for each pixel of images: those that the caller gives, and results that wait to be fetched.
+_CALLERS = 96
+#: Bytes for the workspaces of libraries.
+_WORKSPACES = 128 * 2**20
+
+
+class FrameTooLargeError(ValueError):
+    """The frame does not fit into the memory that may be used, whatever the plan."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How frames of one size are made.
+
+    Attributes:
+        height, width: of the padded frame.
+        rows: of a band of the synthesis.
+        depth_rows: of a band of the depth network.
+        keep_contexts: contexts are kept with a frame.
+        graphs: each stage is a CUDA graph.
+    """
+
+    height: int
+    width: int
+    rows: int
+    depth_rows: int
+    keep_contexts: bool = True
+    graphs: bool = False
+
+    def share(self, rows: int) -> float:
+        """Of the frame's height."""
+        return min(rows / self.height, 1)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans for one network.
+
+    Attributes:
+        element_bytes: of the network's dtype.
+        weight_bytes: of all its weights.
+    """
+
+    config: ModelConfig
+    element_bytes: int
+    weight_bytes: int
+
+    def best(self, height: int, width: int, budget: int) -> Plan:
+        """The plan with the least work that takes at most `budget` bytes.
+
+        Raises:
+            FrameTooLargeError: there is none.
+        """
+        plans = list(self._plans(height, width))
+        for plan in plans:
+            if self.peak(plan) <= budget:
+                return plan
+        least = min(self.peak(plan) for plan in plans)
+        raise FrameTooLargeError(
+            f"a frame of {width}x{height}, padding included, needs at least {least / GIB:.1f} GiB of GPU memory, "
+            f"{budget / GIB:.1f} GiB may be used: free memory on the GPU, allow more of it, or scale the video down"
+        )
+
+    def smaller(self, plan: Plan) -> Plan:
+        """The plan to go on with where `plan` turned out to need more memory than there is, in whichever stage.
+
+        Raises:
+            FrameTooLargeError: there is no smaller plan.
+        """
+        size = self._size(plan)
+        plans = [other for other in self._plans(plan.height, plan.width) if self._size(other) < size]
+        if not plans:
+            raise FrameTooLargeError(
+                f"GPU memory ran out at a frame of {plan.width}x{plan.height}, padding included, which takes at "
+                f"least {self.peak(plan) / GIB:.1f} GiB: free memory on the GPU, or scale the video down"
+            )
+        clearly = (other for other in plans if self._size(other) < 0.85 * size)
+        return next(clearly, min(plans, key=self._size))
+
+    def peak(self, plan: Plan) -> int:
+        """Bytes that are allocated at most: weights, what is kept of two frames, and the largest stage at work."""
+        kept, stages = self._bytes(plan)
+        per_pixel = _CALLERS + kept + max(stages)
+        return self.weight_bytes + _WORKSPACES + int(plan.height * plan.width * per_pixel)
+
+    def _size(self, plan: Plan) -> float:
+        """Of a plan, to be compared: unlike the peak, it tells plans apart whose largest stage is the same."""
+        kept, stages = self._bytes(plan)
+        return kept + sum(stages)
+
+    def _bytes(self, plan: Plan) -> tuple[float, tuple[float, float, float]]:
+        """For each pixel: what is kept of two frames, and what each stage takes."""
+        c, e = self.config, self.element_bytes
+        pyramid = sum(width / 4**level for level, width in enumerate(c.flow_pyramid, 1))
+        contexts = 3 * c.context_width * e if plan.keep_contexts else 0
+        frame = 20 + pyramid * e + contexts  # 20: image and depth in float32
+        motion = 16 + 2 * TAPS * e  # flows and kernels
+
+        depth = _DEPTH * plan.share(plan.depth_rows + 2 * _DEPTH_REACH)
+        features = max(max(depth, _DEPTH_IN_BANDS) * e, frame + c.context_width * e)
+        synthesis = motion + 28 + self._band(plan)  # 28: flows at a time, result
+        # Graphs keep their results, and copies of all that they are given.
+        copies = 5 * frame if plan.graphs else 0
+        return 2 * frame + copies, (features, _FLOW_AND_KERNELS * e, synthesis)
+
+    def _band(self, plan: Plan) -> float:
+        """Bytes for each pixel of the frame that a band of the synthesis takes."""
+        c, e = self.config, self.element_bytes
+        rows = plan.rows + 2 * _REACH
+        gathered = plan.share(rows) * (12 + e * (6 * c.context_width + BLEND_CHANNELS))
+        # Of the maps that follow, four are alive at once, while what was gathered is not.
+        map_bytes = plan.share(rows) * e * c.rectify_width
+        contexts = plan.share(rows + 2 * _CONTEXT_REACH) * e * 4 * c.context_width
+        return max(gathered + (map_bytes if plan.keep_contexts else max(map_bytes, contexts)), 4 * map_bytes)
+
+    def _plans(self, height: int, width: int) -> Iterator[Plan]:
+        """All plans, from the one with the least work on."""
+        if height * width <= _GRAPH_PIXELS:
+            yield Plan(height, width, height, height, graphs=True)
+        cheap = 1 + int(_CHEAP * height / (2 * _REACH))
+        for keep_contexts, first, fewest in ((True, cheap, _FEW_ROWS), (False, 1, _LEAST_ROWS)):
+            for bands in range(first, max(height // fewest, first) + 1):
+                for depth_bands in (1, 2, 4, 8):
+                    plan = Plan(height, width, -(-height // bands), height // depth_bands, keep_contexts)
+                    if self._most_elements(plan) < _MANY_ELEMENTS:
+                        yield plan
+
+    def _most_elements(self, plan: Plan) -> int:
+        """Of a tensor that a plan can make smaller."""
+        seen = (plan.rows + 2 * _REACH) * (6 * self.config.context_width + BLEND_CHANNELS)
+        context = plan.height * self.config.context_width if plan.keep_contexts else 0
+        depth = (plan.depth_rows + 2 * _DEPTH_REACH) * self.config.depth_stem
+        return plan.width * max(seen, context, depth)

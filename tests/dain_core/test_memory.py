@@ -1,0 +1,73 @@
+"""The planner: as little work as fits, nothing beyond the budget, and an end to shrinking."""
+
+from __future__ import annotations
+
+import pytest
+
+from dain_core.memory import GIB, FrameTooLargeError, Plan, Planner
+from dain_core.model import ModelConfig
+
+HALF = Planner(ModelConfig(), element_bytes=2, weight_bytes=80 * 2**20)
+FLOAT = Planner(ModelConfig(), element_bytes=4, weight_bytes=160 * 2**20)
+
+
+def test_small_frames_are_graphs() -> None:
+    assert HALF.best(512, 640, 60 * GIB) == Plan(512, 640, 512, 512, graphs=True)
+    assert not HALF.best(1088, 1920, 60 * GIB).graphs
+
+
+def test_plenty_of_memory_is_not_wasted() -> None:
+    """Bands that cost next to nothing are made in any case."""
+    plan = HALF.best(1088, 1920, 60 * GIB)
+    assert plan.keep_contexts and plan.rows == 544 and plan.depth_rows == 1088
+    assert HALF.peak(plan) < 4 * GIB
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "gib", "kept"), [(1088, 1920, 3.2, True), (2176, 3840, 6.4, False)]
+)
+def test_caps_that_frames_must_fit(height: int, width: int, gib: float, kept: bool) -> None:
+    plan = HALF.best(height, width, int(gib * GIB))
+    assert plan.keep_contexts == kept and plan.rows > 300
+
+
+@pytest.mark.parametrize("planner", [HALF, FLOAT], ids=["half", "float"])
+@pytest.mark.parametrize(
+    ("height", "width"), [(64, 64), (768, 1280), (1088, 1920), (2176, 3840), (4352, 7680)]
+)
+def test_less_memory_means_smaller_plans_until_there_is_none(
+    planner: Planner, height: int, width: int
+) -> None:
+    plan, peaks, kept = planner.best(height, width, 200 * GIB), [], []
+    while True:
+        peaks.append(planner.peak(plan))
+        kept.append(plan.keep_contexts)
+        assert 0 < plan.rows <= height and 0 < plan.depth_rows <= height and plan.depth_rows % 2 == 0
+        try:
+            plan = planner.best(height, width, peaks[-1] - 1)
+        except FrameTooLargeError:
+            break
+    assert peaks == sorted(set(peaks), reverse=True) and len(peaks) > 1
+    assert kept == sorted(kept, reverse=True)
+
+
+def test_running_out_of_memory_leads_to_smaller_plans_until_there_is_none() -> None:
+    plan, steps = HALF.best(2176, 3840, 60 * GIB), 0
+    with pytest.raises(FrameTooLargeError, match=r"3840x2176.* at least \d\.\d GiB"):
+        while True:
+            smaller = HALF.smaller(plan)
+            assert HALF.peak(smaller) <= HALF.peak(plan) and smaller.rows <= plan.rows or plan.keep_contexts
+            plan, steps = smaller, steps + 1
+    assert 3 <= steps <= 15 and plan.rows < 20
+
+
+def test_a_frame_that_cannot_fit_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"8192x4352.* needs at least 2\d\.\d GiB of GPU memory, 8\.0 GiB may"
+    ):
+        HALF.best(4352, 8192, 8 * GIB)
+
+
+def test_many_elements_of_one_tensor_are_avoided() -> None:
+    plan = HALF.best(4352, 8192, 70 * GIB)
+    assert not plan.keep_contexts and plan.rows * 8192 * 448 < 2**31
