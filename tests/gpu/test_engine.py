@@ -5,13 +5,20 @@ pytest --noconftest tests/gpu needs torch, pytest and what `dain_core` imports.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import Tensor
 
 import cuda_ext
+from dain_core.checkpoint import load_weights
 from dain_core.engine import Interpolator
+from dain_core.memory import GIB, FrameTooLargeError
 from dain_core.metrics import psnr
+from dain_core.model import DAIN
+from dain_core.stages import FusedStages, PlainStages
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU that PyTorch can use", allow_module_level=True)
@@ -123,3 +130,153 @@ def test_a_stream_does_not_leak(size: tuple[int, int]) -> None:
         before = after
         used.append(torch.cuda.memory_stats()["requested_bytes.all.current"])
     assert used[-1] <= used[4]
+
+
+# ---------------------------------------------------------------- memory
+
+
+@contextmanager
+def allowed(extra: int) -> Iterator[None]:
+    """Within this, the process may have `extra` bytes more of the GPU's memory than it has."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + extra) / total)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def stages(engine: Interpolator) -> FusedStages:
+    assert isinstance(engine._stages, FusedStages)
+    return engine._stages
+
+
+def texture_psnr(engine: Interpolator, height: int, width: int, frames: int = 4) -> float:
+    """Of the frame between the last two of a stream, against the texture half-way."""
+    known = engine.frame(moving_texture(height, width, 0))
+    for index in range(1, frames):
+        before, known = known, engine.frame(moving_texture(height, width, 4 * index))
+        between = engine.between(engine.pair(before, known), 0.5)
+        del before
+    truth = moving_texture(height, width, 4 * frames - 6)
+    # The worst of the parts: a band or a tile that is wrong must show.
+    parts = zip(between.split(256, 2), truth.split(256, 2), strict=True)
+    return min(float(psnr(*part)) for part in parts)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize(
+    ("height", "width", "gib"),
+    [
+        (480, 640, 8.0),
+        (720, 1280, 1.6),
+        (1080, 1920, 60),
+        (1080, 1920, 3.2),
+        (2160, 3840, 60),
+        (2160, 3840, 6.4),
+    ],
+)
+def test_a_plan_keeps_its_promise(height: int, width: int, gib: float, precision: str) -> None:
+    before = torch.cuda.memory_allocated()
+    memory = int(gib * GIB * (1 if precision == "fp16" else 1.9))
+    engine = Interpolator.load(device="cuda", precision=precision, memory=memory)
+    torch.cuda.reset_peak_memory_stats()
+    assert texture_psnr(engine, height, width) > 33
+    peak, plan = torch.cuda.max_memory_allocated() - before, stages(engine)._plan
+    assert plan and engine.replanned == 0
+    promise = stages(engine)._planner.peak(plan)
+    print(f"{height}x{width} {precision} {gib}: {peak / GIB:.2f} of {promise / GIB:.2f} GiB, {plan}")
+    assert 0.6 * promise < peak <= promise <= memory
+
+
+def test_plans_change_nothing(half: Interpolator) -> None:
+    frames = moving_texture(1080, 1920, 0), moving_texture(1080, 1920, 6)
+    expected = half.interpolate(*frames, [0.4])
+    for gib in (3.0, 2.0, 1.5):
+        engine = Interpolator.load(device="cuda", precision=half.precision, memory=int(gib * GIB))
+        assert psnr(engine.interpolate(*frames, [0.4]), expected) > (80 if half.precision == "fp16" else 60)
+
+
+@pytest.mark.parametrize(("height", "width", "gib"), [(1080, 1920, 4), (2160, 3840, 8)])
+def test_a_cap_of_the_allocator_is_respected(height: int, width: int, gib: int) -> None:
+    with allowed(gib * GIB):
+        engine = Interpolator.load(device="cuda", precision="fp16")
+        assert texture_psnr(engine, height, width) > 33
+        assert engine.replanned == 0
+        del engine
+
+
+def test_what_others_take_is_not_planned_with() -> None:
+    torch.cuda.empty_cache()
+    hog = torch.empty(torch.cuda.mem_get_info()[0] - 4 * GIB, dtype=torch.uint8, device="cuda")
+    engine = Interpolator.load(device="cuda", precision="fp16")
+    assert texture_psnr(engine, 1080, 1920) > 33 and engine.replanned == 0
+    del hog
+
+
+@pytest.mark.parametrize(("height", "width", "gib"), [(1080, 1920, 2.6), (720, 1280, 2.6)])
+def test_running_out_of_memory_is_survived(height: int, width: int, gib: float) -> None:
+    """With a budget that is not there: a stage, or the capture of a graph, fails and is run again in smaller parts."""
+    engine = Interpolator.load(device="cuda", precision="fp16", memory=60 * GIB)
+    with allowed(int(gib * GIB)):
+        assert texture_psnr(engine, height, width) > 33
+        assert engine.replanned > 0
+        replanned = engine.replanned
+        assert texture_psnr(engine, height, width) > 33
+        assert engine.replanned == replanned
+
+
+def test_memory_that_vanishes_in_mid_stream() -> None:
+    """Frames and pairs that were made before are of use still."""
+    engine = Interpolator.load(device="cuda", precision="fp16")
+    first, second = moving_texture(1080, 1920, 0), moving_texture(1080, 1920, 6)
+    known = engine.frame(first), engine.frame(second)
+    pair = engine.pair(*known)
+    expected = engine.between(pair, 0.5)
+    with allowed(GIB // 2):
+        found = engine.between(pair, 0.5)
+        assert engine.replanned > 0
+        assert psnr(found, expected) > 80
+        assert psnr(engine.between(engine.pair(*known), 0.5), expected) > 80
+
+
+def test_a_frame_for_which_there_is_no_room_is_refused_and_the_next_is_not() -> None:
+    engine = Interpolator.load(device="cuda", precision="fp16")
+    with allowed(GIB), pytest.raises(FrameTooLargeError, match="needs at least"):
+        engine.frame(moving_texture(2160, 3840, 0))
+    with allowed(GIB // 4), pytest.raises(FrameTooLargeError):
+        Interpolator.load(device="cuda", precision="fp16", memory=60 * GIB).frame(
+            moving_texture(1080, 1920, 0)
+        )
+    assert texture_psnr(engine, 128, 192) > 33
+
+
+def test_the_largest_frames() -> None:
+    engine = Interpolator.load(device="cuda", precision="fp16")
+    assert texture_psnr(engine, 4320, 8192, 2) > 33
+
+
+def test_results_that_are_asked_for_later(half: Interpolator) -> None:
+    frames = [half.frame(moving_texture(200, 300, shift)) for shift in (0, 4, 8)]
+    pairs = [half.pair(*frames[:2]), half.pair(*frames[1:])]
+    expected = [half.between(pair, time) for pair in pairs for time in (0.25, 0.5)]
+    pending = [half.submit(pair, time) for pair in pairs for time in (0.25, 0.5)]
+    for ours, theirs in zip(reversed(pending), reversed(expected), strict=True):
+        assert psnr(ours.result(), theirs) > 60
+
+
+def test_float32_is_the_plain_network(exact: Interpolator) -> None:
+    plain = DAIN(exact._config)
+    plain.load_state_dict(load_weights("dain", exact._config))
+    stages = PlainStages(plain.prepare(torch.float32).cuda())
+    first, second = (channels_last(moving_texture(192, 320, shift)) for shift in (0, 6))
+    with torch.inference_mode():
+        known = stages.features(first), stages.features(second)
+        expected, _ = stages.synthesis(*known, stages.motion(*known), torch.tensor(0.5, device="cuda"))
+    assert psnr(exact.interpolate(first, second, [0.5]), expected.clamp(0, 1)) > 60
+
+
+def test_a_frame_elsewhere_is_refused(half: Interpolator) -> None:
+    with pytest.raises(ValueError, match="on cpu, the model on cuda:0"):
+        half.frame(torch.zeros(1, 3, 8, 8))
