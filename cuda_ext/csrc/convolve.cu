@@ -263,6 +263,9 @@ void convolve_into(const Tensor& input, const Tensor& weight, const std::optiona
                         out.mutable_data_ptr()};
   const Launcher launcher(input);
   const auto stream = launcher.stream();
+  if (hopper && phases == 1 && !wide_out && convolve_pointwise(stream, type, tensors, layer)) {
+    return;
+  }
   if (hopper) {
     convolve_hopper(stream, type, out.scalar_type(), tensors, layer, phases);
   } else if (type == ScalarType::Half) {

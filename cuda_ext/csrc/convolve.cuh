@@ -51,4 +51,7 @@ __device__ inline void copy_async(uint32_t target, const void* source, bool insi
 void convolve_hopper(cudaStream_t stream, ScalarType input, ScalarType out, const Tensors& tensors, const Layer& layer,
                      int phases);
 
+// For compute capability 9.0: runs a layer of a single tap, unless it has more than its kernel takes.
+bool convolve_pointwise(cudaStream_t stream, ScalarType type, const Tensors& tensors, const Layer& layer);
+
 }  // namespace dain

@@ -1,0 +1,195 @@
+// Convolutions of 1 x 1 for compute capability 9.0: memory is what they wait for. The whole weight stays in shared
+// memory; each team of four warps takes 64 pixels after another, whose next channels are on their way meanwhile.
+#include "convolve.cuh"
+#include "hopper.cuh"
+
+#include <algorithm>
+
+namespace dain {
+namespace {
+
+constexpr int kRows = 64;       // pixels of a product
+constexpr int kChunk = 16;      // packs of a pixel in shared memory at a time
+constexpr int kStages = 3;      // such chunks of a team
+constexpr int kMostTeams = 3;
+constexpr int kPlane = kRows * 16 + 16;  // bytes of one pack of all pixels; 8 of them then hit all banks
+constexpr int kTeamBytes = kStages * kChunk * kPlane;
+
+struct Pixels {
+  int64_t count;
+  int packs, channels;  // in and out
+  int64_t in_pitch, out_pitch;
+  float slope;
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// Starts to copy a chunk of a tile's channels.
+template <typename T>
+__device__ void fetch(uint32_t target, const T* input, const Pixels& pixels, int64_t first, int chunk, int thread) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int plane = half * 8 + thread % 8, pack = chunk * kChunk + plane;
+#pragma unroll
+    for (int row = thread / 8; row < kRows; row += kTeam / 8) {
+      const bool inside = pack < pixels.packs && first + row < pixels.count;
+      copy_async(target + plane * kPlane + row * 16,
+                 input + (inside ? (first + row) * pixels.in_pitch + pack * kPack : 0), inside);
+    }
+  }
+}
+
+template <typename T, int kColumns>
+__device__ void store(const float (&sums)[kColumns / 2], const float* bias, T* out, const Pixels& pixels, int64_t first,
+                      int thread) {
+  struct alignas(16) Pack {
+    T values[kPack];
+  };
+  const int row = thread / 32 * 16 + thread % 32 / 4;
+#pragma unroll
+  for (int part = 0; part < kColumns / 32; ++part) {
+    const int channel = part * 32 + thread % 4 * kPack;
+    if (channel >= pixels.channels) {
+      continue;
+    }
+    float biases[kPack];
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) {
+      biases[k] = bias[channel + k];
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Pack pack;
+#pragma unroll
+      for (int k = 0; k < kPack; ++k) {
+        const float sum = sums[part * 16 + k / 2 * 4 + half * 2 + k % 2];
+        pack.values[k] = T(activate(sum + biases[k], pixels.slope));
+      }
+      const int64_t pixel = first + row + half * 8;
+      if (pixel < pixels.count) {
+        *reinterpret_cast<Pack*>(out + pixel * pixels.out_pitch + channel) = pack;
+      }
+    }
+  }
+}
+
+#endif
+
+// Weights: (packs of input channels, kColumns outputs, 16 bytes).
+template <typename T, int kColumns>
+__global__ void __launch_bounds__(kMostTeams* kTeam, 1)
+    multiply_pixels(const T* input, const uint4* weight, const float* bias, T* out, Pixels pixels) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(128) char shared[];
+  // The compiler is to know that a team goes one way.
+  const int team = __shfl_sync(~0u, threadIdx.x / kTeam, 0), thread = threadIdx.x % kTeam;
+  const int teams = blockDim.x / kTeam, chunks = (pixels.packs + kChunk - 1) / kChunk;
+  float* biases = reinterpret_cast<float*>(shared);
+  const uint32_t weights = address_of(shared) + kColumns * int(sizeof(float));
+  const uint32_t mine = weights + pixels.packs * kColumns * 16 + team * kTeamBytes;
+
+  for (int i = threadIdx.x; i < pixels.packs * kColumns; i += blockDim.x) {
+    copy_async(weights + i * 16, weight + i / kColumns * kColumns + channel_of(i % kColumns), true);
+  }
+  for (int i = threadIdx.x; i < kColumns; i += blockDim.x) {
+    biases[i] = bias[i];
+  }
+  commit_copies();
+
+  // Chunks of this team's tiles, one after another: the one to be fetched, two ahead of the one to be multiplied.
+  const int64_t step = int64_t(gridDim.x) * teams * kRows;
+  int64_t coming = (int64_t(blockIdx.x) * teams + team) * kRows;
+  int coming_chunk = 0, stage = 0;
+  const auto fetch_next = [&](int stage) {
+    if (coming < pixels.count) {
+      fetch(mine + stage * kChunk * kPlane, input, pixels, coming, coming_chunk, thread);
+    }
+    commit_copies();
+    if (++coming_chunk == chunks) {
+      coming_chunk = 0;
+      coming += step;
+    }
+  };
+  const int64_t start = coming;
+  fetch_next(0);
+  fetch_next(1);
+  finish_copies<2>();  // all but the last two: the weights
+  __syncthreads();
+
+  for (int64_t first = start; first < pixels.count; first += step) {
+    float sums[kColumns / 2];
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      finish_copies<1>();
+      synchronise_team(team);  // and all have multiplied what the next fetch overwrites
+      fetch_next((stage + 2) % kStages);
+      const uint32_t a = mine + stage * kChunk * kPlane, b = weights + chunk * kChunk * kColumns * 16;
+      const int groups = min(kChunk, pixels.packs - chunk * kChunk) / 2;
+      hold(sums);
+      begin_products();
+#pragma unroll 1
+      for (int group = 0; group < groups; ++group) {
+        multiply<T, kColumns>(sums, matrix(a + group * 2 * kPlane, kPlane, 128),
+                              matrix(b + group * 2 * kColumns * 16, kColumns * 16, 128), chunk + group > 0);
+      }
+      commit_products();
+      finish_products<0>();
+      hold(sums);
+      stage = (stage + 1) % kStages;
+    }
+    store<T, kColumns>(sums, biases, out, pixels, first, thread);
+  }
+#else
+  __trap();  // the caller asks for compute capability 9.0
+#endif
+}
+
+template <typename T, int kColumns>
+bool launch(cudaStream_t stream, const Tensors& tensors, const Pixels& pixels) {
+  const auto kernel = multiply_pixels<T, kColumns>;
+  const int fixed = kColumns * int(sizeof(float)) + pixels.packs * kColumns * 16;
+  const int processors = count_processors();
+  const int64_t tiles = ceil_div(pixels.count, kRows);
+  const int most = std::min(kMostTeams, (kSharedBytes - fixed) / kTeamBytes);
+  if (most < 1) {
+    return false;
+  }
+  const int teams = int(std::min<int64_t>(most, ceil_div(tiles, processors)));
+  const int bytes = fixed + teams * kTeamBytes;
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  const int blocks = int(std::min<int64_t>(ceil_div(tiles, teams), processors));
+  kernel<<<blocks, teams * kTeam, bytes, stream>>>(
+      static_cast<const T*>(tensors.input), static_cast<const uint4*>(tensors.weight), tensors.bias,
+      static_cast<T*>(tensors.out), pixels);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return true;
+}
+
+template <typename T>
+bool choose(cudaStream_t stream, const Tensors& tensors, const Pixels& pixels, int outputs) {
+  switch (outputs) {
+    case 64:
+      return launch<T, 64>(stream, tensors, pixels);
+    case 128:
+      return launch<T, 128>(stream, tensors, pixels);
+    case 192:
+      return launch<T, 192>(stream, tensors, pixels);
+    case 256:
+      return launch<T, 256>(stream, tensors, pixels);
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+bool convolve_pointwise(cudaStream_t stream, ScalarType type, const Tensors& tensors, const Layer& layer) {
+  const Pixels pixels{int64_t(layer.batch) * layer.height * layer.width, 2 * layer.groups, layer.channels,
+                      layer.in_pitch, layer.out_pitch, layer.slope};
+  if (layer.rows * layer.columns > 1 || tensors.scale || tensors.plus) {
+    return false;
+  }
+  return type == ScalarType::Half ? choose<__half>(stream, tensors, pixels, layer.outputs)
+      : type == ScalarType::BFloat16 && choose<__nv_bfloat16>(stream, tensors, pixels, layer.outputs);
+}
+
+}  // namespace dain
