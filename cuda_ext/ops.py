@@ -289,8 +289,9 @@ def adaptive_warp_into(
         image: (N, C, any, W): the frame's rows from `first_row` on; on a GPU not float64, with a multiple of 8
             channels.
         flow, kernel: (N, 2, H, W) and (N, 16, H, W), of the whole frame, as in `adaptive_warp`.
-        out: (N, C, any, W): the result's rows from `top` on, in the dtype of `image`; a slice of channels as in
-            `convolve_into`. Pixels that need rows that `image` lacks stay as they are.
+        out: (N, C, any, W): the result's rows from `top` on, in the dtype of `image` or, of float16,
+            float8_e4m3fn; a slice of channels as in `convolve_into`. Pixels that need rows that `image` lacks stay as
+            they are.
     """
     torch.ops.dain.adaptive_warp_into(image, first_row, flow, kernel, top, out)
 
@@ -316,8 +317,8 @@ def blend_into(
         time: one float32: the weight of the second frame.
         top: the row of the frame that is the first of `out`.
         blend: (N, 3, rows, W), float32: the blended rows.
-        out: (N, 64, rows, W): the blend, both images, both flows, both kernels, both depths and a one (to
-            carry a bias), then zeros.
+        out: (N, 64, rows, W): the blend, both images, both flows, both kernels, both depths, then zeros; in the
+            dtype of the kernels or, of float16, float8_e4m3fn (flows of more than 448 pixels are then 448).
     """
     torch.ops.dain.blend_into(*pictures, *flows, *kernels, time, top, blend, out)
 

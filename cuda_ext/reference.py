@@ -303,7 +303,7 @@ def pack_weight(weight: Tensor) -> Tensor:
 def pack_weight_hopper(weight: Tensor, itemsize: int) -> Tensor:
     """The same for compute capability 9.0, which takes 16 bytes of input channels at a time, and four times that.
 
-    It multiplies 64 rows at once: for fewer outputs, several taps of each (`phases`), one below the other in the kernel.
+    It multiplies 64 rows at once: for fewer outputs, several taps of each (`phases`), one below the other.
 
     Returns:
         (Cin / 4 l, ceil(KH / phases), KW, 4, Cout phases / 16, phases, 16 / phases, l), l being 16 / `itemsize`:
@@ -375,7 +375,7 @@ def blend_into(
     blended = (1 - time) * image_1 + time * image_2
     blend.copy_(blended[:, :, rows])
     sides = (image_1, image_2, flow_1, flow_2, kernel_1.float(), kernel_2.float(), depth_1, depth_2)
-    seen = torch.cat((blended, *sides, torch.ones_like(depth_1)), 1)
+    seen = torch.cat((blended, *sides), 1)
     out.zero_()[:, : seen.shape[1]].copy_(seen[:, :, rows])
 
 

@@ -20,7 +20,13 @@ from dain_core.model import DAIN, ModelConfig, Motion
 from dain_core.padding import Crop, pad
 from dain_core.stages import FusedStages, PlainStages, Stages
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+#: In which a network runs; with the last, float16 but for the convolution that is most of the work.
+PRECISIONS = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8": torch.float8_e4m3fn,
+}
 
 
 def usable_devices() -> list[str]:
@@ -79,8 +85,8 @@ class Interpolator:
     Attributes:
         model_name: as given to `load`.
         device: where frames must be, and results are.
-        precision: "fp32", "fp16" or "bf16". In half precision, coordinates and pixels stay float32.
-        recomputed: how many results in half precision were not finite, and were made again in float32.
+        precision: one of `PRECISIONS`. Below "fp32", coordinates and pixels stay float32.
+        recomputed: how many results below "fp32" were not finite, and were made again in float32.
         replanned: how often a GPU's memory ran out, and frames were made in smaller parts from then on.
     """
 
@@ -113,7 +119,8 @@ class Interpolator:
         Args:
             model: a name that `ModelConfig.named` knows.
             device: "cpu", "cuda", "cuda:1", …; "auto" takes the first GPU where there is one.
-            precision: "fp32", "fp16" or "bf16"; "auto" is fp16 on a GPU and fp32 on a CPU.
+            precision: "fp32", "fp16", "bf16" or, on compute capability 9.0, "fp8"; "auto" is fp16 on a GPU and fp32
+                on a CPU.
             weights: a file to load instead of the weights that come with the project.
             memory: bytes of a GPU's memory that may be used; None is four fifths of what this process can have when
                 it meets a new size of frames. Frames that need more are made in parts, which changes nothing of
@@ -135,8 +142,12 @@ class Interpolator:
             )
         if precision == "auto":
             precision = "fp32" if place.type == "cpu" else "fp16"
-        if precision not in _DTYPES:
-            raise ValueError(f"precision {precision!r} is none of auto, {', '.join(_DTYPES)}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision!r} is none of auto, {', '.join(PRECISIONS)}")
+        if precision == "fp8" and (place.type != "cuda" or torch.cuda.get_device_capability(place) != (9, 0)):
+            raise ValueError(
+                "precision fp8 needs a GPU of compute capability 9.0, such as an H100: choose fp16"
+            )
         return cls(model, model if weights is None else weights, place, precision, memory)
 
     @property
@@ -231,7 +242,7 @@ class Interpolator:
         return torch.cat([first[:0].float(), *(frame.result() for frame in pending)])
 
     def _load(self) -> Stages:
-        dtype = _DTYPES[self.precision]
+        dtype = PRECISIONS[self.precision]
         with torch.device("meta"):
             model = DAIN(self._config)
         model.load_state_dict(load_weights(self._weights, self._config), assign=True)

@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="Device a worker runs on: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1` ...",
     )
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "fp16", "bf16", "fp8"] = Field(
         default="auto",
         description="Arithmetic of the networks; `auto` is half precision on a GPU, fp32 on a CPU.",
     )

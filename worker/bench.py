@@ -16,13 +16,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dain_core.engine import _DTYPES
+from dain_core.engine import PRECISIONS as ENGINE_PRECISIONS
 from dain_core.model import CONFIGS
 from worker.bench_job import job
 from worker.measure import EAGER, GIB, SIZES, Baseline, Picture, Row, Size, measure
 from worker.telemetry import describe
 
-PRECISIONS = (EAGER, "fp32", "tf32", *(name for name in _DTYPES if name != "fp32"))
+PRECISIONS = (EAGER, "fp32", "tf32", *(name for name in ENGINE_PRECISIONS if name != "fp32"))
 
 
 @click.group(invoke_without_command=True)

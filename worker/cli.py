@@ -28,7 +28,10 @@ SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if 
 @click.option("--target-fps", metavar="RATE", help="Frame rate instead of a factor: 60, 59.94, 60000/1001.")
 @click.option("--model", default="dain", show_default=True, help="Network that interpolates.")
 @click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]), default="auto", show_default=True
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16", "bf16", "fp8"]),
+    default="auto",
+    show_default=True,
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--quality", default=18, show_default=True, help="H.264 CRF: 0 (lossless) to 51 (worst).")

@@ -2,6 +2,8 @@
 // `out`, whose first row is row `top` of the frame. Inference only.
 #include "window.cuh"
 
+#include <cuda_fp8.h>
+
 namespace dain {
 namespace {
 
@@ -12,9 +14,9 @@ constexpr int kTileThreads = 4 * kTile * kTile;
 template <typename T>
 constexpr int kWidth = 16 / sizeof(T);
 
-template <typename T>
-struct alignas(16) Channels {
-  T values[kWidth<T>];
+template <typename T, int kCount = kWidth<T>>
+struct alignas(sizeof(T) * kCount) Channels {
+  T values[kCount];
 };
 
 // Rows of the frame, from `top` on.
@@ -29,9 +31,9 @@ struct Tap {
   float weight;
 };
 
-template <typename T>
+template <typename T, typename O>
 __global__ void warp_slices(const T* image, int64_t pitch, Rows image_rows, View<const float> flow,
-                            View<const T> kernel, T* out, int64_t out_pitch, Rows rows, Shape frame) {
+                            View<const T> kernel, O* out, int64_t out_pitch, Rows rows, Shape frame) {
   __shared__ Tap taps[kTile * kTile][16];
   const int x0 = blockIdx.x * kTile, row0 = blockIdx.y * kTile, n = blockIdx.z;
   {
@@ -54,7 +56,7 @@ __global__ void warp_slices(const T* image, int64_t pitch, Rows image_rows, View
 
   const int packs = frame.channels / kWidth<T>;
   const T* source = image + int64_t(n) * image_rows.count * frame.width * pitch;
-  T* target = out + int64_t(n) * rows.count * frame.width * out_pitch;
+  O* target = out + int64_t(n) * rows.count * frame.width * out_pitch;
   for (int item = threadIdx.x; item < kTile * kTile * packs; item += kTileThreads) {
     const int pixel = item / packs, pack = item % packs;
     const int x = x0 + pixel % kTile, row = row0 + pixel / kTile;
@@ -71,21 +73,21 @@ __global__ void warp_slices(const T* image, int64_t pitch, Rows image_rows, View
         sums[k] += tap.weight * float(from.values[k]);
       }
     }
-    Channels<T> result;
+    Channels<O, kWidth<T>> result;
 #pragma unroll
     for (int k = 0; k < kWidth<T>; ++k) {
-      result.values[k] = T(sums[k]);
+      result.values[k] = O(sums[k]);
     }
     const int64_t to = (int64_t(row) * frame.width + x) * out_pitch + pack * kWidth<T>;
-    *reinterpret_cast<Channels<T>*>(target + to) = result;
+    *reinterpret_cast<Channels<O, kWidth<T>>*>(target + to) = result;
   }
 }
 
 // ---------------------------------------------------------------- all else
 
 constexpr int kPicture = 4;   // red, green, blue, log depth
-constexpr int kSeen = 64;     // blend, two images, two flows, two kernels, two depths, 1: 48; then zeros
-constexpr int kFlows = 9, kKernels = 13, kDepths = 45, kOne = 47;
+constexpr int kSeen = 64;     // blend, two images, two flows, two kernels, two depths: 47; then zeros
+constexpr int kFlows = 9, kKernels = 13, kDepths = 45;
 
 template <typename T>
 struct Side {
@@ -94,9 +96,9 @@ struct Side {
 };
 
 // Warps one side's picture and puts what is seen of that side into `seen`.
-template <typename T>
+template <typename T, typename O>
 __device__ void see(const Side<T>& side, int index, int n, int y, int x, const Shape& shape, float (&warped)[kPicture],
-                    T (&seen)[kSeen]) {
+                    O (&seen)[kSeen]) {
   const Window<float> window = window_at<float>(side.flow, n, y, x, shape);
 #pragma unroll
   for (int tap = 0; tap < 16; ++tap) {
@@ -108,29 +110,29 @@ __device__ void see(const Side<T>& side, int index, int n, int y, int x, const S
     for (int c = 0; c < kPicture; ++c) {
       warped[c] += weight * from[c * side.picture.c];
     }
-    seen[kKernels + 16 * index + tap] = kernel;
+    seen[kKernels + 16 * index + tap] = O(float(kernel));
   }
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
-    seen[3 + 3 * index + c] = T(warped[c]);
+    seen[3 + 3 * index + c] = O(warped[c]);
   }
-  seen[kFlows + 2 * index] = T(*side.flow.at(n, 0, y, x));
-  seen[kFlows + 2 * index + 1] = T(*side.flow.at(n, 1, y, x));
-  seen[kDepths + index] = T(warped[3]);
+  seen[kFlows + 2 * index] = O(*side.flow.at(n, 0, y, x));
+  seen[kFlows + 2 * index + 1] = O(*side.flow.at(n, 1, y, x));
+  seen[kDepths + index] = O(warped[3]);
 }
 
-template <typename T>
-__global__ void blend_and_gather(Side<T> first, Side<T> second, const float* time, View<float> blend, T* out,
+template <typename T, typename O>
+__global__ void blend_and_gather(Side<T> first, Side<T> second, const float* time, View<float> blend, O* out,
                                  int64_t out_pitch, Rows rows, Shape frame) {
   const int x = blockIdx.x * kBlockWidth + threadIdx.x, row = blockIdx.y * kBlockHeight + threadIdx.y;
   const int n = blockIdx.z;
   if (x >= frame.width || row >= rows.count) {
     return;
   }
-  T seen[kSeen];
+  O seen[kSeen];
 #pragma unroll
   for (int c = 0; c < kSeen; ++c) {
-    seen[c] = T(c == kOne ? 1.f : 0.f);
+    seen[c] = O(0.f);
   }
   float one[kPicture] = {}, two[kPicture] = {};
   see(first, 0, n, rows.top + row, x, frame, one, seen);
@@ -140,31 +142,36 @@ __global__ void blend_and_gather(Side<T> first, Side<T> second, const float* tim
   for (int c = 0; c < 3; ++c) {
     const float value = (1 - t) * one[c] + t * two[c];
     *blend.at(n, c, row, x) = value;
-    seen[c] = T(value);
+    seen[c] = O(value);
   }
-  T* target = out + ((int64_t(n) * rows.count + row) * frame.width + x) * out_pitch;
+  O* target = out + ((int64_t(n) * rows.count + row) * frame.width + x) * out_pitch;
 #pragma unroll
-  for (int c = 0; c < kSeen; c += kWidth<T>) {
-    Channels<T> part;
+  for (int c = 0; c < kSeen; c += kWidth<O>) {
+    Channels<O> part;
 #pragma unroll
-    for (int k = 0; k < kWidth<T>; ++k) {
+    for (int k = 0; k < kWidth<O>; ++k) {
       part.values[k] = seen[c + k];
     }
-    *reinterpret_cast<Channels<T>*>(target + c) = part;
+    *reinterpret_cast<Channels<O>*>(target + c) = part;
   }
 }
 
 // ---------------------------------------------------------------- operators
 
+// The network's type, and the one that is written: the same, or eight bits of float16.
 template <typename Body>
-void dispatch_network(ScalarType type, Body body) {
+void dispatch_network(ScalarType type, ScalarType out, Body body) {
+  if (type == ScalarType::Half && out == ScalarType::Float8_e4m3fn) {
+    return body(__half(), __nv_fp8_e4m3());
+  }
+  STD_TORCH_CHECK(type == out, "out must be ", torch::headeronly::toString(type), " or, of float16, float8_e4m3fn");
   switch (type) {
     case ScalarType::Float:
-      return body(float());
+      return body(float(), float());
     case ScalarType::Half:
-      return body(__half());
+      return body(__half(), __half());
     case ScalarType::BFloat16:
-      return body(__nv_bfloat16());
+      return body(__nv_bfloat16(), __nv_bfloat16());
     default:
       STD_TORCH_CHECK(false, "needs float16, bfloat16 or float32, not ", torch::headeronly::toString(type));
   }
@@ -183,17 +190,18 @@ void adaptive_warp_into(const Tensor& image, int64_t first_row, const Tensor& fl
   const Shape frame{given.batch, given.channels, shape_of("flow", flow).height, given.width};
   check("flow", flow, frame.with_channels(2), ScalarType::Float, image);
   check("kernel", kernel, frame.with_channels(16), image.scalar_type(), image);
-  check("out", out, {frame.batch, frame.channels, target.height, frame.width}, image.scalar_type(), image);
+  check("out", out, {frame.batch, frame.channels, target.height, frame.width}, out.scalar_type(), image);
   const Rows image_rows = rows_of("image", first_row, given, frame), rows = rows_of("out", top, target, frame);
   const int64_t pitch = pitch_of("image", image, 16), out_pitch = pitch_of("out", out, 16);
   const Launcher launch(image);
-  dispatch_network(image.scalar_type(), [&](auto zero) {
+  dispatch_network(image.scalar_type(), out.scalar_type(), [&](auto zero, auto written) {
     using T = decltype(zero);
+    using O = decltype(written);
     STD_TORCH_CHECK(frame.channels % kWidth<T> == 0, "image must have a multiple of ", kWidth<T>, " channels, not ",
                     frame.channels);
-    launch.blocks(warp_slices<T>, {ceil_div(frame.width, kTile), ceil_div(rows.count, kTile), frame.batch},
+    launch.blocks(warp_slices<T, O>, {ceil_div(frame.width, kTile), ceil_div(rows.count, kTile), frame.batch},
                   dim3(kTileThreads), static_cast<const T*>(image.const_data_ptr()), pitch, image_rows,
-                  read<float>(flow), read<T>(kernel), static_cast<T*>(out.mutable_data_ptr()), out_pitch, rows, frame);
+                  read<float>(flow), read<T>(kernel), static_cast<O*>(out.mutable_data_ptr()), out_pitch, rows, frame);
   });
 }
 
@@ -201,27 +209,28 @@ void blend_into(const Tensor& first, const Tensor& second, const Tensor& flow_1,
                 const Tensor& kernel_1, const Tensor& kernel_2, const Tensor& time, int64_t top, Tensor blend,
                 Tensor out) {
   const Shape frame = shape_of("first", first), target = shape_of("out", out);
-  const ScalarType type = out.scalar_type();
+  const ScalarType type = kernel_1.scalar_type();
   check("first", first, frame.with_channels(kPicture), ScalarType::Float, first);
   check("second", second, frame, ScalarType::Float, first);
   check("flow_1", flow_1, frame.with_channels(2), ScalarType::Float, first);
   check("flow_2", flow_2, frame.with_channels(2), ScalarType::Float, first);
   check("kernel_1", kernel_1, frame.with_channels(16), type, first);
   check("kernel_2", kernel_2, frame.with_channels(16), type, first);
-  check("out", out, {frame.batch, kSeen, target.height, frame.width}, type, first);
+  check("out", out, {frame.batch, kSeen, target.height, frame.width}, out.scalar_type(), first);
   check("blend", blend, target.with_channels(3), ScalarType::Float, first);
   STD_TORCH_CHECK(time.is_cuda() && time.numel() == 1 && time.scalar_type() == ScalarType::Float,
                   "time must be one float32 on the GPU");
   const Rows rows = rows_of("out", top, target, frame);
   const int64_t out_pitch = pitch_of("out", out, 16);
   const Launcher launch(first);
-  dispatch_network(type, [&](auto zero) {
+  dispatch_network(type, out.scalar_type(), [&](auto zero, auto written) {
     using T = decltype(zero);
-    launch.pixels(blend_and_gather<T>, frame.batch, rows.count, frame.width,
+    using O = decltype(written);
+    launch.pixels(blend_and_gather<T, O>, frame.batch, rows.count, frame.width,
                   Side<T>{read<float>(first), read<float>(flow_1), read<T>(kernel_1)},
                   Side<T>{read<float>(second), read<float>(flow_2), read<T>(kernel_2)},
                   static_cast<const float*>(time.const_data_ptr()), write<float>(blend),
-                  static_cast<T*>(out.mutable_data_ptr()), out_pitch, rows, frame);
+                  static_cast<O*>(out.mutable_data_ptr()), out_pitch, rows, frame);
   });
 }
 

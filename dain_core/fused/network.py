@@ -20,7 +20,7 @@ from dain_core.fused.context import FusedContext
 from dain_core.fused.depth import FusedDepth
 from dain_core.fused.flow import FusedFlow
 from dain_core.fused.kernels import FusedKernels
-from dain_core.fused.layers import GROUP, empty
+from dain_core.fused.layers import EIGHT_BITS, GROUP, empty
 from dain_core.fused.synthesis import FusedRectification
 from dain_core.model import DAIN, ModelConfig, Motion
 from dain_core.modules.flow import FLOW_UNIT
@@ -66,17 +66,22 @@ _WINDOW = 3
 
 
 class FusedDAIN(nn.Module):
-    """Made on the device of a `DAIN`, of which it takes the weights and which is of no use afterwards."""
+    """Made on the device of a `DAIN`, of which it takes the weights and which is of no use afterwards.
+
+    Args:
+        dtype: of the network; for `EIGHT_BITS` see `FusedRectification`, all else is then float16.
+    """
 
     def __init__(self, model: DAIN, dtype: torch.dtype) -> None:
         super().__init__()
         model.eval().requires_grad_(False)
-        self.config, self.dtype = model.config, dtype
+        self.config = model.config
+        self.dtype = torch.float16 if dtype == EIGHT_BITS else dtype
         with model.rectify.head.weight.device:  # weights are laid out for the device that they are on
-            self.depth = FusedDepth(model.depth, dtype)
-            self.context = FusedContext(model.context, dtype)
-            self.flow = FusedFlow(model.flow, dtype)
-            self.kernels = FusedKernels(model.kernels, dtype)
+            self.depth = FusedDepth(model.depth, self.dtype)
+            self.context = FusedContext(model.context, self.dtype)
+            self.flow = FusedFlow(model.flow, self.dtype)
+            self.kernels = FusedKernels(model.kernels, self.dtype)
             self.rectify = FusedRectification(model.rectify, model.config, dtype)
         self.eval().requires_grad_(False)
 
@@ -157,7 +162,7 @@ class FusedDAIN(nn.Module):
 
     def _gather(self, sides: list[_Side], time: Tensor, band: Band, blend: Tensor) -> Tensor:
         """What the rectification sees of a band, and the band's `blend`."""
-        gathered = empty(blend, self.rectify.channels, self.dtype)
+        gathered = empty(blend, self.rectify.channels, self.rectify.seen_dtype)
         contexts, rest = gathered[:, :-BLEND_CHANNELS], gathered[:, -BLEND_CHANNELS:]
         for side, target in zip(sides, contexts.chunk(2, 1), strict=True):
             for piece in self._pieces(side, band):

@@ -20,8 +20,11 @@ class FusedRectification(nn.Module):
 
     `stem` is not part of `forward` so that its input, the largest tensor of all, can be let go of in between.
 
+    Args:
+        dtype: of the network, or `EIGHT_BITS`, in which the first convolution, most of the work, then multiplies.
+
     Attributes:
-        channels: that `stem` sees: the warped contexts of both frames and what `blend_into` gathers.
+        seen_dtype, channels: of what `stem` sees: the warped contexts of both frames and what `blend_into` gathers.
         reach: how many rows above and below a row depends on.
     """
 
@@ -29,6 +32,7 @@ class FusedRectification(nn.Module):
         super().__init__()
         blocks = cast(Sequence[ResidualBlock], network.blocks)
         self.stem = SliceConv2d(_as_gathered(network.stem, config.context_channels), 0.0, dtype)
+        self.seen_dtype, dtype = dtype, self.stem.out_dtype
         self.blocks = nn.Sequential(*(FusedResidualBlock(block, dtype) for block in blocks))
         self.head = SliceConv2d(network.head, 1.0, dtype, wide_output=True)
         self.channels = 6 * config.context_width + BLEND_CHANNELS

@@ -136,7 +136,9 @@ def test_frames_of_two_sizes_are_refused(engine: Interpolator) -> None:
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="no model is called 'x'"):
         Interpolator.load("x", device="cpu")
-    with pytest.raises(ValueError, match="'fp8' is none of auto, fp32"):
+    with pytest.raises(ValueError, match="'int4' is none of auto, fp32"):
+        Interpolator.load(device="cpu", precision="int4")
+    with pytest.raises(ValueError, match="fp8 needs a GPU of compute capability 9.0"):
         Interpolator.load(device="cpu", precision="fp8")
 
 
