@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dain_core.engine import PRECISIONS as ENGINE_PRECISIONS
+from dain_core.memory import FrameTooLargeError
 from dain_core.model import CONFIGS
+from dain_core.stages import is_out_of_memory
 from worker.bench_job import job
 from worker.measure import EAGER, GIB, SIZES, Baseline, Picture, Row, Size, measure
 from worker.telemetry import describe
@@ -99,7 +101,9 @@ def compare(
             torch.cuda.empty_cache()
         try:
             row, picture = measure(model, size, precision, device, frames, baseline)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, FrameTooLargeError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
             name, reason = f"{model} {size[0]} {precision}", str(error).splitlines()[0]
             left_out[name] = reason
             click.echo(f"{name}: {reason}", err=True)

@@ -23,6 +23,7 @@ import torch
 from redis.exceptions import RedisError
 
 from dain_core.engine import Interpolator
+from dain_core.memory import FrameTooLargeError
 from service.errors import Problem
 from service.jobs import ASSEMBLE, PLAN, Claim, Jobs, Refused, segment_index, segment_name
 from service.queue import Queue
@@ -172,6 +173,8 @@ def _judge(error: Exception, claim: Claim) -> tuple[Problem, bool]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         detail = "The service ran out of disk space while working on this video. Submit it again later."
         return Problem("insufficient-storage", detail), False
+    if isinstance(error, FrameTooLargeError):  # another worker's GPU may be larger
+        return Problem("limit-exceeded", f"The worker's GPU is too small: {error}."), False
     return Problem.attempts_exhausted(claim.task, claim.attempt), False
 
 

@@ -19,6 +19,7 @@ import torch
 from redis import Redis
 from redis.exceptions import ConnectionError
 
+from dain_core.memory import FrameTooLargeError
 from service.jobs import ASSEMBLE, PLAN, Jobs, new_job_id, segment_name
 from service.options import Options
 from service.queue import Queue, split_id
@@ -173,6 +174,18 @@ def test_what_always_fails_ends_the_job_after_its_attempts(
     assert failed.error["type"] == "urn:dain:problem:too-many-attempts"
     assert "no such thing" not in failed.error["detail"]
     assert not bench.stopped
+
+
+def test_frames_too_large_for_the_gpu_are_named(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    too_large = FrameTooLargeError("a frame of 9000x9000 needs at least 90 GiB: scale the video down")
+    monkeypatch.setattr(bench.interpolator, "frame", fails_with(too_large))
+    bench.work()
+    failed = bench.jobs.get(job.id)
+    assert failed.error is not None and failed.error["type"] == "urn:dain:problem:limit-exceeded"
+    assert "scale the video down" in failed.error["detail"]
 
 
 def test_what_fails_once_is_done_by_the_next_attempt(
