@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from dain_core.engine import PRECISIONS as ENGINE_PRECISIONS
-from dain_core.memory import FrameTooLargeError
 from dain_core.model import CONFIGS
 from dain_core.stages import is_out_of_memory
 from worker.bench_job import job
@@ -93,7 +92,7 @@ def compare(
     frames: int,
     left_out: dict[str, str],
 ) -> list[Row]:
-    """One row for each precision; one that does not fit into memory is said and left out."""
+    """One row for each precision; one that the device or its memory is not up to is said and left out."""
     rows: list[Row] = []
     baseline: Baseline | None = None
     for precision in precisions:
@@ -101,7 +100,7 @@ def compare(
             torch.cuda.empty_cache()
         try:
             row, picture = measure(model, size, precision, device, frames, baseline)
-        except (RuntimeError, FrameTooLargeError) as error:
+        except (RuntimeError, ValueError) as error:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise
             name, reason = f"{model} {size[0]} {precision}", str(error).splitlines()[0]
