@@ -362,11 +362,13 @@ def match_into(first: Tensor, second: Tensor, out: Tensor) -> None:
     """How well every pixel of each frame matches those around its place in the other: leaky_relu(`correlation`, 0.1).
 
     Args:
-        first, second: (N, C, H, W) each, channels-last or slices of channels; on a GPU float16 or bfloat16, aligned
-            to 16 bytes.
+        first, second: (N, C, H, W) each, channels-last or slices of channels; on a GPU float16 or bfloat16 aligned
+            to 16 bytes, or float32.
         out: (2N, channels, H, W), likewise, a multiple of 8 channels: 81 of the first frame, then of the second, to
             the other, and zeros.
     """
+    if first.dtype == torch.float32:  # which tensor cores do not multiply
+        return reference.match_into(first, second, out)
     torch.ops.dain.match_into(first, second, out)
 
 
@@ -387,6 +389,8 @@ def match_warped_into(
         out: as in `match_into`, with, after the 81: the frame's own C channels, the enlarged flow, the two features,
             and zeros.
     """
+    if first.dtype == torch.float32:
+        return reference.match_warped_into(first, second, coarse, weight, bias, scale, out)
     torch.ops.dain.match_warped_into(first, second, coarse, weight, bias, scale, out)
 
 

@@ -414,7 +414,7 @@ def _fill(out: Tensor, channels: Tensor) -> None:
 
 
 def match_into(first: Tensor, second: Tensor, out: Tensor) -> None:
-    matches = correlation(torch.cat((first, second)), torch.cat((second, first)))
+    matches = torch.ops.dain.correlation(torch.cat((first, second)), torch.cat((second, first)))
     _fill(out, F.leaky_relu(matches, 0.1))
 
 
@@ -424,7 +424,7 @@ def match_warped_into(
     wide = coordinate_dtype(first)
     ours, theirs = torch.cat((first, second)).to(wide), torch.cat((second, first)).to(wide)
     flow = F.conv_transpose2d(coarse[:, :2], weight.permute(2, 3, 0, 1), bias, stride=2, padding=1)
-    matches = F.leaky_relu(correlation(ours, _sample(theirs, scale * flow)), 0.1)
+    matches = F.leaky_relu(torch.ops.dain.correlation(ours, _sample(theirs, scale * flow)), 0.1)
     _fill(out, torch.cat((matches, ours, flow, F.pixel_shuffle(coarse[:, 2:], 2)), 1))
 
 
