@@ -71,6 +71,55 @@ def exercise_flow(n: int, c: int, h: int, w: int) -> None:
         sys.exit(f"not finite after matching: {(n, c, h, w)}")
 
 
+def exercise_synthesis(n: int, h: int, w: int, dtype: torch.dtype, written: torch.dtype) -> None:
+    def random(channels: int, kind: torch.dtype = dtype) -> Tensor:
+        return torch.randn(n, channels, h, w).to(kind).contiguous(memory_format=torch.channels_last).cuda()
+
+    flows = (4 * torch.randn(2, n, 2, h, w)).cuda().unbind()
+    kernels, pictures = (random(16), random(16)), (random(4, torch.float32), random(4, torch.float32))
+    seen, blend = random(96).to(written), random(3, torch.float32)
+    cuda_ext.adaptive_warp_into(random(32), 0, flows[0], kernels[0], 0, seen[:, :32])
+    cuda_ext.blend_into(pictures, flows, kernels, torch.tensor(0.3).cuda(), 0, blend, seen[:, 32:])
+    if not all(result.cpu().float().isfinite().all() for result in (seen, blend)):
+        sys.exit(f"not finite after warping: {(n, h, w)} {dtype}")
+
+
+def exercise_convolution(
+    n: int, inputs: int, outputs: int, size: tuple[int, int], dilation: int, h: int, w: int
+) -> None:
+    def random(channels: int, dtype: torch.dtype) -> Tensor:
+        return torch.randn(n, channels, h, w).contiguous(memory_format=torch.channels_last).to(dtype).cuda()
+
+    weight, bias = torch.randn(outputs, inputs, *size), torch.randn(outputs)
+    wide = outputs % 16 > 0
+    plus = random(outputs, torch.float32 if wide else torch.float16)
+    kinds = [(torch.float16, "cuda"), (torch.float16, "cpu")]
+    if torch.cuda.get_device_capability() == (9, 0) and not wide and inputs % 32 == 0:
+        kinds.append((torch.float8_e4m3fn, "cuda"))
+    for dtype, packed_on in kinds:  # the weight says which of the kernels runs
+        packed = cuda_ext.pack_weight(weight.to(packed_on), bias.to(packed_on), dtype)
+        source, out = random(inputs, dtype), torch.empty_like(plus)
+        for added in (None, plus):
+            cuda_ext.convolve_into(
+                source, *(x.cuda() for x in packed), 0.1, out, plus=added, dilation=dilation
+            )
+            if not out.cpu().isfinite().all():
+                sys.exit(
+                    f"not finite after a convolution: {(n, inputs, outputs, size, dilation, h, w)} {dtype}"
+                )
+
+
+CONVOLUTIONS = [
+    (2, 32, 16, (3, 3), 1, 9, 37),
+    (1, 48, 32, (7, 7), 1, 33, 20),
+    (1, 64, 64, (11, 11), 1, 40, 19),
+    (1, 96, 128, (3, 3), 2, 70, 90),
+    (1, 32, 3, (7, 1), 1, 20, 30),
+    (2, 64, 208, (1, 1), 1, 50, 70),
+    (1, 32, 32, (3, 3), 1, 330, 340),
+    (1, 32, 128, (3, 3), 1, 330, 340),
+]
+
 if __name__ == "__main__":
     if cuda_ext.backend() != "cuda":
         sys.exit("needs a GPU and built kernels: python -m cuda_ext.build")
@@ -81,4 +130,12 @@ if __name__ == "__main__":
                 exercise(*shape, dtype, layout)
             exercise_resampling(shape[0], 8, *shape[2:], dtype)
         exercise_flow(shape[0], shape[1] + 4, 2 * shape[2], 2 * shape[3])
+        for dtype, written in (
+            (torch.float32, torch.float32),
+            (torch.float16, torch.float16),
+            (torch.float16, torch.float8_e4m3fn),
+        ):
+            exercise_synthesis(shape[0], *shape[2:], dtype, written)
+    for convolution in CONVOLUTIONS:
+        exercise_convolution(*convolution)
     print("every operator ran")
