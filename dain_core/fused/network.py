@@ -23,8 +23,6 @@ from dain_core.fused.kernels import FusedKernels
 from dain_core.fused.layers import EIGHT_BITS, GROUP, empty
 from dain_core.fused.synthesis import FusedRectification
 from dain_core.model import DAIN, ModelConfig, Motion
-from dain_core.modules.flow import FLOW_UNIT
-from dain_core.modules.layers import upsample
 
 
 @dataclass(eq=False)
@@ -109,13 +107,13 @@ class FusedDAIN(nn.Module):
             picture=torch.cat((image, log_depth), 1).contiguous(memory_format=torch.channels_last),
             inverse_depth=1e-6 + torch.exp(-log_depth),
             contexts=self.context(image) if keep_contexts else (),
-            pyramid=self.flow.features(self._source(image)),
+            pyramid=self.flow.features(image),
         )
 
     def motion(self, first: FusedFeatures, second: FusedFeatures) -> Motion:
         """See `DAIN.motion`."""
-        flows = self._flows(first.pyramid, second.pyramid)
-        return Motion(flows, self.kernels(self._source(first.image, second.image)))
+        flows = self.flow.between(first.pyramid, second.pyramid)
+        return Motion(flows, self.kernels.between(first.image, second.image))
 
     def synthesise(
         self,
@@ -146,19 +144,6 @@ class FusedDAIN(nn.Module):
             residual = self.rectify(self.rectify.stem(self._gather(sides, time, seen, blend)))
             torch.add(band.of(blend, seen), band.of(residual, seen), out=band.of(output))
         return output
-
-    def _flows(self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        there = [torch.cat(levels) for levels in zip(first, second, strict=True)]
-        back = [torch.cat(levels) for levels in zip(second, first, strict=True)]
-        forward, backward = upsample((FLOW_UNIT * self.flow(there, back)).contiguous(), 4).chunk(2)
-        return forward, backward
-
-    def _source(self, *images: Tensor) -> Tensor:
-        """Images beside one another, in the network's dtype, and zeros up to the channels that it takes at once."""
-        source = empty(images[0], GROUP, self.dtype).zero_()
-        for index, image in enumerate(images):
-            source[:, 3 * index : 3 * index + 3].copy_(image)
-        return source
 
     def _gather(self, sides: list[_Side], time: Tensor, band: Band, blend: Tensor) -> Tensor:
         """What the rectification sees of a band, and the band's `blend`."""
