@@ -105,7 +105,9 @@ def run(settings: Settings) -> int:
     finally:
         runtime.relay.finish()
         telemetry.stop()
-    return 0 if draining.is_set() and not runtime.device_lost.is_set() else HUNG
+    if runtime.device_errors:
+        os._exit(HUNG)  # an end in good order would free GPU memory
+    return 0 if draining.is_set() else HUNG
 
 
 def list_usable_devices() -> None:

@@ -193,6 +193,7 @@ class Made:
 
     pending: Pending
     stopwatch: Stopwatch
+    sources: Sequence[Uploaded]  # that the device may not have looked at yet
 
 
 def _decode(source: Source, transfer: Transfer, decoded: Channel[Arrival], stats: SegmentStats) -> None:
@@ -276,7 +277,7 @@ class _Maker:
         self._stats.new_frames += 1
         pending = self._interpolator.submit(self._pair, float(action.t))
         stopwatch.stop()
-        return Made(pending, stopwatch)
+        return Made(pending, stopwatch, (first.uploaded, second.uploaded))
 
     def finish(self) -> None:
         """Complete the numbers that are known only at the end."""

@@ -61,9 +61,8 @@ class Runtime:
     draining: threading.Event
     stop_after_task: Callable[[], None]
     relay: Relay = field(default_factory=Relay)
-    device_lost: threading.Event = field(
-        default_factory=threading.Event
-    )  # this process can use the GPU no more
+    #: Errors after which this process can use its GPU no more. They hold on to GPU memory: freeing it would abort us.
+    device_errors: list[Exception] = field(default_factory=list)
 
 
 @dataclass
@@ -109,7 +108,7 @@ def assemble(job_id: str, task: str = ASSEMBLE) -> None:
 
 def _run(job_id: str, task: str, work: Callable[[Attempt], None]) -> None:
     [runtime] = _runtime
-    if runtime.device_lost.is_set():
+    if runtime.device_errors:
         runtime.queue.enqueue(job_id, task)  # for another worker, or the one that follows this
     else:
         runtime.relay.run(lambda leg: _attempt(runtime, job_id, task, work, leg))
@@ -135,9 +134,9 @@ def _attempt(runtime: Runtime, job_id: str, task: str, work: Callable[[Attempt],
     except Exception as error:  # the cap on attempts ends what no attempt can do
         problem, is_final = _judge(error, claim)
         log.warning("%s of job %s, attempt %d: %s", task, job_id, claim.attempt, error, exc_info=not is_final)
-        is_culprit = not runtime.device_lost.is_set()
-        if _lost(runtime.interpolator.device, error):
-            _stop(runtime)
+        is_culprit = not runtime.device_errors
+        if _is_lost(runtime.interpolator.device, error):
+            _stop(runtime, error)
         if is_final or (is_culprit and claim.attempt >= runtime.settings.max_attempts):
             _fail(runtime, job_id, problem, claim)
         else:
@@ -146,7 +145,7 @@ def _attempt(runtime: Runtime, job_id: str, task: str, work: Callable[[Attempt],
         runtime.telemetry.end(job_id, task, lease.frames)
 
 
-def _lost(device: torch.device, error: Exception) -> bool:
+def _is_lost(device: torch.device, error: Exception) -> bool:
     """Whether the GPU answers this process no more: so it is after some errors, until the process ends."""
     if isinstance(error, torch.AcceleratorError):
         return True
@@ -158,10 +157,10 @@ def _lost(device: torch.device, error: Exception) -> bool:
     return False
 
 
-def _stop(runtime: Runtime) -> None:
+def _stop(runtime: Runtime, error: Exception) -> None:
     """End this worker; what else it has in hand goes back to the queue."""
     log.critical("the GPU is in an unknown state: this worker ends")
-    runtime.device_lost.set()
+    runtime.device_errors.append(error)
     runtime.draining.set()
     runtime.stop_after_task()
 

@@ -28,7 +28,10 @@ class Pending(Protocol):
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A source frame's planes on the device, or on their way there."""
+    """A source frame's planes on the device, or on their way there.
+
+    To be kept until the device has done what ``Transfer.rgb`` gave it to do.
+    """
 
     planes: Sequence[Tensor]
     arrived: torch.cuda.Event | None
@@ -60,10 +63,7 @@ class Transfer:
     def rgb(self, uploaded: Uploaded) -> Tensor:
         """The frame for the network, once it has arrived: the device waits for that, the caller does not."""
         if uploaded.arrived:
-            stream = torch.cuda.current_stream(self._device)
-            stream.wait_event(uploaded.arrived)
-            for plane in uploaded.planes:
-                plane.record_stream(stream)  # its memory is not used again before this stream is done with it
+            torch.cuda.current_stream(self._device).wait_event(uploaded.arrived)
         return to_rgb(uploaded.planes, self._pixels, self._colors)
 
     def download(self, pending: Pending) -> tuple[Plane, ...]:
