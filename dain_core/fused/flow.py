@@ -153,25 +153,17 @@ class FusedFlow(nn.Module):
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
         """The pyramid of an image (N, 3, H, W), with as many more channels of zeros as round up each level's number."""
-        x, maps = image[:, :3].float(), []
+        maps = [image]
         for level in self.pyramid:
-            x = level(x)
-            maps.append(x)
-        return tuple(maps)
-
-    def forward(self, there: Sequence[Tensor], back: Sequence[Tensor]) -> Tensor:
-        """The flow of pairs stacked both ways, in units of 20 pixels, at a quarter of their size, float32."""
-        first, second = zip(*(level.chunk(2) for level in there), strict=True)
-        return self._both_ways(first, second)
+            maps.append(level(maps[-1]))
+        return tuple(maps[1:])
 
     def between(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The flow from the first frame to the second, and back, in pixels, at full size, float32."""
-        forward, backward = enlarge_flow(self._both_ways(first, second), FLOW_UNIT).chunk(2)
-        return forward, backward
-
-    def _both_ways(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
         coarse, x = None, None
         levels = zip(self.decoders, self.widths[::-1], first[::-1], second[::-1], strict=False)
         for decoder, width, ours, theirs in levels:
             coarse, x = decoder(ours[:, :width], theirs[:, :width], coarse)
-        return self.correct(self.refine(x), coarse, plus=coarse)
+        flow = self.correct(self.refine(x), coarse, plus=coarse)
+        forward, backward = enlarge_flow(flow, FLOW_UNIT).chunk(2)
+        return forward, backward

@@ -32,9 +32,6 @@ class FusedKernels(nn.Module):
         """The kernels (N, 16, H, W) of each of two frames (N, 3, H, W), float32."""
         images = empty(first, GROUP, self.dtype)
         stack_into(first, second, images)
-        return self(images)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = self.down[0](images)
         before_pooling = []
         for conv in self.down[1:-1]:
@@ -47,8 +44,8 @@ class FusedKernels(nn.Module):
         for conv, skip in zip(self.up, reversed(before_pooling), strict=True):
             upsample_add_into(x, skip, True, skip)
             x = conv(skip)
-        first, second = self.heads(x).split(TAPS, 1)
-        return first, second
+        of_first, of_second = self.heads(x).split(TAPS, 1)
+        return of_first, of_second
 
 
 def _merged(convs: Sequence[nn.Conv2d], shared_input: bool) -> nn.Conv2d:
