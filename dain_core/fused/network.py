@@ -136,14 +136,13 @@ class FusedDAIN(nn.Module):
                 (first, second), (time * forward, (1 - time) * backward), motion.kernels, strict=True
             )
         ]
-        output = empty(first.picture, 3)
-        height = output.shape[2]
+        height, made = first.picture.shape[2], []
         for band in Band.split(height, rows or height):
             seen = band.widened(self.rectify.reach, height)
-            blend = empty(seen.of(output), 3)
-            residual = self.rectify(self.rectify.stem(self._gather(sides, time, seen, blend)))
-            torch.add(band.of(blend, seen), band.of(residual, seen), out=band.of(output))
-        return output
+            blend = empty(seen.of(first.picture), 3)
+            x = self.rectify.stem(self._gather(sides, time, seen, blend))
+            made.append(band.of(self.rectify(x, blend), seen))
+        return made[0] if len(made) == 1 else torch.cat(made, 2)
 
     def _gather(self, sides: list[_Side], time: Tensor, band: Band, blend: Tensor) -> Tensor:
         """What the rectification sees of a band, and the band's `blend`."""

@@ -16,7 +16,7 @@ from dain_core.modules.synthesis import RectificationNetwork
 
 
 class FusedRectification(nn.Module):
-    """What to add to the blend, float32, from what `stem` made of all that was warped.
+    """Adds to the blend what it lacks, judging by what `stem` made of all that was warped.
 
     `stem` is not part of `forward` so that its input, the largest tensor of all, can be let go of in between.
 
@@ -38,8 +38,9 @@ class FusedRectification(nn.Module):
         self.channels = 6 * config.context_width + BLEND_CHANNELS
         self.reach = 3 + 2 * len(blocks) + 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.blocks(x))
+    def forward(self, x: Tensor, blend: Tensor) -> Tensor:
+        """The frame, float32, in place of the blend."""
+        return self.head(self.blocks(x), blend, plus=blend)
 
 
 def _as_gathered(stem: nn.Conv2d, context: int) -> nn.Conv2d:
