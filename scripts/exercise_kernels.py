@@ -98,11 +98,10 @@ def exercise_convolution(
         kinds.append((torch.float8_e4m3fn, "cuda"))
     for dtype, packed_on in kinds:  # the weight says which of the kernels runs
         packed = cuda_ext.pack_weight(weight.to(packed_on), bias.to(packed_on), dtype)
+        rows, offsets = packed[0].cuda(), packed[1].cuda()
         source, out = random(inputs, dtype), torch.empty_like(plus)
         for added in (None, plus):
-            cuda_ext.convolve_into(
-                source, *(x.cuda() for x in packed), 0.1, out, plus=added, dilation=dilation
-            )
+            cuda_ext.convolve_into(source, rows, offsets, 0.1, out, plus=added, dilation=dilation)
             if not out.cpu().isfinite().all():
                 sys.exit(
                     f"not finite after a convolution: {(n, inputs, outputs, size, dilation, h, w)} {dtype}"
