@@ -75,7 +75,7 @@ def exercise_synthesis(n: int, h: int, w: int, dtype: torch.dtype, written: torc
     def random(channels: int, kind: torch.dtype = dtype) -> Tensor:
         return torch.randn(n, channels, h, w).to(kind).contiguous(memory_format=torch.channels_last).cuda()
 
-    flows = (4 * torch.randn(2, n, 2, h, w)).cuda().unbind()
+    flows = (4 * torch.randn(n, 2, h, w)).cuda(), (4 * torch.randn(n, 2, h, w)).cuda()
     kernels, pictures = (random(16), random(16)), (random(4, torch.float32), random(4, torch.float32))
     seen, blend = random(96).to(written), random(3, torch.float32)
     cuda_ext.adaptive_warp_into(random(32), 0, flows[0], kernels[0], 0, seen[:, :32])
