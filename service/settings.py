@@ -81,7 +81,11 @@ class Settings(BaseSettings):
     )
     precision: Literal["auto", "fp32", "fp16", "bf16", "fp8"] = Field(
         default="auto",
-        description="Arithmetic of the networks; `auto` is half precision on a GPU, fp32 on a CPU.",
+        description="Arithmetic of the networks; `auto` is fp16 on a GPU, fp32 on a CPU. `fp8` wants an H100 or H200.",
+    )
+    max_vram_bytes: ByteSize | None = Field(
+        default=None,
+        description="GPU memory that a worker may use; unset: four fifths of what is free. With less it works in bands.",
     )
     threads: int = Field(
         default=0, ge=0, description="CPU threads of a worker; 0 leaves the choice to PyTorch."

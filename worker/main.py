@@ -50,7 +50,12 @@ def connect(settings: Settings) -> Redis:
 def load(settings: Settings) -> Interpolator:
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    interpolator = Interpolator.load(settings.model, device=settings.device, precision=settings.precision)
+    interpolator = Interpolator.load(
+        settings.model,
+        device=settings.device,
+        precision=settings.precision,
+        memory=settings.max_vram_bytes,
+    )
     if interpolator.device.type == "cuda":
         torch.cuda.set_device(interpolator.device)  # graphs are captured on the calling thread's device
     return interpolator

@@ -33,7 +33,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("PORT", "99999"),
         ("MAX_ATTEMPTS", "0"),
         ("DEVICE", "gpu"),
-        ("PRECISION", "fp8"),
+        ("PRECISION", "int4"),
         ("LOG_LEVEL", "loud"),
     ],
 )
