@@ -23,6 +23,7 @@ import torch
 from service.client import Client
 from worker import ffmpeg
 from worker.measure import Picture, Size, between, load, panned, steady
+from worker.media import probe
 
 # Everything moves, and a little grain makes it as hard on the codecs as what a camera gives.
 MOTION = "testsrc2=size={width}x{height}:rate=30,scroll=horizontal=0.003:vertical=0.001,noise=alls=4:allf=t"
@@ -66,34 +67,38 @@ class Result:
     help="Or WIDTHxHEIGHT.",
 )
 @click.option("--frames", default=600, show_default=True, help="Source frames of the clip.")
+@click.option(
+    "--clip", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A video to send instead."
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
-def job(url: str, sizes: tuple[Picture, ...], frames: int, json_path: Path | None) -> None:
+def job(url: str, sizes: tuple[Picture, ...], frames: int, clip: Path | None, json_path: Path | None) -> None:
     """Time a whole job through a service, against what its engines can do.
 
     Run it on the machine that the workers are on.
     """
     results = []
-    with Client(url) as client:
-        for size in sizes:
-            result = measure_job(client, size, frames)
-            results.append(result)
-            click.echo(describe_result(result))
+    with Client(url) as client, tempfile.TemporaryDirectory() as folder:
+        clips = (
+            [clip] if clip else (make_clip(Path(folder, f"{size[0]}.mp4"), size, frames) for size in sizes)
+        )
+        for video in clips:
+            results.append(measure_job(client, video))
+            click.echo(describe_result(results[-1]))
     if json_path:
         json_path.write_text(json.dumps([asdict(result) for result in results], indent=2))
 
 
-def measure_job(client: Client, size: Picture, frames: int) -> Result:
+def measure_job(client: Client, clip: Path) -> Result:
     workers = [worker for worker in client.workers() if worker["ready"]]
     if not workers or any(worker["task"] for worker in workers):
         raise click.ClickException("The service needs a worker that is ready, and no job in hand: wait.")
     if any(worker["host"] != platform.node() for worker in workers):
         raise click.ClickException("The workers are elsewhere: run this on their machine.")
-    with tempfile.TemporaryDirectory() as folder:
-        clip = make_clip(Path(folder, "clip.mp4"), size, frames)
-        engine_rate = sum(rate_of(worker, size) for worker in workers)
-        before = CpuTimes.now(workers)
-        done, (first, last) = follow(client, client.submit(clip, {"factor": 2})["id"])
-        spent = CpuTimes.now(workers).since(before)
+    video = probe(clip)
+    engine_rate = sum(rate_of(worker, video.height, video.width) for worker in workers)
+    before = CpuTimes.now(workers)
+    done, (first, last) = follow(client, client.submit(clip, {"factor": 2})["id"])
+    spent = CpuTimes.now(workers).since(before)
     if done["status"] != "succeeded":
         raise click.ClickException(done["error"]["detail"])
     metrics, seconds = done["metrics"], done["finished_at"] - done["started_at"]
@@ -101,8 +106,8 @@ def measure_job(client: Client, size: Picture, frames: int) -> Result:
     rate = new / seconds
     work_rate = new / last.total * made / (last.seconds - first.seconds) if made else rate
     return Result(
-        size=size[0],
-        source_frames=frames,
+        size=f"{video.width}x{video.height}",
+        source_frames=last.total // 2,
         new_frames=new,
         workers=len(workers),
         engine_rate=engine_rate,
@@ -121,14 +126,14 @@ def measure_job(client: Client, size: Picture, frames: int) -> Result:
     )
 
 
-def rate_of(worker: dict[str, Any], size: Picture) -> float:
+def rate_of(worker: dict[str, Any], height: int, width: int) -> float:
     """New frames a second of an engine like the worker's, on its device."""
     device = torch.device(worker["device"])
     with torch.cuda.device(device.index if device.type == "cuda" else -1):
-        engine, pictures = load(worker["model"], worker["precision"], device), panned(*size[1:], device)
+        engine, pictures = load(worker["model"], worker["precision"], device), panned(height, width, device)
         for _ in range(2):
             between(engine, pictures)
-        rate = 1000 / steady(engine, pictures, frames=100)
+        rate = 1000 / steady(engine, pictures, frames=60)
         del engine, pictures
         if device.type == "cuda":
             torch.cuda.empty_cache()  # the worker needs it

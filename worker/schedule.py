@@ -150,6 +150,9 @@ def build(times: Sequence[Fraction], end: Fraction, rate: Retime) -> Schedule:
     return Schedule(times, end, rate)
 
 
+MOST_HALVED = 8  # segments
+
+
 @dataclass(frozen=True)
 class Segment:
     """Output frames ``first_output`` up to (not including) ``stop_output``, and the source frames they need.
@@ -166,12 +169,17 @@ class Segment:
 
 
 def segments(schedule: Schedule, source_frames: int) -> list[Segment]:
-    """Cut a schedule evenly into segments of at most about ``source_frames`` source frames each."""
+    """Cut a schedule evenly into segments of at most about ``source_frames`` source frames each.
+
+    The last ones are cut in halves, so that several workers come to their ends at about the same time.
+    """
     if source_frames < 1:
         raise ValueError(f"a segment needs at least one source frame, got {source_frames}")
     total = len(schedule.times)
     count = math.ceil(total / source_frames)
-    cuts = sorted({_first_output(schedule, total * i // count) for i in range(count)} | {len(schedule)})
+    halved = min(count // 4, MOST_HALVED)
+    halves = [*range(0, 2 * (count - halved), 2), *range(2 * (count - halved), 2 * count)]
+    cuts = sorted({_first_output(schedule, total * i // (2 * count)) for i in halves} | {len(schedule)})
     found: list[Segment] = []
     for start, stop in zip(cuts, cuts[1:], strict=False):
         final = schedule[stop - 1]

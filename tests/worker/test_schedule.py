@@ -138,6 +138,15 @@ def test_segments_are_even() -> None:
     assert [(part.first_source, part.last_source) for part in parts] == [(0, 40), (40, 80), (80, 120)]
 
 
+def test_the_last_segments_are_halved() -> None:
+    times, end = constant_rate(2000, Fraction(25))
+    for source_frames, whole, halves in ((100, 15, 10), (10, 192, 16)):
+        lengths = [
+            p.stop_output - p.first_output for p in segments(build(times, end, Factor(2)), source_frames)
+        ]
+        assert lengths == [2 * source_frames] * whole + [source_frames] * halves
+
+
 def test_impossible_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one source frame"):
         build([], Fraction(1), Factor(2))
