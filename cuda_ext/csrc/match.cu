@@ -1,10 +1,12 @@
 // What a level of the flow network sees of two frames, each way: how well every pixel of one matches the pixels around
 // its place in the other, warped by the coarser level's flow, and what that level knows besides. Inference only.
 //
-// The correlation is a matrix product: a row of 16 pixels of ours times the 24 of theirs that lie within reach, of which
-// a band is kept. A block takes a tile of ours and the tile of theirs with its halo into shared memory, warping it on
-// the way; a warp then takes one row of ours and three of the nine rows of theirs that it meets.
+// The correlation is a matrix product: a row of 16 pixels of ours times the 24 of theirs that lie within reach, of
+// which a band is kept. A block takes a tile of ours and the tile of theirs with its halo into shared memory, warping
+// it on the way; a warp then takes one row of ours and three of the nine rows of theirs that it meets.
 #include "common.cuh"
+
+#include <algorithm>
 
 namespace dain {
 namespace {
@@ -21,11 +23,12 @@ constexpr int kOurs = kTileWidth * kTileHeight, kTheirs = kHaloWidth * kHaloHeig
 constexpr int kRows = 3;  // of theirs that a warp takes
 constexpr int kParts = kHaloWidth / 8;
 constexpr int kThreads = kTileHeight * (kSpan / kRows) * 32;
-constexpr int kPack = 8;    // channels in 16 bytes
-constexpr int kTeam = 4;    // threads that copy a pixel
+constexpr int kPack = 8;  // channels in 16 bytes
+constexpr int kTeam = 4;  // threads that copy a pixel, and then the others of theirs
 constexpr int kTeams = kThreads / kTeam;
+constexpr int kTheirsOfTeam = kTheirs / kTeams;
 constexpr int kGroup = 16;  // channels that one tensor-core instruction multiplies
-static_assert(kTheirs % kTeams == 0 && kOurs <= kTeams, "each thread has its pixels");
+static_assert(kTheirs % kTeams == 0 && kTheirsOfTeam <= kTeam && kOurs <= kTeams, "each thread has its pixels");
 
 constexpr float kSlope = 0.1f;         // of the leaky ReLU
 constexpr float kCovered = 0.9999f;    // of a sample must lie inside the frame
@@ -39,7 +42,7 @@ struct alignas(16) Channels {
 template <typename T>
 struct Frames {
   const T *first, *second;
-  int64_t first_pitch, second_pitch;
+  int first_pitch, second_pitch;
 };
 
 // The coarser level's result at half the size, and the transposed convolution that enlarges its flow.
@@ -49,10 +52,6 @@ struct Coarse {
   const float4* weight;  // (4, 4): x to x, x to y, y to x, y to y
   const float2* bias;
   float scale;  // from the flow's unit to pixels
-
-  __device__ const float* at(int n, int y, int x, const Shape& finer) const {
-    return map + ((int64_t(n) * (finer.height / 2) + y) * (finer.width / 2) + x) * pitch;
-  }
 };
 
 // Where a pixel is sampled: the four pixels around it, in elements of the map, and their weights.
@@ -61,20 +60,20 @@ struct alignas(16) Sample {
   float weights[4];
 };
 
-// The coarser level's flow at (y, x) of this one: kernel 4, stride 2, padding 1. Of the four taps along an axis two meet
-// pixels: 1 and 3 where the coordinate is even, 0 and 2 where it is odd.
-__device__ float2 enlarged_flow(const Coarse& coarse, int n, int y, int x, const Shape& shape) {
+// The coarser level's flow at (y, x) of this one: kernel 4, stride 2, padding 1. Of the four taps along an axis two
+// meet pixels: 1 and 3 where the coordinate is even, 0 and 2 where it is odd.
+__device__ float2 enlarged_flow(const Coarse& coarse, const float* map, int y, int x, const Shape& shape) {
   float2 flow = *coarse.bias;
+  const int height = shape.height / 2, width = shape.width / 2;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int ky = (y + 1) % 2 + i / 2 * 2, kx = (x + 1) % 2 + i % 2 * 2;
     const int from_y = (y + 1) / 2 - i / 2, from_x = (x + 1) / 2 - i % 2;
-    if (from_y >= 0 && from_y < shape.height / 2 && from_x >= 0 && from_x < shape.width / 2) {
-      const float2 value = *reinterpret_cast<const float2*>(coarse.at(n, from_y, from_x, shape));
-      const float4 weight = coarse.weight[ky * 4 + kx];
-      flow.x += value.x * weight.x + value.y * weight.z;
-      flow.y += value.x * weight.y + value.y * weight.w;
-    }
+    const bool inside = from_y >= 0 && from_y < height && from_x >= 0 && from_x < width;
+    const auto value = *reinterpret_cast<const float2*>(map + (inside ? (from_y * width + from_x) * coarse.pitch : 0));
+    const float4 weight = coarse.weight[ky * 4 + kx];
+    flow.x += inside ? value.x * weight.x + value.y * weight.z : 0;
+    flow.y += inside ? value.x * weight.y + value.y * weight.w : 0;
   }
   return flow;
 }
@@ -104,6 +103,11 @@ __device__ Sample sample_at(float x, float y, int pitch, const Shape& shape) {
 template <typename T>
 __device__ Channels<T> load(const T* channels) {
   return *reinterpret_cast<const Channels<T>*>(channels);
+}
+
+template <typename T>
+__device__ void store(T* target, const Channels<T>& channels) {
+  *reinterpret_cast<Channels<T>*>(target) = channels;
 }
 
 // Zeros for all but the first `count`.
@@ -138,7 +142,21 @@ __device__ Channels<T> blend(const T* map, const Sample& sample) {
   return result;
 }
 
+// The one pixel of a sample that is not warped.
+template <typename T>
+__device__ Channels<T> pick(const T* map, const Sample& sample) {
+  return sample.weights[0] != 0 ? load(map + sample.offsets[0]) : Channels<T>{};
+}
+
+__host__ __device__ constexpr int round_up(int channels) {
+  return (channels + kGroup - 1) / kGroup * kGroup;
+}
+
 #if __CUDA_ARCH__ >= 800
+
+__device__ uint32_t address_of(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
 
 __device__ void load_matrices(uint32_t (&a)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -188,114 +206,129 @@ __device__ void correlate(float (&sums)[kRows][kParts][4], uint32_t ours, uint32
   }
 }
 
-#endif
+// ---------------------------------------------------------------- a tile
 
-// `chunk` channels are in shared memory at a time. `width`: channels of `out`.
-template <typename T, bool kWarped>
-__global__ void __launch_bounds__(kThreads, 2)
-    match(Frames<T> frames, Coarse coarse, T* out, int64_t out_pitch, int width, int chunk, Shape shape) {
-#if __CUDA_ARCH__ >= 800
-  extern __shared__ uint4 shared[];
-  __shared__ Sample samples[kWarped ? kTheirs : 1];
-  __shared__ T prior[kWarped ? kOurs : 1][kPrior];
-  const int x0 = blockIdx.x * kTileWidth, y0 = blockIdx.y * kTileHeight;
-  const bool forward = blockIdx.z < shape.batch;
-  const int64_t start = int64_t(blockIdx.z - (forward ? 0 : shape.batch)) * shape.height * shape.width;
-  const int64_t pitch = forward ? frames.first_pitch : frames.second_pitch;
-  const int64_t their_pitch = forward ? frames.second_pitch : frames.first_pitch;
-  const T* ours = (forward ? frames.first : frames.second) + start * pitch;
-  const T* theirs = (forward ? frames.second : frames.first) + start * their_pitch;
+// The sample that member `member` of this thread's team has.
+__device__ Sample sample_of(const Sample& mine, int member) {
+  Sample result;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    result.offsets[i] = __shfl_sync(~0u, mine.offsets[i], member, kTeam);
+    result.weights[i] = __shfl_sync(~0u, mine.weights[i], member, kTeam);
+  }
+  return result;
+}
 
-  if constexpr (kWarped) {
-    for (int i = threadIdx.x; i < kTheirs; i += kThreads) {
-      const int tile_y = i / kHaloWidth - kReach, tile_x = i % kHaloWidth - kReach;
-      const int y = y0 + tile_y, x = x0 + tile_x;
-      Sample sample = {};
-      if (y >= 0 && y < shape.height && x >= 0 && x < shape.width) {
-        const float2 flow = enlarged_flow(coarse, blockIdx.z, y, x, shape);
-        sample = sample_at(x + coarse.scale * flow.x, y + coarse.scale * flow.y, their_pitch, shape);
-        if (tile_y >= 0 && tile_y < kTileHeight && tile_x >= 0 && tile_x < kTileWidth) {
-          T* known = prior[tile_y * kTileWidth + tile_x];
-          const float* features = coarse.at(blockIdx.z, y / 2, x / 2, shape) + 2 + y % 2 * 2 + x % 2;
-          known[0] = T(flow.x);
-          known[1] = T(flow.y);
-          known[2] = T(features[0]);
-          known[3] = T(features[4]);
+// What a thread knows of its block's tile: blockIdx.z counts the first frames, then the second ones.
+template <typename T>
+struct Tile {
+  const Shape shape;
+  int x0, y0, team, member;  // of ours a team takes pixel `team`, of theirs with the halo every kTeams-th from there
+  bool has_ours;             // the team, inside the frame
+  const T *ours, *theirs;    // the team's pixel, and the whole map
+  int their_pitch, tile_pitch;  // elements from pixel to pixel; in shared memory 8 neighbours then hit all banks
+  T *our_tile, *their_tile;
+
+  __device__ Tile(const Frames<T>& frames, const Shape& shape, int chunk, void* shared)
+      : shape(shape), x0(blockIdx.x * kTileWidth), y0(blockIdx.y * kTileHeight), team(threadIdx.x / kTeam),
+        member(threadIdx.x % kTeam), tile_pitch(chunk + kPack), our_tile(static_cast<T*>(shared)),
+        their_tile(our_tile + kOurs * tile_pitch) {
+    const bool forward = blockIdx.z < shape.batch;
+    const int64_t before = int64_t(blockIdx.z - (forward ? 0 : shape.batch)) * shape.height * shape.width;
+    const int our_pitch = forward ? frames.first_pitch : frames.second_pitch;
+    const int y = y0 + team / kTileWidth, x = x0 + team % kTileWidth;
+    has_ours = team < kOurs && y < shape.height && x < shape.width;
+    their_pitch = forward ? frames.second_pitch : frames.first_pitch;
+    ours = (forward ? frames.first : frames.second) + (before + (has_ours ? y * shape.width + x : 0)) * our_pitch;
+    theirs = (forward ? frames.second : frames.first) + before * their_pitch;
+  }
+
+  // Where one of the team's pixels of theirs is sampled. What the coarser level says of ours goes into `prior`.
+  template <bool kWarped>
+  __device__ Sample find(const Coarse& coarse, T (*prior)[kPrior]) const {
+    const int pixel = team + member * kTeams;
+    const int tile_y = pixel / kHaloWidth - kReach, tile_x = pixel % kHaloWidth - kReach;
+    const int y = y0 + tile_y, x = x0 + tile_x;
+    if (member >= kTheirsOfTeam || y < 0 || y >= shape.height || x < 0 || x >= shape.width) {
+      return {};
+    }
+    if constexpr (!kWarped) {
+      return {{uint32_t(y * shape.width + x) * their_pitch}, {1}};
+    }
+    const int half_width = shape.width / 2;
+    const float* map = coarse.map + int64_t(blockIdx.z) * (shape.height / 2) * half_width * coarse.pitch;
+    const float2 flow = enlarged_flow(coarse, map, y, x, shape);
+    if (tile_y >= 0 && tile_y < kTileHeight && tile_x >= 0 && tile_x < kTileWidth) {
+      const float* features = map + (y / 2 * half_width + x / 2) * coarse.pitch + 2 + y % 2 * 2 + x % 2;
+      const float known[kPrior] = {flow.x, flow.y, features[0], features[4]};
+#pragma unroll
+      for (int i = 0; i < kPrior; ++i) {
+        prior[tile_y * kTileWidth + tile_x][i] = T(known[i]);
+      }
+    }
+    return sample_at(x + coarse.scale * flow.x, y + coarse.scale * flow.y, their_pitch, shape);
+  }
+
+  // Brings `count` channels from `c0` on into shared memory, up to a whole group of them.
+  template <bool kWarped>
+  __device__ void fill(const Sample (&samples)[kTheirsOfTeam], int c0, int count) const {
+#pragma unroll 1
+    for (int c = member * kPack; c < round_up(count); c += kTeam * kPack) {
+      Channels<T> values[kTheirsOfTeam] = {}, value = {};
+      if (c < count) {
+#pragma unroll
+        for (int i = 0; i < kTheirsOfTeam; ++i) {
+          values[i] = kWarped ? blend(theirs + c0 + c, samples[i]) : pick(theirs + c0 + c, samples[i]);
+        }
+        if (has_ours) {
+          value = load(ours + c0 + c);
         }
       }
-      samples[i] = sample;
+#pragma unroll
+      for (int i = 0; i < kTheirsOfTeam; ++i) {
+        store(their_tile + (team + i * kTeams) * tile_pitch + c, clip(values[i], count - c));
+      }
+      if (team < kOurs) {
+        store(our_tile + team * tile_pitch + c, clip(value, count - c));
+      }
     }
     __syncthreads();
   }
 
-  // In shared memory a pixel has 8 elements more than it needs: eight neighbours then hit all banks.
-  T* const tile = reinterpret_cast<T*>(shared);
-  const int tile_pitch = chunk + kPack;
-  const int team = threadIdx.x / kTeam, member = threadIdx.x % kTeam;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int row = warp / (kSpan / kRows), first_row = warp % (kSpan / kRows) * kRows;
-  const int64_t our_pixel = int64_t(y0 + team / kTileWidth) * shape.width + x0 + team % kTileWidth;
-  const bool has_ours = team < kOurs && y0 + team / kTileWidth < shape.height && x0 + team % kTileWidth < shape.width;
-
-  float sums[kRows][kParts][4] = {};
-  for (int c0 = 0; c0 < shape.channels; c0 += chunk) {
-    const int count = min(chunk, (shape.channels - c0 + kGroup - 1) / kGroup * kGroup);
-    for (int pixel = team; pixel < kTheirs; pixel += kTeams) {
-      const int y = y0 - kReach + pixel / kHaloWidth, x = x0 - kReach + pixel % kHaloWidth;
-      const bool inside = y >= 0 && y < shape.height && x >= 0 && x < shape.width;
-      const T* source = theirs + c0 + (kWarped || !inside ? 0 : (int64_t(y) * shape.width + x) * their_pitch);
-      for (int c = member * kPack; c < count; c += kTeam * kPack) {
-        Channels<T> value = {};
-        if (inside && c0 + c < shape.channels) {
-          if constexpr (kWarped) {
-            value = blend(source + c, samples[pixel]);
-          } else {
-            value = load(source + c);
+  // The result is put together in the place of theirs, so that whole pixels are written: here the matches of a row.
+  __device__ void put_matches(const float (&sums)[kRows][kParts][4], int row, int first_row, int pitch) const {
+    const int lane = threadIdx.x % 32;
+    const float mean = 1.f / shape.channels;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      // Our pixel x meets their pixels x to x + 8, which lie in two parts.
+      const int x = lane / 4 + k / 2 * 8, from_x = lane % 4 * 2 + k % 2 - lane / 4;
+      T* target = their_tile + (row * kTileWidth + x) * pitch + first_row * kSpan + from_x;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+        for (int side = 0; side < 2; ++side) {
+          if (side == 0 ? from_x >= 0 : from_x <= 0) {
+            const float value = sums[i][k / 2 + side][k] * mean;
+            target[i * kSpan + side * 8] = T(fmaxf(value, kSlope * value));
           }
-          value = clip(value, shape.channels - c0 - c);
         }
-        *reinterpret_cast<Channels<T>*>(tile + (kOurs + pixel) * tile_pitch + c) = value;
       }
     }
-    for (int c = member * kPack; team < kOurs && c < count; c += kTeam * kPack) {
-      Channels<T> value = {};
-      if (has_ours && c0 + c < shape.channels) {
-        value = clip(load(ours + our_pixel * pitch + c0 + c), shape.channels - c0 - c);
-      }
-      *reinterpret_cast<Channels<T>*>(tile + team * tile_pitch + c) = value;
-    }
-    __syncthreads();
-    const auto base = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-    const uint32_t bytes = tile_pitch * sizeof(T);
-    correlate<T>(sums, base + row * kTileWidth * bytes,
-                 base + (kOurs + (row + first_row) * kHaloWidth) * bytes, bytes, count);
-    __syncthreads();
   }
 
-  // The result is put together in shared memory, so that whole pixels are written.
-  const int result_pitch = width + kPack;
-  const float mean = 1.f / shape.channels;
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    // Our pixel x meets their pixels x to x + 8, which lie in two parts.
-    const int x = lane / 4 + k / 2 * 8, from_x = lane % 4 * 2 + k % 2 - lane / 4;
-    T* target = tile + (row * kTileWidth + x) * result_pitch + first_row * kSpan + from_x;
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-#pragma unroll
-      for (int side = 0; side < 2; ++side) {
-        if (side == 0 ? from_x >= 0 : from_x <= 0) {
-          const float value = sums[i][k / 2 + side][k] * mean;
-          target[i * kSpan + side * 8] = T(fmaxf(value, kSlope * value));
-        }
-      }
+  // What follows the matches, of `width` channels in all.
+  template <bool kWarped>
+  __device__ void put_rest(const T (*prior)[kPrior], int width, int pitch) const {
+    if (team >= kOurs) {
+      return;
     }
-  }
-  if (team < kOurs) {
-    T* target = tile + team * result_pitch + kMatches;
+    T* const end = their_tile + team * pitch + width;
+    T* target = end - width + kMatches;
     if constexpr (kWarped) {
-      for (int c = member * kPack; has_ours && c < shape.channels; c += kTeam * kPack) {
-        const Channels<T> value = load(ours + our_pixel * pitch + c);
+#pragma unroll 1
+      for (int c = member * kPack; c < shape.channels; c += kTeam * kPack) {
+        const Channels<T> value = load(our_tile + team * tile_pitch + c);
 #pragma unroll
         for (int k = 0; k < kPack; ++k) {
           if (c + k < shape.channels) {
@@ -307,22 +340,67 @@ __global__ void __launch_bounds__(kThreads, 2)
       target[member] = prior[team][member];
       target += kPrior;
     }
-    for (T* zero = target + member; zero < tile + team * result_pitch + width; zero += kTeam) {
+#pragma unroll 1
+    for (T* zero = target + member; zero < end; zero += kTeam) {
       *zero = T(0.f);
     }
   }
-  __syncthreads();
-  constexpr int kWriters = 16;  // threads that write a pixel
-  for (int pixel = threadIdx.x / kWriters; pixel < kOurs; pixel += kThreads / kWriters) {
-    const int y = y0 + pixel / kTileWidth, x = x0 + pixel % kTileWidth;
-    if (y < shape.height && x < shape.width) {
-      T* target = out + ((int64_t(blockIdx.z) * shape.height + y) * shape.width + x) * out_pitch;
-      for (int c = threadIdx.x % kWriters * kPack; c < width; c += kWriters * kPack) {
-        *reinterpret_cast<Channels<T>*>(target + c) =
-            *reinterpret_cast<const Channels<T>*>(tile + pixel * result_pitch + c);
+
+  __device__ void write(T* out, int out_pitch, int width, int pitch) const {
+    constexpr int kWriters = 16;  // threads that write a pixel
+    out += int64_t(blockIdx.z) * shape.height * shape.width * out_pitch;
+#pragma unroll 1
+    for (int pixel = threadIdx.x / kWriters; pixel < kOurs; pixel += kThreads / kWriters) {
+      const int y = y0 + pixel / kTileWidth, x = x0 + pixel % kTileWidth;
+      if (y < shape.height && x < shape.width) {
+        T* target = out + int64_t(y * shape.width + x) * out_pitch;
+#pragma unroll 1
+        for (int c = threadIdx.x % kWriters * kPack; c < width; c += kWriters * kPack) {
+          store(target + c, load(their_tile + pixel * pitch + c));
+        }
       }
     }
   }
+};
+
+#endif
+
+// `chunk` channels are in shared memory at a time: all, if warped. `width`: channels of `out`.
+template <typename T, bool kWarped>
+__global__ void __launch_bounds__(kThreads, kWarped ? 2 : 1)
+    match(Frames<T> frames, Coarse coarse, T* out, int out_pitch, int width, int chunk, Shape shape) {
+#if __CUDA_ARCH__ >= 800
+  extern __shared__ uint4 shared[];
+  __shared__ T prior[kWarped ? kOurs : 1][kPrior];
+  const Tile<T> tile(frames, shape, chunk, shared);
+  const Sample mine = tile.template find<kWarped>(coarse, prior);
+  Sample samples[kTheirsOfTeam];
+#pragma unroll
+  for (int i = 0; i < kTheirsOfTeam; ++i) {
+    samples[i] = sample_of(mine, i);
+  }
+
+  const int warp = threadIdx.x / 32, row = warp / (kSpan / kRows), first_row = warp % (kSpan / kRows) * kRows;
+  const uint32_t bytes = tile.tile_pitch * sizeof(T);
+  tile.template fill<kWarped>(samples, 0, min(chunk, shape.channels));
+  float sums[kRows][kParts][4] = {};
+  for (int c0 = 0;;) {
+    correlate<T>(sums, address_of(tile.our_tile) + row * kTileWidth * bytes,
+                 address_of(tile.their_tile) + (row + first_row) * kHaloWidth * bytes, bytes,
+                 round_up(min(chunk, shape.channels - c0)));
+    __syncthreads();
+    c0 += chunk;
+    if (kWarped || c0 >= shape.channels) {
+      break;
+    }
+    tile.template fill<kWarped>(samples, c0, min(chunk, shape.channels - c0));
+  }
+
+  const int result_pitch = width + kPack;
+  tile.put_matches(sums, row, first_row, result_pitch);
+  tile.template put_rest<kWarped>(prior, width, result_pitch);
+  __syncthreads();
+  tile.write(out, out_pitch, width, result_pitch);
 #else
   __trap();  // the caller asks for compute capability 8.0
 #endif
@@ -333,25 +411,26 @@ __global__ void __launch_bounds__(kThreads, 2)
 int shared_memory_limit(const Tensor& tensor) {
   int bytes = 0;
   STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, tensor.get_device_index()));
-  return bytes;
+  return bytes - 1024;  // that is the system's, and what is fixed
 }
 
 template <typename T, bool kWarped>
 void launch(const Tensor& first, const Tensor& second, const Coarse& coarse, const Tensor& out, const Shape& shape) {
-  constexpr int kPixels = kOurs + kTheirs, kSize = sizeof(T);
-  constexpr int kFixed = kWarped ? kTheirs * sizeof(Sample) + kOurs * kPrior * kSize : 64;
-  const int width = int(out.size(1));
-  const int room = (shared_memory_limit(first) - kFixed - 1024) / (kPixels * kSize) - kPack;
-  const int chunk = min(int(ceil_div(shape.channels, kGroup)), room / kGroup) * kGroup;
-  const int bytes = max(kPixels * (chunk + kPack), kOurs * (width + kPack)) * kSize;
+  const int width = int(out.size(1)), limit = shared_memory_limit(first);
+  const int room = (limit / int((kOurs + kTheirs) * sizeof(T)) - kPack) / kGroup * kGroup;
+  const int chunk = std::min(round_up(shape.channels), room);
+  STD_TORCH_CHECK(!kWarped || chunk >= shape.channels, "maps that are warped have at most ", room,
+                  " channels on this GPU, not ", shape.channels);
+  const int tile_pitch = chunk + kPack, result_pitch = width + kPack;
+  const int bytes = (kOurs * tile_pitch + std::max(kTheirs * tile_pitch, kOurs * result_pitch)) * int(sizeof(T));
   const auto kernel = match<T, kWarped>;
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const Launcher launcher(first);
   const Frames<T> frames{static_cast<const T*>(first.const_data_ptr()), static_cast<const T*>(second.const_data_ptr()),
-                         pitch_of("first", first, 16), pitch_of("second", second, 16)};
+                         int(pitch_of("first", first, 16)), int(pitch_of("second", second, 16))};
   const dim3 grid(ceil_div(shape.width, kTileWidth), ceil_div(shape.height, kTileHeight), 2 * shape.batch);
   kernel<<<grid, kThreads, bytes, launcher.stream()>>>(frames, coarse, static_cast<T*>(out.mutable_data_ptr()),
-                                                       pitch_of("out", out, 16), width, chunk, shape);
+                                                       int(pitch_of("out", out, 16)), width, chunk, shape);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -368,7 +447,7 @@ void match_frames(const Tensor& first, const Tensor& second, const Coarse& coars
     return;
   }
   const auto pixels = int64_t(shape.height) * shape.width;
-  STD_TORCH_CHECK(pixels * max(pitch_of("first", first, 16), pitch_of("second", second, 16)) < int64_t(1) << 32,
+  STD_TORCH_CHECK(pixels * std::max(pitch_of("first", first, 16), pitch_of("second", second, 16)) < int64_t(1) << 31,
                   "the maps are too large: ", text(shape));
   if (type == ScalarType::Half) {
     launch<__half, kWarped>(first, second, coarse, out, shape);

@@ -1,5 +1,5 @@
-// What surrounds the flow and the kernel network: images as channels-last maps of as many channels as tensor cores take,
-// and the flow at full size. Inference only.
+// What surrounds the flow and the kernel network: images as channels-last maps of as many channels as tensor cores
+// take, and the flow at full size. Inference only.
 #include "common.cuh"
 
 namespace dain {
