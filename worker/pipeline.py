@@ -147,7 +147,7 @@ def interpolate(
     stats, transfer = SegmentStats(), Transfer(interpolator.device, pixels, colors)
     decoded, made = Channel[Arrival](AHEAD), Channel[Frame | Made](AHEAD)
     reader = threading.Thread(target=_decode, args=(source, transfer, decoded, stats), name="decode")
-    writer = threading.Thread(target=_encode, args=(made, transfer, sink, stats), name="encode")
+    writer = threading.Thread(target=_encode, args=(made, transfer, interpolator, sink, stats), name="encode")
     reader.start()
     writer.start()
     try:
@@ -159,13 +159,13 @@ def interpolate(
                 made.put(maker.make(frame.action, window), check)
                 stats.frames += 1
                 on_frame(1)
+            maker.finish()
         made.close()
         while writer.is_alive():
             writer.join(CHECK_SECONDS)
             check()
         if made.error:
             raise made.error
-        maker.finish()
     except BaseException:
         source.kill()
         sink.kill()
@@ -211,12 +211,20 @@ def _decode(source: Source, transfer: Transfer, decoded: Channel[Arrival], stats
         decoded.close(error)
 
 
-def _encode(made: Channel[Frame | Made], transfer: Transfer, sink: Sink, stats: SegmentStats) -> None:
+def _encode(
+    made: Channel[Frame | Made],
+    transfer: Transfer,
+    interpolator: Interpolator,
+    sink: Sink,
+    stats: SegmentStats,
+) -> None:
     try:
         for item in made.read():
             if isinstance(item, Made):
                 stats.seconds_inference += item.stopwatch.seconds()
+                recomputed = interpolator.recomputed
                 planes = transfer.download(item.pending)
+                stats.recomputed_frames += interpolator.recomputed - recomputed
             else:
                 planes = item.planes
             began = time.monotonic()
@@ -261,7 +269,6 @@ class _Maker:
         self._known: dict[int, Any] = {}  # index -> what the interpolator knows of that frame
         self._pair_index = -1
         self._pair: Any = None  # None at a scene cut
-        self._recomputed_before = interpolator.recomputed
         if interpolator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(interpolator.device)
 
@@ -280,8 +287,7 @@ class _Maker:
         return Made(pending, stopwatch, (first.uploaded, second.uploaded))
 
     def finish(self) -> None:
-        """Complete the numbers that are known only at the end."""
-        self._stats.recomputed_frames = self._interpolator.recomputed - self._recomputed_before
+        """Note what is known only at the end."""
         if self._interpolator.device.type == "cuda":
             self._stats.vram_peak_bytes = torch.cuda.max_memory_allocated(self._interpolator.device)
 

