@@ -35,11 +35,13 @@ _REACH, _CONTEXT_REACH, _DEPTH_REACH = 10, 17, 14
 
 # What parts of the network with the official widths take at their peak, as measured: elements for each pixel.
 _DEPTH, _DEPTH_IN_BANDS = 390, 240
-_FLOW_AND_KERNELS = 200
+_FLOW_AND_KERNELS = 170
+#: How much more it is in float32, whose convolutions are cuDNN's: workspaces, and results that are copied.
+_FLOAT32 = 2.1
 #: Bytes for each pixel of images: those that the caller gives, and results that wait to be fetched.
-_CALLERS = 96
+_CALLERS = 72
 #: Bytes for the workspaces of libraries.
-_WORKSPACES = 128 * 2**20
+_WORKSPACES = 96 * 2**20
 
 
 class FrameTooLargeError(ValueError):
@@ -76,11 +78,13 @@ class Planner:
 
     Attributes:
         element_bytes: of the network's dtype.
-        weight_bytes: of all its weights.
+        seen_bytes: of an element of what the rectification sees.
+        weight_bytes: of all weights.
     """
 
     config: ModelConfig
     element_bytes: int
+    seen_bytes: int
     weight_bytes: int
 
     def best(self, height: int, width: int, budget: int) -> Plan:
@@ -116,7 +120,10 @@ class Planner:
         return next(clearly, min(plans, key=self._size))
 
     def peak(self, plan: Plan) -> int:
-        """Bytes that are allocated at most: weights, what is kept of two frames, and the largest stage at work."""
+        """Bytes that are allocated at most, while no more is kept than two frames and what lies between them.
+
+        These are weights, what is kept, images of the caller's, and the largest of the stages at work.
+        """
         kept, stages = self._bytes(plan)
         per_pixel = _CALLERS + kept + max(stages)
         return self.weight_bytes + _WORKSPACES + int(plan.height * plan.width * per_pixel)
@@ -127,7 +134,7 @@ class Planner:
         return kept + sum(stages)
 
     def _bytes(self, plan: Plan) -> tuple[float, tuple[float, float, float]]:
-        """For each pixel: what is kept of two frames, and what each stage takes."""
+        """For each pixel: what is kept of two frames, and what each stage takes, with the motion where there is one."""
         c, e = self.config, self.element_bytes
         pyramid = sum(width / 4**level for level, width in enumerate(c.flow_pyramid, 1))
         contexts = 3 * c.context_width * e if plan.keep_contexts else 0
@@ -136,16 +143,18 @@ class Planner:
 
         depth = _DEPTH * plan.share(plan.depth_rows + 2 * _DEPTH_REACH)
         features = max(max(depth, _DEPTH_IN_BANDS) * e, frame + c.context_width * e)
-        synthesis = motion + 28 + self._band(plan)  # 28: flows at a time, result
+        bands = 28 + self._band(plan)  # 28: flows at a time, result
+        much = _FLOAT32 if e == 4 else 1
+        stages = motion + much * features, much * _FLOW_AND_KERNELS * e, motion + much * bands
         # Graphs keep their results, and copies of all that they are given.
-        copies = 5 * frame if plan.graphs else 0
-        return 2 * frame + copies, (features, _FLOW_AND_KERNELS * e, synthesis)
+        copies = 3 * (frame + motion) if plan.graphs else 0
+        return 2 * frame + copies, stages
 
     def _band(self, plan: Plan) -> float:
         """Bytes for each pixel of the frame that a band of the synthesis takes."""
         c, e = self.config, self.element_bytes
         rows = plan.rows + 2 * _REACH
-        gathered = plan.share(rows) * (12 + e * (6 * c.context_width + BLEND_CHANNELS))
+        gathered = plan.share(rows) * (12 + self.seen_bytes * (6 * c.context_width + BLEND_CHANNELS))
         # Of the maps that follow, four are alive at once, while what was gathered is not.
         map_bytes = plan.share(rows) * e * c.rectify_width
         contexts = plan.share(rows + 2 * _CONTEXT_REACH) * e * 4 * c.context_width

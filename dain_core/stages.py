@@ -75,7 +75,9 @@ class FusedStages:
         self.model, self.replanned = model, 0
         self._device, self._memory = device, memory
         weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-        self._planner = Planner(model.config, model.dtype.itemsize, weights)
+        self._planner = Planner(
+            model.config, model.dtype.itemsize, model.rectify.seen_dtype.itemsize, weights
+        )
         self._plan: Plan | None = None
         self._alive: WeakSet[FusedFeatures] = WeakSet()
 

