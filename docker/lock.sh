@@ -1,0 +1,29 @@
+#!/bin/sh
+# Writes docker/requirements-*.txt anew: what goes into the images, to the version and the hash. Needs uv.
+# The CPU worker's PyTorch comes from PIP_FIND_LINKS where that is set, else from PyTorch's own index (TORCH_INDEX).
+set -eu
+cd "$(dirname "$0")/.."
+
+lock() { # lock NAME OPTIONS...
+  name=$1; shift
+  echo "docker/requirements-$name.txt"
+  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --constraints constraints.txt \
+    --custom-compile-command "make lock" --output-file "docker/requirements-$name.txt" "$@"
+}
+
+if [ -n "${PIP_FIND_LINKS:-}" ]; then
+  cpu_torch="--find-links $PIP_FIND_LINKS"
+else
+  cpu_torch="--index ${TORCH_INDEX:-https://download.pytorch.org/whl/cpu} --index-strategy unsafe-best-match"
+fi
+torch=$(sed -n 's/^torch==//p' constraints.txt)
+work=$(mktemp -d)
+trap 'rm -r "$work"' EXIT
+echo 'setuptools>=77' >"$work/build.in"
+echo "torch==$torch+cpu" >"$work/torch-cpu.txt"
+
+lock build "$work/build.in" --no-annotate
+lock service pyproject.toml
+lock worker pyproject.toml --extra worker
+# shellcheck disable=SC2086  # two words, or three
+lock worker-cpu pyproject.toml --extra worker --overrides "$work/torch-cpu.txt" $cpu_torch
