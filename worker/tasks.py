@@ -134,9 +134,10 @@ def _attempt(runtime: Runtime, job_id: str, task: str, work: Callable[[Attempt],
     except Exception as error:  # the cap on attempts ends what no attempt can do
         problem, is_final = _judge(error, claim)
         log.warning("%s of job %s, attempt %d: %s", task, job_id, claim.attempt, error, exc_info=not is_final)
-        is_culprit = not runtime.device_errors
         if _is_lost(runtime.interpolator.device, error):
             _stop(runtime, error)
+        # Where two tasks lose the same GPU, the attempt of one of them is to blame.
+        is_culprit = runtime.device_errors[:1] in ([], [error])
         if is_final or (is_culprit and claim.attempt >= runtime.settings.max_attempts):
             _fail(runtime, job_id, problem, claim)
         else:
