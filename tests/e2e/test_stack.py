@@ -57,7 +57,7 @@ def test_twice_the_frames_at_exact_times_with_the_sound(
         assert result.streams.audio[0].codec_context.name == "aac"
         sound, original = list(result.demux(audio=0)), list(source.demux(audio=0))
         assert [bytes(packet) for packet in sound] == [bytes(packet) for packet in original]
-    assert undisturbed["progress"]["frames_done"] == 24 and undisturbed["metrics"]["segments_total"] == 4
+    assert undisturbed["progress"]["frames_done"] == 24 and undisturbed["metrics"]["segments_total"] == 5
     assert undisturbed["output"]["frame_rate"] == "48"
 
 
