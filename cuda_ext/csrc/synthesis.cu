@@ -26,65 +26,20 @@ struct Rows {
 
 // ---------------------------------------------------------------- contexts
 
-// What a tap's channels are multiplied with: one at a time, or two of half precision.
-template <typename T>
-struct Factor {
-  float value;
-
-  __device__ explicit Factor(float weight) : value(weight) {}
-};
-
-template <>
-struct Factor<__half> {
-  __half2 value;
-
-  __device__ explicit Factor(float weight) : value(__float2half2_rn(weight)) {}
-};
-
-template <typename T>
 struct Tap {
   int pixel;  // of the rows of the image that are there, one after the other; negative if a tap of the pixel is not
-  Factor<T> factor;
+  float weight;
 };
 
-// Adds a row of a window to `sums`, 16 bytes of channels of each tap. `pitch` is in bytes.
-template <typename T>
-__device__ void add_row(const Tap<T>* taps, const char* source, int pitch, float (&sums)[kWidth<T>]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const auto from = *reinterpret_cast<const Channels<T>*>(source + int64_t(taps[i].pixel) * pitch);
-#pragma unroll
-    for (int k = 0; k < kWidth<T>; ++k) {
-      sums[k] += taps[i].factor.value * float(from.values[k]);
-    }
-  }
-}
-
-// Four taps are few enough to be added in half precision, where two channels take one instruction.
-template <>
-__device__ void add_row<__half>(const Tap<__half>* taps, const char* source, int pitch, float (&sums)[8]) {
-  __half2 row[4] = {};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const auto from = *reinterpret_cast<const Channels<__half2>*>(source + int64_t(taps[i].pixel) * pitch);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      row[k] = __hfma2(taps[i].factor.value, from.values[k], row[k]);
-    }
-  }
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    const float2 two = __half22float2(row[k]);
-    sums[2 * k] += two.x;
-    sums[2 * k + 1] += two.y;
-  }
-}
+// Those of a pixel; 16 bytes more let the four pixels that a warp of threads works on be read from different banks.
+struct alignas(16) Taps {
+  Tap of[16 + 2];
+};
 
 template <typename T, typename O>
-__global__ void warp_slices(const T* image, int pitch, Rows image_rows, View<const float> flow, View<const T> kernel,
-                            O* out, int64_t out_pitch, Rows rows, Shape frame) {
-  __shared__ __align__(8) char memory[kTile * kTile * 16 * sizeof(Tap<T>)];
-  auto* taps = reinterpret_cast<Tap<T>*>(memory);
+__global__ void warp_slices(const T* image, int64_t pitch, Rows image_rows, View<const float> flow,
+                            View<const T> kernel, O* out, int64_t out_pitch, Rows rows, Shape frame) {
+  __shared__ Taps taps[kTile * kTile];
   const int x0 = blockIdx.x * kTile, row0 = blockIdx.y * kTile, n = blockIdx.z;
   {
     const int pixel = threadIdx.x / 4, line = threadIdx.x % 4;
@@ -97,26 +52,31 @@ __global__ void warp_slices(const T* image, int pitch, Rows image_rows, View<con
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int tap = line * 4 + i;
-        const float weight = window.weight(tap, float(*kernel.at(n, tap, rows.top + row, x)));
-        taps[pixel * 16 + tap] = {there ? start + window.column(i, frame.width) : -1, Factor<T>(weight)};
+        taps[pixel].of[tap] = {there ? start + window.column(i, frame.width) : -1,
+                               window.weight(tap, float(*kernel.at(n, tap, rows.top + row, x)))};
       }
     }
   }
   __syncthreads();
 
   const int packs = frame.channels / kWidth<T>;
-  const char* source = reinterpret_cast<const char*>(image) + int64_t(n) * image_rows.count * frame.width * pitch;
+  const T* source = image + int64_t(n) * image_rows.count * frame.width * pitch;
   O* target = out + int64_t(n) * rows.count * frame.width * out_pitch;
   for (int item = threadIdx.x; item < kTile * kTile * packs; item += kTileThreads) {
     const int pixel = item / packs, pack = item % packs;
     const int x = x0 + pixel % kTile, row = row0 + pixel / kTile;
-    if (x >= frame.width || row >= rows.count || taps[pixel * 16].pixel < 0) {
+    if (x >= frame.width || row >= rows.count || taps[pixel].of[0].pixel < 0) {
       continue;
     }
     float sums[kWidth<T>] = {};
 #pragma unroll
-    for (int line = 0; line < 4; ++line) {
-      add_row(taps + pixel * 16 + line * 4, source + pack * 16, pitch, sums);
+    for (int i = 0; i < 16; ++i) {
+      const Tap tap = taps[pixel].of[i];
+      const auto from = *reinterpret_cast<const Channels<T>*>(source + tap.pixel * pitch + pack * kWidth<T>);
+#pragma unroll
+      for (int k = 0; k < kWidth<T>; ++k) {
+        sums[k] += tap.weight * float(from.values[k]);
+      }
     }
     Channels<O, kWidth<T>> result;
 #pragma unroll
@@ -245,9 +205,8 @@ void adaptive_warp_into(const Tensor& image, int64_t first_row, const Tensor& fl
     STD_TORCH_CHECK(frame.channels % kWidth<T> == 0, "image must have a multiple of ", kWidth<T>, " channels, not ",
                     frame.channels);
     launch.blocks(warp_slices<T, O>, {ceil_div(frame.width, kTile), ceil_div(rows.count, kTile), frame.batch},
-                  dim3(kTileThreads), static_cast<const T*>(image.const_data_ptr()), int(pitch * sizeof(T)),
-                  image_rows, read<float>(flow), read<T>(kernel), static_cast<O*>(out.mutable_data_ptr()), out_pitch,
-                  rows, frame);
+                  dim3(kTileThreads), static_cast<const T*>(image.const_data_ptr()), pitch, image_rows,
+                  read<float>(flow), read<T>(kernel), static_cast<O*>(out.mutable_data_ptr()), out_pitch, rows, frame);
   });
 }
 
