@@ -85,7 +85,6 @@ __device__ inline uint64_t matrix(uint32_t address, uint32_t along_columns, uint
   }
 
 #define BY_MATRIX "l"(a), "l"(b), "r"(int(add))
-#define BY_REGISTERS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add))
 
 // The product of 64 x 16 with 16 x kColumns, added to `sums` or instead of them.
 template <typename T, int kColumns>
@@ -94,15 +93,6 @@ __device__ void multiply(float (&sums)[kColumns / 2], uint64_t a, uint64_t b, bo
   MULTIPLY(128, LIST_64, "%64, %65", "66", "0, 0", SUMS_64(0) : BY_MATRIX)
   MULTIPLY(192, LIST_96, "%96, %97", "98", "0, 0", SUMS_96(0) : BY_MATRIX)
   MULTIPLY(256, LIST_128, "%128, %129", "130", "0, 0", SUMS_128(0) : BY_MATRIX)
-}
-
-// The same with the first matrix in registers, in the order in which sums lie there.
-template <typename T, int kColumns>
-__device__ void multiply(float (&sums)[kColumns / 2], const uint32_t (&a)[4], uint64_t b, bool add) {
-  MULTIPLY(64, LIST_32, "{%32, %33, %34, %35}, %36", "37", "0", SUMS_32(0) : BY_REGISTERS)
-  MULTIPLY(128, LIST_64, "{%64, %65, %66, %67}, %68", "69", "0", SUMS_64(0) : BY_REGISTERS)
-  MULTIPLY(192, LIST_96, "{%96, %97, %98, %99}, %100", "101", "0", SUMS_96(0) : BY_REGISTERS)
-  MULTIPLY(256, LIST_128, "{%128, %129, %130, %131}, %132", "133", "0", SUMS_128(0) : BY_REGISTERS)
 }
 
 __device__ inline void begin_products() {
