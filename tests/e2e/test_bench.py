@@ -19,6 +19,6 @@ def test_a_job_is_held_against_the_engine(stack: Stack, tmp_path: Path) -> None:
     [result] = json.loads((tmp_path / "job.json").read_text())
     assert (result["source_frames"], result["new_frames"], result["workers"]) == (8, 7, 1)
     assert result["share"] == pytest.approx(7 / result["seconds"] / result["engine_rate"])
-    assert 0 < result["device_share"] <= 1 and 0 < result["share"] < 1
+    assert 0 < result["device_share"] <= 1
     assert result["worker_cores"] > 0 and result["codec_cores"] > 0
     assert result["machine_cores"] >= result["worker_cores"]
