@@ -139,10 +139,14 @@ class FusedDAIN(nn.Module):
         height, made = first.picture.shape[2], []
         for band in Band.split(height, rows or height):
             seen = band.widened(self.rectify.reach, height)
-            blend = empty(seen.of(first.picture), 3)
-            x = self.rectify.stem(self._gather(sides, time, seen, blend))
-            made.append(band.of(self.rectify(x, blend), seen))
+            made.append(band.of(self._rectified(sides, time, seen), seen))
         return made[0] if len(made) == 1 else torch.cat(made, 2)
+
+    def _rectified(self, sides: list[_Side], time: Tensor, band: Band) -> Tensor:
+        """The frame's rows, as far as they depend on no others."""
+        blend = empty(band.of(sides[0].frame.picture), 3)
+        x = self.rectify.stem(self._gather(sides, time, band, blend))
+        return self.rectify(x, blend)
 
     def _gather(self, sides: list[_Side], time: Tensor, band: Band, blend: Tensor) -> Tensor:
         """What the rectification sees of a band, and the band's `blend`."""
