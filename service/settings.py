@@ -95,7 +95,9 @@ class Settings(BaseSettings):
         default=96, ge=1, description="Frames of the result that one segment aims at."
     )
     segments_in_flight: int = Field(
-        default=4, ge=1, description="Segments of one job that are queued at a time."
+        default=16,
+        ge=1,
+        description="Segments of one job that are queued at a time; two for each worker that may share a job.",
     )
     max_attempts: int = Field(default=3, ge=1, description="Attempts at a task before its job fails.")
     worker_ttl_seconds: int = Field(
