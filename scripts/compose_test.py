@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import av
 import httpx
@@ -350,6 +350,47 @@ def it_goes_down_and_comes_up(trial: Trial) -> str:
     return f"all {len(trial.jobs)} jobs of this test are there, and the two in progress were finished"
 
 
+def a_backup_restores(trial: Trial) -> str:
+    host = trial.host
+    job_id = trial.submit()
+    until(lambda: trial.at_work(job_id), "a segment under way")
+    copies = {name: trial.clip.with_name(f"{name}.tar") for name in ("redis", "store")}
+    host.compose("stop", "janitor", "redis")
+    save(host, "redis", copies["redis"])
+    host.compose("start", "redis")
+    save(host, "store", copies["store"])
+    host.compose("down", "--volumes")
+    host.compose("up", "--detach", "--no-start")
+    for name, copy in copies.items():
+        restore(host, name, copy)
+    host.compose("up", "--detach")
+    until(trial.ready, "readiness")
+    for each in trial.jobs:
+        trial.finish(each)
+    return f"all {len(trial.jobs)} jobs from new volumes, one of them saved in progress"
+
+
+def tar(
+    host: Host, volume: str, *options: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
+) -> None:
+    """Run tar on a volume, as the documentation says."""
+    container = ["run", "--rm", "--interactive", "--user", "0", "--entrypoint", "tar"]
+    mount = ["--volume", f"{host.project}_{volume}:/volume"]
+    image = f"dain/service:{host.variables['DAIN_VERSION']}"
+    command = [host.engine, *container, *mount, image, *options]
+    subprocess.run(command, check=True, stdin=stdin, stdout=stdout)
+
+
+def save(host: Host, volume: str, path: Path) -> None:
+    with path.open("wb") as file:
+        tar(host, volume, "cC", "/volume", ".", stdout=file)
+
+
+def restore(host: Host, volume: str, path: Path) -> None:
+    with path.open("rb") as file:
+        tar(host, volume, "xC", "/volume", stdin=file)
+
+
 def a_host_cut_off_loses_nothing(trial: Trial) -> str:
     with another_host(trial) as (other, container):
         name = until(
@@ -415,6 +456,7 @@ STEPS = (
     workers_scale_and_drain,
     it_is_upgraded_under_load,
     it_goes_down_and_comes_up,
+    a_backup_restores,
     a_host_cut_off_loses_nothing,
 )
 
