@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,8 @@ from dain_core.fused.network import FusedFeatures
 from dain_core.graphs import Graphed
 from dain_core.memory import Plan, Planner
 from dain_core.model import DAIN, Features, Motion
+
+log = logging.getLogger("dain.engine")
 
 Made = TypeVar("Made")
 
@@ -138,6 +141,7 @@ class FusedStages:
         plan = self._planner.smaller(self._plan)
         self._follow(plan)
         self.replanned += 1
+        log.warning("GPU memory ran out: now %s", plan)
         if not plan.keep_contexts:
             for frame in self._alive:
                 frame.contexts = ()

@@ -299,11 +299,11 @@ class _Maker:
             self._stats.scene_cuts += 1
             self._known.clear()
             return
-        before, self._known = self._known, {}
+        # A frame that is no longer of use is let go of before the next takes its memory.
+        indices = {arrival.frame.index for arrival in (first, second)}
+        self._known = {index: known for index, known in self._known.items() if index in indices}
         for arrival in (first, second):
-            index = arrival.frame.index
-            known = before.get(index)
-            if known is None:
-                known = self._interpolator.frame(self._transfer.rgb(arrival.uploaded))
-            self._known[index] = known
-        self._pair = self._interpolator.pair(*self._known.values())
+            if arrival.frame.index not in self._known:
+                rgb = self._transfer.rgb(arrival.uploaded)
+                self._known[arrival.frame.index] = self._interpolator.frame(rgb)
+        self._pair = self._interpolator.pair(*(self._known[index] for index in sorted(indices)))

@@ -70,11 +70,12 @@ class SliceConv2d(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor, out: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
-        if out is None:
-            out = empty(x, self.out_channels, self.out_dtype)
         if x.dtype == torch.float32:
             result = F.conv2d(x, self.weight, self.bias, 1, self.padding, self.dilation)
-            return out.copy_(F.leaky_relu(result if plus is None else result.add_(plus), self.slope))
+            result = F.leaky_relu_(result if plus is None else result.add_(plus), self.slope)
+            return result if out is None else out.copy_(result)
+        if out is None:
+            out = empty(x, self.out_channels, self.out_dtype)
         convolve_into(
             x, self.weight, self.bias, self.slope, out, scale=self.scale, plus=plus, dilation=self.dilation
         )
