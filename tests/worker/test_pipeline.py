@@ -238,7 +238,7 @@ def test_an_ffmpeg_that_is_killed_is_an_error_at_once(
 
     def kill_the_encoder(frames: int) -> None:
         for child in children():
-            with contextlib.suppress(psutil.ZombieProcess):
+            with contextlib.suppress(psutil.NoSuchProcess):
                 if "libx264" in child.cmdline():
                     child.kill()
 
