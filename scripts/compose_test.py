@@ -40,6 +40,7 @@ SETTINGS = {
 }
 FRAMES = 10
 GRACE_SECONDS = 60  # stop_grace_period of a worker
+IN_HAND = 2  # tasks a worker may have: one is encoded to its end while the next begins
 
 
 def say(text: str) -> None:
@@ -263,7 +264,7 @@ def what_is_killed_comes_back(trial: Trial) -> str:
         began = trial.host.inspect(container)["State"]["StartedAt"]
         trial.host.crash(container)
         job = trial.finish(job_id)
-        assert job["metrics"]["attempts_failed"] <= 1, job["metrics"]
+        assert job["metrics"]["attempts_failed"] <= IN_HAND, job["metrics"]
         until(lambda: trial.host.inspect(container)["State"]["StartedAt"] != began, f"return of {service}")  # noqa: B023
         until(trial.ready, f"recovery from the death of {service}")
     return "worker, API, Redis, janitor, each in mid-job: same bytes"
@@ -401,7 +402,7 @@ def a_host_cut_off_loses_nothing(trial: Trial) -> str:
         other.run("network", "disconnect", f"{other.project}_public", container)
         job = trial.finish(job_id)
         assert name not in {w["name"] for w in trial.workers()}, "the other host was not cut off"
-        assert job["metrics"]["attempts_failed"] == 1, job["metrics"]
+        assert 1 <= job["metrics"]["attempts_failed"] <= IN_HAND, job["metrics"]
         other.run("network", "connect", f"{other.project}_public", container)
         until(lambda: any(container.startswith(w["host"]) for w in trial.workers()), "its return")
         trial.finish(trial.submit())
@@ -440,7 +441,7 @@ def another_host(trial: Trial) -> Iterator[tuple[Host, str]]:
     files = ("docker-compose.yml", "docker/worker-host.yml")
     other = Host(host.engine, host.compose_command, f"{PROJECT}-other", variables, files)
     try:
-        other.compose("up", "--detach", "--no-deps", "worker-cpu")
+        other.compose("up", "--detach", "worker-cpu")
         [container] = other.containers("worker-cpu")
         yield other, other.inspect(container)["Id"]
     finally:
