@@ -9,8 +9,7 @@
 // weights, the others the tile and its halo, 64 bytes of channels at a time. The other teams multiply, each with other
 // outputs (kSlices) or other pixels (kAcross) than its neighbour.
 #include "convolve.cuh"
-
-#include <cuda_fp8.h>
+#include "hopper.cuh"
 
 #include <algorithm>
 
@@ -20,11 +19,9 @@ namespace {
 constexpr int kPlanes = 4;     // of a pixel's channels in shared memory at a time, 16 bytes each
 constexpr int kSide = 8;       // pixels of a product side by side
 constexpr int kMatrix = 64;    // rows of weights of a product
-constexpr int kTeam = 128;     // threads that issue a product together
 constexpr int kFetchers = 96;  // threads that fetch tiles
 constexpr int kMaxTileStages = 4;
 constexpr int kWeightStages = 4;
-constexpr int kSharedBytes = 227 * 1024;  // of a block
 
 // How a block divides its work.
 template <typename O, int phases, int rows, int slices, int across>
@@ -70,10 +67,6 @@ struct Barriers {
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-__device__ uint32_t address_of(const void* shared) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-}
 
 // ---------------------------------------------------------------- barriers
 
@@ -124,74 +117,6 @@ struct Ring {
     }
   }
 };
-
-// ---------------------------------------------------------------- matrix products
-
-// A matrix in shared memory as blocks of 8 rows x 16 bytes: their distances along the columns and along the rows.
-__device__ uint64_t matrix(uint32_t address, uint32_t along_columns, uint32_t along_rows) {
-  return uint64_t(address >> 4) | uint64_t(along_columns >> 4) << 16 | uint64_t(along_rows >> 4) << 32;
-}
-
-#define LIST_32 \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, " \
-  "%25, %26, %27, %28, %29, %30, %31"
-#define LIST_128 LIST_32 \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
-  "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, " \
-  "%76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, " \
-  "%98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
-  "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define SUMS_4(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
-#define SUMS_16(i) SUMS_4(i), SUMS_4(i + 4), SUMS_4(i + 8), SUMS_4(i + 12)
-#define SUMS_32(i) SUMS_16(i), SUMS_16(i + 16)
-#define SUMS_128(i) SUMS_32(i), SUMS_32(i + 32), SUMS_32(i + 64), SUMS_32(i + 96)
-
-#define ISSUE(shape, types, list, first, second, flags, ...)                                           \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\nwgmma.mma_async.sync.aligned." shape "." types \
-               " {" list "}, %" first ", %" second ", p, 1, 1" flags ";\n}"                            \
-               : __VA_ARGS__                                                                           \
-               : "l"(a), "l"(b))
-
-#define MULTIPLY(pixels, list, first, second, ...)                                            \
-  if constexpr (kRows * kSide == pixels) {                                                         \
-    if constexpr (std::is_same_v<T, __half>) {                                                 \
-      ISSUE("m64n" #pixels "k16", "f32.f16.f16", list, first, second, ", 0, 0", __VA_ARGS__);   \
-    } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {                                   \
-      ISSUE("m64n" #pixels "k16", "f32.bf16.bf16", list, first, second, ", 0, 0", __VA_ARGS__); \
-    } else {                                                                                   \
-      ISSUE("m64n" #pixels "k32", "f32.e4m3.e4m3", list, first, second, "", __VA_ARGS__);       \
-    }                                                                                          \
-  }
-
-// Adds the product of 64 rows of weights with 8 x kRows pixels, over 32 bytes of channels.
-template <typename T, int kRows>
-__device__ void multiply(float (&sums)[4 * kRows], uint64_t a, uint64_t b) {
-  MULTIPLY(64, LIST_32, "32", "33", SUMS_32(0))
-  MULTIPLY(256, LIST_128, "128", "129", SUMS_128(0))
-}
-
-__device__ void begin_products() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ void commit_products() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-// Waits until at most `kPending` commits are unfinished.
-template <int kPending>
-__device__ void finish_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
-
-// Keeps the compiler from moving what reads or writes sums across products that are under way.
-template <int kSums>
-__device__ void hold(float (&sums)[kSums]) {
-#pragma unroll
-  for (int i = 0; i < kSums; ++i) {
-    asm volatile("" : "+f"(sums[i])::"memory");
-  }
-}
 
 // ---------------------------------------------------------------- tiles
 
@@ -371,17 +296,13 @@ struct Results {
     }
   }
 
-  __device__ void synchronise() const {
-    asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "n"(kTeam) : "memory");
-  }
-
   __device__ void store(const float (&sums)[4 * P::kRows], const Tile<P>& tile) const {
     const int output = (tile.row / kMatrix + team % P::kSlices) * P::kOutputs;
 #pragma unroll
     for (int first = 0; first < P::kRows; first += P::kStoredRows) {
-      synchronise();
+      synchronise_team(team);
       keep(sums, first, output);
-      synchronise();
+      synchronise_team(team);
       put(tile, first, output);
     }
   }
@@ -520,7 +441,7 @@ struct Block {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const uint64_t a = matrix(rows + half * 2 * kPieceBytes, kPieceBytes, 128);
-      multiply<T, P::kRows>(sums, a, matrix(seen + half * 2 * plane_bytes(), plane_bytes(), width() * 16));
+      multiply<T, kSide * P::kRows>(sums, a, matrix(seen + half * 2 * plane_bytes(), plane_bytes(), width() * 16), true);
     }
     commit_products();
   }
@@ -576,13 +497,6 @@ __global__ void __launch_bounds__(P::kThreads, P::kResident)
 
 // ---------------------------------------------------------------- launching
 
-int processors() {
-  int device = 0, count = 0;
-  STD_CUDA_CHECK(cudaGetDevice(&device));
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
-}
-
 template <typename P>
 int64_t tiles_of(const Layer& layer) {
   return int64_t(layer.batch) * tiles_along(layer.height, P::kValidRows, layer.dilation) *
@@ -605,7 +519,7 @@ void launch(cudaStream_t stream, const Tensors& tensors, const Layer& layer, con
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const int64_t tiles = tiles_of<P>(layer);
   STD_TORCH_CHECK(tiles <= std::numeric_limits<int>::max(), "the tensors are too large for one launch: split the batch");
-  const int blocks = int(std::min<int64_t>(tiles, int64_t(processors()) * resident));
+  const int blocks = int(std::min<int64_t>(tiles, int64_t(count_processors()) * resident));
   kernel<<<blocks, P::kThreads, bytes, stream>>>(tensors, layer, taps, int(tiles), stages);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -617,11 +531,11 @@ void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer, con
   using Wide = Plan<O, kPhases, 32, 1, 2>;
   if constexpr (kPhases == 1) {
     using Deep = Plan<O, kPhases, 32, 2, 1>;
-    if (layer.outputs % (2 * kMatrix) == 0 && tiles_of<Deep>(layer) >= processors()) {
+    if (layer.outputs % (2 * kMatrix) == 0 && tiles_of<Deep>(layer) >= count_processors()) {
       return launch<T, O, Deep>(stream, tensors, layer, taps);
     }
   }
-  const auto call = tiles_of<Wide>(layer) < processors() ? launch<T, O, Small> : launch<T, O, Wide>;
+  const auto call = tiles_of<Wide>(layer) < count_processors() ? launch<T, O, Small> : launch<T, O, Wide>;
   call(stream, tensors, layer, taps);
 }
 

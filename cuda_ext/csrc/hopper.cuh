@@ -1,7 +1,9 @@
-// Warpgroup matrix products of compute capability 9.0, in float16 and bfloat16.
+// Warpgroup matrix products of compute capability 9.0.
 #pragma once
 
 #include "common.cuh"
+
+#include <cuda_fp8.h>
 
 namespace dain {
 
@@ -69,30 +71,32 @@ __device__ inline uint64_t matrix(uint32_t address, uint32_t along_columns, uint
 #define SUMS_96(i) SUMS_64(i), SUMS_32(i + 64)
 #define SUMS_128(i) SUMS_64(i), SUMS_64(i + 64)
 
-#define ISSUE(columns, type, list, operands, predicate, flags, ...)                                  \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" predicate ", 0;\n"                               \
-               "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type " {" list "}, " \
-               operands ", p, 1, 1, " flags ";\n}"                                                   \
-               : __VA_ARGS__)
+#define ISSUE(columns, depth, types, flags, list, operands, predicate, ...)                                       \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" predicate ", 0;\n"                                           \
+               "wgmma.mma_async.sync.aligned.m64n" #columns "k" #depth ".f32." types " {" list "}, " operands     \
+               ", p, 1, 1" flags ";\n}"                                                                           \
+               : __VA_ARGS__                                                                                      \
+               : "l"(a), "l"(b), "r"(int(add)))
 
-#define MULTIPLY(columns, ...)                    \
-  if constexpr (kColumns == columns) {            \
-    if constexpr (std::is_same_v<T, __half>) {    \
-      ISSUE(columns, "f16", __VA_ARGS__);         \
-    } else {                                      \
-      ISSUE(columns, "bf16", __VA_ARGS__);        \
-    }                                             \
+#define MULTIPLY(columns, ...)                                       \
+  if constexpr (kColumns == columns) {                               \
+    if constexpr (std::is_same_v<T, __half>) {                       \
+      ISSUE(columns, 16, "f16.f16", ", 0, 0", __VA_ARGS__);          \
+    } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {         \
+      ISSUE(columns, 16, "bf16.bf16", ", 0, 0", __VA_ARGS__);        \
+    } else {                                                         \
+      static_assert(std::is_same_v<T, __nv_fp8_e4m3>);               \
+      ISSUE(columns, 32, "e4m3.e4m3", "", __VA_ARGS__);              \
+    }                                                                \
   }
 
-#define BY_MATRIX "l"(a), "l"(b), "r"(int(add))
-
-// The product of 64 x 16 with 16 x kColumns, added to `sums` or instead of them.
+// The product of 64 rows with kColumns columns over 32 bytes of channels, added to `sums` or instead of them.
 template <typename T, int kColumns>
 __device__ void multiply(float (&sums)[kColumns / 2], uint64_t a, uint64_t b, bool add) {
-  MULTIPLY(64, LIST_32, "%32, %33", "34", "0, 0", SUMS_32(0) : BY_MATRIX)
-  MULTIPLY(128, LIST_64, "%64, %65", "66", "0, 0", SUMS_64(0) : BY_MATRIX)
-  MULTIPLY(192, LIST_96, "%96, %97", "98", "0, 0", SUMS_96(0) : BY_MATRIX)
-  MULTIPLY(256, LIST_128, "%128, %129", "130", "0, 0", SUMS_128(0) : BY_MATRIX)
+  MULTIPLY(64, LIST_32, "%32, %33", "34", SUMS_32(0))
+  MULTIPLY(128, LIST_64, "%64, %65", "66", SUMS_64(0))
+  MULTIPLY(192, LIST_96, "%96, %97", "98", SUMS_96(0))
+  MULTIPLY(256, LIST_128, "%128, %129", "130", SUMS_128(0))
 }
 
 __device__ inline void begin_products() {
