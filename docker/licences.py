@@ -1,4 +1,4 @@
-"""Prints what is installed here with its licence, as Markdown: run by `make licences` in the image of the GPU worker."""
+"""Prints what is installed here with its licence, as Markdown: for the image of the GPU worker."""
 
 from __future__ import annotations
 

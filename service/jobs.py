@@ -229,10 +229,13 @@ class Jobs:
             raise Refused(text(reply))
         return Claim(job_id, task, token, int(reply))
 
-    def report(self, claim: Claim, frames: int) -> bool:
-        """Say how many output frames the attempt has made; False once the claim is void (job over, or task lost)."""
+    def report(self, claim: Claim, frames: int, *, waiting: bool = False) -> bool:
+        """Say how many output frames the attempt has made; False once the claim is void (job over, or task lost).
+
+        `waiting` is an attempt that has not begun what could harm its worker: it is not charged for the worker's end.
+        """
         keys = [job_key(claim.job_id), task_key(claim.job_id, claim.task)]
-        return bool(self._scripts["report"](keys=keys, args=[claim.token, frames, time.time()]))
+        return bool(self._scripts["report"](keys=keys, args=[claim.token, frames, time.time(), int(waiting)]))
 
     def complete(
         self,

@@ -15,7 +15,8 @@ if task[1] == false then return 'gone' end
 if task[1] == 'done' then return 'done' end
 if task[1] == 'running' and redis.call('EXISTS', ARGV[7] .. task[2]) == 1 then return 'busy' end
 if tonumber(task[3] or 0) >= tonumber(ARGV[6]) then return 'exhausted' end
-redis.call('HSET', KEYS[2], 'state', 'running', 'worker', ARGV[3], 'token', ARGV[4], 'started_at', ARGV[5], 'frames', 0)
+redis.call('HSET', KEYS[2], 'state', 'running', 'worker', ARGV[3], 'token', ARGV[4], 'started_at', ARGV[5], 'frames', 0,
+           'waiting', 0)
 redis.call('SADD', KEYS[3], ARGV[2])
 if state == 'queued' then
   redis.call('HSET', KEYS[1], 'state', 'running', 'started_at', ARGV[5])
@@ -25,11 +26,11 @@ end
 return redis.call('HINCRBY', KEYS[2], 'attempts', 1)
 """
 
-# KEYS job, task  ARGV token, frames, now
+# KEYS job, task  ARGV token, frames, now, waiting (1) or at work (0)
 REPORT = """
 if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return 0 end
 if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[2], 'frames', ARGV[2], 'reported_at', ARGV[3])
+redis.call('HSET', KEYS[2], 'frames', ARGV[2], 'reported_at', ARGV[3], 'waiting', ARGV[4])
 return 1
 """
 
@@ -87,13 +88,19 @@ return 1
 """
 
 # KEYS job, task, counters  ARGV token, now, most attempts
+# A task that waited for the one before it is not to blame for their worker's end; but it is not believed for ever.
 REQUEUE_LOST = """
 if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return 'void' end
-local task = redis.call('HMGET', KEYS[2], 'state', 'token', 'attempts')
+local task = redis.call('HMGET', KEYS[2], 'state', 'token', 'attempts', 'waiting', 'spared')
 if task[1] ~= 'running' or task[2] ~= ARGV[1] then return 'void' end
-redis.call('HINCRBY', KEYS[1], 'attempts_failed', 1)
-redis.call('HINCRBY', KEYS[3], 'attempts_failed', 1)
-if tonumber(task[3]) >= tonumber(ARGV[3]) then return 'exhausted' end
+if task[4] == '1' and tonumber(task[5] or 0) < tonumber(ARGV[3]) then
+  redis.call('HINCRBY', KEYS[2], 'attempts', -1)
+  redis.call('HINCRBY', KEYS[2], 'spared', 1)
+else
+  redis.call('HINCRBY', KEYS[1], 'attempts_failed', 1)
+  redis.call('HINCRBY', KEYS[3], 'attempts_failed', 1)
+  if tonumber(task[3]) >= tonumber(ARGV[3]) then return 'exhausted' end
+end
 redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_at', ARGV[2], 'token', '', 'frames', 0)
 return 'requeued'
 """

@@ -30,12 +30,13 @@ class Lease:
     def __init__(self, jobs: Jobs, claim: Claim, telemetry: Telemetry, draining: threading.Event):
         self.claim = claim
         self.frames = 0
+        self._waiting = False
         self._jobs = jobs
         self._telemetry = telemetry
         self._draining = draining
         self._void = False
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._report, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._report_often, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
         self._thread.start()
@@ -59,11 +60,17 @@ class Lease:
         """Say that `frames` more output frames are made."""
         self.frames += frames
 
+    def wait(self, waiting: bool) -> None:
+        """Say whether this attempt waits for the task before it, or from now on answers for its worker's end."""
+        self._waiting = waiting
+        self._report()
+
+    def _report_often(self) -> None:
+        while not self._void and not self._over.wait(INTERVAL):
+            self._report()
+
     def _report(self) -> None:
-        while not self._over.wait(INTERVAL):
-            try:
-                self._void = not self._jobs.report(self.claim, self.frames)
-            except RedisError as error:
-                log.warning("progress of %s not reported: %s", self.claim.task, error)
-            if self._void:
-                return
+        try:
+            self._void = not self._jobs.report(self.claim, self.frames, waiting=self._waiting)
+        except RedisError as error:
+            log.warning("progress of %s not reported: %s", self.claim.task, error)

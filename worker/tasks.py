@@ -230,6 +230,7 @@ def _plan(attempt: Attempt) -> None:
 
 def _segment(attempt: Attempt) -> None:
     runtime, job, claim = attempt.runtime, attempt.job, attempt.claim
+    attempt.lease.wait(True)
     index = segment_index(claim.task)
     made = attempt.scratch / "segment.mp4"
     with runtime.store.fetch(_plan_key(job.id)) as path:
@@ -267,6 +268,7 @@ class Turn:
     def taken(self) -> Iterator[None]:
         check = self._attempt.lease.check
         with self._attempt.leg.turn(check), self._attempt.runtime.interpolator.interruptible(check):
+            self._attempt.lease.wait(False)
             self._began = time.monotonic()
             yield
         self._attempt.leg.pass_on()

@@ -14,10 +14,7 @@ from typing import Any
 import av
 import httpx
 import pytest
-from click.testing import CliRunner
 from stack import Stack, start, stop
-
-from worker import bench
 
 
 def timestamps(path: Path) -> list[Fraction]:
@@ -163,9 +160,3 @@ def test_what_was_accepted_survives_a_restart(small_clip: Path, tmp_path: Path) 
         assert job["metrics"]["attempts_failed"] == 0  # the worker gave its segment back
     finally:
         stop(stack)
-
-
-def test_a_job_can_be_timed(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bench.SIZES, "480p", (64, 64))
-    done = CliRunner().invoke(bench.bench, ["job", "--url", stack.url, "--size", "480p", "--frames", "4"])
-    assert done.exit_code == 0 and "through the service" in done.output and "inference" in done.output

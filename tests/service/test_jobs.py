@@ -159,6 +159,19 @@ def test_a_lost_task_is_queued_again_until_its_attempts_are_used_up(jobs: Jobs, 
     assert jobs.requeue_lost(job.id, PLAN, "an old token") == "void"
 
 
+def test_a_task_that_waited_is_not_charged_for_the_end_of_its_worker(jobs: Jobs, job: Job) -> None:
+    """Three times, as often as a harmful neighbour may be tried."""
+    for _ in range(3):
+        claim = jobs.claim(job.id, PLAN, "ann")
+        assert jobs.report(claim, 0, waiting=True)
+        assert jobs.requeue_lost(job.id, PLAN, claim.token) == "requeued"
+    claim = jobs.claim(job.id, PLAN, "ann")
+    assert claim.attempt == 1 and jobs.get(job.id).metrics.attempts_failed == 0
+    assert jobs.report(claim, 0, waiting=True) and jobs.report(claim, 0)  # its turn has come
+    assert jobs.requeue_lost(job.id, PLAN, claim.token) == "requeued"
+    assert jobs.get(job.id).metrics.attempts_failed == 1
+
+
 def test_cancelling_ends_what_runs(jobs: Jobs, job: Job) -> None:
     planned(jobs, job, segments=2)
     claim = jobs.claim(job.id, "segment-0", "ann")
