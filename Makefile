@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo test lint kernels clean
+.PHONY: setup demo test lint kernels compose-test lock clean
 
 setup: $(VENV)/installed
 
@@ -32,6 +32,12 @@ lint: setup
 
 kernels: setup  ## compile every CUDA kernel; needs nvcc, no GPU
 	$(BIN)/python -m cuda_ext.build --check
+
+compose-test: setup  ## the containers, for real; needs Docker with Compose, or podman with podman-compose
+	$(BIN)/python scripts/compose_test.py
+
+lock: setup  ## what goes into the images, to the version and the hash; needs uv
+	PATH="$(abspath $(BIN)):$$PATH" sh docker/lock.sh
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
