@@ -281,6 +281,7 @@ def workers_scale_and_drain(trial: Trial) -> str:
         began = time.monotonic()
         trial.host.run("stop", "--time", str(GRACE_SECONDS), container)
         slowest = max(slowest, time.monotonic() - began)
+        trial.host.run("rm", container)
     metrics = [trial.finish(job_id)["metrics"] for job_id in jobs]
     assert slowest < GRACE_SECONDS / 2, f"draining took {slowest:.0f} s"
     assert not any(m["attempts_failed"] for m in metrics), "a drained worker did not give its task back"
