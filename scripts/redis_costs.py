@@ -1,0 +1,196 @@
+"""What each operation of the service asks of Redis: `python -m scripts.redis_costs`.
+
+One client does one thing many times over; Redis says what processor time that took. Under load Redis answers several
+clients at a time, which is cheaper: these are upper bounds. `SET` is there to compare this machine with another.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from types import ModuleType
+
+import click
+from redis import Redis
+
+from scripts.simulate import running_redis
+from service.deps import Service
+from service.janitor import Janitor
+from service.jobs import PLAN, Claim, Jobs, new_job_id, segment_name
+from service.metrics import Metrics
+from service.options import Options
+from service.queue import Queue, WarmWorker
+from service.settings import Settings
+from service.store import Store
+from service.workers import WorkerRecord, Workers
+
+SECONDS = 2.0  # for each operation
+TOTALS = {
+    "frames": 96.0,
+    "new_frames": 48.0,
+    "seconds_decode": 1.0,
+    "seconds_inference": 2.0,
+    "seconds_encode": 1.0,
+}
+
+
+class Bench:
+    """A service with `size` workers, each with a task in hand, and as many tasks waiting."""
+
+    def __init__(self, settings: Settings, size: int):
+        self.redis = Redis.from_url(settings.require_redis_url)
+        self.jobs = Jobs.from_settings(self.redis, settings)
+        self.queue = Queue(self.redis)
+        self.workers = Workers(self.redis, ttl_seconds=3600)
+        self.janitor = Janitor(
+            self.jobs, self.queue, self.workers, Store.from_settings(settings), record_ttl_seconds=3600
+        )
+        self.metrics = Metrics()
+        self.metrics.watch(Service.from_settings(settings))
+        self.size = size
+        self.claims = [self._start(number) for number in range(size)]
+
+    def _start(self, number: int) -> Claim:
+        """A worker with a plan in hand, and another job's plan in the queue."""
+        name = f"host-{number:08x}"
+        self.workers.heartbeat(record(name))
+        claim = self.jobs.claim(self.submit(enqueue=False), PLAN, name)
+        self.submit()
+        return claim
+
+    def submit(self, *, enqueue: bool = True) -> str:
+        job_id = new_job_id()
+        self.jobs.create(
+            job_id, source=f"uploads/{job_id}", filename="clip.mp4", options=Options(), input={"frames": 240}
+        )
+        if enqueue:
+            self.queue.enqueue(job_id, PLAN)
+        return job_id
+
+    def operations(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        claim = self.claims[0]
+        worker = WarmWorker(self.redis, "host-bench", on_drain=lambda: None)
+        worker.register_birth()
+
+        def heartbeat() -> None:
+            self.workers.heartbeat(record(worker.name))
+            worker.beat()
+
+        numbers = count()
+        yield "SET", lambda: self.redis.set("x", "y")
+        yield "submit: record and queue a job", self.submit
+        yield "poll: GET /jobs/ID", lambda: self.jobs.get(claim.job_id)
+        yield "report progress", lambda: self.jobs.report(claim, next(numbers))
+        yield "heartbeat", heartbeat
+        yield f"GET /workers, {self.size} workers", self.workers.all
+        yield f"GET /metrics, {self.size} workers", self.metrics.text
+        yield f"janitor's sweep, {self.size} tasks running, {self.size} waiting", self.janitor.sweep
+
+
+def record(name: str) -> WorkerRecord:
+    return WorkerRecord(
+        name=name,
+        host="host",
+        pid=1,
+        device="cuda:0",
+        device_name="NVIDIA H100 80GB HBM3",
+        backend="cuda",
+        model="dain",
+        precision="fp16",
+        ready=True,
+        job="0" * 28,
+        task="segment-17",
+        started_at=time.time(),
+    )
+
+
+class Segments:
+    """Runs a job of many segments through RQ and the job's record, one after another, with no work in them."""
+
+    def __init__(self, bench: Bench, total: int):
+        self.bench, self.total = bench, total
+        module = ModuleType("worker.tasks")  # by its name the queue finds what to run
+        vars(module).update(plan=self._plan, segment=self._segment, assemble=lambda *_: None)
+        sys.modules["worker.tasks"] = module
+
+    def run(self) -> None:
+        redis = self.bench.redis
+        redis.delete(self.bench.queue.rq.key)
+        self.bench.submit()
+        WarmWorker(redis, "host-segments", on_drain=lambda: None).work(burst=True, logging_level="ERROR")
+
+    def _plan(self, job_id: str, task: str) -> None:
+        totals = {"segments_total": self.total, "frames_total": 96 * self.total}
+        self._complete(self.bench.jobs.claim(job_id, task, "host-segments"), job=totals)
+
+    def _segment(self, job_id: str, task: str) -> None:
+        claim = self.bench.jobs.claim(job_id, task, "host-segments")
+        self.bench.jobs.get(job_id)
+        self._complete(claim, task={"key": f"segments/{job_id}/{segment_name(0)}.mp4"}, add=TOTALS)
+
+    def _complete(self, claim: Claim, **results: dict[str, float] | dict[str, int] | dict[str, str]) -> None:
+        for task in self.bench.jobs.complete(claim, **results) or ():
+            self.bench.queue.enqueue(claim.job_id, task)
+
+
+class Meter:
+    """Reads Redis' processor time, commands and traffic before and after."""
+
+    def __init__(self, redis: Redis):
+        self._redis = redis
+
+    def read(self) -> tuple[float, int, int]:
+        info = self._redis.info("all")
+        return (
+            info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"],
+            info["total_commands_processed"],
+            info["total_net_input_bytes"] + info["total_net_output_bytes"],
+        )
+
+    def show(self, name: str, repeat: Callable[[], int]) -> None:
+        cpu, commands, traffic = self.read()
+        begun = time.perf_counter()
+        times = repeat()
+        wall = (time.perf_counter() - begun) / times
+        after = self.read()
+        spent, sent, moved = (
+            (now - then) / times for now, then in zip(after, (cpu, commands, traffic), strict=True)
+        )
+        print(
+            f"{name:60} {spent * 1e6:9.0f} us {sent:8.1f} commands {moved:10.0f} bytes {wall * 1e3:9.2f} ms"
+        )
+
+
+def repeatedly(call: Callable[[], object]) -> int:
+    """Calls for `SECONDS`; how often that was."""
+    end = time.monotonic() + SECONDS
+    for times in count(1):
+        call()
+        if time.monotonic() > end:
+            return times
+    raise AssertionError
+
+
+@click.command()
+@click.option("--size", default=1000, show_default=True, help="Workers, and tasks running and waiting.")
+@click.option("--segments", default=300, show_default=True, help="Segments that are run.")
+@click.option("--fsync", type=click.Choice(["always", "everysec", "no"]), default="always", show_default=True)
+def main(size: int, segments: int, fsync: str) -> None:
+    """Print what each operation costs: Redis' time, commands (those within scripts too), bytes, the client's wait."""
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="dain-") as name, running_redis(Path(name), fsync) as url:
+        bench = Bench(Settings(state_dir=Path(name), redis_url=url), size)
+        meter = Meter(bench.redis)
+        for operation, call in bench.operations():
+            meter.show(operation, lambda call=call: repeatedly(call))  # type: ignore[misc]
+        run = Segments(bench, segments).run
+        meter.show("a segment: queue, RQ, claim, completion", lambda: run() or segments)  # type: ignore[func-returns-value]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,468 @@
+"""A thousand workers on one Redis, without a GPU: `python -m scripts.simulate`.
+
+All but the network and the files is the service's own: a redis-server, `service.jobs`, `service.queue` with RQ's loop,
+the janitor, and `worker.main.run` with its heartbeats, leases and relay, once per thread instead of once per process.
+Tasks only wait. Latencies are those of Python threads that share a few cores, so they are upper bounds; Redis' own
+time is read from Redis.
+
+With `--faults` a part of the workers is killed at once and replaced, and another part is stopped for longer than
+its time to live and then goes on. In the end every frame of every job must have been counted exactly once.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial, wraps
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+import torch
+from redis import Redis
+from rq.timeouts import BaseDeathPenalty
+
+from service.janitor import INTERVAL, Janitor
+from service.jobs import ASSEMBLE, PLAN, Jobs, new_job_id, segment_name
+from service.options import Options
+from service.queue import Queue, WarmWorker
+from service.records import Output, State
+from service.settings import Settings
+from service.store import Store
+from service.up import redis_server
+from service.workers import Workers
+from worker import lease, tasks
+from worker import main as worker_main
+from worker.lease import Void
+from worker.pipeline import SegmentStats
+
+FRAMES = 96  # of a segment, as DAIN_SEGMENT_FRAMES has it
+TICKS = 16  # times that a segment's work looks whether it is to stop
+BUSY = 0.9  # share of the workers with a task in hand from which on the fleet counts as busy
+KILL_AT, STOP_AT = 1.3, 1.5  # segments into the work
+
+Latencies = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What is simulated."""
+
+    workers: int
+    processes: int
+    segment_seconds: float
+    rounds: int  # segments that each worker gets, about
+    report_seconds: float = lease.INTERVAL  # between two reports of one task's progress
+
+    @property
+    def jobs(self) -> int:
+        """So many that each worker has a task in hand and one waits, four tasks of a job being in flight."""
+        return -(-self.workers // 2)
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a run counts as stuck."""
+        return 60 + 3 * self.rounds * self.segment_seconds
+
+    @property
+    def segments(self) -> int:
+        """Of one job."""
+        return 2 * self.rounds
+
+
+# -- workers, in processes of their own -------------------------------------------------------------
+
+
+class NoNetwork:
+    """In the place of the interpolator."""
+
+    device, backend, model_name, precision = torch.device("cpu"), "none", "none", "none"
+
+    def warm_up(self, height: int, width: int) -> None:
+        pass
+
+
+class NoLimit(BaseDeathPenalty):
+    """In the place of RQ's time limit, which the service has off and which only a main thread can have."""
+
+    def setup_death_penalty(self) -> None:
+        pass
+
+    def cancel_death_penalty(self) -> None:
+        pass
+
+
+class RuntimeOfThread(threading.local):
+    """In the place of `tasks._runtime`: a worker for each thread."""
+
+    runtime: tasks.Runtime
+
+    def __iter__(self) -> Iterator[tasks.Runtime]:
+        yield self.runtime
+
+    def __setitem__(self, index: slice, runtimes: list[tasks.Runtime]) -> None:
+        [self.runtime] = runtimes
+
+
+def timed(latencies: Latencies, call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, with the seconds it takes added to `latencies` under its name."""
+
+    @wraps(call)
+    def wrapper(*arguments: Any, **options: Any) -> Any:
+        begun = time.perf_counter()
+        try:
+            return call(*arguments, **options)
+        finally:
+            latencies[call.__name__].append(time.perf_counter() - begun)
+
+    return wrapper
+
+
+def crew(fleet: Fleet, settings: Settings, parent: Connection) -> None:
+    """A process' share of the workers; sends their latencies when `parent` says that it is over."""
+    logging.disable(logging.ERROR)
+    sys.setswitchinterval(
+        0.05
+    )  # hundreds of threads that ask for the interpreter every 5 ms would get nowhere
+    latencies: Latencies = defaultdict(list)
+    for owner, name in ((Jobs, "claim"), (Jobs, "report"), (Jobs, "complete"), (Workers, "heartbeat")):
+        setattr(owner, name, timed(latencies, getattr(owner, name)))
+    replace: Callable[..., None] = partial(setattr, tasks)
+    replace("_runtime", RuntimeOfThread())
+    replace("_plan", partial(plan, fleet))
+    replace("_segment", partial(segment, fleet))
+    replace("_assemble", assemble)
+    lease.INTERVAL = fleet.report_seconds
+    setattr(worker_main, "load", lambda settings: NoNetwork())  # noqa: B010  # a function, to mypy
+    setattr(WarmWorker, "_install_signal_handlers", lambda worker: None)  # noqa: B010  # main threads only
+    WarmWorker.death_penalty_class = NoLimit
+    for _ in range(fleet.workers // fleet.processes):
+        threading.Thread(target=worker_main.run, args=[settings], daemon=True).start()
+    parent.recv()
+    parent.send(dict(latencies))
+
+
+def plan(fleet: Fleet, attempt: tasks.Attempt) -> None:
+    totals = {"segments_total": fleet.segments, "frames_total": fleet.segments * FRAMES}
+    tasks._complete(attempt, job=totals)
+
+
+def segment(fleet: Fleet, attempt: tasks.Attempt) -> None:
+    check = attempt.lease.check
+    with attempt.leg.turn(check):
+        for tick in range(1, TICKS + 1):
+            time.sleep(fleet.segment_seconds / TICKS)
+            check()
+            attempt.lease.advance(FRAMES // TICKS)
+            if fleet.segment_seconds * (1 - tick / TICKS) <= tasks.HEAD_START:
+                attempt.leg.pass_on()
+    claim = attempt.claim
+    stats = SegmentStats(FRAMES, FRAMES // 2, 1, 0, 1.0, fleet.segment_seconds, 1.0, 2**32)
+    key = f"segments/{claim.job_id}/{claim.task}.{claim.token}.mp4"
+    tasks._complete(attempt, task={"key": key}, add=stats.sums())
+
+
+def assemble(attempt: tasks.Attempt) -> None:
+    job = attempt.job
+    output = Output(
+        key=f"results/{job.id}.{attempt.claim.token}.mp4",
+        filename="clip-2x.mp4",
+        media_type="video/mp4",
+        size_bytes=1,
+        sha256="0" * 64,
+        frames=FRAMES,
+        frame_rate="48",
+        duration_seconds=2.0,
+    )
+    if not attempt.runtime.jobs.finish(job.id, State.SUCCEEDED, output=output, claim=attempt.claim):
+        raise Void
+
+
+# -- the rest of the service, in this process -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What Redis says of itself at one moment."""
+
+    at: float
+    in_hand: int
+    commands: int
+    cpu: float
+    clients: int
+    received: int
+    sent: int
+    memory: int
+
+    @classmethod
+    def take(cls, redis: Redis, queue: Queue) -> Sample:
+        info = redis.info("all")
+        return cls(
+            at=time.monotonic(),
+            in_hand=redis.zcard(queue.rq.started_job_registry.key),
+            commands=info["total_commands_processed"],
+            cpu=info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"],
+            clients=info["connected_clients"],
+            received=info["total_net_input_bytes"],
+            sent=info["total_net_output_bytes"],
+            memory=info["used_memory"],
+        )
+
+
+@dataclass
+class Simulation:
+    """One run."""
+
+    fleet: Fleet
+    settings: Settings
+    idle_seconds: float
+    faults: bool
+    latencies: Latencies = field(default_factory=lambda: defaultdict(list))
+    crews: list[tuple[BaseProcess, Connection]] = field(default_factory=list)
+    idle: list[Sample] = field(default_factory=list)
+    working: list[Sample] = field(default_factory=list)
+    simulator_cpu: float = 0.0  # cores that the simulated workers took
+
+    def __post_init__(self) -> None:
+        self.redis = Redis.from_url(self.settings.require_redis_url)
+        self.jobs = Jobs.from_settings(self.redis, self.settings)
+        self.queue = Queue(self.redis)
+        self.workers = Workers(self.redis, ttl_seconds=self.settings.worker_ttl_seconds)
+
+    def run(self) -> list[str]:
+        """What went wrong, in the end."""
+        threading.Thread(target=self._sweep, daemon=True).start()
+        for _ in range(self.fleet.processes):
+            self._hire()
+        self._until_ready(self.fleet.workers)
+        self.idle = self._watch(lambda elapsed: elapsed > self.idle_seconds)
+        ids: list[str] = []
+        for work, wanted in ((self._submit_all, True), (self._do_harm, self.faults)):
+            if wanted:
+                threading.Thread(target=work, args=[ids], daemon=True).start()
+        begun, cpu = time.monotonic(), self._crew_cpu()
+        self.working = self._watch(lambda _: self._ended() == self.fleet.jobs)
+        self.simulator_cpu = (self._crew_cpu() - cpu) / (time.monotonic() - begun)
+        self._dismiss()
+        return self._audit(ids)
+
+    def _hire(self) -> BaseProcess:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=crew, args=(self.fleet, self.settings, there), daemon=True)
+        process.start()
+        self.crews.append((process, here))
+        return process
+
+    def _until_ready(self, count: int) -> None:
+        while (ready := sum(worker.ready for worker in self.workers.all())) < count:
+            click.echo(f"{ready} workers are ready", err=True)
+            time.sleep(5)
+
+    def _submit_all(self, ids: list[str]) -> None:
+        """Evenly over the time of one segment, so that the workers do not go in step."""
+        facts = {"width": 1920, "height": 1080, "frames": FRAMES // 2 * self.fleet.segments}
+        for _ in range(self.fleet.jobs):
+            begun = time.perf_counter()
+            ids.append(new_job_id())
+            source = f"uploads/{ids[-1]}"
+            self.jobs.create(ids[-1], source=source, filename="clip.mp4", options=Options(), input=facts)
+            self.queue.enqueue(ids[-1], PLAN)
+            self.latencies["submit"].append(time.perf_counter() - begun)
+            time.sleep(self.fleet.segment_seconds / self.fleet.jobs)
+
+    def _watch(self, over: Callable[[float], bool]) -> list[Sample]:
+        """A sample a second until `over`, and between them pings as a lone client sees them."""
+        samples, begun = [Sample.take(self.redis, self.queue)], time.monotonic()
+        while not over(time.monotonic() - begun):
+            if time.monotonic() - begun > self.fleet.patience:
+                raise click.ClickException(
+                    "This machine is too slow for so many workers with so short segments."
+                )
+            for _ in range(10):
+                time.sleep(0.1)
+                sent = time.perf_counter()
+                self.redis.ping()
+                self.latencies["ping"].append(time.perf_counter() - sent)
+            samples.append(Sample.take(self.redis, self.queue))
+            click.echo(f"{samples[-1].in_hand} tasks in hand, {self._ended()} jobs have ended", err=True)
+        return samples
+
+    def _ended(self) -> int:
+        return sum(count for state, count in self.jobs.counts().items() if State(state).terminal)
+
+    def _sweep(self) -> None:
+        redis = Redis.from_url(self.settings.require_redis_url)
+        parts = (
+            Jobs.from_settings(redis, self.settings),
+            Queue(redis),
+            Workers(redis, ttl_seconds=self.settings.worker_ttl_seconds),
+        )
+        janitor = Janitor(*parts, Store.from_settings(self.settings), record_ttl_seconds=86400)
+        while True:
+            begun = time.perf_counter()
+            janitor.sweep()
+            self.latencies["sweep"].append(time.perf_counter() - begun)
+            time.sleep(INTERVAL)
+
+    def _do_harm(self, _: list[str]) -> None:
+        """Kill one crew, so that its workers vanish at once; stop another for so long that it counts as dead."""
+        (victim, _), (sleeper, _), *_ = self.crews
+        time.sleep(KILL_AT * self.fleet.segment_seconds)
+        victim.kill()
+        del self.crews[0]
+        self._hire()
+        time.sleep((STOP_AT - KILL_AT) * self.fleet.segment_seconds)
+        os.kill(sleeper.pid or 0, signal.SIGSTOP)
+        time.sleep(self.settings.worker_ttl_seconds + 5)
+        os.kill(sleeper.pid or 0, signal.SIGCONT)
+
+    def _crew_cpu(self) -> float:
+        times = [psutil.Process(process.pid).cpu_times() for process, _ in self.crews]
+        return sum(spent.user + spent.system for spent in times)
+
+    def _dismiss(self) -> None:
+        """Gather what the crews measured, and end them."""
+        for process, connection in self.crews:
+            connection.send("over")
+            for name, seconds in connection.recv().items():
+                self.latencies[name] += seconds
+            process.kill()
+
+    def _audit(self, ids: list[str]) -> list[str]:
+        frames = self.fleet.segments * FRAMES
+        wrong = []
+        for job in map(self.jobs.get, ids):
+            if job.status is not State.SUCCEEDED:
+                wrong.append(f"job {job.id} has {job.status.value}: {job.error}")
+            elif job.progress.frames_done != frames:
+                wrong.append(f"job {job.id} counts {job.progress.frames_done} frames instead of {frames}")
+        counted = self.jobs.counters()["frames"]
+        if counted != frames * len(ids):
+            wrong.append(f"the service counts {counted} frames instead of {frames * len(ids)}")
+        return wrong
+
+    def repeated(self) -> int:
+        """Attempts beyond the first at a task."""
+        names = [PLAN, ASSEMBLE, *map(segment_name, range(self.fleet.segments))]
+        ids = [job.id for job in self._all_jobs()]
+        attempts = [int(n or 0) for job_id in ids for n in self.jobs.task_fields(job_id, names, "attempts")]
+        return sum(attempts) - len(attempts)
+
+    def _all_jobs(self) -> Iterator[Any]:
+        cursor: str | None = None
+        while True:
+            page, cursor = self.jobs.page(cursor=cursor, limit=200)
+            yield from page
+            if cursor is None:
+                return
+
+    # -- what is printed --------------------------------------------------------------------------
+
+    def describe(self) -> Iterator[str]:
+        least = BUSY * self.fleet.workers
+        busy = [sample for sample in self.working if sample.in_hand >= least]
+        for name, samples in (("idle", self.idle), ("busy", busy)):
+            if len(samples) > 1:
+                yield self._describe_rates(name, samples)
+        for name, seconds in sorted(self.latencies.items()):
+            ordered = sorted(seconds)
+            middle, late = statistics.median(ordered), ordered[int(0.99 * (len(ordered) - 1))]
+            yield f"{name:10} {len(ordered):8} calls   p50 {middle * 1e3:8.2f} ms   p99 {late * 1e3:8.2f} ms"
+        yield f"simulated workers took {self.simulator_cpu:.2f} cores"
+        yield f"{self.repeated()} attempts beyond the first"
+
+    def _describe_rates(self, name: str, samples: list[Sample]) -> str:
+        first, last = samples[0], samples[-1]
+        seconds = last.at - first.at
+        commands, cpu = (last.commands - first.commands) / seconds, (last.cpu - first.cpu) / seconds
+        mbit = (last.received - first.received + last.sent - first.sent) * 8e-6 / seconds
+        each = self.fleet.workers
+        return (
+            f"{name} for {seconds:.0f} s: {commands:.0f} commands/s, {cpu:.1%} of a core, {mbit:.1f} Mbit/s, "
+            f"{last.clients} connections, {last.memory / 2**20:.0f} MiB; "
+            f"a worker: {commands / each:.2f} commands/s, {cpu / each * 1e6:.0f} us/s, "
+            f"{last.clients / each:.2f} connections"
+        )
+
+
+@contextmanager
+def running_redis(folder: Path, fsync: str) -> Iterator[str]:
+    """URL of a Redis with an append-only file, as the service wants it."""
+    socket = folder / "redis.sock"
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "dir": str(folder),
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": fsync,
+        "maxclients": "20000",
+        "maxmemory-policy": "noeviction",
+    }
+    command = [redis_server(), *(word for name, value in options.items() for word in (f"--{name}", value))]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        while not socket.exists():
+            time.sleep(0.05)
+        try:
+            yield f"unix://{socket}"
+        finally:
+            server.terminate()
+
+
+@click.command()
+@click.option("--workers", default=1000, show_default=True)
+@click.option("--processes", default=4, show_default=True, help="Processes that the workers are spread over.")
+@click.option("--segment-seconds", default=4.0, show_default=True, help="How long one segment takes.")
+@click.option("--rounds", default=6, show_default=True, help="Segments that each worker does.")
+@click.option(
+    "--report-seconds", default=lease.INTERVAL, show_default=True, help="Between two progress reports."
+)
+@click.option("--fsync", type=click.Choice(["always", "everysec", "no"]), default="always", show_default=True)
+@click.option("--worker-ttl", default=15, show_default=True, help="DAIN_WORKER_TTL_SECONDS.")
+@click.option("--idle-seconds", default=8.0, show_default=True, help="How long the idle fleet is watched.")
+@click.option("--faults", is_flag=True, help="Kill a part of the workers, and stop another for a while.")
+def main(
+    workers: int,
+    processes: int,
+    segment_seconds: float,
+    rounds: int,
+    report_seconds: float,
+    fsync: str,
+    worker_ttl: int,
+    idle_seconds: float,
+    faults: bool,
+) -> None:
+    """Run a fleet of workers that only wait, and say what it asks of Redis."""
+    fleet = Fleet(workers - workers % processes, processes, segment_seconds, rounds, report_seconds)
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="dain-") as name, running_redis(Path(name), fsync) as url:
+        settings = Settings(state_dir=Path(name), redis_url=url, worker_ttl_seconds=worker_ttl, threads=1)
+        simulation = Simulation(fleet, settings, idle_seconds, faults)
+        wrong = simulation.run()
+        for line in (*simulation.describe(), *wrong):
+            print(line)
+        print(
+            f"{fleet.jobs} jobs of {fleet.segments} segments: "
+            + ("WRONG" if wrong else "none lost, none doubled")
+        )
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
