@@ -210,6 +210,18 @@ constexpr int64_t ceil_div(int64_t count, int64_t size) {
   return (count + size - 1) / size;
 }
 
+// Lets a kernel have all the dynamic shared memory that the current device has, so ask while a Launcher lives. The limit is
+// a property of the kernel and not of a launch: a lower one could be set by another thread between here and the launch.
+inline void allow_shared_memory(const void* kernel) {
+  int device = 0, most = 0;
+  STD_CUDA_CHECK(cudaGetDevice(&device));
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  cudaFuncAttributes found;
+  STD_CUDA_CHECK(cudaFuncGetAttributes(&found, kernel));
+  const int dynamic = most - int(found.sharedSizeBytes);
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic));
+}
+
 // Launches kernels on a tensor's device, which is the current one while this lives, and on its current stream.
 class Launcher {
  public:

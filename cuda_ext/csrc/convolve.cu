@@ -197,7 +197,7 @@ void launch(cudaStream_t stream, const Tensors& tensors, const Layer& layer) {
   const auto kernel = convolve<T, O, kRows, kPairs>;
   const int stages = layer.groups > kChunk ? 2 : 1;
   const int bytes = stages * (kTileWidth + layer.columns - 1) * (kWarps * kRows + layer.rows - 1) * kPitch;
-  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  allow_shared_memory(reinterpret_cast<const void*>(kernel));
   const dim3 grid(tiles_along(layer.width, kTileWidth, layer.dilation),
                   tiles_along(layer.height, kWarps * kRows, layer.dilation),
                   layer.batch * (layer.outputs / kGroup / kPairs));

@@ -516,7 +516,7 @@ void launch(cudaStream_t stream, const Tensors& tensors, const Layer& layer, con
   }
   STD_TORCH_CHECK(resident > 0, "a kernel of ", layer.rows, "x", layer.columns, " is too large");
   const int bytes = P::kFixedBytes + stages * tile_bytes;
-  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  allow_shared_memory(reinterpret_cast<const void*>(kernel));
   const int64_t tiles = tiles_of<P>(layer);
   STD_TORCH_CHECK(tiles <= std::numeric_limits<int>::max(), "the tensors are too large for one launch: split the batch");
   const int blocks = int(std::min<int64_t>(tiles, int64_t(count_processors()) * resident));

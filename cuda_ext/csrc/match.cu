@@ -424,8 +424,8 @@ void launch(const Tensor& first, const Tensor& second, const Coarse& coarse, con
   const int tile_pitch = chunk + kPack, result_pitch = width + kPack;
   const int bytes = (kOurs * tile_pitch + std::max(kTheirs * tile_pitch, kOurs * result_pitch)) * int(sizeof(T));
   const auto kernel = match<T, kWarped>;
-  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const Launcher launcher(first);
+  allow_shared_memory(reinterpret_cast<const void*>(kernel));
   const Frames<T> frames{static_cast<const T*>(first.const_data_ptr()), static_cast<const T*>(second.const_data_ptr()),
                          int(pitch_of("first", first, 16)), int(pitch_of("second", second, 16))};
   const dim3 grid(ceil_div(shape.width, kTileWidth), ceil_div(shape.height, kTileHeight), 2 * shape.batch);

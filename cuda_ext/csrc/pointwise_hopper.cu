@@ -155,7 +155,7 @@ bool launch(cudaStream_t stream, const Tensors& tensors, const Pixels& pixels) {
   }
   const int teams = int(std::min<int64_t>(most, ceil_div(tiles, processors)));
   const int bytes = fixed + teams * kTeamBytes;
-  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  allow_shared_memory(reinterpret_cast<const void*>(kernel));
   const int blocks = int(std::min<int64_t>(ceil_div(tiles, teams), processors));
   kernel<<<blocks, teams * kTeam, bytes, stream>>>(
       static_cast<const T*>(tensors.input), static_cast<const uint4*>(tensors.weight), tensors.bias,

@@ -589,6 +589,20 @@ def test_frames_are_matched(n: int, c: int, h: int, w: int, warped: bool, dtype:
         assert float((found[:, 8 : 8 + width][:, part] - theirs).abs().max()) <= limit
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_frames_are_matched_on_a_gpu_that_is_not_the_current_one() -> None:
+    """The kernel asks its own GPU, and not the current one, for much shared memory."""
+    maps = [channels_last(random(1, 128, 8, 20, seed=i).half()) for i in range(2)]
+    expected, found = (
+        channels_last(torch.empty((2, 96, 8, 20), dtype=dtype)) for dtype in (torch.float32, torch.half)
+    )
+    torch.ops.dain.match_into(*(x.float() for x in maps), expected)
+    found = found.to("cuda:1")
+    torch.ops.dain.match_into(*(x.to("cuda:1") for x in maps), found)
+    assert torch.cuda.current_device() == 0
+    torch.testing.assert_close(found.cpu().float(), expected, atol=5e-3, rtol=5e-3)
+
+
 def test_flows_that_are_no_position_match_nothing() -> None:
     first, second = (channels_last(random(1, 16, 8, 8, seed=i).half().cuda()) for i in range(2))
     coarse = channels_last(torch.empty((2, 10, 4, 4), device="cuda"))
