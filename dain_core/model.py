@@ -105,21 +105,30 @@ class Motion:
 
 
 @dataclass(frozen=True)
-class Synthesis:
-    """The frame between, and what it was made of: each pair belongs to the first and the second frame.
+class Blend:
+    """The frame between, not yet rectified, and what it was made of.
 
     Attributes:
-        output: (N, 3, H, W), float32, not clipped.
-        blend: the same before rectification.
-        flows: from the frame between to the two frames, (N, 2, H, W).
-        images: the warped frames, (N, 3, H, W).
-        contexts: the warped contexts, (N, `ModelConfig.context_channels`, H, W).
+        blend: (N, 3, H, W), float32.
+        flows: from the frame between to the first and to the second frame, (N, 2, H, W).
+        images: the first and the second frame, warped, (N, 3, H, W).
     """
 
-    output: Tensor
     blend: Tensor
     flows: tuple[Tensor, Tensor]
     images: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Synthesis(Blend):
+    """The frame between, and what it was made of.
+
+    Attributes:
+        output: (N, 3, H, W), float32, not clipped.
+        contexts: those of the first and the second frame, warped, (N, `ModelConfig.context_channels`, H, W).
+    """
+
+    output: Tensor
     contexts: tuple[Tensor, Tensor]
 
 
@@ -181,32 +190,36 @@ class DAIN(nn.Module):
         kernels = self.kernels(first.image.to(self.dtype), second.image.to(self.dtype))
         return Motion((forward, backward), kernels)
 
-    def synthesise(
-        self, first: Features, second: Features, motion: Motion, time: float | Tensor
-    ) -> Synthesis:
-        """The frame at `time` between the first (0) and the second (1)."""
+    def blend(self, first: Features, second: Features, motion: Motion, time: float | Tensor) -> Blend:
+        """What `synthesise` rectifies. It needs of the features the image and the depth only."""
         forward, backward = motion.flows
-        kernel_1, kernel_2 = motion.kernels
         fill_holes = not self.training
         flow_1 = flow_projection(time * forward, first.inverse_depth, fill_holes)
         flow_2 = flow_projection((1 - time) * backward, second.inverse_depth, fill_holes)
+        image_1 = _warp(first.image, flow_1, motion.kernels[0])
+        image_2 = _warp(second.image, flow_2, motion.kernels[1])
+        return Blend((1 - time) * image_1 + time * image_2, (flow_1, flow_2), (image_1, image_2))
 
-        image_1 = _warp(first.image, flow_1, kernel_1)
-        image_2 = _warp(second.image, flow_2, kernel_2)
+    def synthesise(
+        self, first: Features, second: Features, motion: Motion, time: float | Tensor
+    ) -> Synthesis:
+        """The frame at `time`, a number or (N, 1, 1, 1), between the first (0) and the second (1)."""
+        made = self.blend(first, second, motion, time)
+        flow_1, flow_2 = made.flows
+        kernel_1, kernel_2 = motion.kernels
         # The context must not teach the flow and the kernels: gradients reach them through the images alone.
         context_1 = _warp(first.context, flow_1.detach(), kernel_1.detach())
         context_2 = _warp(second.context, flow_2.detach(), kernel_2.detach())
 
-        blend = (1 - time) * image_1 + time * image_2
-        seen = (blend, image_1, image_2, flow_1, flow_2, kernel_1, kernel_2, context_1, context_2)
+        seen = (made.blend, *made.images, flow_1, flow_2, kernel_1, kernel_2, context_1, context_2)
         # Parts in mixed layouts would be joined in the slow one.
         joined = [part.to(dtype=self.dtype, memory_format=torch.channels_last) for part in seen]
         residual = self.rectify(torch.cat(joined, 1))
         return Synthesis(
-            output=blend + residual.to(blend.dtype),
-            blend=blend,
-            flows=(flow_1, flow_2),
-            images=(image_1, image_2),
+            blend=made.blend,
+            flows=made.flows,
+            images=made.images,
+            output=made.blend + residual.to(made.blend.dtype),
             contexts=(context_1, context_2),
         )
 
