@@ -7,12 +7,12 @@ import sys
 
 from redis import Redis
 
-from service.settings import Settings
+from service.settings import read_settings
 from service.workers import Workers
 
 
 def main() -> int:
-    settings = Settings()
+    settings = read_settings()
     redis = Redis.from_url(settings.require_redis_url, socket_timeout=5)
     living = Workers(redis, ttl_seconds=settings.worker_ttl_seconds).all()
     if any(worker.ready for worker in living if worker.host == platform.node()):

@@ -17,7 +17,7 @@ from service.deps import Service
 from service.errors import install_handlers
 from service.metrics import Metrics, MetricsMiddleware
 from service.routes import health, jobs, workers
-from service.settings import Settings
+from service.settings import Settings, read_settings
 
 GRACE_SECONDS = 20  # for requests in hand after SIGTERM; an upload cut off then is sent again by its client
 
@@ -75,7 +75,7 @@ class NoSniffMiddleware:
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
-    settings = Settings()
+    settings = read_settings()
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )

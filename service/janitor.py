@@ -19,7 +19,7 @@ from service.errors import Problem
 from service.jobs import Jobs, created_at
 from service.queue import Queue
 from service.records import State
-from service.settings import Settings
+from service.settings import read_settings
 from service.store import Store
 from service.workers import Workers
 
@@ -108,7 +108,7 @@ class Janitor:
 
 def main() -> None:
     """Sweep until SIGTERM or SIGINT."""
-    settings = Settings()
+    settings = read_settings()
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )

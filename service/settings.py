@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ByteSize, Field
+from pydantic import AfterValidator, ByteSize, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 2**30
 HOUR = 3600
 DAY = 24 * HOUR
+PREFIX = "DAIN_"
 
 
 def _default_state_dir() -> Path:
@@ -34,7 +36,7 @@ class Settings(BaseSettings):
     that is out of range; an empty environment variable counts as unset.
     """
 
-    model_config = SettingsConfigDict(env_prefix="DAIN_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
     state_dir: Annotated[Path, AfterValidator(_absolute)] = Field(
         default_factory=_default_state_dir,
@@ -121,3 +123,18 @@ class Settings(BaseSettings):
                 "e.g. redis://localhost:6379/0, or use `dain up`, which starts one."
             )
         return self.redis_url
+
+
+def read_settings(**given: Any) -> Settings:
+    """The settings of a process that is starting; ends it, and says what is wrong, where they are nonsense."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        wrong = [
+            f"{PREFIX}{str(each['loc'][0]).upper()}={each['input']}: {each['msg']}" for each in error.errors()
+        ]
+        sys.exit(
+            "\n".join(
+                [*wrong, "Nothing was started. Correct what is named, or leave it out for its default."]
+            )
+        )

@@ -27,7 +27,7 @@ import click
 import httpx
 
 from service.bound import die_with_parent
-from service.settings import Settings
+from service.settings import Settings, read_settings
 
 STOP_SECONDS = 30
 STARTS_TO_GIVE_UP = 100
@@ -40,7 +40,7 @@ STARTS_TO_GIVE_UP = 100
 def up(host: str | None, port: int | None, state_dir: Path | None) -> None:
     """Run the whole service here: Redis, API, workers, janitor."""
     given: dict[str, Any] = {"host": host, "port": port, "state_dir": state_dir}
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    settings = read_settings(**{name: value for name, value in given.items() if value is not None})
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _only_one(settings.state_dir) as lock, tempfile.TemporaryDirectory(prefix="dain-") as runtime_dir:
         environment = _environment(settings, Path(runtime_dir))

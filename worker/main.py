@@ -26,7 +26,7 @@ from redis.retry import Retry
 from dain_core.engine import Interpolator, usable_devices
 from service.jobs import Jobs
 from service.queue import Queue, WarmWorker
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from service.store import Store
 from service.workers import WorkerRecord, Workers
 from worker import tasks
@@ -134,7 +134,7 @@ def main(device: str | None, list_devices: bool) -> None:
         list_usable_devices()
         return
     chosen: dict[str, Any] = {"device": device} if device else {}
-    settings = Settings(**chosen)
+    settings = read_settings(**chosen)
     logging.basicConfig(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.settings import Settings, read_settings
 
 
 def test_defaults_are_safe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -41,6 +41,14 @@ def test_nonsense_is_refused_by_name(name: str, value: str, monkeypatch: pytest.
     monkeypatch.setenv(f"DAIN_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+def test_a_process_ends_with_the_names_of_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAIN_LOG_LEVEL", "loud")
+    monkeypatch.setenv("DAIN_MAX_UPLOAD_BYTES", "lots")
+    with pytest.raises(SystemExit, match="(?s)DAIN_MAX_UPLOAD_BYTES=lots: .*DAIN_LOG_LEVEL=loud: ") as ended:
+        read_settings()
+    assert "Nothing was started" in str(ended.value)
 
 
 def test_every_setting_says_what_it_is() -> None:
