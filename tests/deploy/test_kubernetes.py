@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
+import yaml
 from redis import Redis
 
 from service.app import GRACE_SECONDS, create_app
@@ -19,10 +21,6 @@ from service.queue import Queue
 from service.records import State
 from service.settings import Settings
 from service.uploads import MULTIPART_OVERHEAD
-
-yaml = pytest.importorskip(
-    "yaml", reason="reading manifests needs PyYAML, which comes with kubernetes-validate"
-)
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -79,12 +77,11 @@ OURS = ["dain-api", "dain-janitor", "dain-worker"]
 
 
 def validate(manifest: Manifest) -> None:
-    checker = pytest.importorskip("kubernetes_validate")
     if manifest["apiVersion"].startswith("keda.sh/"):
         assert set(manifest["spec"]) <= KEDA_FIELDS[manifest["kind"]]
     else:
-        for version in (OLDEST, checker.latest_version()):
-            checker.validate(manifest, version, strict=True)
+        for version in (OLDEST, kubernetes_validate.latest_version()):
+            kubernetes_validate.validate(manifest, version, strict=True)
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=label)
@@ -93,9 +90,8 @@ def test_a_manifest_fits_its_schema(manifest: Manifest) -> None:
 
 
 def test_the_validator_refuses_what_kubernetes_would() -> None:
-    checker = pytest.importorskip("kubernetes_validate")
     manifest = named("Deployment", "dain-api") | {"spec": {"replica": 1}}
-    with pytest.raises(checker.ValidationError):
+    with pytest.raises(kubernetes_validate.ValidationError):
         validate(manifest)
 
 
