@@ -152,8 +152,11 @@ class DAIN(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision that the networks run in."""
-        return self.rectify.head.weight.dtype
+        """The precision that the networks run in: autocast's where that is on, else the weights'."""
+        weight = self.rectify.head.weight
+        if torch.is_autocast_enabled(weight.device.type):
+            return torch.get_autocast_dtype(weight.device.type)
+        return weight.dtype
 
     def prepare(self, dtype: torch.dtype) -> DAIN:
         """Make it fit for inference only: BatchNorm folded, weights in `dtype` except the sensitive ones, and
@@ -168,11 +171,14 @@ class DAIN(nn.Module):
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         return self
 
-    def features(self, image: Tensor) -> Features:
-        """Depth, context and flow features of single frames (N, 3, H, W) in [0, 1]."""
+    def features(self, image: Tensor, *, with_context: bool = True) -> Features:
+        """Depth, context and flow features of single frames (N, 3, H, W) in [0, 1].
+
+        Without context there is none of its features, only the log depth: enough for `blend`.
+        """
         config, source = self.config, image.to(self.dtype)
         log_depth = upsample(self.depth(downsample(source, config.depth_scale)), config.depth_scale)
-        context = self.context(source)
+        context = self.context(source) if with_context else source[:, :0]
         return Features(
             image=image,
             inverse_depth=1e-6 + torch.exp(-log_depth),
@@ -180,12 +186,20 @@ class DAIN(nn.Module):
             pyramid=self.flow.features(downsample(source, config.flow_scale)),
         )
 
-    def motion(self, first: Features, second: Features) -> Motion:
-        """Flow both ways, as one batch, and the interpolation kernels of a pair."""
+    def flow_levels(self, first: Features, second: Features) -> list[Tensor]:
+        """The flow from the first frame to the second and, further on in the batch, back.
+
+        Returns:
+            (2N, 2, h, w), in pixels of the frame, float32, for five levels from 1/64 to 1/4 of the size that
+            `ModelConfig.flow_scale` leaves.
+        """
         there = [torch.cat(levels) for levels in zip(first.pyramid, second.pyramid, strict=True)]
         back = [torch.cat(levels) for levels in zip(second.pyramid, first.pyramid, strict=True)]
-        scale = self.config.flow_scale
-        flow = upsample(FLOW_UNIT * scale * self.flow(there, back)[-1], 4 * scale)
+        return [FLOW_UNIT * self.config.flow_scale * level for level in self.flow(there, back)]
+
+    def motion(self, first: Features, second: Features) -> Motion:
+        """Flow both ways and the interpolation kernels of a pair."""
+        flow = upsample(self.flow_levels(first, second)[-1], 4 * self.config.flow_scale)
         forward, backward = flow.chunk(2)
         kernels = self.kernels(first.image.to(self.dtype), second.image.to(self.dtype))
         return Motion((forward, backward), kernels)
