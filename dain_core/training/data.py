@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dain_core.training.batch import Batch, Source, TrainingDataError
+from dain_core.training.synthetic import Scenes
 
-__all__ = ["Batch", "Mix", "Source", "TrainingDataError"]
+__all__ = ["Batch", "Mix", "Scenes", "Source", "TrainingDataError"]
 
 
 class Mix:

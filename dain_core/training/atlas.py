@@ -1,0 +1,116 @@
+"""Every picture at several sizes in one tensor, so that one operation samples thousands of pieces of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+LEVELS = 5
+PROCEDURAL = 32
+
+
+class Atlas:
+    """Pictures as premultiplied RGBA bytes: each at its own size, half, a quarter, ...
+
+    Args:
+        pictures: uint8 (3 or 4, H, W); those of four channels are cut-outs. To these come procedural ones
+            (noise, stripes, gradients), so there is always something.
+
+    Attributes:
+        textures, cutouts: which pictures (as the index into them) are opaque, which are cut-outs.
+        sizes: (pictures, LEVELS, 2), width and height in pixels.
+    """
+
+    def __init__(self, pictures: Sequence[Tensor], generator: torch.Generator, device: torch.device) -> None:
+        every = [*pictures, *procedural_pictures(PROCEDURAL, generator)]
+        self.cutouts = [i for i, picture in enumerate(every) if len(picture) == 4]
+        self.textures = [i for i, picture in enumerate(every) if len(picture) == 3]
+        levels = [level for picture in every for level in _levels(picture.to(device))]
+        sizes = np.array([level.shape[1::-1] for level in levels], dtype=np.int64)
+        starts = np.concatenate([[0], np.cumsum(sizes.prod(1))[:-1]])
+        self.sizes = sizes.reshape(len(every), LEVELS, 2)
+        self._starts = starts.reshape(len(every), LEVELS)
+        #: One int32 a pixel, so that one look-up brings all four bytes.
+        self._pixels = torch.cat([level.reshape(-1, 4) for level in levels]).view(torch.int32).flatten()
+
+    def sample(self, pictures: NDArray[np.int64], levels: NDArray[np.int64], x: Tensor, y: Tensor) -> Tensor:
+        """Bilinear samples of M pictures, mirrored beyond their borders.
+
+        Args:
+            pictures, levels: (M,), which picture at which size.
+            x, y: (M, ...), where, in pixels of that size; the first pixel's centre is at 0.5.
+
+        Returns:
+            (M, ..., 4) float32 in [0, 1], premultiplied RGBA.
+        """
+        sizes, starts = self.sizes[pictures, levels], self._starts[pictures, levels]
+        shape = (-1,) + (1,) * (x.dim() - 1)
+        packed = torch.from_numpy(np.concatenate([sizes, starts[:, None]], 1)).to(x.device, non_blocking=True)
+        width, height, start = (column.view(shape) for column in packed.unbind(1))
+        x0, y0 = (x - 0.5).floor(), (y - 0.5).floor()
+        right, down = (x - 0.5 - x0)[..., None], (y - 0.5 - y0)[..., None]
+        columns = [_mirror(x0.long() + i, width) for i in (0, 1)]
+        rows = [start + _mirror(y0.long() + i, height) * width for i in (0, 1)]
+        lines = []
+        for row in rows:
+            left, other = (self._unpacked(row + column) for column in columns)
+            lines.append(torch.lerp(left, other, right))
+        return torch.lerp(lines[0], lines[1], down).mul_(1 / 255)
+
+    def _unpacked(self, index: Tensor) -> Tensor:
+        return self._pixels[index].view(torch.uint8).view(*index.shape, 4).float()
+
+
+def _mirror(index: Tensor, size: Tensor) -> Tensor:
+    """0 1 2 2 1 0 0 1 2 ... for a size of 3."""
+    index = index.remainder(2 * size)
+    return torch.minimum(index, 2 * size - 1 - index)
+
+
+def _levels(picture: Tensor) -> list[Tensor]:
+    """(3 or 4, H, W) uint8 -> premultiplied RGBA (h, w, 4) uint8 at LEVELS sizes, each half of the one before."""
+    colour = picture[:3].float()
+    alpha = picture[3:].float() if len(picture) == 4 else torch.full_like(colour[:1], 255)
+    level = torch.cat([colour * (alpha / 255), alpha])[None]
+    levels = []
+    for _ in range(LEVELS):
+        levels.append(level[0].round().byte().permute(1, 2, 0).contiguous())
+        if min(level.shape[2:]) > 1:
+            level = F.avg_pool2d(level, 2)
+    return levels
+
+
+def procedural_pictures(count: int, generator: torch.Generator, size: int = 256) -> list[Tensor]:
+    """Pictures made of nothing: uint8 (3, size, size)."""
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    def noise(finest: int, roughness: float) -> Tensor:
+        total, cells, strength = torch.zeros(1, 3, size, size), 3, 1.0
+        while cells < finest:
+            octave = torch.randn(1, 3, cells, cells, generator=generator)
+            total += strength * F.interpolate(octave, size=(size, size), mode="bicubic", align_corners=False)
+            cells, strength = 2 * cells, strength * roughness
+        return total[0]
+
+    line = torch.arange(size) / size
+    pictures = []
+    for index in range(count):
+        angle, period = uniform(0, math.pi), size / math.exp(uniform(math.log(4), math.log(60)))
+        along = math.cos(angle) * line[None, :] + math.sin(angle) * line[:, None]
+        across = -math.sin(angle) * line[None, :] + math.cos(angle) * line[:, None]
+        wave = (torch.sin(2 * math.pi * size / period * along) * 3).tanh()
+        checks = wave * (torch.sin(2 * math.pi * size / period * across) * 3).tanh()
+        kinds = [noise(256, 0.75), noise(256, 0.5), noise(24, 0.5), wave, checks, along]
+        pattern = kinds[index % len(kinds)] + 0.15 * noise(256, 0.7)
+        colour, contrast = torch.rand(3, 1, 1, generator=generator), torch.randn(3, 1, 1, generator=generator)
+        picture = 0.2 + 0.6 * colour + 0.2 * contrast * pattern
+        pictures.append(picture.clamp(0, 1).mul(255).byte())
+    return pictures

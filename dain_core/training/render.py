@@ -1,0 +1,156 @@
+"""Scenes as pictures: frames at any time, and what is true of their pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dain_core.training.motion import Array, Layout
+from dain_core.training.surfaces import Surfaces
+
+#: How large a background's canvas is, in pixels: a frame's sizes times this (it covers 1.25 of a frame).
+_BACKGROUND = 1.6
+#: Fixed-point steps that undo a ripple: each brings the result at least six times nearer.
+_STEPS = 5
+
+
+class Scene:
+    """N scenes, painted from the back to the front: rank 0 is the background, rank r the r-th thing before it.
+
+    Each thing's canvas is sampled bilinearly, once a pixel: canvases are as smooth as pixels are large.
+
+    Args:
+        layout: scenes in the order of how many things they have, most first: so the things of one rank belong to
+            the first scenes, and are painted together without gathering anything.
+    """
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        layout: Layout,
+        surfaces: Surfaces,
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        self._layout, self._size, self._device = layout, size, device
+        things = layout.present.sum(1)
+        self._members = [int((things > rank).sum()) for rank in range(things.max())]
+        #: (N, ranks): which thing of its scene is at each rank.
+        far_to_near = np.where(layout.present, layout.disparity, np.inf).argsort(1, kind="stable")
+        self._order = far_to_near[:, : len(self._members)]
+        ranks = range(1, len(self._members))
+        rows = np.concatenate([np.arange(self._members[rank]) for rank in ranks] or [np.arange(0)])
+        slots = np.concatenate([self._order[: self._members[rank], rank] for rank in ranks] or [np.arange(0)])
+        background = surfaces.backgrounds(
+            rng, layout, (int(size[0] * _BACKGROUND), int(size[1] * _BACKGROUND))
+        )
+        objects = surfaces.objects(rng, layout, rows, slots)
+        self._canvases = [background, *objects.split(self._members[1:])]
+        self._x = torch.arange(size[1], device=device) + 0.5 - size[1] / 2
+        self._y = (torch.arange(size[0], device=device) + 0.5 - size[0] / 2)[:, None]
+
+    def render(self, chosen: Array, times: Array) -> tuple[Tensor, Tensor]:
+        """Paints the scenes `chosen` (ascending indices) at (len(chosen), T) times in [0, 1].
+
+        Returns:
+            (chosen, 3, T, H, W) frames, and (chosen, 2, H, W) int64, the rank of what is on top at the first two times.
+        """
+        height, width = self._size
+        n, moments = times.shape
+        s = times - 0.5
+        layout = self._layout.take(chosen)
+        to_canvas = np.linalg.inv(layout.poses(s))
+        picked = torch.from_numpy(chosen).to(self._device)
+        everything = n == len(self._order)
+        frames = torch.empty(0)
+        top = torch.zeros(n, 2, height, width, dtype=torch.int64, device=self._device)
+        for rank, members in enumerate(self._members):
+            m = int((chosen < members).sum())
+            if not m:
+                break
+            things = np.arange(m), self._order[chosen[:m], rank]
+            u, v = self._locate(
+                self._move(to_canvas[things]), self._move(layout.ripple[things]), self._move(s[:m])
+            )
+            grid = torch.stack([u, v], -1).view(m, moments * height, width, 2)
+            canvas = self._canvases[rank] if everything else self._canvases[rank][picked[:m]]
+            beyond = "zeros" if rank else "reflection"
+            seen = F.grid_sample(canvas, grid, padding_mode=beyond, align_corners=False)
+            seen = seen.view(m, -1, moments, height, width)
+            if rank == 0:
+                frames = seen
+                continue
+            torch.addcmul(seen[:, :3], frames[:m], 1 - seen[:, 3:], out=frames[:m])
+            top[:m].masked_fill_(seen[:, 3, :2] > 0.5, rank)
+        return frames, top
+
+    def truth(self, top: Tensor) -> tuple[Tensor, Tensor]:
+        """From what is on top at times 0 and 1: (N, 4, H, W) flows, forwards and backwards, and (N, 2, H, W) depths."""
+        n, ranks = self._order.shape
+        layout, things = self._layout, (np.arange(n)[:, None], self._order)
+        poses = layout.poses(np.tile([-0.5, 0.5, 0.0], (n, 1)))[things]
+        ripple = layout.ripple[things].reshape(n, ranks, 8)
+        centre = poses[..., :2, 2] / poses[..., 2:, 2]
+        scene = torch.arange(n, device=self._device).view(n, 1, 1) * ranks
+        flows, depths = [], []
+        for here, there, s in ((0, 1, -0.5), (1, 0, 0.5)):
+            moved = centre[:, :, here] - centre[:, :, 2]
+            slope = layout.slope[things]
+            disparity = layout.disparity[things] - (slope * moved).sum(-1)
+            back, forth = np.linalg.inv(poses[:, :, here]), poses[:, :, there]
+            table = np.concatenate(
+                [
+                    back.reshape(n, ranks, 9),
+                    forth.reshape(n, ranks, 9),
+                    ripple,
+                    slope,
+                    disparity[..., None],
+                ],
+                -1,
+            )
+            rows = self._move(table.reshape(n * ranks, -1).T)
+            each = rows.index_select(1, (scene + top[:, here]).flatten()).view(-1, *top[:, here].shape)
+            flows += self._flow(each[:9], each[9:18], each[18:26], s)
+            plane = each[28] + each[26] * self._x + each[27] * self._y
+            depths.append(1 / plane.clamp(min=0.05))
+        return torch.stack(flows, 1), torch.stack(depths, 1)
+
+    def _flow(self, back: Tensor, forth: Tensor, ripple: Tensor, s: float) -> tuple[Tensor, Tensor]:
+        """Pixels (x, y) at time s -> how far away each of their surface points is at time -s."""
+        u, v = _project(back, self._x, self._y)
+        du, dv = _waves(ripple, u, v)
+        point_u, point_v = u + s * du, v + s * dv
+        u, v = point_u, point_v
+        for _ in range(_STEPS):
+            du, dv = _waves(ripple, u, v)
+            u, v = point_u + s * du, point_v + s * dv
+        x, y = _project(forth, u, v)
+        return x - self._x, y - self._y
+
+    def _locate(self, to_canvas: Tensor, ripple: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Where on the canvases each pixel is: (M, T, 3, 3), (M, 2, 4), (M, T) -> two of (M, T, H, W)."""
+        u, v = _project(to_canvas.flatten(2).permute(2, 0, 1)[..., None, None], self._x, self._y)
+        du, dv = _waves(ripple.flatten(1).T[..., None, None, None], u, v)
+        s = s[..., None, None]
+        return u.addcmul_(du, s), v.addcmul_(dv, s)
+
+    def _move(self, values: Array) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).float().to(self._device, non_blocking=True)
+
+
+def _project(matrix: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The homographies of nine rows at points. Not as a matrix product, which TF32 would make useless here."""
+    a, b, c, d, e, f, g, h, i = matrix
+    scale = 1 / torch.addcmul(h * y + i, g, x)
+    return torch.addcmul(b * y + c, a, x) * scale, torch.addcmul(e * y + f, d, x) * scale
+
+
+def _waves(ripple: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """What the eight rows of ripples move points of the canvas by, for a unit of time."""
+    first, second = (
+        height * torch.sin(torch.addcmul(to_v * v + phase, to_u, u))
+        for height, to_u, to_v, phase in ripple.view(2, 4, *ripple.shape[1:])
+    )
+    return first, second

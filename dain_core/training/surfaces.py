@@ -1,0 +1,143 @@
+"""What the things in a made scene look like: each a canvas of colour and coverage, of its own size in pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dain_core.training.atlas import LEVELS, Atlas
+from dain_core.training.motion import PARENTS, Array, Layout
+from dain_core.training.shapes import SHARES, Shapes
+
+#: Canvases made at once: what this bounds is memory.
+_CHUNK = 64
+
+
+class Surfaces:
+    """Paints canvases: textures from pictures, cut out by shapes.
+
+    Args:
+        canvas: width and height of an object's canvas.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Tensor],
+        canvas: int,
+        shapes_per_kind: int,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        self._device = device
+        self._atlas = Atlas(pictures, generator, device)
+        self._shapes = Shapes(canvas, shapes_per_kind, generator, device)
+        self._canvas = canvas
+
+    def backgrounds(self, rng: np.random.Generator, layout: Layout, size: tuple[int, int]) -> Tensor:
+        """(N, 3, height, width): opaque canvases for the backgrounds."""
+        n = len(layout.present)
+        pictures = rng.choice(self._atlas.textures, n)
+        half = layout.size[:, 0]
+        # As large a scale as still covers the canvas, or less.
+        fitting = np.log2((self._atlas.sizes[pictures, 0] / (2 * half)).min(1).clip(1)).astype(np.int64)
+        levels = rng.integers(0, fitting.clip(0, LEVELS - 1) + 1)
+        affine = _placed(rng, half, self._atlas.sizes[pictures, levels], np.ones(n, bool))
+        texture = self._texture(pictures, levels, affine, size)
+        gain, offset = _colours(rng, n)
+        return _coloured(texture, self._move(gain), self._move(offset))[..., :3].permute(0, 3, 1, 2)
+
+    def objects(self, rng: np.random.Generator, layout: Layout, rows: Array, slots: Array) -> Tensor:
+        """(M, 4, canvas, canvas) premultiplied, of the things `[rows, slots]`; cut-outs set `layout.size` to theirs."""
+        m = len(rows)
+        half = layout.size[rows, slots]
+        limb = layout.figure[rows] & (slots <= len(PARENTS))
+        cutout = (rng.random(m) < (0.4 if self._atlas.cutouts else 0)) & ~limb
+        pictures = rng.choice(self._atlas.textures, m)
+        pictures[cutout] = rng.choice(self._atlas.cutouts or [0], cutout.sum())
+        whole = self._atlas.sizes[pictures, 0]
+        # A cut-out keeps its proportions.
+        longer = np.abs(half).max(1, keepdims=True)
+        half = np.where(cutout[:, None], np.sign(half) * longer * whole / whole.max(1, keepdims=True), half)
+        layout.size[rows, slots] = half
+        fitting = np.log2((whole / (2 * np.abs(half))).max(1).clip(1))
+        levels = (
+            np.where(cutout, np.rint(fitting), rng.integers(0, 4, m)).astype(np.int64).clip(0, LEVELS - 1)
+        )
+        affine = _placed(rng, half, self._atlas.sizes[pictures, levels], ~cutout)
+        shapes = self._choose_shapes(rng, cutout, limb)
+        sharp = rng.random(m) < 0.8
+        softness = np.where(sharp, rng.uniform(0.9, 1.6, m), np.exp(rng.uniform(0.4, 2.1, m)))
+        steepness = np.sqrt(np.abs(half).prod(1)) / softness
+        opacity = np.where(rng.random(m) < 0.94, 1, rng.uniform(0.6, 1, m))
+        gain, offset = _colours(rng, m)
+
+        canvases = torch.empty(m, self._canvas, self._canvas, 4, device=self._device)
+        moved = [self._move(values) for values in (shapes, steepness, opacity, gain, offset)]
+        for start in range(0, m, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            texture = self._texture(pictures[part], levels[part], affine[part], (self._canvas, self._canvas))
+            which, steep, opaque, bright, tint = (values[part] for values in moved)
+            distance = self._shapes.distances[which].float()
+            coverage = (0.5 - distance * steep.view(-1, 1, 1)).clamp_(0, 1).mul_(opaque.view(-1, 1, 1))
+            torch.mul(_coloured(texture, bright, tint), coverage[..., None], out=canvases[part])
+        return canvases.permute(0, 3, 1, 2)
+
+    def _choose_shapes(self, rng: np.random.Generator, cutout: Array, limb: Array) -> Array:
+        kinds = rng.choice(len(SHARES), len(limb), p=list(SHARES.values()))
+        ranges = [self._shapes.kinds[name] for name in SHARES]
+        starts = np.array([kind.start for kind in ranges])[kinds]
+        starts = np.where(limb, self._shapes.kinds["limb"].start, starts)
+        shapes = starts + rng.integers(0, len(ranges[0]), len(limb))
+        return np.where(cutout, self._shapes.kinds["whole"].start, shapes)
+
+    def _texture(self, pictures: Array, levels: Array, affine: Array, size: tuple[int, int]) -> Tensor:
+        """(M, height, width, 4) from (M, 2, 3) maps from canvas to picture."""
+        height, width = size
+        u = (torch.arange(width, device=self._device) + 0.5) * (2 / width) - 1
+        v = ((torch.arange(height, device=self._device) + 0.5) * (2 / height) - 1)[:, None]
+        to_x, to_y = self._move(affine).view(-1, 2, 3, 1, 1).unbind(1)
+        x = torch.addcmul(to_x[:, 1] * v + to_x[:, 2], to_x[:, 0], u)
+        y = torch.addcmul(to_y[:, 1] * v + to_y[:, 2], to_y[:, 0], u)
+        return self._atlas.sample(pictures, levels, x, y)
+
+    def _move(self, values: Array) -> Tensor:
+        tensor = torch.from_numpy(values)
+        return (tensor.float() if tensor.is_floating_point() else tensor).to(self._device, non_blocking=True)
+
+
+def _placed(rng: np.random.Generator, half: Array, picture: Array, anywhere: Array) -> Array:
+    """(M, 2, 3) maps from canvases of (M, 2) half sizes to pictures of (M, 2) sizes, about a pixel for a pixel.
+
+    Where not `anywhere`, the whole picture on the whole canvas (but for a hair's breadth around it).
+    """
+    m = len(half)
+    scale = rng.uniform(0.7, 1.15, m)
+    angle = np.where(rng.random(m) < 0.7, rng.normal(0, 0.1, m), rng.uniform(0, 2 * np.pi, m))
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    affine = np.zeros((m, 2, 3))
+    affine[:, :, :2] = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], 1) * half[:, None]
+    room = (picture / 2 - np.abs(half)).clip(0)
+    affine[:, :, 2] = picture / 2 + rng.uniform(-1, 1, (m, 2)) * room
+    exact = np.zeros((m, 2, 3))
+    exact[:, 0, 0], exact[:, 1, 1] = picture[:, 0] / 1.94, picture[:, 1] / 1.94
+    exact[:, :, 2] = picture / 2
+    return np.where(anywhere[:, None, None], affine, exact)
+
+
+def _colours(rng: np.random.Generator, m: int) -> tuple[Array, Array]:
+    """(M, 3) gain and offset; a few things have hardly any texture left."""
+    flat = rng.random((m, 1)) < 0.1
+    gain = np.exp(rng.normal(0, 0.12, (m, 1)) + rng.normal(0, 0.06, (m, 3)))
+    gain = np.where(flat, 0.2 * gain, gain)
+    offset = np.where(flat, rng.uniform(0, 0.8, (m, 3)), rng.normal(0, 0.04, (m, 3)))
+    return gain, offset
+
+
+def _coloured(texture: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """(M, H, W, 4) premultiplied -> the same with other colours; coverage stays."""
+    gain, offset = (values.view(-1, 1, 1, 3) for values in (gain, offset))
+    texture[..., :3] = torch.addcmul(texture[..., :3] * gain, texture[..., 3:], offset)
+    return texture
