@@ -1,0 +1,166 @@
+"""`dain eval`: how good frames between frames are, of our models and of other methods, on real footage."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from dain_core.engine import PRECISIONS
+from dain_core.evaluation import methods as ways
+from dain_core.evaluation.clips import Sample, Selection, find_clips
+from dain_core.evaluation.depth import evaluate_depth, find_depth
+from dain_core.evaluation.methods import Method
+from dain_core.evaluation.pictures import EvaluationError
+from dain_core.evaluation.report import Report
+from dain_core.evaluation.run import run
+from dain_core.evaluation.scores import load_lpips
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class Size(click.ParamType):
+    """WIDTHxHEIGHT."""
+
+    name = "WIDTHxHEIGHT"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        width, _, height = value.partition("x")
+        if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+            self.fail(f"{value!r} is not WIDTHxHEIGHT, such as 2048x1080", param, ctx)
+        return int(width), int(height)
+
+
+@click.command("eval")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME[=FILE]",
+    help="A model, with weights of your own if given.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["auto", *PRECISIONS]),
+    help="Every model in this precision.  [default: auto]",
+)
+@click.option(
+    "--method",
+    "others",
+    multiple=True,
+    metavar="average|dis|FILE.py",
+    help="Another method; a file defines interpolate(first, second, time).",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    help="At most so many samples of each clip, spread evenly; 0 is all.  [default: 30 of a video, all of a list]",
+)
+@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Only each N-th sample.")
+@click.option(
+    "--gap",
+    type=click.IntRange(2),
+    default=2,
+    show_default=True,
+    help="From first to last frame, in frames of a video; all between are made.",
+)
+@click.option("--flicker", is_flag=True, help="Make a video's next sample too, for temporal consistency.")
+@click.option(
+    "--downscale", type=click.IntRange(1), default=1, show_default=True, help="Shrink by this factor."
+)
+@click.option("--crop", type=Size(), help="Then cut this much out of the middle.")
+@click.option(
+    "--worst", default=4, show_default=True, type=click.IntRange(0), help="Cases of each clip on the page."
+)
+@click.option("--json", "json_path", type=_FILE, help="Write the figures to this file.")
+@click.option(
+    "--page", "page_path", type=_FILE, help="Write figures and worst cases, in pictures, to this HTML file."
+)
+def evaluate(
+    paths: tuple[Path, ...], models: tuple[str, ...], precisions: tuple[str, ...], others: tuple[str, ...],
+    device: str, limit: int | None, every: int, gap: int, flicker: bool, downscale: int,
+    crop: tuple[int, int] | None, worst: int, json_path: Path | None, page_path: Path | None,
+) -> None:  # fmt: skip
+    """Compare made frames with true ones: of videos, folders of frames, benchmarks; and depth with true depth.
+
+    The first model is the one whose worst cases are shown. With neither --model nor --method, `dain` is compared
+    with averaging and DIS flow.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        folders = [path for path in paths if find_depth(path)]
+        clips = [clip for path in paths if path not in folders for clip in find_clips(path)]
+        if not (models or others):
+            models, others = ("dain",), available_plain()
+        methods = load_methods(models, precisions or ("auto",), others, device) if clips else []
+        lpips, note = load_lpips(torch.device(device))
+        selection = Selection(limit, every, gap, flicker, downscale, crop)
+        with _progress() as advance:
+            results = run(
+                clips, methods, selection, torch.device(device),
+                lpips=lpips, worst=worst if page_path else 0, progress=advance,
+            )  # fmt: skip
+        depths = [
+            score for folder in folders for score in evaluate_depth(folder, models or ("dain",), device)
+        ]
+    except EvaluationError as error:
+        raise click.ClickException(str(error)) from error
+    report = Report(
+        f"{', '.join(str(path) for path in paths)} on {device}", [note] if note else [], results, depths
+    )
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for table in report.tables():
+        console.print(table)
+    for line in report.notes:
+        console.print(line)
+    if json_path:
+        json_path.write_text(json.dumps(report.document(), indent=1, allow_nan=False))
+    if page_path:
+        page_path.write_text(report.page())
+
+
+def load_methods(
+    models: Sequence[str], precisions: Sequence[str], others: Sequence[str], device: str
+) -> list[Method]:
+    """The methods to compare, the judged one first.
+
+    Raises:
+        EvaluationError: one that cannot be had, or two of one name.
+    """
+    made = [ways.model(spec, device, precision) for spec in models for precision in precisions]
+    made += [ways.plain(spec) if spec in ways.PLAIN else ways.plug_in(Path(spec)) for spec in others]
+    for name, count in Counter(method.name for method in made).items():
+        if count > 1:
+            raise EvaluationError(
+                f"{count} methods are called {name}: rename a weights file, or set a plug-in's NAME."
+            )
+    return made
+
+
+def available_plain() -> tuple[str, ...]:
+    """Those of the plain methods that can run here."""
+    return ways.PLAIN if ways.has_opencv() else ("average",)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Sample], None]]:
+    """Shows on standard error how far it is; gives what to call after each sample."""
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed} samples"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading", total=None)
+        yield lambda sample: progress.update(task, advance=1, description=sample.clip)

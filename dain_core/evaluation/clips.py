@@ -1,0 +1,284 @@
+"""What is evaluated: frames that a method sees and the true ones between them, of videos and benchmarks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from dain_core.evaluation.pictures import (
+    VIDEOS,
+    EvaluationError,
+    pictures_of,
+    read_picture,
+    read_video,
+)
+
+#: Of a video, unless more is asked for: enough for a mean that hardly moves.
+VIDEO_SAMPLES = 30
+
+DEPTH_FOLDERS = ("rgb", "depth")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Two frames and the truth between them; frames are (1, 3, H, W), uint8 RGB.
+
+    Attributes:
+        clip: what it is from.
+        name: what tells it from the others of its clip.
+        place: the first frame's index in the clip, if the clip is a run of frames.
+        counted: whether it counts in means; if not, it is there for the flicker to its neighbour.
+        times: when the true frames are, between 0 (first) and 1 (last).
+    """
+
+    clip: str
+    name: str
+    place: int | None
+    counted: bool
+    first: Tensor
+    last: Tensor
+    times: tuple[float, ...]
+    truths: tuple[Tensor, ...]
+
+    def follows(self, other: Sample) -> bool:
+        """Whether it begins one frame after the other does, in the same clip."""
+        if self.place is None or other.place is None:
+            return False
+        return self.clip == other.clip and self.place == other.place + 1
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which samples of a clip are evaluated, and how their frames are made ready.
+
+    Attributes:
+        limit: at most so many, spread evenly; None is 30 of a video and all of a benchmark's list, 0 is all.
+        every: each so-manieth.
+        gap: from a first frame to the last, in frames of a video; the gap - 1 frames between are the truth.
+        neighbours: have the sample that begins one frame later, too, so that flicker can be told.
+        downscale: shrink frames by this whole factor, by the mean over areas; then
+        crop: cut (width, height) out of the middle.
+    """
+
+    limit: int | None = None
+    every: int = 1
+    gap: int = 2
+    neighbours: bool = False
+    downscale: int = 1
+    crop: tuple[int, int] | None = None
+
+    def places(self, count: int, default: int = 0) -> list[int]:
+        """Which of `count` possible samples to take."""
+        chosen = range(0, count, self.every)
+        limit = default if self.limit is None else self.limit
+        if not limit or limit >= len(chosen):
+            return list(chosen)
+        if limit == 1:
+            return [chosen[len(chosen) // 2]]
+        return [chosen[index * (len(chosen) - 1) // (limit - 1)] for index in range(limit)]
+
+    def prepare(self, frame: Tensor, name: str) -> Tensor:
+        """Downscale and crop a frame."""
+        if self.downscale > 1:
+            frame = F.avg_pool2d(frame.float(), self.downscale).round().to(frame.dtype)
+        if self.crop:
+            (width, height), (rows, columns) = self.crop, frame.shape[-2:]
+            if width > columns or height > rows:
+                raise EvaluationError(
+                    f"{name}: {width}x{height} cannot be cut out of {columns}x{rows}: choose a smaller --crop."
+                )
+            top, left = (rows - height) // 2, (columns - width) // 2
+            frame = frame[..., top : top + height, left : left + width]
+        return frame
+
+
+@dataclass(frozen=True)
+class Film:
+    """A run of frames: a video, or a folder of pictures."""
+
+    name: str
+    path: Path
+    read: Callable[[Path], Iterable[Tensor]]
+
+    def samples(self, selection: Selection) -> Iterator[Sample]:
+        gap = selection.gap
+        count = sum(1 for _ in self.read(self.path))
+        if count <= gap:
+            raise EvaluationError(
+                f"{self.path}: has {count} frames, and a sample takes {gap + 1}. "
+                + ("Give a longer clip." if gap == 2 else "Give a longer clip, or a smaller --gap.")
+            )
+        counted = set(selection.places(count - gap, VIDEO_SAMPLES))
+        wanted = counted | {min(place + 1, count - gap - 1) for place in counted if selection.neighbours}
+        window: deque[Tensor] = deque(maxlen=gap + 1)
+        for index, frame in enumerate(self.read(self.path)):
+            window.append(frame)
+            place = index - gap
+            if place in wanted:
+                frames = [selection.prepare(x, str(self.path)) for x in window]
+                yield _sample(self.name, f"{place}", place, place in counted, frames)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A benchmark's list: a name and the picture files of each sample, the true ones between the first and the last."""
+
+    name: str
+    entries: Sequence[tuple[str, Sequence[Path]]]
+
+    def samples(self, selection: Selection) -> Iterator[Sample]:
+        for index in selection.places(len(self.entries)):
+            name, paths = self.entries[index]
+            frames = [selection.prepare(read_picture(path), str(path)) for path in paths]
+            for path, frame in zip(paths, frames, strict=True):
+                _same_size(frame, frames[0], path)
+            yield _sample(self.name, name, None, True, frames)
+
+
+Clip = Film | Listed
+
+
+def find_clips(path: Path) -> list[Clip]:
+    """What `path` is: a video, a folder of frames, a benchmark's folder or list, or a folder of any of these.
+
+    Raises:
+        EvaluationError: nothing of the kind.
+    """
+    if not path.exists():
+        raise EvaluationError(f"{path}: there is no such file or folder.")
+    if path.is_file():
+        return [_snu_film(path)] if path.suffix == ".txt" else [Film(path.stem, path, read_video)]
+    clips = _benchmark(path) or _frames_of(path)
+    if not clips:
+        clips = [Film(file.stem, file, read_video) for file in sorted(path.iterdir()) if _is_video(file)]
+    for folder in sorted(path.iterdir()) if not clips else []:
+        if folder.is_dir():
+            clips += _benchmark(folder) or _frames_of(folder)
+    if not clips:
+        raise EvaluationError(
+            f"{path}: holds no video, no folder of frames and none of the known benchmarks. "
+            "docs/evaluation.md shows how each has to lie."
+        )
+    return clips
+
+
+def _sample(clip: str, name: str, place: int | None, counted: bool, frames: Sequence[Tensor]) -> Sample:
+    gap = len(frames) - 1
+    times = tuple(step / gap for step in range(1, gap))
+    return Sample(clip, name, place, counted, frames[0], frames[-1], times, tuple(frames[1:-1]))
+
+
+def _same_size(frame: Tensor, first: Tensor, path: Path) -> None:
+    if frame.shape != first.shape:
+        sizes = (f"{x.shape[-1]}x{x.shape[-2]}" for x in (frame, first))
+        raise EvaluationError(
+            f"{path}: is {' and not '.join(sizes)} as the frame before it: scale it or leave it out."
+        )
+
+
+def _is_video(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in VIDEOS
+
+
+def _frames_of(folder: Path) -> list[Clip]:
+    return [Film(folder.name, folder, _read_frames)] if pictures_of(folder) else []
+
+
+def _read_frames(folder: Path) -> Iterator[Tensor]:
+    first: Tensor | None = None
+    for path in pictures_of(folder):
+        frame = read_picture(path)
+        first = frame if first is None else first
+        _same_size(frame, first, path)
+        yield frame
+
+
+def _benchmark(folder: Path) -> list[Clip]:
+    """The clips of a folder that lies as one of the benchmarks does; none if it does not."""
+    for layout in (_vimeo, _middlebury, _ucf101, _snu_film_lists):
+        if clips := layout(folder):
+            return clips
+    return []
+
+
+def _vimeo(folder: Path) -> list[Clip]:
+    """Vimeo-90K's triplets (Xue et al., 2019): tri_testlist.txt, sequences/00001/0001/im1.png to im3.png."""
+    index = folder / "tri_testlist.txt"
+    if not index.is_file():
+        return []
+    names = index.read_text().split()
+    entries = [(name, [folder / "sequences" / name / f"im{k}.png" for k in (1, 2, 3)]) for name in names]
+    return [_listed("Vimeo-90K", index, entries)]
+
+
+def _middlebury(folder: Path) -> list[Clip]:
+    """Middlebury's interpolation set (Baker et al., 2011): other-data and, the truth, other-gt-interp."""
+    inputs, truths = folder / "other-data", folder / "other-gt-interp"
+    if not (inputs.is_dir() and truths.is_dir()):
+        return []
+    found = sorted(truths.glob("*/frame10i11.png"))
+    entries = [
+        (
+            truth.parent.name,
+            [inputs / truth.parent.name / "frame10.png", truth, inputs / truth.parent.name / "frame11.png"],
+        )
+        for truth in found
+    ]
+    return [_listed("Middlebury", truths, entries)]
+
+
+def _ucf101(folder: Path) -> list[Clip]:
+    """The UCF101 test set of deep voxel flow (Liu et al., 2017): N/frame_00.png, frame_01_gt.png, frame_02.png."""
+    found = sorted(folder.glob("*/frame_01_gt.png"))
+    entries = [
+        (truth.parent.name, [truth.with_name("frame_00.png"), truth, truth.with_name("frame_02.png")])
+        for truth in found
+    ]
+    return [_listed("UCF101", folder, entries)] if entries else []
+
+
+def _snu_film_lists(folder: Path) -> list[Clip]:
+    lists = {path.stem: path for path in [*folder.glob("test-*.txt"), *folder.glob("eval_modes/test-*.txt")]}
+    grades = [f"test-{grade}" for grade in ("easy", "medium", "hard", "extreme")]
+    return [_snu_film(lists[name]) for name in grades if name in lists]
+
+
+def _snu_film(index: Path) -> Listed:
+    """A list of SNU-FILM (Choi et al., 2020): lines of three paths, as data/SNU-FILM/test/GOPRO_test/x/000001.png.
+
+    The paths are from wherever their authors stood: leading folders that are not there are left out.
+    """
+    entries = []
+    for number, line in enumerate(index.read_text().splitlines(), 1):
+        parts = line.split()
+        if parts and len(parts) != 3:
+            raise EvaluationError(
+                f"{index}: line {number} names {len(parts)} files, not 3: is it a list of triplets?"
+            )
+        if parts:
+            paths = [_locate(index, part) for part in parts]
+            entries.append((f"{Path(parts[1]).parent.name}/{Path(parts[1]).stem}", paths))
+    return _listed(f"SNU-FILM {index.stem.removeprefix('test-')}", index, entries)
+
+
+def _locate(index: Path, name: str) -> Path:
+    parts = Path(name).parts
+    for base in (index.parent, index.parent.parent):
+        for skip in range(len(parts)):
+            candidate = base.joinpath(*parts[skip:])
+            if candidate.is_file():
+                return candidate
+    raise EvaluationError(
+        f"{index}: names {name}, which is nowhere beside it. Put the list into the folder of `test`."
+    )
+
+
+def _listed(name: str, index: Path, entries: Sequence[tuple[str, Sequence[Path]]]) -> Listed:
+    if not entries:
+        raise EvaluationError(f"{index}: names no triplet. Unpack the benchmark's archive again.")
+    return Listed(name, entries)

@@ -1,0 +1,135 @@
+"""Results as tables on the terminal, as JSON and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from dain_core.evaluation.page import figures_table, render
+from dain_core.evaluation.run import Results
+from dain_core.evaluation.scores import METRICS, Score, Summary, summarise
+
+ALL = "all"
+
+
+class Line(NamedTuple):
+    """A row of a table: what it is of, the method, and its figures."""
+
+    group: str
+    method: str
+    figures: dict[str, Summary]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one run of `dain eval` has to say.
+
+    Attributes:
+        title: what was evaluated, on what.
+        notes: what a reader must know to read the figures, a sentence each.
+        results: of made frames.
+        depths: scores of depth.
+    """
+
+    title: str
+    notes: Sequence[str]
+    results: Results
+    depths: Sequence[Score]
+
+    def tables(self) -> list[Table]:
+        """For the terminal: mean, and worst in brackets; the best mean of a group in bold."""
+        return [_table(heading, lines) for heading, lines in self._groups().items() if lines]
+
+    def document(self) -> dict[str, Any]:
+        """For JSON: everything, down to single frames."""
+        summaries: dict[str, dict[str, dict[str, Any]]] = {}
+        for heading, lines in self._groups().items():
+            for line in lines:
+                figures = {key: asdict(summary) for key, summary in line.figures.items()}
+                summaries.setdefault(heading, {}).setdefault(line.group, {})[line.method] = figures
+        scores = [asdict(score) for score in (*self.results.scores, *self.depths)]
+        return {"title": self.title, "notes": list(self.notes), **summaries, "scores": scores}
+
+    def page(self) -> str:
+        """For a browser: the tables and the worst cases."""
+        figures = "".join(_html(heading, lines) for heading, lines in self._groups().items() if lines)
+        worst = self.results.worst
+        return render(self.title, self.notes, figures, worst.worst(), worst.behind())
+
+    def _groups(self) -> dict[str, list[Line]]:
+        scores = self.results.scores
+        several = len({score.time for score in scores}) > 1
+        by_time = _lines(scores, lambda score: f"t = {score.time:.3g}") if several else []
+        return {
+            "clip": _lines(scores, lambda score: score.clip),
+            "time": [line for line in by_time if line.group != ALL],
+            "depth": _lines(self.depths, lambda score: score.clip),
+        }
+
+
+def _lines(scores: Sequence[Score], group: Callable[[Score], str]) -> list[Line]:
+    """A line for each group and method, in the order they came; with several groups, then one over all scores."""
+    cells: dict[tuple[str, str], list[Score]] = {}
+    for score in scores:
+        cells.setdefault((group(score), score.method), []).append(score)
+    if len({name for name, _ in cells}) > 1:
+        for score in scores:
+            cells.setdefault((ALL, score.method), []).append(score)
+    return [Line(*names, summarise(found)) for names, found in cells.items()]
+
+
+def _table(heading: str, lines: Sequence[Line]) -> Table:
+    made = Table()
+    made.add_column(heading)
+    made.add_column("method")
+    keys = _keys(lines)
+    for key in keys:
+        made.add_column(METRICS[key].heading, justify="right")
+    for index, line in enumerate(lines):
+        begins = _begins(lines, index)
+        if begins and index:
+            made.add_section()
+        cells = [_cell(lines, line, key, "[bold]{}[/bold]", " [dim]({})[/dim]") for key in keys]
+        made.add_row(line.group if begins else "", line.method, *cells)
+    return made
+
+
+def _html(heading: str, lines: Sequence[Line]) -> str:
+    keys = _keys(lines)
+    begins = {index for index in range(len(lines)) if _begins(lines, index)}
+    rows = [
+        [
+            escape(line.group) if index in begins else "",
+            escape(line.method),
+            *(_cell(lines, line, key, "<b>{}</b>", " <small>{}</small>") for key in keys),
+        ]
+        for index, line in enumerate(lines)
+    ]
+    return figures_table(
+        [heading, "method", *(f"{METRICS[key].heading}, worst" for key in keys)], rows, begins
+    )
+
+
+def _begins(lines: Sequence[Line], index: int) -> bool:
+    return index == 0 or lines[index - 1].group != lines[index].group
+
+
+def _cell(lines: Sequence[Line], line: Line, key: str, best: str, worst: str) -> str:
+    """Mean and worst, the mean marked if no method of the group has a better one."""
+    if key not in line.figures:
+        return ""
+    metric, figure = METRICS[key], line.figures[key]
+    rivals = [
+        other.figures[key].mean for other in lines if other.group == line.group and key in other.figures
+    ]
+    leads = len(rivals) > 1 and figure.mean == (max if metric.higher else min)(rivals)
+    mean = f"{figure.mean:{metric.form}}"
+    return (best.format(mean) if leads else mean) + worst.format(f"{figure.worst:{metric.form}}")
+
+
+def _keys(lines: Sequence[Line]) -> list[str]:
+    return [key for key in METRICS if any(key in line.figures for line in lines)]

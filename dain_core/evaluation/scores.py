@@ -1,0 +1,133 @@
+"""Scores of made frames against true ones, and what they come to over clips."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dain_core.evaluation.clips import Sample
+from dain_core.evaluation.pictures import EvaluationError
+from dain_core.metrics import interpolation_error, psnr, ssim
+
+#: What equal frames count as, in dB: an infinite mean would say nothing.
+PSNR_OF_EQUALS = 100.0
+
+_ALEXNET = "alexnet-owt-7be5be79.pth"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a score is shown; `higher` if more of it is better."""
+
+    heading: str
+    higher: bool
+    form: str
+
+
+METRICS = {
+    "psnr": Metric("PSNR dB", True, ".2f"),
+    "ssim": Metric("SSIM", True, ".4f"),
+    "ie": Metric("IE", False, ".2f"),
+    "lpips": Metric("LPIPS", False, ".4f"),
+    "flicker": Metric("flicker", False, ".2f"),
+    "sdr": Metric("SDR", False, ".3f"),
+    "si": Metric("si-RMSE", False, ".3f"),
+}
+
+
+@dataclass
+class Score:
+    """One method's frame at one time of one sample, or its depth of one picture; `values` by the keys of METRICS."""
+
+    clip: str
+    sample: str
+    time: float
+    method: str
+    values: dict[str, float] = field(default_factory=dict)
+
+
+Lpips = Callable[[Tensor, Tensor], float]
+
+
+def score(made: Tensor, truth: Tensor, lpips: Lpips | None, what: str) -> dict[str, float]:
+    """The scores of a frame (1, 3, H, W) in [0, 1] that need no other frame."""
+    try:
+        values = {"psnr": min(psnr(made, truth), PSNR_OF_EQUALS), "ssim": ssim(made, truth)}
+    except ValueError as error:
+        raise EvaluationError(f"{what}: {error}.") from error
+    values["ie"] = interpolation_error(made, truth)
+    if lpips:
+        values["lpips"] = lpips(made, truth)
+    return values
+
+
+def load_lpips(device: torch.device) -> tuple[Lpips | None, str]:
+    """LPIPS on AlexNet (Zhang et al., 2018), or None and why not. Nothing is downloaded."""
+    if importlib.util.find_spec("lpips") is None:
+        return None, "LPIPS is left out: the package lpips is not installed."
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET
+    if not weights.is_file():
+        return None, f"LPIPS is left out: it needs torchvision's AlexNet weights, which are not at {weights}."
+    network = importlib.import_module("lpips").LPIPS(net="alex", verbose=False).eval().to(device)
+
+    @torch.inference_mode()
+    def distance(made: Tensor, truth: Tensor) -> float:
+        return float(network(made, truth, normalize=True))
+
+    return distance, ""
+
+
+class Flicker:
+    """How the error of a method's frames changes from one frame to the next, in 8-bit levels.
+
+    With e the made frame minus the true one, of two frames that follow each other in the true video: the
+    root-mean-square of e[k] - e[k - 1]. As that is the made frames' change minus the true frames' change, it is
+    dtSSD (Erofeev et al., BMVC 2015) on colours. Zero for an error that stands still, which the eye forgives;
+    sqrt(2) times the interpolation error for one that comes and goes at random.
+
+    Frames of one sample follow each other; with one frame a sample, those of samples that begin a frame apart do.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[Sample, Tensor]] = {}
+
+    def add(self, sample: Sample, method: str, errors: Sequence[Tensor]) -> list[float | None]:
+        """The flicker of each of a sample's frames, of which `errors` are the errors; None where it is not known."""
+        before = self._last.get(method)
+        self._last[method] = sample, errors[-1]
+        known = before is not None and len(errors) == 1 and sample.follows(before[0])
+        previous = [before[1] if before and known else None, *errors[:-1]]
+        return [
+            None if old is None else _levels(new - old) for old, new in zip(previous, errors, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of one metric, over frames."""
+
+    mean: float
+    worst: float
+
+
+def summarise(scores: Iterable[Score]) -> dict[str, Summary]:
+    """Mean and worst of every metric that any of the scores has."""
+    values: dict[str, list[float]] = {}
+    for item in scores:
+        for key, value in item.values.items():
+            values.setdefault(key, []).append(value)
+    return {
+        key: Summary(sum(found) / len(found), (min if METRICS[key].higher else max)(found))
+        for key, found in values.items()
+    }
+
+
+def _levels(difference: Tensor) -> float:
+    return 255 * math.sqrt(float(difference.double().square().mean()))
