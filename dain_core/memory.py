@@ -142,7 +142,8 @@ class Planner:
         motion = 16 + 2 * TAPS * e  # flows and kernels
 
         depth = _DEPTH * plan.share(plan.depth_rows + 2 * _DEPTH_REACH)
-        features = max(max(depth, _DEPTH_IN_BANDS) * e, frame + c.context_width * e)
+        narrower = c.depth_stem / ModelConfig.depth_stem / c.depth_scale**2
+        features = max(narrower * max(depth, _DEPTH_IN_BANDS) * e, frame + c.context_width * e)
         bands = 28 + self._band(plan)  # 28: flows at a time, result
         much = _FLOAT32 if e == 4 else 1
         stages = motion + much * features, much * _FLOW_AND_KERNELS * e, motion + much * bands

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dain_core.engine import PRECISIONS as ENGINE_PRECISIONS
-from dain_core.model import CONFIGS
+from dain_core.checkpoint import SHIPPED
 from dain_core.stages import is_out_of_memory
 from worker.bench_job import job
 from worker.measure import EAGER, GIB, SIZES, Baseline, Picture, Row, Size, measure
@@ -33,7 +33,7 @@ PRECISIONS = (EAGER, "fp32", "tf32", *(name for name in ENGINE_PRECISIONS if nam
 @click.option(
     "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="[default: all]"
 )
-@click.option("--model", "models", multiple=True, type=click.Choice(list(CONFIGS)), help="[default: all]")
+@click.option("--model", "models", multiple=True, type=click.Choice(list(SHIPPED)), help="[default: all]")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
     "--frames", default=30, show_default=True, help="New frames to time; fewer where each takes long."
@@ -65,7 +65,7 @@ def bench(
     chosen = [name for name in PRECISIONS if name in (precisions or PRECISIONS)]
     rows: list[Row] = []
     left_out: dict[str, str] = {}
-    for model in models or tuple(CONFIGS):
+    for model in models or tuple(SHIPPED):
         for size in sizes or tuple((name, *shape) for name, shape in SIZES.items()):
             rows += compare(model, size, chosen, place, frames, left_out)
     title = f"{describe(str(place))}, PyTorch {torch.__version__}"

@@ -23,6 +23,7 @@ from dain_core.fused.kernels import FusedKernels
 from dain_core.fused.layers import EIGHT_BITS, GROUP, empty
 from dain_core.fused.synthesis import FusedRectification
 from dain_core.model import DAIN, ModelConfig, Motion
+from dain_core.modules.layers import downsample, upsample
 
 
 @dataclass(eq=False)
@@ -86,10 +87,16 @@ class FusedDAIN(nn.Module):
     @staticmethod
     def supports(config: ModelConfig, device: torch.device) -> bool:
         """Whether this network's widths suit the tensor cores, and the GPU has such (compute capability 8.0)."""
-        widths = (*config.flow_dense, config.context_width, config.rectify_width, *config.kernel_widths)
+        widths = (
+            *config.flow_dense,
+            *config.flow_dense_fine,
+            config.context_width,
+            config.rectify_width,
+            *config.kernel_widths,
+        )
         depths = (config.depth_stem, *config.depth_widths, config.depth_narrow, config.depth_wide)
         narrow = any(width % GROUP for width in (*widths, *depths, config.flow_refine[-1]))
-        if narrow or config.flow_scale * config.depth_scale > 1:
+        if narrow or config.flow_scale > 1:
             return False
         return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
@@ -100,9 +107,11 @@ class FusedDAIN(nn.Module):
 
         Args:
             keep_contexts: the largest part of the features; left out, `synthesise` makes them, in bands.
-            depth_rows: for the depth network, see `FusedDepth`.
+            depth_rows: for the depth network, in rows of the frame, see `FusedDepth`.
         """
-        log_depth = self.depth(image, depth_rows)
+        scale = self.config.depth_scale
+        rows = depth_rows and depth_rows // scale
+        log_depth = upsample(self.depth(downsample(image, scale), rows), scale)
         return FusedFeatures(
             picture=torch.cat((image, log_depth), 1).contiguous(memory_format=torch.channels_last),
             inverse_depth=1e-6 + torch.exp(-log_depth),

@@ -36,7 +36,7 @@ class FusedRectification(nn.Module):
         self.blocks = nn.Sequential(*(FusedResidualBlock(block, dtype) for block in blocks))
         self.head = SliceConv2d(network.head, 1.0, dtype, wide_output=True)
         self.channels = 6 * config.context_width + BLEND_CHANNELS
-        self.reach = 3 + 2 * len(blocks) + 1
+        self.reach = config.rectify_kernel // 2 + 2 * len(blocks) + 1
 
     def forward(self, x: Tensor, blend: Tensor) -> Tensor:
         """The frame, float32, in place of the blend."""

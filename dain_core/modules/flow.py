@@ -63,11 +63,14 @@ class FlowNetwork(nn.Module):
 
     Args:
         pyramid: the widths of the six feature levels, halving in size from 1/2 to 1/64.
-        dense: the widths of each level's densely connected convolutions.
+        dense: the widths of each level's densely connected convolutions, but for the finest level.
+        dense_fine: those of the finest level.
         refine: the widths of the dilated context network at the finest level.
     """
 
-    def __init__(self, pyramid: Sequence[int], dense: Sequence[int], refine: Sequence[int]) -> None:
+    def __init__(
+        self, pyramid: Sequence[int], dense: Sequence[int], dense_fine: Sequence[int], refine: Sequence[int]
+    ) -> None:
         super().__init__()
         sizes = zip((3, *pyramid), pyramid, strict=False)
         self.pyramid = nn.ModuleList(
@@ -77,7 +80,8 @@ class FlowNetwork(nn.Module):
         # Every level but the coarsest sees its own features too, and the coarser one's flow and features.
         decoders = [Decoder(_CORRELATION_CHANNELS, dense)]
         for level in _LEVELS[1:]:
-            decoders.append(Decoder(_CORRELATION_CHANNELS + pyramid[level - 1] + 4, dense))
+            widths = dense_fine if level == _LEVELS[-1] else dense
+            decoders.append(Decoder(_CORRELATION_CHANNELS + pyramid[level - 1] + 4, widths))
         self.decoders = nn.ModuleList(decoders)
         # The last one is in the official checkpoint and used by nothing.
         self.up_flow = nn.ModuleList(
@@ -86,11 +90,11 @@ class FlowNetwork(nn.Module):
         self.up_features = nn.ModuleList(
             nn.ConvTranspose2d(decoder.channels, 2, 4, stride=2, padding=1) for decoder in decoders[:-1]
         )
-        widths = (decoders[-1].channels, *refine)
+        inputs = (decoders[-1].channels, *refine)
         self.refine = nn.Sequential(
             *(
                 _conv(before, width, dilation=dilation)
-                for before, width, dilation in zip(widths, refine, _REFINE_DILATIONS, strict=False)
+                for before, width, dilation in zip(inputs, refine, _REFINE_DILATIONS, strict=False)
             ),
             FullPrecisionConv2d(refine[-1], 2, 3, padding=1),
         )

@@ -9,11 +9,15 @@ from dain_core.modules.layers import ResidualBlock
 
 
 class RectificationNetwork(nn.Module):
-    """What to add to the blended frame, (N, 3, H, W), seen all that was warped, (N, channels, H, W)."""
+    """What to add to the blended frame, (N, 3, H, W), seen all that was warped, (N, channels, H, W).
 
-    def __init__(self, channels: int, width: int, blocks: int) -> None:
+    Args:
+        kernel: the size of the first convolution's, the only one that sees `channels` of them.
+    """
+
+    def __init__(self, channels: int, kernel: int, width: int, blocks: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(channels, width, 7, padding=3)
+        self.stem = nn.Conv2d(channels, width, kernel, padding=kernel // 2)
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
         self.head = nn.Conv2d(width, 3, 3, padding=1)
 

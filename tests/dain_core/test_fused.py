@@ -20,13 +20,16 @@ from dain_core.stages import FusedStages, is_out_of_memory
 CONFIG = ModelConfig(
     flow_pyramid=(16, 16, 24, 32, 40, 52),
     flow_dense=(32, 32, 16, 16, 16),
+    flow_dense_fine=(16, 32, 16, 16, 16),
     flow_refine=(32, 32, 32, 16, 16, 16),
     depth_stem=32,
     depth_widths=(16, 16, 16),
     depth_narrow=16,
     depth_wide=32,
+    depth_scale=2,
     context_width=16,
     kernel_widths=(16, 16, 32, 32, 48, 144),
+    rectify_kernel=3,
     rectify_width=16,
     rectify_blocks=2,
 )
@@ -197,7 +200,8 @@ def test_it_runs_what_it_can() -> None:
     cpu = torch.device("cpu")
     assert FusedDAIN.supports(ModelConfig(), cpu) and FusedDAIN.supports(CONFIG, cpu)
     assert not FusedDAIN.supports(replace(CONFIG, context_width=20), cpu)
-    assert not FusedDAIN.supports(replace(CONFIG, depth_scale=2), cpu)
+    assert FusedDAIN.supports(ModelConfig.named("dain-lite"), cpu)
+    assert not FusedDAIN.supports(replace(CONFIG, flow_scale=2), cpu)
 
 
 def test_tensors_are_found_in_tuples_and_dataclasses() -> None:

@@ -245,6 +245,7 @@ def test_pwc_warp_is_the_originals(golden: Golden) -> None:
 PRUNED = ModelConfig(
     flow_pyramid=(4, 6, 8, 10, 12, 14),
     flow_dense=(8, 8, 6, 6, 4),
+    flow_dense_fine=(6, 6, 6, 4, 4),
     flow_refine=(8, 8, 8, 6, 6, 4),
     flow_scale=2,
     depth_stem=8,
@@ -254,6 +255,7 @@ PRUNED = ModelConfig(
     depth_scale=4,
     context_width=5,
     kernel_widths=(4, 6, 8, 10, 12, 14),
+    rectify_kernel=5,
     rectify_width=6,
     rectify_blocks=2,
 )
