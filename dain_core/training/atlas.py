@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LEVELS = 5
-PROCEDURAL = 32
 
 
 class Atlas:
@@ -20,7 +19,7 @@ class Atlas:
 
     Args:
         pictures: uint8 (3 or 4, H, W); those of four channels are cut-outs. To these come procedural ones
-            (noise, stripes, gradients), so there is always something.
+            (noise, stripes, gradients): 32 where there is nothing else, else one to eight photographs.
 
     Attributes:
         textures, cutouts: which pictures (as the index into them) are opaque, which are cut-outs.
@@ -28,7 +27,9 @@ class Atlas:
     """
 
     def __init__(self, pictures: Sequence[Tensor], generator: torch.Generator, device: torch.device) -> None:
-        every = [*pictures, *procedural_pictures(PROCEDURAL, generator)]
+        photographs = sum(len(picture) == 3 for picture in pictures)
+        made = procedural_pictures(max(6, photographs // 8) if photographs else 32, generator)
+        every = [*pictures, *made]
         self.cutouts = [i for i, picture in enumerate(every) if len(picture) == 4]
         self.textures = [i for i, picture in enumerate(every) if len(picture) == 3]
         levels = [level for picture in every for level in _levels(picture.to(device))]

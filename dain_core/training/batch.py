@@ -39,8 +39,11 @@ class Batch:
     def of_frames(cls, frames: Tensor, time: Tensor) -> Batch:
         """Triplets of which nothing but the frames is known: (N, 3 frames, 3, H, W) in [0, 1], (N,)."""
         n, _, _, height, width = frames.shape
+        first, middle, last = (frame.contiguous() for frame in frames.unbind(1))
         return cls(
-            *frames.unbind(1),
+            first=first,
+            middle=middle,
+            last=last,
             time=time,
             flows=frames.new_zeros(n, 4, height, width),
             depth=frames.new_ones(n, 2, height, width),

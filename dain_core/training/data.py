@@ -3,12 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from dain_core.training.batch import Batch, Source, TrainingDataError
-from dain_core.training.synthetic import Scenes
+import torch
 
-__all__ = ["Batch", "Mix", "Scenes", "Source", "TrainingDataError"]
+from dain_core.training.batch import Batch, Source, TrainingDataError
+from dain_core.training.pictures import PICTURES, VIDEOS, files, load_pictures
+from dain_core.training.synthetic import Scenes
+from dain_core.training.triplets import LISTS, Triplets
+from dain_core.training.videos import Videos
+
+__all__ = [
+    "Batch",
+    "Mix",
+    "Scenes",
+    "Source",
+    "TrainingDataError",
+    "Triplets",
+    "Videos",
+    "open_source",
+]
+
+#: Names the source that needs no file.
+MADE = "scenes"
+
+
+def open_source(
+    data: Sequence[str], size: tuple[int, int], *, device: torch.device | str = "cpu", seed: int = 0
+) -> Source:
+    """The source that was named; of several names, their mix.
+
+    Args:
+        data: folders: of video files, of pictures (from which scenes are made), or with a list of Vimeo-90K's triplets
+            or septuplets. What it is, its files tell. Or "scenes": made from nothing. Each may end in "=SHARE" of the
+            triplets (else 1).
+        size: height and width of the frames.
+
+    Raises:
+        TrainingDataError: names the folder or file that is wrong, and the way out.
+    """
+    sources = []
+    for index, text in enumerate(data):
+        name, _, share = text.rpartition("=") if "=" in text else (text, "", "1")
+        try:
+            weight = float(share)
+        except ValueError:
+            raise TrainingDataError(f"{text!r}: after the = there should be a share, such as 0.3") from None
+        if not 0 < weight < float("inf"):
+            raise TrainingDataError(f"{text!r}: a share is more than 0")
+        sources.append((_open(name, size, torch.device(device), seed + 7919 * index), weight))
+    if not sources:
+        raise TrainingDataError(f"there is nothing to train on: name a folder, or {MADE!r}")
+    return sources[0][0] if len(sources) == 1 else Mix(sources)
+
+
+def _open(name: str, size: tuple[int, int], device: torch.device, seed: int) -> Source:
+    folder = Path(name)
+    if name == MADE and not folder.exists():
+        return Scenes([], size, device=device, seed=seed)
+    if not folder.is_dir():
+        raise TrainingDataError(f"{name} is no folder: name one, or {MADE!r}")
+    if any((folder / listed).is_file() for listed in LISTS):
+        return Triplets(folder, size, device=device, seed=seed)
+    videos, pictures = files(folder, VIDEOS), files(folder, PICTURES)
+    if videos and pictures:
+        raise TrainingDataError(
+            f"{name} has both videos ({videos[0].name}) and pictures ({pictures[0].name}): "
+            "put them into folders of their own, and name both"
+        )
+    if videos:
+        return Videos(folder, size, device=device, seed=seed)
+    if pictures:
+        return Scenes(load_pictures(pictures), size, device=device, seed=seed)
+    raise TrainingDataError(
+        f"{name} has no videos, no pictures and none of {', '.join(LISTS)}: name a folder that has"
+    )
 
 
 class Mix:

@@ -80,8 +80,8 @@ def degrade(
     frames = torch.lerp(grey, frames, column(rng.uniform(0.6, 1.4, n))).clamp_(0, 1)
     frames = frames.add_(1e-4).pow_(column(np.exp(rng.uniform(-0.4, 0.4, n))))
     contrast = rng.uniform(0.8, 1.15, n)
-    shade = sometimes(0.12, -0.12, 0.12)[:, None] * (times - 0.5)  # the light changes slowly
-    shade = torch.from_numpy(1 + shade).float().view(n, 1, -1, 1, 1).to(frames.device, non_blocking=True)
+    lighter = 1 + sometimes(0.12, -0.12, 0.12)[:, None] * (times - 0.5)
+    shade = torch.from_numpy(lighter).float().view(n, 1, -1, 1, 1).to(frames.device, non_blocking=True)
     frames = frames.sub_(0.5).mul_(column(contrast)).add_(column(0.5 + rng.uniform(-0.08, 0.08, n)))
     frames = soften(frames.mul_(shade).clamp_(0, 1), column(sometimes(0.45, 0.1, 1)))
 

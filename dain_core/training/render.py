@@ -94,7 +94,8 @@ class Scene:
         ripple = layout.ripple[things].reshape(n, ranks, 8)
         centre = poses[..., :2, 2] / poses[..., 2:, 2]
         scene = torch.arange(n, device=self._device).view(n, 1, 1) * ranks
-        flows, depths = [], []
+        flows: list[Tensor] = []
+        depths: list[Tensor] = []
         for here, there, s in ((0, 1, -0.5), (1, 0, 0.5)):
             moved = centre[:, :, here] - centre[:, :, 2]
             slope = layout.slope[things]
