@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from torch import Tensor
+
+from dain_core.evaluation.cli import evaluate
+
+Write = Callable[..., None]
+Texture = Callable[[int], Tensor]
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(evaluate, ["--device", "cpu", *map(str, arguments)])
+
+
+@pytest.fixture
+def film(write: Write, texture: Texture, tmp_path: Path) -> Path:
+    """A folder of seven frames that move by four pixels a frame, the last three by none."""
+    for index, shift in enumerate((0, 4, 8, 12, 16, 16, 16)):
+        write(tmp_path / "film" / f"{index}.png", texture(shift))
+    return tmp_path / "film"
+
+
+def test_methods_are_compared(film: Path, tmp_path: Path) -> None:
+    figures, page = tmp_path / "figures.json", tmp_path / "page.html"
+    result = call(
+        film, "--method", "average", "--method", "dis", "--json", figures, "--page", page, "--worst", "2"
+    )
+    assert result.exit_code == 0, result.output
+    assert "average" in result.output and "PSNR dB" in result.output
+
+    found = json.loads(figures.read_text())
+    average, dis = (found["clip"]["film"][name] for name in ("average", "dis"))
+    assert (
+        dis["psnr"]["mean"] > average["psnr"]["mean"] and dis["flicker"]["mean"] < average["flicker"]["mean"]
+    )
+    assert len(found["scores"]) == 10
+    still = [x for x in found["scores"] if x["sample"] == "4" and x["method"] == "average"]
+    assert still[0]["values"]["psnr"] == 100
+
+    text = page.read_text()
+    assert text.count("<h3>film") == 2 + 2, "the worst two, and the two furthest behind"
+    assert text.count("data:image/png") == 4 * 4 and text.count("data:image/jpeg") == 4 * (4 + 2)
+    assert "http" not in text, "the page needs no other file"
+
+
+def test_every_time_between(film: Path, tmp_path: Path) -> None:
+    result = call(film, "--gap", "4", "--limit", "1", "--method", "average", "--json", tmp_path / "a.json")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert list(found["time"]) == ["t = 0.25", "t = 0.5", "t = 0.75"]
+
+
+def test_depth_has_a_table_of_its_own(write: Write, texture: Texture, tmp_path: Path) -> None:
+    write(tmp_path / "rgb" / "a.png", texture(0))
+    (tmp_path / "depth").mkdir()
+    np.save(tmp_path / "depth" / "a.npy", np.linspace(1, 2, 48 * 64).reshape(48, 64))
+    result = call(tmp_path, "--json", tmp_path / "a.json")
+    assert result.exit_code == 0, result.output
+    assert "SDR" in result.output and "PSNR" not in result.output
+    assert json.loads((tmp_path / "a.json").read_text())["depth"][tmp_path.name]["dain"]["sdr"]["mean"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nowhere.mp4"], "nowhere.mp4: there is no such file"),
+        ([__file__, "--method", "average"], "test_cli.py: cannot be read"),
+        ([__file__, "--method", "rife"], "--method rife: is none of average, dis, and no Python file"),
+        ([__file__, "--method", "average", "--method", "average"], "2 methods are called average"),
+        ([__file__, "--crop", "2048"], "is not WIDTHxHEIGHT"),
+    ],
+)
+def test_mistakes_are_sentences(arguments: list[str], complaint: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code and complaint in " ".join(result.output.split()), result.output
