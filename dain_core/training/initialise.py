@@ -1,0 +1,158 @@
+"""Parts that start from nothing: random weights, scaled by what really flows through them.
+
+With the usual initialisation the flow network never leaves zero flow, and a context of unit weights drowns the
+rectification. So every layer is scaled, in the order in which a batch passes through it, until its output has unit
+variance (LSUV; Mishkin and Matas, ICLR 2016). Every network starts out as doing nothing: no flow, kernels that sample
+bilinearly, nothing to rectify.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from dain_core.model import DAIN, ModelConfig
+from dain_core.modules.kernels import TAPS
+from dain_core.modules.layers import ResidualBlock
+from dain_core.training.batch import Batch
+
+#: The four taps around the sampled position: with 1 on each, adaptive warping is bilinear sampling.
+_CENTRE = (5, 6, 9, 10)
+
+#: How much a residual block adds to what it passes on.
+_RESIDUAL_GAIN = 0.4
+
+
+@torch.no_grad()
+def initialise(model: DAIN, parts: Iterable[str], batch: Batch) -> None:
+    """Give `parts` new weights that suit `batch`, in place; depends on PyTorch's random state.
+
+    Raises:
+        KeyError: there is no such part.
+    """
+    makers: dict[str, Callable[[DAIN, Batch], None]] = {
+        "depth": _depth,
+        "flow": _flow,
+        "kernels": _kernels,
+        "context": _context,
+        "rectify": _rectify,
+    }
+    was_training = model.training
+    model.eval()
+    for part in sorted(parts, key=list(makers).index):  # what one sees, the parts before it make
+        makers[part](model, batch)
+    model.train(was_training)
+
+
+def _randomise(network: nn.Module) -> None:
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _depth(model: DAIN, batch: Batch) -> None:
+    _randomise(model.depth)
+    for layer in model.depth.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+
+
+def _flow(model: DAIN, batch: Batch) -> None:
+    network = model.flow
+    _randomise(network)
+    heads = [*(decoder.get_submodule("predict") for decoder in network.decoders), network.refine[-1]]
+    for layer in (*heads, *network.up_features):
+        layer.get_parameter("weight").mul_(0.1)
+    side = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    for layer in network.up_flow:
+        weight = layer.get_parameter("weight").zero_()
+        weight[0, 0] = weight[1, 1] = torch.outer(side, side)
+    with ExitStack() as stack:
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d) and layer not in heads:
+                stack.callback(layer.register_forward_hook(_centred).remove)
+        one, two = model.features(torch.cat((batch.first, batch.last)), with_context=False).halves()
+        model.flow_levels(one, two)
+
+
+def _kernels(model: DAIN, batch: Batch) -> None:
+    _randomise(model.kernels)
+    for head in model.kernels.heads:
+        head.get_parameter("2.weight").mul_(0.01)
+        head.get_parameter("2.bias")[list(_CENTRE)] = 1.0
+
+
+def _context(model: DAIN, batch: Batch) -> None:
+    network = model.context
+    _randomise(network)
+    # Half of the filters see edges only, the others colours too.
+    edges = network.stem.weight[: len(network.stem.weight) // 2]
+    edges -= edges.mean((2, 3), keepdim=True)
+    with ExitStack() as stack:
+        stack.callback(network.stem.register_forward_hook(_scaled(1.0)).remove)
+        _scale_blocks(stack, network.blocks)
+        network(batch.first)
+
+
+def _rectify(model: DAIN, batch: Batch) -> None:
+    network = model.rectify
+    _randomise(network)
+    nn.init.normal_(network.head.weight, 0, 1e-5)
+    with ExitStack() as stack:
+        stack.callback(network.stem.register_forward_pre_hook(_balance(model.config)).remove)
+        stack.callback(network.stem.register_forward_hook(_centred).remove)
+        _scale_blocks(stack, network.blocks)
+        one, two = model.features(torch.cat((batch.first, batch.last))).halves()
+        model.synthesise(one, two, model.motion(one, two), batch.time.view(-1, 1, 1, 1))
+
+
+def _balance(config: ModelConfig) -> Callable[[nn.Module, tuple[Tensor]], None]:
+    """A hook for the rectification's first layer, whose inputs are of many kinds: pictures shall count most, then the
+    flow. Half of its filters see where the two warped pictures differ, which is where they are wrong."""
+    gains = torch.tensor([4.0] * 9 + [1.2] * 4 + [0.4] * 2 * TAPS + [0.7] * 2 * config.context_channels)
+
+    def hook(stem: nn.Module, inputs: tuple[Tensor]) -> None:
+        weight, seen = stem.get_parameter("weight"), inputs[0].float()
+        deviation = seen.std((0, 2, 3)).clamp(min=0.05)
+        weight.mul_((gains.to(deviation) / deviation).view(1, -1, 1, 1))
+        contrast = deviation[3:6].mean() / (seen[:, 3:6] - seen[:, 6:9]).std().clamp(min=0.01)
+        half = len(weight) // 2
+        weight[:half, :3] = 0
+        weight[:half, 3:6] *= contrast
+        weight[:half, 6:9] = -weight[:half, 3:6]
+
+    return hook
+
+
+def _scale_blocks(stack: ExitStack, blocks: nn.Module) -> None:
+    for block in blocks.children():
+        assert isinstance(block, ResidualBlock)
+        stack.callback(block.conv1.register_forward_hook(_scaled(1.0)).remove)
+        stack.callback(block.conv2.register_forward_hook(_scaled(_RESIDUAL_GAIN)).remove)
+
+
+def _centred(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    """A hook: changes the layer so that its output has zero mean and unit deviation, and returns that."""
+    deviation, mean = torch.std_mean(output.float(), (0, 2, 3))
+    factor = 1 / deviation.clamp(min=1e-4)
+    bias = layer.get_parameter("bias")
+    layer.get_parameter("weight").mul_(factor.view(-1, 1, 1, 1))
+    bias.copy_((bias - mean) * factor)
+    return (output - mean.view(1, -1, 1, 1)) * factor.view(1, -1, 1, 1)
+
+
+def _scaled(target: float) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    """A hook for layers without bias: their output's root mean square becomes `target`."""
+
+    def hook(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        size = output.float().square().mean((0, 2, 3)).sqrt().clamp(min=1e-4)
+        factor = (target / size).view(-1, 1, 1, 1)
+        layer.get_parameter("weight").mul_(factor)
+        return output * factor.view(1, -1, 1, 1)
+
+    return hook

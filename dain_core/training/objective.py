@@ -1,0 +1,174 @@
+"""What training minimises: the network's pass over a batch, and every loss of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from dain_core.model import DAIN, Motion
+from dain_core.modules.layers import upsample
+from dain_core.training import losses
+from dain_core.training.batch import Batch
+from dain_core.training.precision import Precision
+
+#: Loss -> its weight at the start and at the end of a run.
+WEIGHTS: Mapping[str, tuple[float, float]] = {
+    "frame": (1.0, 1.0),  # the result: the rectified frame, or the blend where nothing rectifies
+    "blend": (0.5, 0.2),  # the blend beside the rectified frame
+    "census": (0.0, 0.0),  # of both, beside the differences of colour
+    "flow": (0.012, 0.004),
+    "depth": (0.02, 0.02),
+}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What the network makes of N triplets.
+
+    Attributes:
+        levels: see `DAIN.flow_levels`.
+        log_depth: of all first and then all last frames, (2N, 1, H, W).
+        frames: "blend" and "output", (N, 3, H, W), as far as something learns from them.
+    """
+
+    levels: list[Tensor]
+    log_depth: Tensor
+    frames: dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """The loss of a batch, and figures to watch. What nothing learns from is not run.
+
+    All that trains learns from the resulting frame; flow, depth and kernels also from the blend before it was
+    rectified; flow and depth also from the truth, where the batch has it. With a teacher, what it says of flow and
+    depth is the truth where there is none, and its frame is learned from as well.
+
+    Args:
+        model: the network; sets which of its parts have gradients, and which are in training mode.
+        parts: those that train.
+        precision: of the network's pass; the losses are in float32.
+        weights: of losses, by name, constant; instead of those of `WEIGHTS`. With 0 for the frame, flow and depth train
+            alone, which is faster.
+        teacher: a network that evaluates.
+        fresh_depth: depth starts from nothing, so that its BatchNorm layers have statistics to learn.
+    """
+
+    def __init__(
+        self,
+        model: DAIN,
+        parts: Collection[str],
+        precision: Precision,
+        *,
+        weights: Mapping[str, float] | None = None,
+        teacher: DAIN | None = None,
+        fresh_depth: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.precision = precision
+        self.weights = {**WEIGHTS, **{name: (weight, weight) for name, weight in (weights or {}).items()}}
+        self._parts = frozenset(parts)
+        self._teacher = [teacher] if teacher else []  # in a list it is no part of this module
+        for name, part in model.named_children():
+            part.requires_grad_(name in self._parts)
+        # The last one is in the official checkpoint and used by nothing.
+        model.flow.up_flow[-1].requires_grad_(False)
+        # While the model trains, the projection leaves its holes empty: filled, it has no gradient.
+        model.train(bool(self._parts & {"flow", "depth"}))
+        model.depth.train("depth" in self._parts and fresh_depth)
+
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch when the given share of the run, 0 to 1, is done.
+
+        Returns:
+            The loss, a scalar; and what to watch, without gradient: the terms of the loss before they are weighted,
+            PSNR in dB and end-point error in pixels, each a sum over samples and the number of samples, (2,).
+        """
+        taught = None
+        with self.precision.autocast(batch.first.device):
+            made = self._run(batch)
+            if self._teacher:
+                taught, lesson = _ask(self._teacher[0], batch)
+        weights = {name: start + (end - start) * progress for name, (start, end) in self.weights.items()}
+        terms, watched = self._compare(made, taught or batch, weights["census"])
+        if taught and "frame" in terms:
+            terms["frame"] = terms["frame"] + losses.charbonnier(_result(made) - lesson)
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        for name, term in {"loss": loss, **terms}.items():
+            watched[name] = torch.stack((term.detach() * len(batch), torch.full_like(term, len(batch))))
+        return loss, watched | _quality(made, batch)
+
+    def _run(self, batch: Batch) -> Pass:
+        model = self.model
+        rectifies = bool(self._parts & {"context", "rectify"})
+        pictures = torch.cat((batch.first, batch.last)).contiguous(memory_format=torch.channels_last)
+        features = model.features(pictures, with_context=rectifies)
+        one, two = features.halves()
+        levels = model.flow_levels(one, two)
+        log_depth = -features.inverse_depth.log()
+        if not rectifies and self.weights["frame"] == (0, 0):
+            return Pass(levels, log_depth, {})
+
+        forward, backward = upsample(levels[-1], 4 * model.config.flow_scale).chunk(2)
+        kernels = model.kernels(one.image.to(model.dtype), two.image.to(model.dtype))
+        motion, time = Motion((forward, backward), kernels), batch.time.view(-1, 1, 1, 1)
+        if not rectifies:
+            return Pass(levels, log_depth, {"blend": model.blend(one, two, motion, time).blend})
+        result = model.synthesise(one, two, motion, time)
+        return Pass(levels, log_depth, {"blend": result.blend, "output": result.output})
+
+    def _compare(
+        self, made: Pass, truth: Batch, census: float
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The terms of the loss, and more to watch."""
+        terms, watched = {}, {}
+        for name, frame in made.frames.items():
+            term = "frame" if frame is _result(made) else name
+            difference = frame.float() - truth.middle
+            terms[term] = losses.charbonnier(difference) + 0.5 * losses.laplacian(difference)
+            if census:
+                terms[term] = terms[term] + census * losses.census(frame, truth.middle)
+        if "flow" in self._parts:
+            flows, known = torch.cat(truth.flows.chunk(2, 1)), truth.supervised.repeat(2)
+            terms["flow"], error = losses.flow_error(made.levels, flows, known)
+            watched["epe"] = torch.stack(((error * known).sum(), known.sum()))
+        if "depth" in self._parts:
+            depth, known = torch.cat(truth.depth.chunk(2, 1)), truth.supervised.repeat(2)
+            terms["depth"] = losses.depth_error(made.log_depth, depth, known)
+        return terms, watched
+
+
+def _result(made: Pass) -> Tensor:
+    return made.frames.get("output", made.frames["blend"])
+
+
+@torch.no_grad()
+def _ask(teacher: DAIN, batch: Batch) -> tuple[Batch, Tensor]:
+    """The batch with the teacher's flow and depth where there is no truth, and the teacher's frame."""
+    one, two = teacher.features(torch.cat((batch.first, batch.last))).halves()
+    motion = teacher.motion(one, two)
+    result = teacher.synthesise(one, two, motion, batch.time.view(-1, 1, 1, 1))
+    known = batch.supervised.view(-1, 1, 1, 1)
+    depth = torch.cat((1 / one.inverse_depth, 1 / two.inverse_depth), 1)
+    batch = replace(
+        batch,
+        flows=torch.where(known, batch.flows, torch.cat(motion.flows, 1)),
+        depth=torch.where(known, batch.depth, depth),
+        supervised=torch.ones_like(batch.supervised),
+    )
+    return batch, result.output
+
+
+@torch.no_grad()
+def _quality(made: Pass, batch: Batch) -> dict[str, Tensor]:
+    """PSNR of samples that have a true flow, which are synthetic, and of the others."""
+    watched = {}
+    for name, frame in made.frames.items():
+        error = (frame.clamp(0, 1) - batch.middle).square().mean((1, 2, 3))
+        psnr = -10 * (error + 1e-8).log10()
+        for kind, chosen in (("synthetic", batch.supervised), ("real", ~batch.supervised)):
+            watched[f"psnr_{name}_{kind}"] = torch.stack(((psnr * chosen).sum(), chosen.sum()))
+    return watched
