@@ -3,8 +3,10 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+CONTAINERS   ?= docker
+DAIN_VERSION ?= latest
 
-.PHONY: setup demo test lint kernels compose-test lock clean
+.PHONY: setup demo test lint kernels compose-test lock audit licences clean
 
 setup: $(VENV)/installed
 
@@ -38,6 +40,13 @@ compose-test: setup  ## the containers, for real; needs Docker with Compose, or 
 
 lock: setup  ## what goes into the images, to the version and the hash; needs uv
 	PATH="$(abspath $(BIN)):$$PATH" sh docker/lock.sh
+
+audit:  ## known vulnerabilities of what is locked, by PyPI's list; the GPU worker has it all; needs uv
+	uvx pip-audit --strict --disable-pip --require-hashes --requirement docker/requirements-worker.txt
+
+licences:  ## of what the GPU worker's image carries; needs that image, and Docker or CONTAINERS=podman
+	$(CONTAINERS) run --rm --interactive --entrypoint python dain/worker:$(DAIN_VERSION) - <docker/licences.py >docs/licences.new
+	mv docs/licences.new docs/licences.md
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

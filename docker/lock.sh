@@ -1,6 +1,7 @@
 #!/bin/sh
 # Writes docker/requirements-*.txt anew: what goes into the images, to the version and the hash. Needs uv.
-# The CPU worker's PyTorch comes from the folder PIP_FIND_LINKS where that is set, else from the index TORCH_INDEX.
+# The CPU worker's PyTorch comes from the folder PIP_FIND_LINKS where that is set, else from the index TORCH_INDEX,
+# which is PyTorch's own unless it is set.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,7 +15,7 @@ lock() { # lock NAME OPTIONS...
 if [ -n "${PIP_FIND_LINKS:-}" ]; then
   cpu_torch="--find-links $PIP_FIND_LINKS"
 else
-  cpu_torch="--index ${TORCH_INDEX:?is to name the index of PyTorch's CPU builds} --index-strategy unsafe-best-match"
+  cpu_torch="--index ${TORCH_INDEX:-https://download.pytorch.org/whl/cpu} --index-strategy unsafe-best-match"
 fi
 torch=$(sed -n 's/^torch==//p' constraints.txt)
 work=$(mktemp -d)
