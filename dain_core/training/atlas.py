@@ -108,9 +108,12 @@ def procedural_pictures(count: int, generator: torch.Generator, size: int = 256)
         along = math.cos(angle) * line[None, :] + math.sin(angle) * line[:, None]
         across = -math.sin(angle) * line[None, :] + math.cos(angle) * line[:, None]
         wave = (torch.sin(2 * math.pi * size / period * along) * 3).tanh()
-        checks = wave * (torch.sin(2 * math.pi * size / period * across) * 3).tanh()
-        kinds = [noise(256, 0.75), noise(256, 0.5), noise(24, 0.5), wave, checks, along]
-        pattern = kinds[index % len(kinds)] + 0.15 * noise(256, 0.7)
+        kind = index % 6
+        if kind < 3:
+            pattern = noise(*((256, 0.75), (256, 0.5), (24, 0.5))[kind])
+        else:
+            checks = wave * (torch.sin(2 * math.pi * size / period * across) * 3).tanh()
+            pattern = (wave, checks, along)[kind - 3] + 0.15 * noise(256, 0.7)
         colour, contrast = torch.rand(3, 1, 1, generator=generator), torch.randn(3, 1, 1, generator=generator)
         picture = 0.2 + 0.6 * colour + 0.2 * contrast * pattern
         pictures.append(picture.clamp(0, 1).mul(255).byte())

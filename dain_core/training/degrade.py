@@ -91,7 +91,7 @@ def degrade(
         step = torch.from_numpy(0.008 * np.exp(rng.uniform(0, 2.2, len(lossy)))).float().to(frames.device)
         frames[chosen] = compress(frames[chosen], step)
 
-    sigma = column(np.where(calm, sometimes(0.8, 0.002, 0.03), sometimes(0.3, 0, 0.02)))
+    sigma = column((rng.random(n) < np.where(calm, 0.8, 0.35)) * np.exp(rng.uniform(-6, -3.7, n)))
     noise = torch.randn(frames[:, :, :2].shape, generator=generator, device=frames.device)
     grain = F.avg_pool2d(noise.flatten(1, 2), 3, 1, 1).mul_(3).view_as(noise)  # as strong, but coarser
     coarse = column((rng.random(n) < 0.4).astype(np.float64))

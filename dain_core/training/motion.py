@@ -197,7 +197,7 @@ def _draw_figures(rng: np.random.Generator, layout: Layout, unit: float) -> None
     chosen = np.flatnonzero(layout.figure)
     n, pieces = len(chosen), len(PARENTS)
     rows, columns = chosen[:, None], np.arange(1, 1 + pieces)[None]
-    body = np.exp(rng.uniform(np.log(22), np.log(110), (n, 1))) * unit
+    body = np.exp(rng.uniform(np.log(25), np.log(140), (n, 1))) * unit
     layout.size[rows, columns] = (body * LENGTHS / (2 * LIMB))[..., None]
     rest = np.array([np.pi / 2, np.pi, 0.3, -0.2, -0.3, 0.2, 0.2, 0.2, -0.2, -0.2])
     layout.angle[rows, columns] = rest + rng.normal(0, 0.45, (n, pieces)) * (columns != 1)
