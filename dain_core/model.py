@@ -230,12 +230,25 @@ class DAIN(nn.Module):
     def blend(self, first: Features, second: Features, motion: Motion, time: float | Tensor) -> Blend:
         """What `synthesise` rectifies. It needs of the features the image and the depth only."""
         forward, backward = motion.flows
-        fill_holes = not self.training
-        flow_1 = flow_projection(time * forward, first.inverse_depth, fill_holes)
-        flow_2 = flow_projection((1 - time) * backward, second.inverse_depth, fill_holes)
+        flow_1 = self._project(time * forward, first.inverse_depth)
+        flow_2 = self._project((1 - time) * backward, second.inverse_depth)
         image_1 = _warp(first.image, flow_1, motion.kernels[0])
         image_2 = _warp(second.image, flow_2, motion.kernels[1])
         return Blend((1 - time) * image_1 + time * image_2, (flow_1, flow_2), (image_1, image_2))
+
+    def _project(self, flow: Tensor, weight: Tensor) -> Tensor:
+        """The flow projected, its holes filled; in training mode, as in the original's, they stay zero.
+
+        What fills a hole has no gradient. Elsewhere the gradient is that of the projection with its holes left.
+        """
+        if not self.training and not (
+            torch.is_grad_enabled() and (flow.requires_grad or weight.requires_grad)
+        ):
+            return flow_projection(flow, weight, True)
+        projected = flow_projection(flow, weight, False)
+        if self.training:
+            return projected
+        return projected + (flow_projection(flow.detach(), weight.detach(), True) - projected).detach()
 
     def synthesise(
         self, first: Features, second: Features, motion: Motion, time: float | Tensor
@@ -263,7 +276,7 @@ class DAIN(nn.Module):
     def forward(self, first: Tensor, second: Tensor, time: float = 0.5) -> Synthesis:
         """The frame at `time` between two frames (N, 3, H, W) with sides that `ModelConfig.multiple` divides.
 
-        While training, holes of the projection stay zero: it has no gradient with them filled.
+        In training mode the projection's holes stay zero, as in the original's.
         """
         one, two = self.features(torch.cat((first, second))).halves()
         return self.synthesise(one, two, self.motion(one, two), time)

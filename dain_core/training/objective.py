@@ -76,8 +76,8 @@ class Objective(nn.Module):
             part.requires_grad_(name in self._parts)
         # The last one is in the official checkpoint and used by nothing.
         model.flow.up_flow[-1].requires_grad_(False)
-        # While the model trains, the projection leaves its holes empty: filled, it has no gradient.
-        model.train(bool(self._parts & {"flow", "depth"}))
+        # In training mode the projection would leave its holes empty: what learns should see what it will see.
+        model.eval()
         model.depth.train("depth" in self._parts and fresh_depth)
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:

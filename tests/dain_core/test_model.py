@@ -290,6 +290,23 @@ def test_flow_and_depth_at_reduced_size_mean_the_same() -> None:
     torch.testing.assert_close(avg_pool2d(depth[1], 2), depth[0], atol=0.05, rtol=0.05)
 
 
+def test_holes_are_filled_where_gradients_flow() -> None:
+    torch.manual_seed(0)
+    model = DAIN(PRUNED).eval()
+    first, second = torch.rand(2, 1, 3, 128, 128)
+    one, two = model.features(torch.cat((first, second))).halves()
+    # To the right: the left border is left with holes.
+    flow = torch.tensor([5.3, 0.0]).view(1, 2, 1, 1).repeat(1, 1, 128, 128).requires_grad_()
+    motion = Motion((flow, -flow), model.motion(one, two).kernels)
+    blend = model.blend(one, two, motion, 0.5)
+    with torch.no_grad():
+        assert torch.equal(blend.blend, model.blend(one, two, motion, 0.5).blend)
+    assert bool((blend.flows[0][:, 0] != 0).all())
+    (gradient,) = torch.autograd.grad(blend.blend.sum(), flow)
+    assert float(gradient.abs().max()) > 0
+    assert bool((model.train().blend(one, two, motion, 0.5).flows[0][:, 0] == 0).any())
+
+
 def test_an_unknown_model_is_refused() -> None:
     with pytest.raises(ValueError, match="'dian'.*dain"):
         ModelConfig.named("dian")
