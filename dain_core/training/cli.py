@@ -40,7 +40,7 @@ class _Size(click.ParamType):
         return int(height), int(width)
 
 
-class _Parts(click.ParamType):
+class PartNames(click.ParamType):
     name = "PART,..."
 
     def convert(
@@ -96,8 +96,8 @@ def _setting(flag: str, kind: Any, text: str) -> Any:
 @click.option(
     "--init", help="Weights to start from: a shipped model's name, a file, or none.  [default: the model's]"
 )
-@_setting("--reset", _Parts(), "Parts that start from nothing all the same.")
-@_setting("--parts", _Parts(), "Parts that train; the others stay as they are.")
+@_setting("--reset", PartNames(), "Parts that start from nothing all the same.")
+@_setting("--parts", PartNames(), "Parts that train; the others stay as they are.")
 @_setting("--steps", click.IntRange(0), "Steps to make in all.")
 @_setting("--minutes", click.FloatRange(0), "Stop after so long, with the learning rate down in time.")
 @_setting("--batch", click.IntRange(1), "Samples of each GPU and step.")

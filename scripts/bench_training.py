@@ -1,0 +1,176 @@
+"""How fast `dain train` learns, how much memory it takes, and whether less precision changes what is learned.
+
+    python -m scripts.bench_training speed fp32:4:256x256 bf16:8:512x512 --parts all
+    python -m scripts.bench_training curves --steps 150
+
+Each configuration is PRECISION:BATCH:HEIGHTxWIDTH. The network is `dain` with its weights, the data are made scenes.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+from dain_core.training.batch import Batch
+from dain_core.training.cli import PartNames
+from dain_core.training.config import TrainConfig
+from dain_core.training.data import open_source
+from dain_core.training.loop import prepare
+from dain_core.training.precision import LEVELS
+from dain_core.training.ranks import Ranks
+from dain_core.training.trainer import Trainer
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+WARM_UP = 5
+GIB = 2**30
+
+CLAIM = ("fp32:4:256x256", "bf16:8:512x512", "fp16:8:512x512", "fp16-master:8:512x512")
+
+
+@click.group()
+def main() -> None:
+    """Time and compare training."""
+
+
+@main.command()
+@click.argument("configurations", nargs=-1)
+@click.option("--parts", type=PartNames(), default="flow,kernels,context,rectify")
+@click.option("--seconds", default=6.0, help="How long to time each.")
+@click.option("--profile", "kernels", default=0, help="Also list so many kernels that take longest.")
+@click.option("--json", "path", type=click.Path(path_type=Path))
+def speed(
+    configurations: tuple[str, ...], parts: tuple[str, ...], seconds: float, kernels: int, path: Path | None
+) -> None:
+    """Samples a second and memory."""
+    table = Table("precision", "batch", "crop", "parts", "samples/s", "ms/step", "ms/data", "GiB", "loss")
+    rows = []
+    for text in configurations or CLAIM:
+        row = measure(configure(text, parts), seconds, kernels)
+        rows.append(row)
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=140).print(table)
+    write(path, rows)
+
+
+def configure(text: str, parts: tuple[str, ...], **more: Any) -> TrainConfig:
+    """The settings that PRECISION:BATCH:HEIGHTxWIDTH stands for."""
+    precision, batch, size = text.split(":")
+    height, width = map(int, size.split("x"))
+    return TrainConfig(
+        data=("scenes",),
+        out="",
+        precision=precision,
+        batch=int(batch),
+        crop=(height, width),
+        parts=parts,
+        steps=1,
+        **more,
+    )
+
+
+def begin(config: TrainConfig, *, seed: int = 0) -> tuple[Trainer, Any]:
+    """A trainer and its data; the seed is of new weights, not of the data."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.precision != "fp32"
+    torch.manual_seed(seed)
+    source = open_source(config.data, config.crop, device=DEVICE, seed=1)
+    return prepare(config, Ranks(0, 1, DEVICE), source, fresh=True), source
+
+
+def measure(config: TrainConfig, seconds: float, kernels: int) -> dict[str, Any]:
+    """One row of the table: steps on batches that are there already, and how long it takes to make them."""
+    trainer, source = begin(config)
+    source.sample(config.batch)
+    synchronise()
+    start = time.perf_counter()
+    batches = [source.sample(config.batch) for _ in range(WARM_UP)]
+    synchronise()
+    data = (time.perf_counter() - start) / len(batches)
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    losses = [step(trainer, batch) for batch in batches]
+    synchronise()
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        losses.append(step(trainer, batches[steps % len(batches)]))
+        steps += 1
+        synchronise() if steps % 10 == 0 else None
+    synchronise()
+    taken = (time.perf_counter() - start) / steps
+    if kernels:
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+            for batch in batches[:3]:
+                step(trainer, batch)
+            synchronise()
+        order = "self_cuda_time_total" if DEVICE.type == "cuda" else "self_cpu_time_total"
+        print(trace.key_averages().table(sort_by=order, row_limit=kernels, max_name_column_width=80))
+    height, width = config.crop
+    return {
+        "precision": config.precision,
+        "batch": config.batch,
+        "crop": f"{height}x{width}",
+        "parts": ",".join(config.parts),
+        "samples_per_second": config.batch / taken,
+        "ms_step": 1000 * taken,
+        "ms_data": 1000 * data,
+        "peak_gib": torch.cuda.max_memory_allocated() / GIB if DEVICE.type == "cuda" else 0.0,
+        "loss": float(torch.stack(losses[-10:]).mean()),
+    }
+
+
+@main.command()
+@click.option("--steps", default=120)
+@click.option("--batch", default=4)
+@click.option("--size", default="256x256")
+@click.option("--json", "path", type=click.Path(path_type=Path))
+def curves(steps: int, batch: int, size: str, path: Path | None) -> None:
+    """The loss of each precision on the same data, and of float32 from other random weights: that is the noise."""
+    runs = {f"{name}, weights {seed}": (name, seed) for name, seed in (("fp32", 0), ("fp32", 1))}
+    runs |= {name: (name, 0) for name in LEVELS if name != "fp32"}
+    table = Table(
+        "run", *(f"steps {k * steps // 4 + 1}-{(k + 1) * steps // 4}" for k in range(4)), "off fp32"
+    )
+    found: dict[str, list[float]] = {}
+    for label, (precision, seed) in runs.items():
+        config = configure(
+            f"{precision}:{batch}:{size}", ("flow", "kernels", "context", "rectify"), init=None
+        )
+        trainer, source = begin(config, seed=seed)
+        losses = [step(trainer, source.sample(batch), k / steps) for k in range(steps)]
+        found[label] = torch.stack(losses).tolist()
+        reference = next(iter(found.values()))
+        quarters = [statistics.fmean(found[label][k * steps // 4 : (k + 1) * steps // 4]) for k in range(4)]
+        off = statistics.fmean(
+            abs(a / b - 1) for a, b in zip(found[label][steps // 2 :], reference[steps // 2 :], strict=True)
+        )
+        table.add_row(label, *(f"{loss:.4f}" for loss in quarters), f"{100 * off:.1f} %")
+    Console(width=140).print(table)
+    write(path, found)
+
+
+def step(trainer: Trainer, batch: Batch, progress: float = 0.3) -> torch.Tensor:
+    watched = trainer.step([batch], progress)["loss"]
+    return watched[0] / watched[1]
+
+
+def synchronise() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def write(path: Path | None, figures: Any) -> None:
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
