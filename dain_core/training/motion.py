@@ -144,7 +144,8 @@ def draw_layout(
 
     own = rng.random(objects) > 0.22  # the rest moves with the camera alone
     own[:, 0] = False
-    velocity = speeds(rng, objects, 5 * unit * speed, 90 * unit) * own[..., None]
+    fastest = np.minimum(90 * unit, 2.5 * np.abs(size).sum(-1))  # no further than a few times its own size
+    velocity = speeds(rng, objects, 6 * unit * speed, fastest) * own[..., None]
     spin = own * np.where(rng.random(objects) < 0.1, rng.normal(0, 0.5, objects), _half(rng, 0.06, objects))
     layout = Layout(
         present=present,
@@ -173,7 +174,7 @@ def draw_layout(
     return layout
 
 
-def speeds(rng: np.random.Generator, shape: tuple[int, ...], median: float, most: float) -> Array:
+def speeds(rng: np.random.Generator, shape: tuple[int, ...], median: float, most: float | Array) -> Array:
     """Velocities (..., 2) of all directions, mostly near the median, now and then many times that."""
     speed = np.minimum(np.exp(rng.normal(np.log(median), 1.1, shape)), most)
     direction = rng.uniform(0, 2 * np.pi, shape)

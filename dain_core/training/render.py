@@ -59,26 +59,31 @@ class Scene:
         """
         height, width = self._size
         n, moments = times.shape
-        s = times - 0.5
-        layout = self._layout.take(chosen)
-        to_canvas = np.linalg.inv(layout.poses(s))
-        picked = torch.from_numpy(chosen).to(self._device)
-        everything = n == len(self._order)
+        layout, ranks = self._layout.take(chosen), len(self._members)
+        things = np.arange(n)[:, None], self._order[chosen]
+        to_canvas = np.linalg.inv(layout.poses(times - 0.5))[things]
+        maps = self._move(to_canvas.reshape(n, ranks, moments, 9).transpose(3, 0, 1, 2))
+        ripples = self._move(layout.ripple[things].reshape(n, ranks, 8).transpose(2, 0, 1))
+        s = self._move(times - 0.5)[..., None, None]
+        picked = None if n == len(self._order) else torch.from_numpy(chosen).to(self._device)
         frames = torch.empty(0)
         top = torch.zeros(n, 2, height, width, dtype=torch.int64, device=self._device)
         for rank, members in enumerate(self._members):
             m = int((chosen < members).sum())
             if not m:
                 break
-            things = np.arange(m), self._order[chosen[:m], rank]
-            u, v = self._locate(
-                self._move(to_canvas[things]), self._move(layout.ripple[things]), self._move(s[:m])
-            )
-            grid = torch.stack([u, v], -1).view(m, moments * height, width, 2)
-            canvas = self._canvases[rank] if everything else self._canvases[rank][picked[:m]]
-            beyond = "zeros" if rank else "reflection"
-            seen = F.grid_sample(canvas, grid, padding_mode=beyond, align_corners=False)
-            seen = seen.view(m, -1, moments, height, width)
+            u, v = _project(maps[:, :m, rank, :, None, None], self._x, self._y)
+            du, dv = _waves(ripples[:, :m, rank, None, None, None], u, v)
+            grid = torch.empty(m, moments, height, width, 2, device=self._device)
+            torch.addcmul(u, du, s[:m], out=grid[..., 0])
+            torch.addcmul(v, dv, s[:m], out=grid[..., 1])
+            canvas = self._canvases[rank] if picked is None else self._canvases[rank][picked[:m]]
+            seen = F.grid_sample(
+                canvas,
+                grid.view(m, moments * height, width, 2),
+                padding_mode="zeros" if rank else "reflection",
+                align_corners=False,
+            ).view(m, -1, moments, height, width)
             if rank == 0:
                 frames = seen
                 continue
@@ -129,13 +134,6 @@ class Scene:
             u, v = point_u + s * du, point_v + s * dv
         x, y = _project(forth, u, v)
         return x - self._x, y - self._y
-
-    def _locate(self, to_canvas: Tensor, ripple: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Where on the canvases each pixel is: (M, T, 3, 3), (M, 2, 4), (M, T) -> two of (M, T, H, W)."""
-        u, v = _project(to_canvas.flatten(2).permute(2, 0, 1)[..., None, None], self._x, self._y)
-        du, dv = _waves(ripple.flatten(1).T[..., None, None, None], u, v)
-        s = s[..., None, None]
-        return u.addcmul_(du, s), v.addcmul_(dv, s)
 
     def _move(self, values: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).float().to(self._device, non_blocking=True)

@@ -56,6 +56,10 @@ class Surfaces:
         limb = layout.figure[rows] & (slots <= len(PARENTS))
         cutout = (rng.random(m) < (0.4 if self._atlas.cutouts else 0)) & ~limb
         pictures = rng.choice(self._atlas.textures, m)
+        # Half of the figures wear one thing all over.
+        clothes = rng.choice(self._atlas.textures, len(layout.figure))
+        alike = rng.random(len(layout.figure)) < 0.5
+        pictures = np.where(limb & alike[rows], clothes[rows], pictures)
         pictures[cutout] = rng.choice(self._atlas.cutouts or [0], cutout.sum())
         whole = self._atlas.sizes[pictures, 0]
         # A cut-out keeps its proportions.

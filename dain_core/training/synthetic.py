@@ -67,7 +67,7 @@ class Scenes:
         self._batches += 1
         layout = draw_layout(rng, n, *self._size, speed=self.speed, easy=self.easy)
         layout = layout.take(np.argsort(-layout.present.sum(1), kind="stable"))  # the busiest first
-        middle = np.where(rng.random(n) < 0.6, 0.5, rng.uniform(0.1, 0.9, n))
+        middle = np.where(rng.random(n) < 0.7, 0.5, rng.uniform(0.1, 0.9, n))
         times = np.stack([np.zeros(n), np.ones(n), middle], 1)
         scene = Scene(rng, layout, self._surfaces, self._size, self._device)
 

@@ -34,8 +34,8 @@ def make(layout: Layout, surfaces: Surfaces) -> Scene:
     return Scene(np.random.default_rng(3), layout, surfaces, SIZE, CPU)
 
 
-def drawn(n: int, **options: float) -> Layout:
-    layout = draw_layout(np.random.default_rng(11), n, *SIZE, **options)
+def drawn(n: int) -> Layout:
+    layout = draw_layout(np.random.default_rng(11), n, *SIZE)
     return layout.take(np.argsort(-layout.present.sum(1), kind="stable"))
 
 
