@@ -7,7 +7,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -16,15 +18,27 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dain_core.engine import PRECISIONS
 from dain_core.evaluation import methods as ways
-from dain_core.evaluation.clips import Sample, Selection, find_clips
-from dain_core.evaluation.depth import evaluate_depth, find_depth
+from dain_core.evaluation.clips import Clip, Sample, Selection, find_clips
+from dain_core.evaluation.depth import DepthModel, DepthPicture, evaluate_depth, find_depth, read_pictures
 from dain_core.evaluation.methods import Method
 from dain_core.evaluation.pictures import EvaluationError
 from dain_core.evaluation.report import Report
 from dain_core.evaluation.run import run
+from dain_core.evaluation.scenes import MadeScenes
 from dain_core.evaluation.scores import load_lpips
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
+
+class OutputFile(click.Path):
+    """A file to be written, hours from now perhaps: its folder must be there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(str(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"there is no folder {path.parent} to write {path.name} to: make it first", param, ctx)
+        return path
+
+
+_FILE = OutputFile(path_type=Path, dir_okay=False)
 
 
 class Size(click.ParamType):
@@ -42,7 +56,10 @@ class Size(click.ParamType):
 
 
 @click.command("eval")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--scenes", type=click.IntRange(0), default=0, help="So many made scenes too: frames and depth."
+)
 @click.option(
     "--model",
     "models",
@@ -91,22 +108,24 @@ class Size(click.ParamType):
     "--page", "page_path", type=_FILE, help="Write figures and worst cases, in pictures, to this HTML file."
 )
 def evaluate(
-    paths: tuple[Path, ...], models: tuple[str, ...], precisions: tuple[str, ...], others: tuple[str, ...],
-    device: str, limit: int | None, every: int, gap: int, flicker: bool, downscale: int,
+    paths: tuple[Path, ...], scenes: int, models: tuple[str, ...], precisions: tuple[str, ...],
+    others: tuple[str, ...], device: str, limit: int | None, every: int, gap: int, flicker: bool, downscale: int,
     crop: tuple[int, int] | None, worst: int, json_path: Path | None, page_path: Path | None,
 ) -> None:  # fmt: skip
-    """Compare made frames with true ones: of videos, folders of frames, benchmarks; and depth with true depth.
+    """Compare made frames with true ones, and a model's depth with true depth.
+
+    PATHS are videos, folders of frames, folders or lists of Vimeo-90K, Middlebury, UCF101 and SNU-FILM, folders of
+    any of these; and folders with pictures in `rgb` and their depth in `depth`.
 
     The first model is the one whose worst cases are shown. With neither --model nor --method, `dain` is compared
     with averaging and DIS flow.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not (models or others):
+        models, others = ("dain",), available_plain()
     try:
-        folders = [path for path in paths if find_depth(path)]
-        clips = [clip for path in paths if path not in folders for clip in find_clips(path)]
-        if not (models or others):
-            models, others = ("dain",), available_plain()
+        clips, pictures = _gather(paths, scenes, device)
         methods = load_methods(models, precisions or ("auto",), others, device) if clips else []
         lpips, note = load_lpips(torch.device(device))
         selection = Selection(limit, every, gap, flicker, downscale, crop)
@@ -115,23 +134,38 @@ def evaluate(
                 clips, methods, selection, torch.device(device),
                 lpips=lpips, worst=worst if page_path else 0, progress=advance,
             )  # fmt: skip
-        depths = [
-            score for folder in folders for score in evaluate_depth(folder, models or ("dain",), device)
-        ]
+        depth_models = [DepthModel(spec, device) for spec in models] if pictures else []
+        depths = list(evaluate_depth(chain(*pictures), depth_models))
     except EvaluationError as error:
         raise click.ClickException(str(error)) from error
-    report = Report(
-        f"{', '.join(str(path) for path in paths)} on {device}", [note] if note else [], results, depths
-    )
+    processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+    title = f"dain eval, {processor}, PyTorch {torch.__version__}"
+    report = Report(title, [note] if clips and note else [], results, depths)
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in report.tables():
         console.print(table)
     for line in report.notes:
         console.print(line)
     if json_path:
-        json_path.write_text(json.dumps(report.document(), indent=1, allow_nan=False))
+        document = {"options": click.get_current_context().params, **report.document()}
+        json_path.write_text(json.dumps(document, indent=1, allow_nan=False, default=str))
     if page_path:
         page_path.write_text(report.page())
+
+
+def _gather(
+    paths: Sequence[Path], scenes: int, device: str
+) -> tuple[list[Clip], list[Iterator[DepthPicture]]]:
+    """What made frames, and what depth is evaluated on."""
+    folders = [path for path in paths if find_depth(path)]
+    clips = [clip for path in paths if path not in folders for clip in find_clips(path)]
+    pictures = [read_pictures(folder) for folder in folders]
+    if scenes:
+        made = MadeScenes(scenes, device)
+        clips, pictures = [*clips, made], [*pictures, made.pictures()]
+    if not (clips or pictures):
+        raise EvaluationError("there is nothing to evaluate on: name videos or folders, or use --scenes.")
+    return clips, pictures
 
 
 def load_methods(

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -97,17 +98,38 @@ class Selection:
         return frame
 
 
+class Clip(Protocol):
+    """Something to evaluate on, with a line of its own in tables."""
+
+    @property
+    def name(self) -> str: ...
+
+    def samples(self, selection: Selection) -> Iterator[Sample]:
+        """The samples of this clip, in order; EvaluationError if a file cannot be read or does not fit."""
+        ...
+
+
 @dataclass(frozen=True)
 class Film:
-    """A run of frames: a video, or a folder of pictures."""
+    """A run of frames, which `read` reads from `path` and of which `count` tells the number."""
 
     name: str
     path: Path
     read: Callable[[Path], Iterable[Tensor]]
+    count: Callable[[Path], int]
+
+    @classmethod
+    def video(cls, path: Path) -> Film:
+        # What a file says of its number of frames is not always true: they are decoded twice.
+        return cls(path.stem, path, read_video, lambda path: sum(1 for _ in read_video(path)))
+
+    @classmethod
+    def folder(cls, path: Path) -> Film:
+        return cls(path.name, path, _read_frames, lambda path: len(pictures_of(path)))
 
     def samples(self, selection: Selection) -> Iterator[Sample]:
         gap = selection.gap
-        count = sum(1 for _ in self.read(self.path))
+        count = self.count(self.path)
         if count <= gap:
             raise EvaluationError(
                 f"{self.path}: has {count} frames, and a sample takes {gap + 1}. "
@@ -140,9 +162,6 @@ class Listed:
             yield _sample(self.name, name, None, True, frames)
 
 
-Clip = Film | Listed
-
-
 def find_clips(path: Path) -> list[Clip]:
     """What `path` is: a video, a folder of frames, a benchmark's folder or list, or a folder of any of these.
 
@@ -152,10 +171,10 @@ def find_clips(path: Path) -> list[Clip]:
     if not path.exists():
         raise EvaluationError(f"{path}: there is no such file or folder.")
     if path.is_file():
-        return [_snu_film(path)] if path.suffix == ".txt" else [Film(path.stem, path, read_video)]
+        return [_snu_film(path)] if path.suffix == ".txt" else [Film.video(path)]
     clips = _benchmark(path) or _frames_of(path)
     if not clips:
-        clips = [Film(file.stem, file, read_video) for file in sorted(path.iterdir()) if _is_video(file)]
+        clips = [Film.video(file) for file in sorted(path.iterdir()) if _is_video(file)]
     for folder in sorted(path.iterdir()) if not clips else []:
         if folder.is_dir():
             clips += _benchmark(folder) or _frames_of(folder)
@@ -186,7 +205,7 @@ def _is_video(path: Path) -> bool:
 
 
 def _frames_of(folder: Path) -> list[Clip]:
-    return [Film(folder.name, folder, _read_frames)] if pictures_of(folder) else []
+    return [Film.folder(folder)] if pictures_of(folder) else []
 
 
 def _read_frames(folder: Path) -> Iterator[Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,16 @@ PAIRS = 20_000
 
 #: Depths that differ by less than this share count as equal.
 EQUAL = 0.1
+
+
+@dataclass(frozen=True)
+class DepthPicture:
+    """A picture (1, 3, H, W), uint8 RGB, and its depth (H, W): larger is further away, 0 is not known."""
+
+    clip: str
+    name: str
+    image: Tensor
+    depth: Tensor
 
 
 def find_depth(path: Path) -> list[tuple[Path, Path]]:
@@ -61,10 +72,30 @@ def read_depth(path: Path) -> Tensor:
     return torch.where(depth.isfinite() & (depth > 0), depth, 0)
 
 
+def read_pictures(folder: Path) -> Iterator[DepthPicture]:
+    """What `find_depth` has found in a folder.
+
+    Raises:
+        EvaluationError: a file that cannot be read, or maps that do not fit their pictures.
+    """
+    for path, depth_map in find_depth(folder):
+        image, depth = read_picture(path), read_depth(depth_map)
+        if image.shape[-2:] != depth.shape:
+            sizes = (f"{x.shape[-1]}x{x.shape[-2]}" for x in (depth, image))
+            raise EvaluationError(
+                f"{depth_map}: is {' and its picture '.join(sizes)}: scale one to the other."
+            )
+        if not (depth > 0).any():
+            raise EvaluationError(
+                f"{depth_map}: knows no depth (all is 0 or NaN): remove it and its picture."
+            )
+        yield DepthPicture(folder.name, path.stem, image, depth)
+
+
 class DepthModel:
     """The depth network of one of our models, in float32."""
 
-    def __init__(self, spec: str, device: torch.device) -> None:
+    def __init__(self, spec: str, device: str) -> None:
         self.name, _, weights = spec.partition("=")
         self._device = device
         try:
@@ -85,28 +116,16 @@ class DepthModel:
         return 1 / crop.apply(self._model.features(padded).inverse_depth)[0, 0]
 
 
-def evaluate_depth(path: Path, specs: Sequence[str], device: str) -> Iterator[Score]:
-    """Score models, each NAME or NAME=weights file, on a folder that `find_depth` knows.
-
-    Raises:
-        EvaluationError: a file that cannot be read, or maps of another size than their pictures.
-    """
-    models = [DepthModel(spec, torch.device(device)) for spec in specs]
-    for picture, depth_map in find_depth(path):
-        image, truth = read_picture(picture), read_depth(depth_map)
-        if image.shape[-2:] != truth.shape:
-            sizes = (f"{x.shape[-1]}x{x.shape[-2]}" for x in (truth, image))
-            raise EvaluationError(
-                f"{depth_map}: is {' and its picture '.join(sizes)}: scale one to the other."
-            )
-        if not (truth > 0).any():
-            raise EvaluationError(
-                f"{depth_map}: knows no depth (all is 0 or NaN): remove it and its picture."
-            )
+def evaluate_depth(pictures: Iterable[DepthPicture], models: Sequence[DepthModel]) -> Iterator[Score]:
+    """Score the depth that `models` see in pictures."""
+    for picture in pictures:
         for model in models:
-            depth = model(image).cpu()
-            values = {"sdr": ordinal_disagreement(depth, truth), "si": scale_invariant_error(depth, truth)}
-            yield Score(path.name, picture.stem, 0, model.name, values)
+            depth = model(picture.image).cpu()
+            values = {
+                "sdr": ordinal_disagreement(depth, picture.depth),
+                "si": scale_invariant_error(depth, picture.depth),
+            }
+            yield Score(picture.clip, picture.name, 0, model.name, values)
 
 
 def ordinal_disagreement(depth: Tensor, truth: Tensor) -> float:

@@ -40,10 +40,16 @@ class Method:
         """The frames as 8-bit files would hold them: (len(times), 3, H, W), multiples of 1/255.
 
         Raises:
-            EvaluationError: they are not finite or of another shape; `what` names the sample.
+            EvaluationError: the method fails, or gives what is no picture; `what` names the sample.
         """
-        with torch.inference_mode():
-            made = self.interpolate(first, last, times).to(first)
+        try:
+            with torch.inference_mode():
+                made = self.interpolate(first, last, times).to(first)
+        except Exception as error:  # whatever it is, of a network, of OpenCV or of a plug-in
+            reason = f"{type(error).__name__}: {error}"
+            raise EvaluationError(
+                f"{self.name}: fails on {what} ({reason}): mend it or leave it out."
+            ) from error
         expected = (len(times), *first.shape[1:])
         if made.shape != expected:
             raise EvaluationError(

@@ -75,7 +75,14 @@ def load_lpips(device: torch.device) -> tuple[Lpips | None, str]:
     weights = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET
     if not weights.is_file():
         return None, f"LPIPS is left out: it needs torchvision's AlexNet weights, which are not at {weights}."
-    network = importlib.import_module("lpips").LPIPS(net="alex", verbose=False).eval().to(device)
+    try:
+        package = importlib.import_module("lpips")
+    except (
+        ImportError,
+        RuntimeError,
+    ) as error:  # of torchvision, which it needs, if made for another PyTorch
+        return None, f"LPIPS is left out: the package lpips cannot be imported ({error})."
+    network = package.LPIPS(net="alex", verbose=False).eval().to(device)
 
     @torch.inference_mode()
     def distance(made: Tensor, truth: Tensor) -> float:

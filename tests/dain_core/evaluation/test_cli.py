@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor
 
 from dain_core.evaluation.cli import evaluate
+from dain_core.evaluation.scenes import MadeScenes
 
 Write = Callable[..., None]
 Texture = Callable[[int], Tensor]
@@ -67,6 +68,15 @@ def test_depth_has_a_table_of_its_own(write: Write, texture: Texture, tmp_path: 
     assert json.loads((tmp_path / "a.json").read_text())["depth"][tmp_path.name]["dain"]["sdr"]["mean"] > 0
 
 
+def test_made_scenes_have_frames_and_depth(tmp_path: Path) -> None:
+    result = call("--scenes", "1", "--method", "average", "--json", tmp_path / "a.json")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert 10 < found["clip"]["made scenes"]["average"]["psnr"]["mean"] < 60 and "depth" not in found
+    [picture] = MadeScenes(1, "cpu").pictures()
+    assert picture.image.shape == (1, 3, *picture.depth.shape) and (picture.depth > 0).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -74,6 +84,8 @@ def test_depth_has_a_table_of_its_own(write: Write, texture: Texture, tmp_path: 
         ([__file__, "--method", "average"], "test_cli.py: cannot be read"),
         ([__file__, "--method", "rife"], "--method rife: is none of average, dis, and no Python file"),
         ([__file__, "--method", "average", "--method", "average"], "2 methods are called average"),
+        ([], "there is nothing to evaluate on"),
+        ([__file__, "--json", "nowhere/a.json"], "there is no folder nowhere to write a.json to"),
         ([__file__, "--crop", "2048"], "is not WIDTHxHEIGHT"),
     ],
 )

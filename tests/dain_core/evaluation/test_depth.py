@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from dain_core.evaluation.depth import (
+    DepthModel,
     evaluate_depth,
     find_depth,
     ordinal_disagreement,
     read_depth,
+    read_pictures,
     scale_invariant_error,
 )
 from dain_core.evaluation.pictures import EvaluationError, png
@@ -65,7 +67,7 @@ def test_a_folder_of_pictures_and_depth(write: Write, tmp_path: Path) -> None:
     write(tmp_path / "rgb" / "a.png", torch.randint(0, 256, (1, 3, 20, 30), dtype=torch.uint8))
     (tmp_path / "depth").mkdir()
     np.save(tmp_path / "depth" / "a.npy", np.linspace(1, 2, 600).reshape(20, 30))
-    [found] = evaluate_depth(tmp_path, ["dain"], "cpu")
+    [found] = evaluate_depth(read_pictures(tmp_path), [DepthModel("dain", "cpu")])
     assert (found.clip, found.sample, found.method) == (tmp_path.name, "a", "dain")
     assert 0 < found.values["sdr"] <= 1 and 0 < found.values["si"] < 10
 
@@ -95,4 +97,4 @@ def test_depth_that_is_of_no_use(
     path.parent.mkdir()
     path.write_bytes(b"no array") if depth is None else np.save(path, depth)
     with pytest.raises(EvaluationError, match=rf"a\.npy: .*{complaint}"):
-        list(evaluate_depth(tmp_path, [], "cpu"))
+        list(read_pictures(tmp_path))

@@ -47,7 +47,11 @@ def test_a_plug_in_may_say_its_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("result", "complaint"),
-    [("first / 0", "NaN or infinity"), ("first[..., 1:]", r"gives \(1, 3, 4, 3\) for a sample")],
+    [
+        ("first / 0", "NaN or infinity"),
+        ("first @ last", "fails on a sample .NameError: name 'last' is not defined"),
+        ("first[..., 1:]", r"gives \(1, 3, 4, 3\) for a sample"),
+    ],
 )
 def test_frames_that_are_none(tmp_path: Path, result: str, complaint: str) -> None:
     path = tmp_path / "bad.py"
