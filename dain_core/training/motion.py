@@ -19,6 +19,7 @@ OBJECTS = 12
 #: In a scene with a figure the first objects are its pieces, each hanging from its parent by a joint: the body, the
 #: head, then twice an arm's two halves and a leg's two halves.
 PARENTS = (-1, 0, 0, 2, 0, 4, 0, 6, 0, 8)
+BODY, HEAD = 0, 1
 #: By piece, in lengths of the body: how long it is, and how far down its parent the joint is.
 LENGTHS = np.array([1, 0.35, 0.5, 0.5, 0.5, 0.5, 0.6, 0.6, 0.6, 0.6])
 JOINTS = np.array([0, 0, 0.08, 0.5, 0.08, 0.5, 1, 0.6, 1, 0.6])

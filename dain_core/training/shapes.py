@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,8 @@ class Shapes:
 
     Attributes:
         distances: all of them, in half precision.
-        kinds: which of them are of each kind: those of SHARES, "limb" (a bar along x, from -0.7 to 0.7) and
-            "whole" (all of the canvas).
+        kinds: which of them are of each kind: those of SHARES, "limb" and "body" (a thinner and a thicker bar along x,
+            from -0.7 to 0.7) and "whole" (all of the canvas).
     """
 
     def __init__(self, canvas: int, per_kind: int, generator: torch.Generator, device: torch.device) -> None:
@@ -30,7 +31,8 @@ class Shapes:
             "bars": _bars,
             "noise": _noise,
             "ring": _rings,
-            "limb": _limbs,
+            "limb": partial(_limbs, low=0.05, high=0.2),
+            "body": partial(_limbs, low=0.15, high=0.4),
         }
         draw = _Draw(per_kind, canvas, generator, device)
         self.kinds = {name: range(i * per_kind, (i + 1) * per_kind) for i, name in enumerate(kinds)}
@@ -113,10 +115,10 @@ def _strokes(draw: _Draw) -> Tensor:
     return distance
 
 
-def _limbs(draw: _Draw) -> Tensor:
-    """A bar with round ends, thinner towards one end."""
+def _limbs(draw: _Draw, low: float, high: float) -> Tensor:
+    """A bar with round ends, of a width between two, thinner towards one end."""
     along = ((draw.x + 0.7) / 1.4).clamp(0, 1)
-    radius = draw.log_uniform(0.06, 0.24) * (1 - along * draw.uniform(0, 0.5))
+    radius = draw.log_uniform(low, high) * (1 - along * draw.uniform(0, 0.5))
     return torch.hypot(draw.x - draw.x.clamp(-0.7, 0.7), draw.y) - radius
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dain_core.training.atlas import LEVELS, Atlas
-from dain_core.training.motion import PARENTS, Array, Layout
+from dain_core.training.motion import BODY, HEAD, PARENTS, Array, Layout
 from dain_core.training.shapes import SHARES, Shapes
 
 #: Canvases made at once: what this bounds is memory.
@@ -71,7 +71,7 @@ class Surfaces:
             np.where(cutout, np.rint(fitting), rng.integers(0, 4, m)).astype(np.int64).clip(0, LEVELS - 1)
         )
         affine = _placed(rng, half, self._atlas.sizes[pictures, levels], ~cutout)
-        shapes = self._choose_shapes(rng, cutout, limb)
+        shapes = self._choose_shapes(rng, cutout, np.where(limb, slots - 1, -1))
         sharp = rng.random(m) < 0.8
         softness = np.where(sharp, rng.uniform(0.9, 1.6, m), np.exp(rng.uniform(0.4, 2.1, m)))
         steepness = np.sqrt(np.abs(half).prod(1)) / softness
@@ -89,13 +89,17 @@ class Surfaces:
             torch.mul(_coloured(texture, bright, tint), coverage[..., None], out=canvases[part])
         return canvases.permute(0, 3, 1, 2)
 
-    def _choose_shapes(self, rng: np.random.Generator, cutout: Array, limb: Array) -> Array:
-        kinds = rng.choice(len(SHARES), len(limb), p=list(SHARES.values()))
-        ranges = [self._shapes.kinds[name] for name in SHARES]
-        starts = np.array([kind.start for kind in ranges])[kinds]
-        starts = np.where(limb, self._shapes.kinds["limb"].start, starts)
-        shapes = starts + rng.integers(0, len(ranges[0]), len(limb))
-        return np.where(cutout, self._shapes.kinds["whole"].start, shapes)
+    def _choose_shapes(self, rng: np.random.Generator, cutout: Array, piece: Array) -> Array:
+        """Of every thing; `piece` is which one of a figure's, or -1."""
+        kinds = [self._shapes.kinds[name] for name in (*SHARES, "body", "limb", "whole")]
+        body, limb, whole = range(len(SHARES), len(kinds))
+        chosen = rng.choice(len(SHARES), len(piece), p=list(SHARES.values()))
+        chosen[piece > HEAD] = limb
+        chosen[piece == BODY] = body
+        chosen[piece == HEAD] = list(SHARES).index("blob")
+        chosen[cutout] = whole
+        starts, counts = np.array([(kind.start, len(kind)) for kind in kinds]).T
+        return starts[chosen] + rng.integers(0, counts[chosen])
 
     def _texture(self, pictures: Array, levels: Array, affine: Array, size: tuple[int, int]) -> Tensor:
         """(M, height, width, 4) from (M, 2, 3) maps from canvas to picture."""
