@@ -52,42 +52,41 @@ class Surfaces:
     def objects(self, rng: np.random.Generator, layout: Layout, rows: Array, slots: Array) -> Tensor:
         """(M, 4, canvas, canvas) premultiplied, of the things `[rows, slots]`; cut-outs set `layout.size` to theirs."""
         m = len(rows)
-        half = layout.size[rows, slots]
-        limb = layout.figure[rows] & (slots <= len(PARENTS))
-        cutout = (rng.random(m) < (0.4 if self._atlas.cutouts else 0)) & ~limb
-        pictures = rng.choice(self._atlas.textures, m)
-        # Half of the figures wear one thing all over.
-        clothes = rng.choice(self._atlas.textures, len(layout.figure))
-        alike = rng.random(len(layout.figure)) < 0.5
-        pictures = np.where(limb & alike[rows], clothes[rows], pictures)
-        pictures[cutout] = rng.choice(self._atlas.cutouts or [0], cutout.sum())
+        piece = np.where(layout.figure[rows] & (slots <= len(PARENTS)), slots - 1, -1)
+        pictures, cutout = self._choose_pictures(rng, rows, piece)
         whole = self._atlas.sizes[pictures, 0]
-        # A cut-out keeps its proportions.
-        longer = np.abs(half).max(1, keepdims=True)
-        half = np.where(cutout[:, None], np.sign(half) * longer * whole / whole.max(1, keepdims=True), half)
+        half = layout.size[rows, slots]
+        proportions = np.sign(half) * whole / whole.max(1, keepdims=True)
+        half = np.where(cutout[:, None], np.abs(half).max(1, keepdims=True) * proportions, half)
         layout.size[rows, slots] = half
-        fitting = np.log2((whole / (2 * np.abs(half))).max(1).clip(1))
-        levels = (
-            np.where(cutout, np.rint(fitting), rng.integers(0, 4, m)).astype(np.int64).clip(0, LEVELS - 1)
-        )
+        fitting = np.rint(np.log2((whole / (2 * np.abs(half))).max(1).clip(1))).astype(np.int64)
+        levels = np.where(cutout, fitting.clip(0, LEVELS - 1), rng.integers(0, 4, m))
         affine = _placed(rng, half, self._atlas.sizes[pictures, levels], ~cutout)
-        shapes = self._choose_shapes(rng, cutout, np.where(limb, slots - 1, -1))
+        shapes = self._choose_shapes(rng, cutout, piece)
         sharp = rng.random(m) < 0.8
         softness = np.where(sharp, rng.uniform(0.9, 1.6, m), np.exp(rng.uniform(0.4, 2.1, m)))
         steepness = np.sqrt(np.abs(half).prod(1)) / softness
         opacity = np.where(rng.random(m) < 0.94, 1, rng.uniform(0.6, 1, m))
-        gain, offset = _colours(rng, m)
+        looks = [self._move(values) for values in (shapes, steepness, opacity, *_colours(rng, m))]
 
         canvases = torch.empty(m, self._canvas, self._canvas, 4, device=self._device)
-        moved = [self._move(values) for values in (shapes, steepness, opacity, gain, offset)]
         for start in range(0, m, _CHUNK):
             part = slice(start, start + _CHUNK)
             texture = self._texture(pictures[part], levels[part], affine[part], (self._canvas, self._canvas))
-            which, steep, opaque, bright, tint = (values[part] for values in moved)
-            distance = self._shapes.distances[which].float()
+            shape, steep, opaque, gain, offset = (values[part] for values in looks)
+            distance = self._shapes.distances[shape].float()
             coverage = (0.5 - distance * steep.view(-1, 1, 1)).clamp_(0, 1).mul_(opaque.view(-1, 1, 1))
-            torch.mul(_coloured(texture, bright, tint), coverage[..., None], out=canvases[part])
+            torch.mul(_coloured(texture, gain, offset), coverage[..., None], out=canvases[part])
         return canvases.permute(0, 3, 1, 2)
+
+    def _choose_pictures(self, rng: np.random.Generator, rows: Array, piece: Array) -> tuple[Array, Array]:
+        """Of every thing, and whether it is a cut-out. Half of the figures wear one texture all over."""
+        m, scenes = len(rows), 1 + int(rows.max(initial=0))
+        cutout = (rng.random(m) < (0.4 if self._atlas.cutouts else 0)) & (piece < 0)
+        clothes, alike = rng.choice(self._atlas.textures, scenes)[rows], (rng.random(scenes) < 0.5)[rows]
+        pictures = np.where((piece >= 0) & alike, clothes, rng.choice(self._atlas.textures, m))
+        pictures[cutout] = rng.choice(self._atlas.cutouts or [0], cutout.sum())
+        return pictures, cutout
 
     def _choose_shapes(self, rng: np.random.Generator, cutout: Array, piece: Array) -> Array:
         """Of every thing; `piece` is which one of a figure's, or -1."""
