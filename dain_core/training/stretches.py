@@ -88,10 +88,14 @@ class Stretch:
     """
 
     def __init__(self, span: Span, device: torch.device) -> None:
-        frames = list(_decode(span))
-        if len(frames) < 3:
+        frames = np.empty((span.count, *span.size, 3), np.uint8)
+        count = 0
+        for frame in _decode(span):
+            frames[count] = frame
+            count += 1
+        if count < 3:
             raise TrainingDataError(f"{span.path} has fewer frames than it promises: repair or remove it")
-        self.frames = torch.from_numpy(np.stack(frames)).to(device)
+        self.frames = torch.from_numpy(frames[:count]).to(device)
         motion, usable = _measure(self.frames)
         #: Sums over all before in time, height and width, so that any box's mean is eight look-ups.
         self._sums = np.pad(motion.cumsum(0).cumsum(1).cumsum(2), ((1, 0), (1, 0), (1, 0)))
