@@ -1,4 +1,4 @@
-"""The cases worth looking at: where the first method's frames are worst, and where another's are better by most."""
+"""The cases worth looking at, in pictures that are ready to be shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dain_core.evaluation.pictures import jpeg, png
-from dain_core.evaluation.scores import Score
+from dain_core.evaluation.scores import METRICS, Score
+
+#: Why a case is kept -> what its section is called.
+REASONS = {
+    "worst": "Worst",
+    "behind": "Furthest behind another method",
+    "depth": "Worst depth",
+}
 
 #: Errors are shown so many times as large: 64 levels are full scale.
 AMPLIFIED = 4
@@ -25,87 +32,116 @@ _WIDTH = 1280  # whole pictures are not shown larger
 
 
 @dataclass(frozen=True)
+class Row:
+    """Pictures side by side: caption -> file. The first `skip` columns stay empty."""
+
+    kind: str  # "jpeg" or "png"
+    pictures: Mapping[str, bytes]
+    skip: int = 0
+
+
+@dataclass(frozen=True)
 class Case:
-    """A sample's frame at one time, in pictures that are ready to be shown.
+    """One frame, or one picture's depth, as methods have it; `verdict` says how good the judged one is."""
 
-    Attributes:
-        scores: one for each method, the judged one first.
-        whole: "inputs" (the two frames laid over each other), "truth" and every method's frame, as JPEG.
-        detail: of the same, where the judged method is worst, as PNG.
-        errors: of every method, as JPEG: black where it is right, over red and yellow to white.
-    """
-
-    scores: Sequence[Score]
-    whole: Mapping[str, bytes]
-    detail: Mapping[str, bytes]
-    errors: Mapping[str, bytes]
+    heading: str
+    verdict: str
+    rows: Sequence[Row]
 
 
 class Worst:
-    """Keeps the `count` worst cases of each clip, and the `count` in which another method leads by most."""
+    """Keeps, of each clip and for each of REASONS, the `count` cases that rank the highest."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._kept: dict[tuple[str, str], list[tuple[float, int, Case]]] = {}
         self._offered = 0
 
-    def offer(self, scores: Sequence[Score], build: Callable[[], Case]) -> None:
-        """Keep the case that `build` makes of a frame with these scores, if it is among the worst so far."""
+    def offer(self, clip: str, ranks: Mapping[str, float], build: Callable[[], Case]) -> None:
+        """Keep the case that `build` makes, if one of its `ranks` (reason -> how bad) is among the highest so far."""
         self._offered += 1
-        clip, psnr = scores[0].clip, scores[0].values["psnr"]
-        ranks = {"worst": -psnr}
-        if (ahead := lead(scores)) and ahead[1] > 0:
-            ranks["behind"] = ahead[1]
-        places = {kind: rank for kind, rank in ranks.items() if self._fits(kind, clip, rank)}
-        if not places:
+        fitting = {reason: rank for reason, rank in ranks.items() if self._fits(reason, clip, rank)}
+        if not fitting:
             return
         case = build()
-        for kind, rank in places.items():
-            kept = self._kept.setdefault((kind, clip), [])
+        for reason, rank in fitting.items():
+            kept = self._kept.setdefault((reason, clip), [])
             kept.append((rank, -self._offered, case))  # of equals, the earlier
             kept.sort(key=lambda item: item[:2], reverse=True)
             del kept[self._count :]
 
-    def worst(self) -> list[Case]:
-        """The worst of all first."""
-        return self._sorted("worst")
-
-    def behind(self) -> list[Case]:
-        """The furthest behind first."""
-        return self._sorted("behind")
-
-    def _fits(self, kind: str, clip: str, rank: float) -> bool:
-        kept = self._kept.get((kind, clip), [])
-        return len(kept) < self._count or (bool(kept) and rank > kept[-1][0])
-
-    def _sorted(self, kind: str) -> list[Case]:
-        found = [item for (key, _), kept in self._kept.items() if key == kind for item in kept]
+    def cases(self, reason: str) -> list[Case]:
+        """Those kept for this reason, of all clips, the worst first."""
+        found = [item for (key, _), kept in self._kept.items() if key == reason for item in kept]
         return [case for _, _, case in sorted(found, key=lambda item: item[:2], reverse=True)]
 
+    def _fits(self, reason: str, clip: str, rank: float) -> bool:
+        kept = self._kept.get((reason, clip), [])
+        return len(kept) < self._count or (bool(kept) and rank > kept[-1][0])
 
-def lead(scores: Sequence[Score]) -> tuple[str, float] | None:
+
+def ranks(scores: Sequence[Score]) -> dict[str, float]:
+    """How bad the first of these scores of a frame is, and how much better the best of the others."""
+    found = {"worst": -scores[0].values["psnr"]}
+    if (ahead := _lead(scores)) and ahead[1] > 0:
+        found["behind"] = ahead[1]
+    return found
+
+
+def frame_case(
+    scores: Sequence[Score], inputs: tuple[Tensor, Tensor], truth: Tensor, made: Mapping[str, Tensor]
+) -> Case:
+    """A made frame; all frames are (1, 3, H, W) in [0, 1], `made` by method, the judged one first in `scores`."""
+    first = scores[0]
+    when = "" if first.time == 0.5 else f" at t = {first.time:.3g}"
+    verdict = f"{first.method}: {_values(first)}"
+    if ahead := _lead(scores):
+        verdict += f"; {ahead[0]} is {abs(ahead[1]):.2f} dB {'better' if ahead[1] > 0 else 'worse'}"
+    frames = {"inputs": (inputs[0] + inputs[1]) / 2, "truth": truth, **made}
+    pictures = {name: _pixels(frame) for name, frame in frames.items()}
+    detail = _worst_window((made[first.method] - truth).square().mean(1, keepdim=True))
+    values = {score.method: _values(score) for score in scores}
+    errors = {f"error of {name} x {AMPLIFIED}": _heat(frame, truth) for name, frame in made.items()}
+    rows = [
+        Row("jpeg", {f"{name} {values.get(name, '')}": jpeg(x, _WIDTH) for name, x in pictures.items()}),
+        Row("png", {name: png(picture[detail]) for name, picture in pictures.items()}),
+        Row("jpeg", {name: jpeg(_pixels(x), _WIDTH) for name, x in errors.items()}, skip=2),
+    ]
+    return Case(f"{first.clip} {first.sample}{when}", verdict, rows)
+
+
+def depth_case(scores: Sequence[Score], image: Tensor, truth: Tensor, seen: Mapping[str, Tensor]) -> Case:
+    """Depth; `image` is (1, 3, H, W), uint8, depth (H, W), `seen` by model. Near is white, the unknown black."""
+    known = truth > 0
+    log_truth = truth.clamp(min=1e-12).log()
+    near, far = torch.quantile(log_truth[known][:: known.sum() // 100_000 + 1], torch.tensor([0.02, 0.98]))
+    maps = {"truth": torch.where(known, log_truth, torch.inf)}
+    for score, depth in zip(scores, seen.values(), strict=True):
+        # A model's depth has no unit: its median is laid upon the truth's.
+        shift = (log_truth - depth.log())[known].median()
+        maps[f"{score.method} {_values(score)}"] = depth.log() + shift
+    shown = {
+        name: ((far - log_depth) / (far - near).clamp(min=1e-6)).clamp(0, 1).expand(1, 3, -1, -1)
+        for name, log_depth in maps.items()
+    }
+    pictures = {"picture": image.float() / 255, **shown}
+    row = Row("jpeg", {name: jpeg(_pixels(picture), _WIDTH) for name, picture in pictures.items()})
+    return Case(f"{scores[0].clip} {scores[0].sample}", f"{scores[0].method}: {_values(scores[0])}", [row])
+
+
+def _lead(scores: Sequence[Score]) -> tuple[str, float] | None:
     """The best of the other methods, and by how many dB it is ahead of the first."""
     best = max(scores[1:], key=lambda score: score.values["psnr"], default=None)
     return (best.method, best.values["psnr"] - scores[0].values["psnr"]) if best else None
 
 
-def make_case(
-    scores: Sequence[Score], inputs: tuple[Tensor, Tensor], truth: Tensor, made: Mapping[str, Tensor]
-) -> Case:
-    """A case of frames (1, 3, H, W) in [0, 1]; `made` by method."""
-    detail = _worst_window((made[scores[0].method] - truth).square().mean(1, keepdim=True))
-    frames = {"inputs": (inputs[0] + inputs[1]) / 2, "truth": truth, **made}
-    pictures = {name: _pixels(frame) for name, frame in frames.items()}
-    return Case(
-        scores,
-        whole={name: jpeg(picture, _WIDTH) for name, picture in pictures.items()},
-        detail={name: png(picture[detail]) for name, picture in pictures.items()},
-        errors={name: jpeg(_pixels(_heat(frame, truth)), _WIDTH) for name, frame in made.items()},
-    )
+def _values(score: Score) -> str:
+    shown = ((METRICS[key], value) for key, value in score.values.items())
+    return ", ".join(f"{metric.heading.removesuffix(' dB')} {value:{metric.form}}" for metric, value in shown)
 
 
 def _heat(frame: Tensor, truth: Tensor) -> Tensor:
-    """The mean error over channels as colours, (1, 3, H, W)."""
+    """The mean error over channels, (1, 3, H, W): black where there is none, over red and yellow to white."""
     error = 3 * AMPLIFIED * (frame - truth).abs().mean(1, keepdim=True)
     return torch.cat([error, error - 1, error - 2], 1).clamp(0, 1)
 

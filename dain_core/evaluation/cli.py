@@ -18,12 +18,13 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dain_core.engine import PRECISIONS
 from dain_core.evaluation import methods as ways
-from dain_core.evaluation.clips import Clip, Sample, Selection, find_clips
-from dain_core.evaluation.depth import DepthModel, DepthPicture, evaluate_depth, find_depth, read_pictures
+from dain_core.evaluation.cases import Worst
+from dain_core.evaluation.clips import Clip, Selection, find_clips
+from dain_core.evaluation.depth import DepthModel, DepthPicture, find_depth, read_pictures
 from dain_core.evaluation.methods import Method
 from dain_core.evaluation.pictures import EvaluationError
 from dain_core.evaluation.report import Report
-from dain_core.evaluation.run import run
+from dain_core.evaluation.run import Results, evaluate_depth, evaluate_frames
 from dain_core.evaluation.scenes import MadeScenes
 from dain_core.evaluation.scores import load_lpips
 
@@ -129,18 +130,16 @@ def evaluate(
         methods = load_methods(models, precisions or ("auto",), others, device) if clips else []
         lpips, note = load_lpips(torch.device(device))
         selection = Selection(limit, every, gap, flicker, downscale, crop)
-        with _progress() as advance:
-            results = run(
-                clips, methods, selection, torch.device(device),
-                lpips=lpips, worst=worst if page_path else 0, progress=advance,
-            )  # fmt: skip
         depth_models = [DepthModel(spec, device) for spec in models] if pictures else []
-        depths = list(evaluate_depth(chain(*pictures), depth_models))
+        results = Results(Worst(worst if page_path else 0))
+        with _progress() as advance:
+            evaluate_frames(clips, methods, selection, torch.device(device), lpips, results, advance)
+            evaluate_depth(chain(*pictures), depth_models, results, advance)
     except EvaluationError as error:
         raise click.ClickException(str(error)) from error
     processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
     title = f"dain eval, {processor}, PyTorch {torch.__version__}"
-    report = Report(title, [note] if clips and note else [], results, depths)
+    report = Report(title, [note] if clips and note else [], results)
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in report.tables():
         console.print(table)
@@ -165,6 +164,11 @@ def _gather(
         clips, pictures = [*clips, made], [*pictures, made.pictures()]
     if not (clips or pictures):
         raise EvaluationError("there is nothing to evaluate on: name videos or folders, or use --scenes.")
+    for name, count in Counter(clip.name for clip in clips).items():
+        if count > 1:
+            raise EvaluationError(
+                f"{count} clips are called {name}: rename them, or evaluate one after the other."
+            )
     return clips, pictures
 
 
@@ -192,9 +196,9 @@ def available_plain() -> tuple[str, ...]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Sample], None]]:
-    """Shows on standard error how far it is; gives what to call after each sample."""
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Shows on standard error how far it is; gives what to call with a clip's name after each of its samples."""
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed} samples"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("reading", total=None)
-        yield lambda sample: progress.update(task, advance=1, description=sample.clip)
+        yield lambda clip: progress.update(task, advance=1, description=clip)

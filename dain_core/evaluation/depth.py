@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dain_core.checkpoint import WeightsError, load_weights
 from dain_core.evaluation.pictures import PICTURES, EvaluationError, pictures_of, read_gray16, read_picture
-from dain_core.evaluation.scores import Score
 from dain_core.model import DAIN, ModelConfig
 from dain_core.padding import pad
 
@@ -116,16 +115,9 @@ class DepthModel:
         return 1 / crop.apply(self._model.features(padded).inverse_depth)[0, 0]
 
 
-def evaluate_depth(pictures: Iterable[DepthPicture], models: Sequence[DepthModel]) -> Iterator[Score]:
-    """Score the depth that `models` see in pictures."""
-    for picture in pictures:
-        for model in models:
-            depth = model(picture.image).cpu()
-            values = {
-                "sdr": ordinal_disagreement(depth, picture.depth),
-                "si": scale_invariant_error(depth, picture.depth),
-            }
-            yield Score(picture.clip, picture.name, 0, model.name, values)
+def depth_scores(depth: Tensor, truth: Tensor) -> dict[str, float]:
+    """Both scores by the keys of METRICS: see `ordinal_disagreement`."""
+    return {"sdr": ordinal_disagreement(depth, truth), "si": scale_invariant_error(depth, truth)}
 
 
 def ordinal_disagreement(depth: Tensor, truth: Tensor) -> float:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 
-from dain_core.evaluation.cases import AMPLIFIED, Case, lead
-from dain_core.evaluation.scores import METRICS
+from dain_core.evaluation.cases import REASONS, Case, Row, Worst
 
 _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 1700px; padding: 0 1em; color: #222 }
@@ -49,21 +48,18 @@ dialog.onkeydown = event => show({ArrowRight: 1, ArrowLeft: -1}[event.key] || 0)
 """
 
 
-def render(
-    title: str, notes: Sequence[str], figures: str, worst: Sequence[Case], behind: Sequence[Case]
-) -> str:
+def render(title: str, notes: Sequence[str], figures: str, worst: Worst) -> str:
     """The page.
 
     Args:
         title: what was evaluated, on what.
         notes: what a reader must know to read the figures, a sentence each.
         figures: tables, as `figures_table` makes them.
-        worst: cases, the worst first.
-        behind: cases in which another method is better, the furthest behind first.
+        worst: the cases to show.
     """
     parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(note)}</p>" for note in notes), figures]
-    for heading, cases in (("Worst", worst), ("Furthest behind another method", behind)):
-        if cases:
+    for reason, heading in REASONS.items():
+        if cases := worst.cases(reason):
             parts += [f"<h2>{heading}</h2>", *map(_case, cases)]
     body = "\n".join(parts)
     return (
@@ -84,38 +80,16 @@ def figures_table(headings: Sequence[str], rows: Sequence[Sequence[str]], groups
 
 
 def _case(case: Case) -> str:
-    first = case.scores[0]
-    when = "" if first.time == 0.5 else f" at t = {first.time:.3g}"
-    verdict = f"{first.method}: {_values(first.values)}"
-    if ahead := lead(case.scores):
-        verdict += f"; {ahead[0]} is {abs(ahead[1]):.2f} dB {'better' if ahead[1] > 0 else 'worse'}"
-    values = {score.method: _values(score.values) for score in case.scores}
-    errors = {f"error of {name} x {AMPLIFIED}": picture for name, picture in case.errors.items()}
-    return "\n".join(
-        [
-            f"<h3>{escape(f'{first.clip} {first.sample}{when}')}</h3>",
-            f"<p>{escape(verdict)}</p>",
-            _row("jpeg", {f"{name} {values.get(name, '')}": picture for name, picture in case.whole.items()}),
-            _row("png", case.detail),
-            _row("jpeg", errors, skip=len(case.whole) - len(case.errors)),
-        ]
-    )
+    lines = [f"<h3>{escape(case.heading)}</h3>", f"<p>{escape(case.verdict)}</p>", *map(_row, case.rows)]
+    return "\n".join(lines)
 
 
-def _row(kind: str, pictures: Mapping[str, bytes], skip: int = 0) -> str:
-    """A line of pictures under those of the same column; the first `skip` columns stay empty."""
-    figures = ["<figure></figure>"] * skip
-    for name, picture in pictures.items():
-        source, caption = (
-            f"data:image/{kind};base64,{base64.b64encode(picture).decode()}",
-            escape(name.strip()),
-        )
+def _row(row: Row) -> str:
+    figures = ["<figure></figure>"] * row.skip
+    for name, picture in row.pictures.items():
+        source = f"data:image/{row.kind};base64,{base64.b64encode(picture).decode()}"
+        caption = escape(name.strip())
         figures.append(
             f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
         )
-    return f'<div class="row {kind}">{"".join(figures)}</div>'
-
-
-def _values(values: Mapping[str, float]) -> str:
-    shown = ((METRICS[key], value) for key, value in values.items())
-    return ", ".join(f"{metric.heading.removesuffix(' dB')} {value:{metric.form}}" for metric, value in shown)
+    return f'<div class="row {row.kind}">{"".join(figures)}</div>'

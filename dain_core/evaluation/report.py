@@ -31,14 +31,12 @@ class Report:
     Attributes:
         title: what was evaluated, on what.
         notes: what a reader must know to read the figures, a sentence each.
-        results: of made frames.
-        depths: scores of depth.
+        results: every score, and cases to look at.
     """
 
     title: str
     notes: Sequence[str]
     results: Results
-    depths: Sequence[Score]
 
     def tables(self) -> list[Table]:
         """For the terminal: mean, and worst in brackets; the best mean of a group in bold."""
@@ -51,14 +49,13 @@ class Report:
             for line in lines:
                 figures = {key: asdict(summary) for key, summary in line.figures.items()}
                 summaries.setdefault(heading, {}).setdefault(line.group, {})[line.method] = figures
-        scores = [asdict(score) for score in (*self.results.scores, *self.depths)]
+        scores = [asdict(score) for score in (*self.results.scores, *self.results.depths)]
         return {"title": self.title, "notes": list(self.notes), **summaries, "scores": scores}
 
     def page(self) -> str:
         """For a browser: the tables and the worst cases."""
         figures = "".join(_html(heading, lines) for heading, lines in self._groups().items() if lines)
-        worst = self.results.worst
-        return render(self.title, self.notes, figures, worst.worst(), worst.behind())
+        return render(self.title, self.notes, figures, self.results.worst)
 
     def _groups(self) -> dict[str, list[Line]]:
         scores = self.results.scores
@@ -67,7 +64,7 @@ class Report:
         return {
             "clip": _lines(scores, lambda score: score.clip),
             "time": [line for line in by_time if line.group != ALL],
-            "depth": _lines(self.depths, lambda score: score.clip),
+            "depth": _lines(self.results.depths, lambda score: score.clip),
         }
 
 

@@ -1,4 +1,4 @@
-"""One evaluation: every method on every sample of every clip."""
+"""One evaluation: every method on every sample of every clip, every model on every picture with depth."""
 
 from __future__ import annotations
 
@@ -9,42 +9,61 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dain_core.evaluation.cases import Worst, make_case
+from dain_core.evaluation.cases import Worst, depth_case, frame_case, ranks
 from dain_core.evaluation.clips import Clip, Sample, Selection
+from dain_core.evaluation.depth import DepthModel, DepthPicture, depth_scores
 from dain_core.evaluation.methods import Method
 from dain_core.evaluation.scores import Flicker, Lpips, Score, score
 
 
 @dataclass
 class Results:
-    """What came out: every score, and the worst cases of the first method with their pictures."""
+    """What came out: scores of frames and of depth, and the cases of the first method that are worth looking at."""
 
+    worst: Worst
     scores: list[Score] = field(default_factory=list)
-    worst: Worst = field(default_factory=lambda: Worst(0))
+    depths: list[Score] = field(default_factory=list)
 
 
-def run(
+def evaluate_frames(
     clips: Iterable[Clip],
     methods: Sequence[Method],
     selection: Selection,
     device: torch.device,
-    *,
-    lpips: Lpips | None = None,
-    worst: int = 0,
-    progress: Callable[[Sample], None] = lambda _: None,
-) -> Results:
-    """Score `methods` on `clips`; the pictures of the `worst` cases are kept.
+    lpips: Lpips | None,
+    results: Results,
+    progress: Callable[[str], None],
+) -> None:
+    """Add the scores of `methods` on `clips` to the results; `progress` hears of each sample's clip.
 
     Raises:
         EvaluationError: a file that cannot be read, or a method that fails.
     """
-    results = Results(worst=Worst(worst))
     flicker = Flicker()
     for clip in clips:
         for sample in clip.samples(selection):
             _evaluate(sample, methods, device, lpips, flicker, results)
-            progress(sample)
-    return results
+            progress(clip.name)
+
+
+def evaluate_depth(
+    pictures: Iterable[DepthPicture],
+    models: Sequence[DepthModel],
+    results: Results,
+    progress: Callable[[str], None],
+) -> None:
+    """Add the scores of the depth that `models` see in pictures to the results."""
+    for picture in pictures:
+        seen = {model.name: model(picture.image).cpu() for model in models}
+        found = [
+            Score(picture.clip, picture.name, 0, name, depth_scores(depth, picture.depth))
+            for name, depth in seen.items()
+        ]
+        results.depths += found
+        if found:
+            build = partial(depth_case, found, picture.image, picture.depth, seen)
+            results.worst.offer(picture.clip, {"depth": found[0].values["sdr"]}, build)
+        progress(picture.clip)
 
 
 def _evaluate(
@@ -72,7 +91,8 @@ def _evaluate(
                 item.values["flicker"] = change
         results.scores += found
         if sample.counted:
-            results.worst.offer(found, partial(make_case, found, (first, last), truth, here))
+            build = partial(frame_case, found, (first, last), truth, here)
+            results.worst.offer(sample.clip, ranks(found), build)
 
 
 def _floats(frame: Tensor, device: torch.device) -> Tensor:

@@ -84,6 +84,7 @@ def test_made_scenes_have_frames_and_depth(tmp_path: Path) -> None:
         ([__file__, "--method", "average"], "test_cli.py: cannot be read"),
         ([__file__, "--method", "rife"], "--method rife: is none of average, dis, and no Python file"),
         ([__file__, "--method", "average", "--method", "average"], "2 methods are called average"),
+        ([__file__, __file__], "2 clips are called test_cli: rename them"),
         ([], "there is nothing to evaluate on"),
         ([__file__, "--json", "nowhere/a.json"], "there is no folder nowhere to write a.json to"),
         ([__file__, "--crop", "2048"], "is not WIDTHxHEIGHT"),

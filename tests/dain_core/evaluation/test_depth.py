@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from dain_core.evaluation.cases import Worst
 from dain_core.evaluation.depth import (
     DepthModel,
-    evaluate_depth,
     find_depth,
     ordinal_disagreement,
     read_depth,
@@ -17,6 +17,7 @@ from dain_core.evaluation.depth import (
     scale_invariant_error,
 )
 from dain_core.evaluation.pictures import EvaluationError, png
+from dain_core.evaluation.run import Results, evaluate_depth
 
 Write = Callable[..., None]
 
@@ -67,8 +68,11 @@ def test_a_folder_of_pictures_and_depth(write: Write, tmp_path: Path) -> None:
     write(tmp_path / "rgb" / "a.png", torch.randint(0, 256, (1, 3, 20, 30), dtype=torch.uint8))
     (tmp_path / "depth").mkdir()
     np.save(tmp_path / "depth" / "a.npy", np.linspace(1, 2, 600).reshape(20, 30))
-    [found] = evaluate_depth(read_pictures(tmp_path), [DepthModel("dain", "cpu")])
+    results = Results(Worst(1))
+    evaluate_depth(read_pictures(tmp_path), [DepthModel("dain", "cpu")], results, lambda _: None)
+    [found] = results.depths
     assert (found.clip, found.sample, found.method) == (tmp_path.name, "a", "dain")
+    assert len(results.worst.cases("depth")) == 1
     assert 0 < found.values["sdr"] <= 1 and 0 < found.values["si"] < 10
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from dain_core.evaluation.cases import Case, Worst, lead
 from dain_core.evaluation.clips import Sample
 from dain_core.evaluation.pictures import EvaluationError
 from dain_core.evaluation.scores import PSNR_OF_EQUALS, Flicker, Score, Summary, load_lpips, score, summarise
@@ -60,35 +59,3 @@ def test_lpips_is_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     distance, reason = load_lpips(torch.device("cpu"))
     assert distance is None and reason.startswith("LPIPS is left out: ")
-
-
-def scores_of(psnr: float, other: float, clip: str = "clip") -> list[Score]:
-    return [Score(clip, f"{psnr}", 0.5, name, {"psnr": x}) for name, x in (("ours", psnr), ("other", other))]
-
-
-def test_the_worst_of_each_clip_are_kept() -> None:
-    worst = Worst(2)
-    built = []
-    for scores in (
-        scores_of(30, 31),
-        scores_of(20, 19),
-        scores_of(40, 45),
-        scores_of(25, 24),
-        scores_of(35, 35),
-        scores_of(10, 9, "dark"),
-    ):
-
-        def build(scores: list[Score] = scores) -> Case:
-            built.append(scores)
-            return Case(scores, {}, {}, {})
-
-        worst.offer(scores, build)
-    assert [case.scores[0].values["psnr"] for case in worst.worst()] == [10, 20, 25]
-    assert [case.scores[0].values["psnr"] for case in worst.behind()] == [40, 30]
-    assert len(built) == 5, "pictures are made of cases that are kept"
-
-
-def test_who_leads() -> None:
-    assert lead(scores_of(30, 31.5)) == ("other", 1.5)
-    assert lead(scores_of(30, 29)) == ("other", -1)
-    assert lead(scores_of(30, 29)[:1]) is None
