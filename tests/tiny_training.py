@@ -19,6 +19,7 @@ from dain_core.training.loop import train
 TINY = ModelConfig(
     flow_pyramid=(4, 6, 8, 8, 8, 8),
     flow_dense=(8, 8, 6, 6, 4),
+    flow_dense_fine=(8, 8, 6, 6, 4),
     flow_refine=(8, 8, 8, 6, 6, 4),
     depth_stem=8,
     depth_widths=(2, 3, 4),
@@ -31,7 +32,7 @@ TINY = ModelConfig(
 
 
 class Slides:
-    """Smooth pictures that slide by whole pixels: their flow and middle frame are known exactly, for every other one."""
+    """Smooth pictures that slide by whole pixels, so that all is known of them; of every other one it is not told."""
 
     def __init__(self, size: tuple[int, int], device: torch.device, seed: int) -> None:
         self._size = size

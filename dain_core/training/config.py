@@ -90,6 +90,11 @@ class TrainConfig:
         unknown = [name for name in (*self.parts, *self.reset, *self.rates) if name not in PARTS]
         if unknown:
             raise TrainingError(f"the model has no part {unknown[0]!r}: its parts are {', '.join(PARTS)}")
+        untaught = [name for name in self.parts if name not in ("flow", "depth")]
+        if self.weights.get("frame") == 0 and untaught:
+            raise TrainingError(
+                f"{untaught[0]} learn from the frame alone: give its loss a weight, or train flow or depth"
+            )
         Precision.named(self.precision)
 
     def progress(self, step: int, seconds: float) -> float:
