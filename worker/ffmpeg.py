@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import errno
 import functools
+import os
 import resource
 import shutil
 import subprocess
@@ -20,6 +22,8 @@ import imageio_ffmpeg
 FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,yuv4mpegpipe"
 PROTOCOLS = "file"
 
+DISK_FULL = "The disk ran full while the video was worked on. Make room on it, and try again."
+
 MEMORY_BYTES = 16 << 30  # of address space, which a decoder's threads reserve far more of than they use
 
 
@@ -33,6 +37,13 @@ class MediaError(Exception):
         super().__init__(detail)
         self.slug = slug
         self.detail = detail
+
+
+def not_written(done: str, why: str) -> MediaError:
+    """A result that could not be `done` ("encoded"), by what FFmpeg says: the disk is full, or something is wrong."""
+    if os.strerror(errno.ENOSPC) in why:
+        return MediaError("insufficient-storage", DISK_FULL)
+    return MediaError("encode-failed", f"The result could not be {done} ({why}). Try again.")
 
 
 @functools.cache

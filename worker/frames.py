@@ -237,8 +237,7 @@ class Encoder:
             raise self._failure()
 
     def _failure(self) -> MediaError:
-        detail = f"The result could not be encoded ({self._process.messages}). Try again."
-        return MediaError("encode-failed", detail)
+        return ffmpeg.not_written("encoded", self._process.messages)
 
     def __enter__(self) -> Self:
         return self

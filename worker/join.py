@@ -122,7 +122,7 @@ def _display_order(segment: Path) -> list[int]:
 
 
 def _incomplete(what: str) -> MediaError:
-    return MediaError("encode-failed", f"The result could not be put together: {what}. Try again.")
+    return ffmpeg.not_written("put together", what)
 
 
 def _muxing(

@@ -31,7 +31,7 @@ from service.records import Job, Output, State
 from service.settings import Settings
 from service.store import Store
 from worker import pipeline
-from worker.ffmpeg import MediaError
+from worker.ffmpeg import DISK_FULL, MediaError
 from worker.lease import Drained, Lease, Void
 from worker.media import Limits
 from worker.plan import Plan
@@ -42,7 +42,7 @@ log = logging.getLogger("dain.worker")
 
 T = TypeVar("T")
 
-ENCODE_FAILED = "encode-failed"  # the one MediaError that is not the video's fault
+NOT_THE_VIDEO = ("encode-failed", "insufficient-storage")  # what another attempt may be spared
 REDIS_PATIENCE = 600.0  # seconds to wait for Redis with finished work in hand before giving it up
 HEAD_START = 2.0  # seconds before the end of a segment's work on the device that the next task begins
 
@@ -169,10 +169,9 @@ def _stop(runtime: Runtime, error: Exception) -> None:
 def _judge(error: Exception, claim: Claim) -> tuple[Problem, bool]:
     """What to tell the caller should this be the last attempt, and whether another one would end the same."""
     if isinstance(error, MediaError):
-        return Problem(error.slug, error.detail), error.slug != ENCODE_FAILED
+        return Problem(error.slug, error.detail), error.slug not in NOT_THE_VIDEO
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        detail = "The service ran out of disk space while working on this video. Submit it again later."
-        return Problem("insufficient-storage", detail), False
+        return Problem("insufficient-storage", DISK_FULL), False
     if isinstance(error, FrameTooLargeError):  # another worker's GPU may be larger
         return Problem("limit-exceeded", f"The worker's GPU is too small: {error}."), False
     return Problem.attempts_exhausted(claim.task, claim.attempt), False

@@ -321,18 +321,22 @@ def test_a_range_without_a_frame_is_damage(video: MakeVideo) -> None:
     assert caught.value.slug == "damaged-video"
 
 
-def test_what_cannot_be_written_is_an_error(video: MakeVideo, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "slug"), [("no/0.mp4", "encode-failed"), ("full.mp4", "insufficient-storage")]
+)
+def test_what_cannot_be_written_is_an_error(video: MakeVideo, tmp_path: Path, file: str, slug: str) -> None:
+    (tmp_path / "full.mp4").symlink_to("/dev/full")
     info = probe(video("pictures.mkv", "-c:v", "ffv1", "-slicecrc", "1"))
     planes = [
         np.zeros(shape, np.uint8) for shape in PixelFormat.named(info.working_format).plane_shapes(96, 64)
     ]
     with (
         pytest.raises(MediaError) as caught,
-        Encoder(tmp_path / "no" / "0.mp4", info, Fraction(25)) as encoder,
+        Encoder(tmp_path / file, info, Fraction(25)) as encoder,
     ):
         for _ in range(10000):
             encoder.write(planes)
-    assert caught.value.slug == "encode-failed"
+    assert caught.value.slug == slug
     assert children() == []
 
 
