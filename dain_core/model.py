@@ -194,13 +194,18 @@ class DAIN(nn.Module):
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         return self
 
-    def features(self, image: Tensor, *, with_context: bool = True) -> Features:
+    def features(
+        self, image: Tensor, *, with_context: bool = True, log_depth: Tensor | None = None
+    ) -> Features:
         """Depth, context and flow features of single frames (N, 3, H, W) in [0, 1].
 
-        Without context there is none of its features, only the log depth: enough for `blend`.
+        Args:
+            with_context: without, there is none of its features, only the log depth: enough for `blend`.
+            log_depth: (N, 1, H, W), float32, where it is known.
         """
         config, source = self.config, image.to(self.dtype)
-        log_depth = upsample(self.depth(downsample(source, config.depth_scale)), config.depth_scale)
+        if log_depth is None:
+            log_depth = upsample(self.depth(downsample(source, config.depth_scale)), config.depth_scale)
         context = self.context(source) if with_context else source[:, :0]
         return Features(
             image=image,

@@ -120,7 +120,7 @@ def _setting(flag: str, kind: Any, text: str) -> Any:
     type=_Named(tuple(WEIGHTS), alone=False),
     help="Weight of a loss: --weight flow=0.05. Without one of the frame (frame=0), flow and depth train alone.",
 )
-@_setting("--teacher", str, "Weights of `dain`, by name or file, to learn from as well.")
+@_setting("--teacher", str, "Weights of `dain`, by name or file, to learn flow and depth from as well.")
 @_setting("--seed", int, "Of everything random.")
 @_setting("--log-every", click.IntRange(1), "Steps between log lines.")
 @_setting("--save-every", click.IntRange(1), "Steps between checkpoints.")

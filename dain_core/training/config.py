@@ -42,7 +42,8 @@ class TrainConfig:
         clip: the norm to which a part's gradient is cut.
         ema: how much of the averaged weights a step keeps.
         weights: of the losses, where they are others than `dain_core.training.objective.Objective`'s.
-        teacher: weights of the official network to learn from as well.
+        teacher: weights of the official network to learn from as well; without `init`, the flow's layers of the same
+            shape start as the teacher's.
         seed: of everything random.
         log_every, save_every: steps between log lines, and between checkpoints.
     """

@@ -2,13 +2,13 @@
 
 With the usual initialisation the flow network never leaves zero flow, and a context of unit weights drowns the
 rectification. So every layer is scaled, in the order in which a batch passes through it, until its output has unit
-variance (LSUV; Mishkin and Matas, ICLR 2016). Every network starts out as doing nothing: no flow, kernels that sample
-bilinearly, nothing to rectify.
+variance (LSUV; Mishkin and Matas, ICLR 2016). Every network starts out as doing nothing: no flow, at each level that of
+the coarser one, kernels that sample bilinearly, nothing to rectify.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 
 import torch
@@ -27,13 +27,31 @@ _RESIDUAL_GAIN = 0.4
 
 
 @torch.no_grad()
-def initialise(model: DAIN, parts: Iterable[str], batch: Batch) -> None:
+def inherit(network: nn.Module, weights: Mapping[str, Tensor]) -> frozenset[nn.Module]:
+    """Take over what layers have the same shape in another's weights, a state dict; returns these layers."""
+    taken = set()
+    for path, layer in network.named_modules():
+        own = dict(layer.named_parameters(path, recurse=False))
+        if own and all(name in weights and weights[name].shape == own[name].shape for name in own):
+            for name, weight in own.items():
+                weight.copy_(weights[name])
+            taken.add(layer)
+    return frozenset(taken)
+
+
+@torch.no_grad()
+def initialise(
+    model: DAIN, parts: Iterable[str], batch: Batch, kept: Collection[nn.Module] = frozenset()
+) -> None:
     """Give `parts` new weights that suit `batch`, in place; depends on PyTorch's random state.
+
+    Args:
+        kept: layers that have their weights already.
 
     Raises:
         KeyError: there is no such part.
     """
-    makers: dict[str, Callable[[DAIN, Batch], None]] = {
+    makers: dict[str, Callable[[DAIN, Batch, Collection[nn.Module]], None]] = {
         "depth": _depth,
         "flow": _flow,
         "kernels": _kernels,
@@ -43,53 +61,60 @@ def initialise(model: DAIN, parts: Iterable[str], batch: Batch) -> None:
     was_training = model.training
     model.eval()
     for part in sorted(parts, key=list(makers).index):  # what one sees, the parts before it make
-        makers[part](model, batch)
+        makers[part](model, batch, kept)
     model.train(was_training)
 
 
-def _randomise(network: nn.Module) -> None:
+def _randomise(network: nn.Module, kept: Collection[nn.Module]) -> None:
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer not in kept:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
 
-def _depth(model: DAIN, batch: Batch) -> None:
-    _randomise(model.depth)
+def _depth(model: DAIN, batch: Batch, kept: Collection[nn.Module]) -> None:
+    _randomise(model.depth, kept)
     for layer in model.depth.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.reset_parameters()
 
 
-def _flow(model: DAIN, batch: Batch) -> None:
+def _flow(model: DAIN, batch: Batch, kept: Collection[nn.Module]) -> None:
     network = model.flow
-    _randomise(network)
+    _randomise(network, kept)
     heads = [*(decoder.get_submodule("predict") for decoder in network.decoders), network.refine[-1]]
     for layer in (*heads, *network.up_features):
-        layer.get_parameter("weight").mul_(0.1)
+        if layer not in kept:
+            layer.get_parameter("weight").mul_(0.1 if layer is heads[0] else 0.01)
     side = torch.tensor([0.25, 0.75, 0.75, 0.25])
     for layer in network.up_flow:
-        weight = layer.get_parameter("weight").zero_()
-        weight[0, 0] = weight[1, 1] = torch.outer(side, side)
+        if layer not in kept:
+            weight = layer.get_parameter("weight").zero_()
+            weight[0, 0] = weight[1, 1] = torch.outer(side, side)
+    for head in heads[1:-1]:
+        if head not in kept:  # of the last inputs, the coarser level's flow and features
+            weight = head.get_parameter("weight")
+            weight[0, -4, 1, 1] += 1
+            weight[1, -3, 1, 1] += 1
     with ExitStack() as stack:
         for layer in network.modules():
-            if isinstance(layer, nn.Conv2d) and layer not in heads:
+            if isinstance(layer, nn.Conv2d) and layer not in heads and layer not in kept:
                 stack.callback(layer.register_forward_hook(_centred).remove)
         one, two = model.features(torch.cat((batch.first, batch.last)), with_context=False).halves()
         model.flow_levels(one, two)
 
 
-def _kernels(model: DAIN, batch: Batch) -> None:
-    _randomise(model.kernels)
+def _kernels(model: DAIN, batch: Batch, kept: Collection[nn.Module]) -> None:
+    _randomise(model.kernels, kept)
     for head in model.kernels.heads:
         head.get_parameter("2.weight").mul_(0.01)
         head.get_parameter("2.bias")[list(_CENTRE)] = 1.0
 
 
-def _context(model: DAIN, batch: Batch) -> None:
+def _context(model: DAIN, batch: Batch, kept: Collection[nn.Module]) -> None:
     network = model.context
-    _randomise(network)
+    _randomise(network, kept)
     # Half of the filters see edges only, the others colours too.
     edges = network.stem.weight[: len(network.stem.weight) // 2]
     edges -= edges.mean((2, 3), keepdim=True)
@@ -99,9 +124,9 @@ def _context(model: DAIN, batch: Batch) -> None:
         network(batch.first)
 
 
-def _rectify(model: DAIN, batch: Batch) -> None:
+def _rectify(model: DAIN, batch: Batch, kept: Collection[nn.Module]) -> None:
     network = model.rectify
-    _randomise(network)
+    _randomise(network, kept)
     nn.init.normal_(network.head.weight, 0, 1e-5)
     with ExitStack() as stack:
         stack.callback(network.stem.register_forward_pre_hook(_balance(model.config)).remove)

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dain_core.checkpoint import load_weights
 from dain_core.model import DAIN, ModelConfig
 from dain_core.training.batch import Batch, Source
 from dain_core.training.checkpoints import Run
 from dain_core.training.config import PARTS, TrainConfig
-from dain_core.training.initialise import initialise
+from dain_core.training.frozen import Teacher
+from dain_core.training.initialise import inherit, initialise
 from dain_core.training.precision import Precision
 from dain_core.training.ranks import Ranks, joined
 from dain_core.training.reports import Reports
@@ -92,13 +93,16 @@ def prepare(config: TrainConfig, ranks: Ranks, source: Source, *, fresh: bool) -
         model.load_state_dict(load_weights(config.init, config.network))
     model.to(ranks.device)
     unmade = config.reset if config.init is not None else PARTS
-    if fresh and unmade:
-        initialise(model, unmade, source.sample(_INITIAL_SAMPLES))
+    kept: frozenset[nn.Module] = frozenset()
     teacher = None
     if config.teacher is not None:
-        teacher = DAIN(ModelConfig())
-        teacher.load_state_dict(load_weights(config.teacher, teacher.config))
-        teacher.to(ranks.device).prepare(Precision.named(config.precision).dtype)
+        trained = DAIN(ModelConfig())
+        trained.load_state_dict(load_weights(config.teacher, trained.config))
+        if config.init is None:
+            kept = inherit(model.flow, dict(trained.flow.named_parameters()))
+        teacher = Teacher(trained.to(ranks.device), Precision.named(config.precision).dtype)
+    if fresh and unmade:
+        initialise(model, unmade, source.sample(_INITIAL_SAMPLES), kept)
     return Trainer(model, config, ranks, teacher=teacher, fresh_depth="depth" in unmade)
 
 

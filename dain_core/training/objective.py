@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from dain_core.model import DAIN, Motion
 from dain_core.modules.layers import upsample
 from dain_core.training import losses
 from dain_core.training.batch import Batch
+from dain_core.training.frozen import KnownDepth, Teacher
 from dain_core.training.precision import Precision
 
 #: Loss -> its weight at the start and at the end of a run.
@@ -44,7 +45,7 @@ class Objective(nn.Module):
 
     All that trains learns from the resulting frame; flow, depth and kernels also from the blend before it was
     rectified; flow and depth also from the truth, where the batch has it. With a teacher, what it says of flow and
-    depth is the truth where there is none, and its frame is learned from as well.
+    depth is the truth where there is none.
 
     Args:
         model: the network; sets which of its parts have gradients, and which are in training mode.
@@ -52,7 +53,7 @@ class Objective(nn.Module):
         precision: of the network's pass; the losses are in float32.
         weights: of losses, by name, constant; instead of those of `WEIGHTS`. With 0 for the frame, flow and depth train
             alone, which is faster.
-        teacher: a network that evaluates.
+        teacher: what else to learn from.
         fresh_depth: depth starts from nothing, so that its BatchNorm layers have statistics to learn.
     """
 
@@ -63,7 +64,7 @@ class Objective(nn.Module):
         precision: Precision,
         *,
         weights: Mapping[str, float] | None = None,
-        teacher: DAIN | None = None,
+        teacher: Teacher | None = None,
         fresh_depth: bool = False,
     ) -> None:
         super().__init__()
@@ -71,7 +72,8 @@ class Objective(nn.Module):
         self.precision = precision
         self.weights = {**WEIGHTS, **{name: (weight, weight) for name, weight in (weights or {}).items()}}
         self._parts = frozenset(parts)
-        self._teacher = [teacher] if teacher else []  # in a list it is no part of this module
+        self._teacher = teacher
+        self._known_depth = None if "depth" in self._parts else KnownDepth.of(model, precision.dtype)
         for name, part in model.named_children():
             part.requires_grad_(name in self._parts)
         # The last one is in the official checkpoint and used by nothing.
@@ -87,15 +89,11 @@ class Objective(nn.Module):
             The loss, a scalar; and what to watch, without gradient: the terms of the loss before they are weighted,
             PSNR in dB and end-point error in pixels, each a sum over samples and the number of samples, (2,).
         """
-        taught = None
+        truth = self._teacher.teach(batch) if self._teacher else batch
         with self.precision.autocast(batch.first.device):
             made = self._run(batch)
-            if self._teacher:
-                taught, lesson = _ask(self._teacher[0], batch)
         weights = {name: start + (end - start) * progress for name, (start, end) in self.weights.items()}
-        terms, watched = self._compare(made, taught or batch, weights["census"])
-        if taught and "frame" in terms:
-            terms["frame"] = terms["frame"] + losses.charbonnier(_result(made) - lesson)
+        terms, watched = self._compare(made, truth, weights["census"])
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         for name, term in {"loss": loss, **terms}.items():
             watched[name] = torch.stack((term.detach() * len(batch), torch.full_like(term, len(batch))))
@@ -105,7 +103,8 @@ class Objective(nn.Module):
         model = self.model
         rectifies = bool(self._parts & {"context", "rectify"})
         pictures = torch.cat((batch.first, batch.last)).contiguous(memory_format=torch.channels_last)
-        features = model.features(pictures, with_context=rectifies)
+        known_depth = self._known_depth(pictures) if self._known_depth else None
+        features = model.features(pictures, with_context=rectifies, log_depth=known_depth)
         one, two = features.halves()
         levels = model.flow_levels(one, two)
         log_depth = -features.inverse_depth.log()
@@ -143,23 +142,6 @@ class Objective(nn.Module):
 
 def _result(made: Pass) -> Tensor:
     return made.frames.get("output", made.frames["blend"])
-
-
-@torch.no_grad()
-def _ask(teacher: DAIN, batch: Batch) -> tuple[Batch, Tensor]:
-    """The batch with the teacher's flow and depth where there is no truth, and the teacher's frame."""
-    one, two = teacher.features(torch.cat((batch.first, batch.last))).halves()
-    motion = teacher.motion(one, two)
-    result = teacher.synthesise(one, two, motion, batch.time.view(-1, 1, 1, 1))
-    known = batch.supervised.view(-1, 1, 1, 1)
-    depth = torch.cat((1 / one.inverse_depth, 1 / two.inverse_depth), 1)
-    batch = replace(
-        batch,
-        flows=torch.where(known, batch.flows, torch.cat(motion.flows, 1)),
-        depth=torch.where(known, batch.depth, depth),
-        supervised=torch.ones_like(batch.supervised),
-    )
-    return batch, result.output
 
 
 @torch.no_grad()

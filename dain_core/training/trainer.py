@@ -16,6 +16,7 @@ from dain_core.model import DAIN
 from dain_core.training.batch import Batch
 from dain_core.training.config import TrainConfig
 from dain_core.training.errors import TrainingError
+from dain_core.training.frozen import Teacher
 from dain_core.training.objective import Objective
 from dain_core.training.precision import Masters, NanWatch, NonFiniteError, Precision, require_finite
 from dain_core.training.ranks import Ranks
@@ -46,7 +47,7 @@ class Trainer:
         config: TrainConfig,
         ranks: Ranks,
         *,
-        teacher: DAIN | None = None,
+        teacher: Teacher | None = None,
         fresh_depth: bool = False,
     ) -> None:
         """Takes the model over: its weights change their precision and layout, and whether they have gradients."""

@@ -64,7 +64,7 @@ def test_a_run_learns_and_leaves_what_others_need(tmp_path: Path) -> None:
             self._random.manual_seed(1)
             return super().sample(n)
 
-    config = settings(tmp_path, steps=12, rate=3e-3, parts=("kernels", "rectify"))
+    config = settings(tmp_path, steps=12, rate=1e-3, parts=("kernels", "rectify"))
     last = train(config, lambda *_: Same((64, 64), CPU, 0), device="cpu")
     run = Run(tmp_path)
     entries = run.entries()
