@@ -31,7 +31,8 @@ SCHEMAS = {
     "flow_projection_backward": "(Tensor grad, Tensor flow, Tensor weight) -> (Tensor, Tensor)",
     "adaptive_warp": "(Tensor image, Tensor flow, Tensor kernel) -> Tensor",
     "adaptive_warp_backward": (
-        "(Tensor grad, Tensor image, Tensor flow, Tensor kernel) -> (Tensor, Tensor, Tensor)"
+        "(Tensor grad, Tensor image, Tensor flow, Tensor kernel, bool of_image=True, bool of_motion=True) "
+        "-> (Tensor, Tensor, Tensor)"
     ),
     "separable_conv": "(Tensor image, Tensor vertical, Tensor horizontal) -> Tensor",
     "separable_conv_backward": (
@@ -182,8 +183,11 @@ def _(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
 
 
 @torch.library.register_fake("dain::adaptive_warp_backward")
-def _(grad: Tensor, image: Tensor, flow: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(image), torch.empty_like(flow), torch.empty_like(kernel)
+def _(
+    grad: Tensor, image: Tensor, flow: Tensor, kernel: Tensor, of_image: bool = True, of_motion: bool = True
+) -> tuple[Tensor, ...]:
+    gradients = [torch.empty_like(x) for x in (image, flow, kernel)]
+    return reference.wanted(gradients, (of_image, of_motion, of_motion))
 
 
 # ---------------------------------------------------------------- separable convolution
@@ -454,14 +458,21 @@ def _register_gradient(name: str) -> None:
     torch.library.register_autograd(f"dain::{name}", backward, setup_context=_save_tensors)
 
 
+def _adaptive_warp_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    of_image, *of_motion = ctx.needs_input_grad
+    found = torch.ops.dain.adaptive_warp_backward(grad, *ctx.saved_tensors, of_image, any(of_motion))
+    return tuple(part if needed else None for part, needed in zip(found, ctx.needs_input_grad, strict=True))
+
+
 def _flow_projection_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     if ctx.fill_holes:
         raise RuntimeError("flow_projection has no gradient with fill_holes=True: train with False")
     return *torch.ops.dain.flow_projection_backward(grad, *ctx.saved_tensors), None
 
 
-for _name in ("correlation", "adaptive_warp", "separable_conv"):
+for _name in ("correlation", "separable_conv"):
     _register_gradient(_name)
+torch.library.register_autograd("dain::adaptive_warp", _adaptive_warp_gradient, setup_context=_save_tensors)
 torch.library.register_autograd(
     "dain::flow_projection", _flow_projection_gradient, setup_context=_save_tensors
 )

@@ -6,6 +6,8 @@ because an operator's kernel runs below autograd.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,6 +31,11 @@ def memory_format(tensor: Tensor) -> torch.memory_format:
 def _like(result: Tensor, tensor: Tensor) -> Tensor:
     """`result` in the dtype and with the strides of `tensor`, whose shape it has."""
     return torch.empty_like(tensor).copy_(result)
+
+
+def wanted(results: Sequence[Tensor], flags: Sequence[bool]) -> tuple[Tensor, ...]:
+    """The results, empty where their flag is false: an operator always returns as many tensors."""
+    return tuple(x if flag else x.new_empty((0, 0, 0, 0)) for x, flag in zip(results, flags, strict=True))
 
 
 # ---------------------------------------------------------------- correlation
@@ -234,8 +241,8 @@ def adaptive_warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
 
 
 def adaptive_warp_backward(
-    grad: Tensor, image: Tensor, flow: Tensor, kernel: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, image: Tensor, flow: Tensor, kernel: Tensor, of_image: bool = True, of_motion: bool = True
+) -> tuple[Tensor, ...]:
     wide = coordinate_dtype(image)
     window = _Window(flow)
     taps = _pixels(kernel.to(wide))
@@ -244,16 +251,19 @@ def adaptive_warp_backward(
     grad_pixels = torch.zeros_like(pixels)
     grad_weights = torch.empty_like(weights)
     for tap in range(16):
-        grad_pixels.index_add_(0, index[:, tap], rows * weights[:, tap, None])
-        grad_weights[:, tap] = (rows * pixels[index[:, tap]]).sum(1)
+        if of_image:
+            grad_pixels.index_add_(0, index[:, tap], rows * weights[:, tap, None])
+        if of_motion:
+            grad_weights[:, tap] = (rows * pixels[index[:, tap]]).sum(1)
     grad_weights = torch.where(window.valid, grad_weights, 0)
     by_tap = grad_weights * taps
     grad_flow = torch.stack(((by_tap * window.dx).sum(1), (by_tap * window.dy).sum(1)), 1)
-    return (
+    gradients = (
         _like(_image(grad_pixels, image), image),
         _like(_image(grad_flow, flow), flow),
         _like(_image(grad_weights * window.share, kernel), kernel),
     )
+    return wanted(gradients, (of_image, of_motion, of_motion))
 
 
 # ---------------------------------------------------------------- separable convolution

@@ -66,30 +66,35 @@ struct Tap {
   A weight;
 };
 
-// Neighbouring threads take neighbouring channels, four at a time; the taps of a pixel are worked out once, four
-// threads a pixel, and kept in shared memory. `packs` is a quarter of the channels.
+// The taps of a block's pixels, worked out once, four threads a pixel.
+template <typename T>
+__device__ void find_taps(Tap<Wide<T>> (*taps)[16], const View<const Wide<T>>& flow, const View<const T>& kernel,
+                          const Shape& shape) {
+  using A = Wide<T>;
+  const int pixel = threadIdx.x / 4, row = threadIdx.x % 4, n = blockIdx.z;
+  const int x = blockIdx.x * kTile + pixel % kTile, y = blockIdx.y * kTile + pixel / kTile;
+  if (x < shape.width && y < shape.height) {
+    const Window<A> window = window_at<A>(flow, n, y, x, shape);
+    for (int i = 0; i < 4; ++i) {
+      const int tap = row * 4 + i;
+      taps[pixel][tap] = {window.row(row, shape.height) * shape.width + window.column(i, shape.width),
+                          window.weight(tap, A(*kernel.at(n, tap, y, x)))};
+    }
+  }
+}
+
+// Neighbouring threads take neighbouring channels, four at a time; the taps of a pixel are kept in shared memory.
+// `packs` is a quarter of the channels.
 template <typename T>
 __global__ void warp_channels_last(const Pack<T>* image, View<const Wide<T>> flow, View<const T> kernel,
                                    Pack<T>* out, int packs, Shape shape) {
   using A = Wide<T>;
   __shared__ Tap<A> taps[kTile * kTile][16];
   const int x0 = blockIdx.x * kTile, y0 = blockIdx.y * kTile;
-  const int n = blockIdx.z;
-  {
-    const int pixel = threadIdx.x / 4, row = threadIdx.x % 4;
-    const int x = x0 + pixel % kTile, y = y0 + pixel / kTile;
-    if (x < shape.width && y < shape.height) {
-      const Window<A> window = window_at<A>(flow, n, y, x, shape);
-      for (int i = 0; i < 4; ++i) {
-        const int tap = row * 4 + i;
-        taps[pixel][tap] = {window.row(row, shape.height) * shape.width + window.column(i, shape.width),
-                            window.weight(tap, A(*kernel.at(n, tap, y, x)))};
-      }
-    }
-  }
+  find_taps<T>(taps, flow, kernel, shape);
   __syncthreads();
 
-  const int64_t start = int64_t(n) * shape.height * shape.width;
+  const int64_t start = int64_t(blockIdx.z) * shape.height * shape.width;
   for (int item = threadIdx.x; item < kTile * kTile * packs; item += kTileThreads) {
     const int pixel = item / packs, pack = item % packs;
     const int x = x0 + pixel % kTile, y = y0 + pixel / kTile;
@@ -118,11 +123,11 @@ __global__ void warp_channels_last(const Pack<T>* image, View<const Wide<T>> flo
 // ---------------------------------------------------------------- gradient
 
 // A thread takes one output pixel, all channels. The image's gradient is added atomically, in whatever order the
-// pixels come; the others are the same in every run.
+// pixels come; the others are the same in every run. `of_image`, `of_motion`: which of them are wanted.
 template <typename T>
 __global__ void warp_backward(View<const T> grad, View<const T> image, View<const Wide<T>> flow,
                               View<const T> kernel, View<Wide<T>> grad_image, View<Wide<T>> grad_flow,
-                              View<T> grad_kernel, Shape shape) {
+                              View<T> grad_kernel, bool of_image, bool of_motion, Shape shape) {
   using A = Wide<T>;
   const int x = blockIdx.x * kBlockWidth + threadIdx.x, y = blockIdx.y * kBlockHeight + threadIdx.y;
   const int n = blockIdx.z;
@@ -138,15 +143,24 @@ __global__ void warp_backward(View<const T> grad, View<const T> image, View<cons
   for (int c = 0; c < shape.channels; ++c) {
     const A g = A(*grad.at(n, c, y, x));
     if (!window.warped) {
-      atomicAdd(grad_image.at(n, c, y, x), g);
+      if (of_image) {
+        atomicAdd(grad_image.at(n, c, y, x), g);
+      }
       continue;
     }
 #pragma unroll
     for (int tap = 0; tap < 16; ++tap) {
       const int row = window.row(tap / 4, shape.height), column = window.column(tap % 4, shape.width);
-      products[tap] += g * A(*image.at(n, c, row, column));
-      atomicAdd(grad_image.at(n, c, row, column), g * window.share(tap) * taps[tap]);
+      if (of_motion) {
+        products[tap] += g * A(*image.at(n, c, row, column));
+      }
+      if (of_image) {
+        atomicAdd(grad_image.at(n, c, row, column), g * window.share(tap) * taps[tap]);
+      }
     }
+  }
+  if (!of_motion) {
+    return;
   }
   A by_x = 0, by_y = 0;
 #pragma unroll
@@ -160,6 +174,55 @@ __global__ void warp_backward(View<const T> grad, View<const T> image, View<cons
   *grad_flow.at(n, 1, y, x) = window.warped ? by_y : A(0);
 }
 
+__device__ void add(Pack<float>* target, const Pack<float>& values) {
+#if __CUDA_ARCH__ >= 900
+  atomicAdd(reinterpret_cast<float4*>(target), reinterpret_cast<const float4&>(values));
+#else
+  for (int k = 0; k < 4; ++k) {
+    atomicAdd(&target->values[k], values.values[k]);
+  }
+#endif
+}
+
+__device__ void add(Pack<double>* target, const Pack<double>& values) {
+  for (int k = 0; k < 4; ++k) {
+    atomicAdd(&target->values[k], values.values[k]);
+  }
+}
+
+// The image's gradient alone, channels-last: `warp_channels_last`, the other way.
+template <typename T>
+__global__ void spread_channels_last(const Pack<T>* grad, View<const Wide<T>> flow, View<const T> kernel,
+                                     Pack<Wide<T>>* grad_image, int packs, Shape shape) {
+  using A = Wide<T>;
+  __shared__ Tap<A> taps[kTile * kTile][16];
+  find_taps<T>(taps, flow, kernel, shape);
+  __syncthreads();
+
+  const int64_t start = int64_t(blockIdx.z) * shape.height * shape.width;
+  for (int item = threadIdx.x; item < kTile * kTile * packs; item += kTileThreads) {
+    const int pixel = item / packs, pack = item % packs;
+    const int x = blockIdx.x * kTile + pixel % kTile, y = blockIdx.y * kTile + pixel / kTile;
+    if (x >= shape.width || y >= shape.height) {
+      continue;
+    }
+    const Pack<T> from = grad[(start + int64_t(y) * shape.width + x) * packs + pack];
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const Tap<A> tap = taps[pixel][i];
+      if (tap.weight == 0) {
+        continue;
+      }
+      Pack<A> part;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        part.values[k] = tap.weight * A(from.values[k]);
+      }
+      add(&grad_image[(start + tap.pixel) * packs + pack], part);
+    }
+  }
+}
+
 // ---------------------------------------------------------------- operators
 
 Shape check_arguments(const Tensor& image, const Tensor& flow, const Tensor& kernel) {
@@ -169,9 +232,12 @@ Shape check_arguments(const Tensor& image, const Tensor& flow, const Tensor& ker
   return shape;
 }
 
+bool holds_packs(const Tensor& tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % (4 * tensor.element_size()) == 0;
+}
+
 bool takes_packs(const Tensor& image) {
-  const auto address = reinterpret_cast<uintptr_t>(image.const_data_ptr());
-  return is_channels_last(image) && image.size(1) % 4 == 0 && address % (4 * image.element_size()) == 0;
+  return is_channels_last(image) && image.size(1) % 4 == 0 && holds_packs(image);
 }
 
 Tensor adaptive_warp(const Tensor& image, const Tensor& flow, const Tensor& kernel) {
@@ -199,21 +265,37 @@ Tensor adaptive_warp(const Tensor& image, const Tensor& flow, const Tensor& kern
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> adaptive_warp_backward(
-    const Tensor& grad, const Tensor& image, const Tensor& flow, const Tensor& kernel) {
+// What is not wanted is an empty tensor.
+std::tuple<Tensor, Tensor, Tensor> adaptive_warp_backward(const Tensor& grad, const Tensor& image, const Tensor& flow,
+                                                          const Tensor& kernel, bool of_image, bool of_motion) {
   const Shape shape = check_arguments(image, flow, kernel);
   check("grad", grad, shape, image.scalar_type(), image);
   const Launcher launch(image);
-  const Tensor grad_image = zeros(shape, wide(image.scalar_type()), image);
-  const Tensor grad_flow = empty(shape.with_channels(2), flow.scalar_type(), image);
-  const Tensor grad_kernel = empty(shape.with_channels(16), kernel.scalar_type(), image);
+  const Tensor dense = takes_packs(image) ? torch::stable::contiguous(grad, MemoryFormat::ChannelsLast) : grad;
+  const bool packs = of_image && takes_packs(image) && holds_packs(dense);
+  const Shape nothing = {0, 0, 0, 0};
+  Tensor grad_image = empty(of_image ? shape : nothing, wide(image.scalar_type()), image,
+                            packs ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  torch::stable::zero_(grad_image);
+  const Tensor grad_flow = empty(of_motion ? shape.with_channels(2) : nothing, flow.scalar_type(), image);
+  const Tensor grad_kernel = empty(of_motion ? shape.with_channels(16) : nothing, kernel.scalar_type(), image);
   dispatch(image.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch.pixels(warp_backward<T>, shape.batch, shape.height, shape.width, read<T>(grad), read<T>(image),
-                  read<Wide<T>>(flow), read<T>(kernel), write<Wide<T>>(grad_image),
-                  write<Wide<T>>(grad_flow), write<T>(grad_kernel), shape);
+    if (packs) {
+      launch.blocks(spread_channels_last<T>,
+                    {ceil_div(shape.width, kTile), ceil_div(shape.height, kTile), shape.batch},
+                    dim3(kTileThreads), static_cast<const Pack<T>*>(dense.const_data_ptr()),
+                    read<Wide<T>>(flow), read<T>(kernel),
+                    static_cast<Pack<Wide<T>>*>(grad_image.mutable_data_ptr()), shape.channels / 4, shape);
+    }
+    if (of_motion || !packs) {
+      launch.pixels(warp_backward<T>, shape.batch, shape.height, shape.width, read<T>(grad), read<T>(image),
+                    read<Wide<T>>(flow), read<T>(kernel), write<Wide<T>>(grad_image),
+                    write<Wide<T>>(grad_flow), write<T>(grad_kernel), of_image && !packs, of_motion, shape);
+    }
   });
-  return {like(grad_image, image), like(grad_flow, flow), like(grad_kernel, kernel)};
+  return {of_image ? like(grad_image, image) : grad_image, of_motion ? like(grad_flow, flow) : grad_flow,
+          of_motion ? like(grad_kernel, kernel) : grad_kernel};
 }
 
 }  // namespace

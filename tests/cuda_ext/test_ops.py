@@ -274,6 +274,21 @@ def test_registration_is_sound(name: str, channels_last: bool) -> None:
     opcheck(getattr(torch.ops.dain, f"{name}_backward").default, (torch.ones_like(output), *tensors))
 
 
+@pytest.mark.parametrize("needed", [(True, False, False), (False, True, False), (False, False, True)])
+def test_a_warp_computes_the_gradients_that_are_needed(needed: tuple[bool, ...]) -> None:
+    inputs = arguments("adaptive_warp")
+    every = torch.autograd.grad(adaptive_warp(*(x.requires_grad_() for x in inputs)).sum(), inputs)
+    inputs = [x.detach().requires_grad_(flag) for x, flag in zip(inputs, needed, strict=True)]
+    adaptive_warp(*inputs).sum().backward()
+    for x, gradient, flag in zip(inputs, every, needed, strict=True):
+        if flag:
+            torch.testing.assert_close(x.grad, gradient, atol=0, rtol=0)
+    of_image, of_motion = needed[0], any(needed[1:])
+    arrays = [x.detach() for x in inputs]
+    found = torch.ops.dain.adaptive_warp_backward(torch.ones_like(arrays[0]), *arrays, of_image, of_motion)
+    assert [x.numel() > 0 for x in found] == [of_image, of_motion, of_motion]
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_sums_in_float32(name: str, dtype: torch.dtype) -> None:

@@ -132,6 +132,16 @@ def test_kernels_are_the_reference(name: str, shape: tuple[int, ...], dtype: tor
     assert_near(run(name, cuda(tensors)), run(name, tensors), TOLERANCE[tensors[0].dtype])
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("of_image", [True, False])
+def test_a_part_of_a_warps_gradient_is_the_same(of_image: bool, dtype: torch.dtype, layout: str) -> None:
+    *inputs, grad = (LAYOUTS[layout](x) for x in arguments("adaptive_warp", (2, 36, 19, 43), dtype))
+    expected = torch.ops.dain.adaptive_warp_backward(grad, *inputs, of_image, not of_image)
+    found = torch.ops.dain.adaptive_warp_backward(*cuda([grad, *inputs]), of_image, not of_image)
+    assert_near([x.cpu() for x in found], list(expected), TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("channels", [5, 36])
