@@ -134,6 +134,7 @@ def draw_layout(
     depth_behind = rng.uniform(1.6, 3.2, n)
     depth = depth_behind[:, None] * np.exp(-rng.uniform(0.08, 1.6, objects))
     depth[:, 0] = depth_behind
+    nearer = np.where(present, depth_behind[:, None] / depth, 1).max(1)
     slope = rng.normal(0, 0.15, (*objects, 2)) / (width / 2)
     slope[:, 0, 1] = rng.uniform(0, 0.7, n) / (height / 2)  # the ground comes nearer towards the lower border
 
@@ -162,7 +163,7 @@ def draw_layout(
         disparity=1 / depth,
         slope=slope / depth[..., None],
         ripple=np.zeros((*objects, 2, 4)),
-        pan=speeds(rng, (n,), 3 * unit * speed, 40 * unit) * (rng.random((n, 1)) > 0.15),
+        pan=speeds(rng, (n,), 5 * unit * speed, 100 * unit / nearer) * (rng.random((n, 1)) > 0.15),
         pivot=rng.uniform(-0.3, 0.3, (n, 2)) * (width, height),
         roll=_half(rng, 0.02 * speed, (n,)),
         zoom=_half(rng, 0.03 * speed, (n,)),
