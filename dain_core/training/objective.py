@@ -73,7 +73,7 @@ class Objective(nn.Module):
         self.weights = {**WEIGHTS, **{name: (weight, weight) for name, weight in (weights or {}).items()}}
         self._parts = frozenset(parts)
         self._teacher = teacher
-        self._known_depth = None if "depth" in self._parts else KnownDepth.of(model, precision.dtype)
+        self._known_depth: KnownDepth | None = None
         for name, part in model.named_children():
             part.requires_grad_(name in self._parts)
         # The last one is in the official checkpoint and used by nothing.
@@ -103,6 +103,9 @@ class Objective(nn.Module):
         model = self.model
         rectifies = bool(self._parts & {"context", "rectify"})
         pictures = torch.cat((batch.first, batch.last)).contiguous(memory_format=torch.channels_last)
+        if "depth" not in self._parts and self._known_depth is None:
+            # Only now: a run that is resumed gets its weights after this was made.
+            self._known_depth = KnownDepth.of(model, self.precision.dtype)
         known_depth = self._known_depth(pictures) if self._known_depth else None
         features = model.features(pictures, with_context=rectifies, log_depth=known_depth)
         one, two = features.halves()
