@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dain_core.engine import PRECISIONS as ENGINE_PRECISIONS
 from dain_core.checkpoint import SHIPPED
+from dain_core.engine import PRECISIONS as ENGINE_PRECISIONS
 from dain_core.stages import is_out_of_memory
 from worker.bench_job import job
 from worker.measure import EAGER, GIB, SIZES, Baseline, Picture, Row, Size, measure
