@@ -51,7 +51,9 @@ def speed(
     configurations: tuple[str, ...], parts: tuple[str, ...], seconds: float, kernels: int, path: Path | None
 ) -> None:
     """Samples a second and memory."""
-    table = Table("precision", "batch", "crop", "parts", "samples/s", "ms/step", "ms/data", "GiB", "loss")
+    table = Table(
+        "precision", "batch", "crop", "parts", "samples/s", "ms/step", "ms/data", "s warm-up", "GiB", "loss"
+    )
     rows = []
     for text in configurations or CLAIM:
         row = measure(configure(text, parts), seconds, kernels)
@@ -97,8 +99,10 @@ def measure(config: TrainConfig, seconds: float, kernels: int) -> dict[str, Any]
     data = (time.perf_counter() - start) / len(batches)
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
     losses = [step(trainer, batch) for batch in batches]
     synchronise()
+    warm_up = time.perf_counter() - start
     steps, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         losses.append(step(trainer, batches[steps % len(batches)]))
@@ -122,6 +126,7 @@ def measure(config: TrainConfig, seconds: float, kernels: int) -> dict[str, Any]
         "samples_per_second": config.batch / taken,
         "ms_step": 1000 * taken,
         "ms_data": 1000 * data,
+        "s_warm_up": warm_up,
         "peak_gib": torch.cuda.max_memory_allocated() / GIB if DEVICE.type == "cuda" else 0.0,
         "loss": float(torch.stack(losses[-10:]).mean()),
     }
