@@ -197,7 +197,7 @@ def workers_scale_and_drain(trial: Trial) -> str:
     slowest = 0.0
     for container in trial.host.containers("worker-cpu")[1:]:
         began = time.monotonic()
-        trial.host.run("stop", "--time", str(GRACE_SECONDS), container)
+        trial.host.run("stop", "-t", str(GRACE_SECONDS), container)
         slowest = max(slowest, time.monotonic() - began)
         trial.host.run("rm", container)
     metrics = [trial.finish(job_id)["metrics"] for job_id in jobs]
@@ -244,7 +244,7 @@ def it_is_upgraded_under_load(trial: Trial) -> str:
         images = {host.inspect(name)["Config"]["Image"] for name in host.containers("worker-cpu")}
         assert len(images) == 2, f"both workers run {images}"
         for container in old:
-            host.run("stop", "--time", str(GRACE_SECONDS), container)
+            host.run("stop", "-t", str(GRACE_SECONDS), container)
             host.run("rm", container)
         host.compose("up", "--detach", "--scale", "worker-cpu=2")
         until(trial.ready, "readiness of the new version")
