@@ -18,8 +18,8 @@ else
   cpu_torch="--index ${TORCH_INDEX:-https://download.pytorch.org/whl/cpu} --index-strategy unsafe-best-match"
 fi
 torch=$(sed -n 's/^torch==//p' constraints.txt)
-work=$(mktemp -d)
-trap 'rm -r "$work"' EXIT
+work=build/lock # a name that stays: it is written into the file
+mkdir -p "$work"
 echo 'setuptools>=77' >"$work/build.in"
 echo "torch==$torch+cpu" >"$work/torch-cpu.txt"
 
