@@ -70,10 +70,7 @@ class Trainer:
         self._parallel: DistributedDataParallel | None = None
         if ranks.count > 1:
             self._parallel = DistributedDataParallel(
-                self.objective,
-                device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
+                self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

@@ -98,7 +98,7 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(tmp_path: Path) -> None:
 
 
 def test_half_weights_are_resumed_exactly(tmp_path: Path) -> None:
-    changes = {"precision": "fp16-master", "parts": ("rectify",), "save_every": 1, "batch": 1, "steps": 3}
+    changes = {"precision": "fp16-master", "parts": ("kernels",), "save_every": 1, "batch": 1, "steps": 3}
     whole, parted = Run(tmp_path / "whole"), Run(tmp_path / "parted")
     train(settings(whole.folder, **changes), slides, device="cpu")
     config = settings(parted.folder, **changes)
