@@ -46,17 +46,25 @@ def main() -> None:
 @click.option("--parts", type=PartNames(), default="flow,kernels,context,rectify")
 @click.option("--seconds", default=6.0, help="How long to time each.")
 @click.option("--profile", "kernels", default=0, help="Also list so many kernels that take longest.")
+@click.option("--tune/--no-tune", default=True, help="Let cuDNN try which of its kernels are fastest.")
 @click.option("--json", "path", type=click.Path(path_type=Path))
 def speed(
-    configurations: tuple[str, ...], parts: tuple[str, ...], seconds: float, kernels: int, path: Path | None
+    configurations: tuple[str, ...],
+    parts: tuple[str, ...],
+    seconds: float,
+    kernels: int,
+    tune: bool,
+    path: Path | None,
 ) -> None:
     """Samples a second and memory."""
+    torch.backends.cudnn.benchmark = tune
     table = Table(
         "precision", "batch", "crop", "parts", "samples/s", "ms/step", "ms/data", "s warm-up", "GiB", "loss"
     )
     rows = []
     for text in configurations or CLAIM:
         row = measure(configure(text, parts), seconds, kernels)
+        print(json.dumps(row), flush=True)
         rows.append(row)
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
     Console(width=140).print(table)
@@ -81,7 +89,6 @@ def configure(text: str, parts: tuple[str, ...], **more: Any) -> TrainConfig:
 
 def begin(config: TrainConfig, *, seed: int = 0) -> tuple[Trainer, Any]:
     """A trainer and its data; the seed is of new weights, not of the data."""
-    torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.precision != "fp32"
     torch.manual_seed(seed)
     source = open_source(config.data, config.crop, device=DEVICE, seed=1)
