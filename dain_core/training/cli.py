@@ -121,6 +121,12 @@ def _setting(flag: str, kind: Any, text: str) -> Any:
     help="Weight of a loss: --weight flow=0.05. Without one of the frame (frame=0), flow and depth train alone.",
 )
 @_setting("--teacher", str, "Weights of `dain`, by name or file, to learn flow and depth from as well.")
+@click.option(
+    "--tune/--no-tune",
+    default=TrainConfig.tune,
+    show_default=True,
+    help="Let cuDNN try its kernels at first: a slower start, faster steps. Not worth it for a run of minutes.",
+)
 @_setting("--seed", int, "Of everything random.")
 @_setting("--log-every", click.IntRange(1), "Steps between log lines.")
 @_setting("--save-every", click.IntRange(1), "Steps between checkpoints.")

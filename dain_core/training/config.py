@@ -44,6 +44,7 @@ class TrainConfig:
         weights: of the losses, where they are others than `dain_core.training.objective.Objective`'s.
         teacher: weights of the official network to learn from as well; without `init`, the flow's layers of the same
             shape start as the teacher's.
+        tune: cuDNN tries its kernels at first: a run starts up to a minute later, and its steps are a bit faster.
         seed: of everything random.
         log_every, save_every: steps between log lines, and between checkpoints.
     """
@@ -68,6 +69,7 @@ class TrainConfig:
     ema: float = 0.998
     weights: Mapping[str, float] = field(default_factory=dict)
     teacher: str | None = None
+    tune: bool = True
     seed: int = 0
     log_every: int = 50
     save_every: int = 1000

@@ -65,7 +65,7 @@ def train(
         TrainingError, TrainingDataError, WeightsError: with what to do.
     """
     with joined(device) as ranks:
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = config.tune
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.precision != "fp32"
         torch.manual_seed(config.seed)
         run = Run(Path(config.out))
