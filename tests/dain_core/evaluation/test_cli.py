@@ -69,10 +69,11 @@ def test_depth_has_a_table_of_its_own(write: Write, texture: Texture, tmp_path: 
 
 
 def test_made_scenes_have_frames_and_depth(tmp_path: Path) -> None:
-    result = call("--scenes", "1", "--method", "average", "--json", tmp_path / "a.json")
+    result = call("--scenes", "4", "--method", "average", "--json", tmp_path / "a.json")
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "a.json").read_text())
-    assert 10 < found["clip"]["made scenes"]["average"]["psnr"]["mean"] < 60 and "depth" not in found
+    # Some scenes are still.
+    assert 10 < found["clip"]["made scenes"]["average"]["psnr"]["mean"] < 100 and "depth" not in found
     [picture] = MadeScenes(1, "cpu").pictures()
     assert picture.image.shape == (1, 3, *picture.depth.shape) and (picture.depth > 0).all()
 
