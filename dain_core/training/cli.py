@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -150,9 +151,14 @@ def train(context: click.Context, resume: bool, device: str, gpus: int | None, *
         config = _config(given, resume)
     except (TrainingError, WeightsError) as error:
         raise click.ClickException(str(error)) from error
-    if gpus is None:
-        gpus = torch.cuda.device_count() if device in ("auto", "cuda") and torch.cuda.is_available() else 1
-    launch(partial(_train, config, resume, device), gpus)
+    launch(partial(_train, config, resume, device), gpus or _processes(device))
+
+
+def _processes(device: str) -> int:
+    """How many to start: one a GPU, unless torchrun has done it."""
+    if "WORLD_SIZE" in os.environ or device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return 1
+    return torch.cuda.device_count()
 
 
 def _config(given: dict[str, Any], resume: bool) -> TrainConfig:
