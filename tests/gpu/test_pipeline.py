@@ -216,7 +216,7 @@ def test_memory_does_not_grow(engine: Interpolator) -> None:
     device, host = torch.cuda.memory_allocated(GPU), pinned_allocations()
     run(engine, long, Sink())
     assert torch.cuda.memory_allocated(GPU) <= device
-    assert pinned_allocations() - host <= 6  # of the 2700 planes that travelled
+    assert pinned_allocations() - host <= 27  # of the 2700 planes that travelled
 
 
 def pinned_allocations() -> int:
