@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import click
 from redis import Redis
@@ -118,11 +119,13 @@ class Segments:
         vars(module).update(plan=self._plan, segment=self._segment, assemble=lambda *_: None)
         sys.modules["worker.tasks"] = module
 
-    def run(self) -> None:
+    def run(self) -> int:
+        """The number of segments that were run."""
         redis = self.bench.redis
         redis.delete(self.bench.queue.rq.key)
         self.bench.submit()
         WarmWorker(redis, "host-segments", on_drain=lambda: None).work(burst=True, logging_level="ERROR")
+        return self.total
 
     def _plan(self, job_id: str, task: str) -> None:
         totals = {"segments_total": self.total, "frames_total": 96 * self.total}
@@ -133,36 +136,37 @@ class Segments:
         self.bench.jobs.get(job_id)
         self._complete(claim, task={"key": f"segments/{job_id}/{segment_name(0)}.mp4"}, add=TOTALS)
 
-    def _complete(self, claim: Claim, **results: dict[str, float] | dict[str, int] | dict[str, str]) -> None:
+    def _complete(self, claim: Claim, **results: Any) -> None:
         for task in self.bench.jobs.complete(claim, **results) or ():
             self.bench.queue.enqueue(claim.job_id, task)
 
 
 class Meter:
-    """Reads Redis' processor time, commands and traffic before and after."""
+    """Reads Redis' processor time, commands, traffic and memory before and after."""
 
     def __init__(self, redis: Redis):
         self._redis = redis
 
-    def read(self) -> tuple[float, int, int]:
+    def read(self) -> tuple[float, int, int, int]:
         info = self._redis.info("all")
         return (
             info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"],
             info["total_commands_processed"],
             info["total_net_input_bytes"] + info["total_net_output_bytes"],
+            info["used_memory"],
         )
 
     def show(self, name: str, repeat: Callable[[], int]) -> None:
-        cpu, commands, traffic = self.read()
+        before = self.read()
         begun = time.perf_counter()
         times = repeat()
         wall = (time.perf_counter() - begun) / times
-        after = self.read()
-        spent, sent, moved = (
-            (now - then) / times for now, then in zip(after, (cpu, commands, traffic), strict=True)
+        cpu, commands, traffic, kept = (
+            (now - then) / times for now, then in zip(self.read(), before, strict=True)
         )
         print(
-            f"{name:60} {spent * 1e6:9.0f} us {sent:8.1f} commands {moved:10.0f} bytes {wall * 1e3:9.2f} ms"
+            f"{name:60} {cpu * 1e6:9.0f} us {commands:8.1f} commands {traffic:10.0f} bytes sent, {kept:6.0f} kept"
+            f" {wall * 1e3:9.2f} ms"
         )
 
 
@@ -181,15 +185,14 @@ def repeatedly(call: Callable[[], object]) -> int:
 @click.option("--segments", default=300, show_default=True, help="Segments that are run.")
 @click.option("--fsync", type=click.Choice(["always", "everysec", "no"]), default="always", show_default=True)
 def main(size: int, segments: int, fsync: str) -> None:
-    """Print what each operation costs: Redis' time, commands (those within scripts too), bytes, the client's wait."""
+    """Print what each operation costs: Redis' time, commands (scripts' own too), bytes, memory, the client's wait."""
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="dain-") as name, running_redis(Path(name), fsync) as url:
         bench = Bench(Settings(state_dir=Path(name), redis_url=url), size)
         meter = Meter(bench.redis)
         for operation, call in bench.operations():
             meter.show(operation, lambda call=call: repeatedly(call))  # type: ignore[misc]
-        run = Segments(bench, segments).run
-        meter.show("a segment: queue, RQ, claim, completion", lambda: run() or segments)  # type: ignore[func-returns-value]
+        meter.show("a segment: queue, RQ, claim, completion", Segments(bench, segments).run)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 All but the network and the files is the service's own: a redis-server, `service.jobs`, `service.queue` with RQ's loop,
 the janitor, and `worker.main.run` with its heartbeats, leases and relay, once per thread instead of once per process.
-Tasks only wait. Latencies are those of Python threads that share a few cores, so they are upper bounds; Redis' own
-time is read from Redis.
+Tasks only wait. Jobs arrive evenly, at a rate that keeps a part of the fleet at work. Latencies are those of
+Python threads that share a few cores, so they are upper bounds; Redis' own time is read from Redis.
 
-With `--faults` a part of the workers is killed at once and replaced, and another part is stopped for longer than
-its time to live and then goes on. In the end every frame of every job must have been counted exactly once.
+With `--faults` a part of the workers is killed at once and replaced, and another part is stopped until all that it
+had in hand has been given to others, and then goes on. In the end every frame of every job must have been
+counted exactly once.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import psutil
 import torch
 from redis import Redis
 from rq.timeouts import BaseDeathPenalty
@@ -52,9 +52,8 @@ from worker.lease import Void
 from worker.pipeline import SegmentStats
 
 FRAMES = 96  # of a segment, as DAIN_SEGMENT_FRAMES has it
+SEGMENTS = 16  # of a job
 TICKS = 16  # times that a segment's work looks whether it is to stop
-BUSY = 0.9  # share of the workers with a task in hand from which on the fleet counts as busy
-KILL_AT, STOP_AT = 1.3, 1.5  # segments into the work
 
 Latencies = dict[str, list[float]]
 
@@ -65,33 +64,33 @@ class Fleet:
 
     workers: int
     processes: int
+    load: float  # share of the workers that the jobs keep at work
+    seconds: float  # during which jobs arrive
     segment_seconds: float
-    rounds: int  # segments that each worker gets, about
-    report_seconds: float = lease.INTERVAL  # between two reports of one task's progress
+    report_seconds: float  # between two reports of one task's progress
 
     @property
     def jobs(self) -> int:
-        """So many that each worker has a task in hand and one waits, four tasks of a job being in flight."""
-        return -(-self.workers // 2)
+        work = SEGMENTS * self.segment_seconds
+        return max(1, round(self.load * self.workers * self.seconds / work))
 
     @property
     def patience(self) -> float:
         """Seconds after which a run counts as stuck."""
-        return 60 + 3 * self.rounds * self.segment_seconds
-
-    @property
-    def segments(self) -> int:
-        """Of one job."""
-        return 2 * self.rounds
+        return 60 + 3 * self.seconds
 
 
 # -- workers, in processes of their own -------------------------------------------------------------
 
 
 class NoNetwork:
-    """In the place of the interpolator."""
+    """In the place of the models and of each of them."""
 
     device, backend, model_name, precision = torch.device("cpu"), "none", "none", "none"
+
+    @property
+    def default(self) -> NoNetwork:
+        return self
 
     def warm_up(self, height: int, width: int) -> None:
         pass
@@ -136,15 +135,13 @@ def timed(latencies: Latencies, call: Callable[..., Any]) -> Callable[..., Any]:
 def crew(fleet: Fleet, settings: Settings, parent: Connection) -> None:
     """A process' share of the workers; sends their latencies when `parent` says that it is over."""
     logging.disable(logging.ERROR)
-    sys.setswitchinterval(
-        0.05
-    )  # hundreds of threads that ask for the interpreter every 5 ms would get nowhere
+    sys.setswitchinterval(0.05)  # hundreds of threads asking for the interpreter every 5 ms would get nowhere
     latencies: Latencies = defaultdict(list)
     for owner, name in ((Jobs, "claim"), (Jobs, "report"), (Jobs, "complete"), (Workers, "heartbeat")):
         setattr(owner, name, timed(latencies, getattr(owner, name)))
     replace: Callable[..., None] = partial(setattr, tasks)
     replace("_runtime", RuntimeOfThread())
-    replace("_plan", partial(plan, fleet))
+    replace("_plan", plan)
     replace("_segment", partial(segment, fleet))
     replace("_assemble", assemble)
     lease.INTERVAL = fleet.report_seconds
@@ -157,9 +154,8 @@ def crew(fleet: Fleet, settings: Settings, parent: Connection) -> None:
     parent.send(dict(latencies))
 
 
-def plan(fleet: Fleet, attempt: tasks.Attempt) -> None:
-    totals = {"segments_total": fleet.segments, "frames_total": fleet.segments * FRAMES}
-    tasks._complete(attempt, job=totals)
+def plan(attempt: tasks.Attempt) -> None:
+    tasks._complete(attempt, job={"segments_total": SEGMENTS, "frames_total": SEGMENTS * FRAMES})
 
 
 def segment(fleet: Fleet, attempt: tasks.Attempt) -> None:
@@ -202,6 +198,7 @@ class Sample:
 
     at: float
     in_hand: int
+    waiting: int
     commands: int
     cpu: float
     clients: int
@@ -215,6 +212,7 @@ class Sample:
         return cls(
             at=time.monotonic(),
             in_hand=redis.zcard(queue.rq.started_job_registry.key),
+            waiting=queue.depth(),
             commands=info["total_commands_processed"],
             cpu=info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"],
             clients=info["connected_clients"],
@@ -232,11 +230,11 @@ class Simulation:
     settings: Settings
     idle_seconds: float
     faults: bool
+    ids: list[str] = field(default_factory=list)  # of the jobs
     latencies: Latencies = field(default_factory=lambda: defaultdict(list))
     crews: list[tuple[BaseProcess, Connection]] = field(default_factory=list)
-    idle: list[Sample] = field(default_factory=list)
-    working: list[Sample] = field(default_factory=list)
-    simulator_cpu: float = 0.0  # cores that the simulated workers took
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    repeated: int = 0  # attempts beyond the first at a task
 
     def __post_init__(self) -> None:
         self.redis = Redis.from_url(self.settings.require_redis_url)
@@ -250,16 +248,16 @@ class Simulation:
         for _ in range(self.fleet.processes):
             self._hire()
         self._until_ready(self.fleet.workers)
-        self.idle = self._watch(lambda elapsed: elapsed > self.idle_seconds)
-        ids: list[str] = []
-        for work, wanted in ((self._submit_all, True), (self._do_harm, self.faults)):
-            if wanted:
-                threading.Thread(target=work, args=[ids], daemon=True).start()
-        begun, cpu = time.monotonic(), self._crew_cpu()
-        self.working = self._watch(lambda _: self._ended() == self.fleet.jobs)
-        self.simulator_cpu = (self._crew_cpu() - cpu) / (time.monotonic() - begun)
+        self._watch("idle", lambda elapsed: elapsed > self.idle_seconds)
+        submission = threading.Thread(target=self._submit_all, daemon=True)
+        submission.start()
+        if self.faults:
+            threading.Thread(target=self._do_harm, daemon=True).start()
+        self._watch("filling", lambda elapsed: elapsed > 2 * self.fleet.segment_seconds)
+        self._watch("working", lambda _: not submission.is_alive())
+        self._watch("finishing", lambda _: self._ended() == self.fleet.jobs)
         self._dismiss()
-        return self._audit(ids)
+        return self._audit()
 
     def _hire(self) -> BaseProcess:
         context = multiprocessing.get_context("spawn")
@@ -274,67 +272,65 @@ class Simulation:
             click.echo(f"{ready} workers are ready", err=True)
             time.sleep(5)
 
-    def _submit_all(self, ids: list[str]) -> None:
-        """Evenly over the time of one segment, so that the workers do not go in step."""
-        facts = {"width": 1920, "height": 1080, "frames": FRAMES // 2 * self.fleet.segments}
-        for _ in range(self.fleet.jobs):
+    def _submit_all(self) -> None:
+        facts = {"width": 1920, "height": 1080, "frames": FRAMES // 2 * SEGMENTS}
+        first = time.monotonic()
+        for number in range(self.fleet.jobs):
+            time.sleep(max(0.0, first + number * self.fleet.seconds / self.fleet.jobs - time.monotonic()))
             begun = time.perf_counter()
-            ids.append(new_job_id())
-            source = f"uploads/{ids[-1]}"
-            self.jobs.create(ids[-1], source=source, filename="clip.mp4", options=Options(), input=facts)
-            self.queue.enqueue(ids[-1], PLAN)
+            job = new_job_id()
+            self.jobs.create(
+                job, source=f"uploads/{job}", filename="clip.mp4", options=Options(), input=facts
+            )
+            self.queue.enqueue(job, PLAN)
+            self.ids.append(job)
             self.latencies["submit"].append(time.perf_counter() - begun)
-            time.sleep(self.fleet.segment_seconds / self.fleet.jobs)
 
-    def _watch(self, over: Callable[[float], bool]) -> list[Sample]:
+    def _watch(self, name: str, over: Callable[[float], bool]) -> None:
         """A sample a second until `over`, and between them pings as a lone client sees them."""
         samples, begun = [Sample.take(self.redis, self.queue)], time.monotonic()
+        self.samples[name] = samples
         while not over(time.monotonic() - begun):
             if time.monotonic() - begun > self.fleet.patience:
-                raise click.ClickException(
-                    "This machine is too slow for so many workers with so short segments."
-                )
+                raise click.ClickException("This machine is too slow for so many workers at work.")
             for _ in range(10):
                 time.sleep(0.1)
                 sent = time.perf_counter()
                 self.redis.ping()
                 self.latencies["ping"].append(time.perf_counter() - sent)
             samples.append(Sample.take(self.redis, self.queue))
-            click.echo(f"{samples[-1].in_hand} tasks in hand, {self._ended()} jobs have ended", err=True)
-        return samples
+            in_hand, waiting = samples[-1].in_hand, samples[-1].waiting
+            click.echo(
+                f"{name}: {in_hand} tasks in hand, {waiting} wait, {self._ended()} jobs ended", err=True
+            )
 
     def _ended(self) -> int:
         return sum(count for state, count in self.jobs.counts().items() if State(state).terminal)
 
     def _sweep(self) -> None:
-        redis = Redis.from_url(self.settings.require_redis_url)
-        parts = (
-            Jobs.from_settings(redis, self.settings),
-            Queue(redis),
-            Workers(redis, ttl_seconds=self.settings.worker_ttl_seconds),
-        )
-        janitor = Janitor(*parts, Store.from_settings(self.settings), record_ttl_seconds=86400)
+        store = Store.from_settings(self.settings)
+        janitor = Janitor(self.jobs, self.queue, self.workers, store, record_ttl_seconds=86400)
         while True:
             begun = time.perf_counter()
             janitor.sweep()
             self.latencies["sweep"].append(time.perf_counter() - begun)
             time.sleep(INTERVAL)
 
-    def _do_harm(self, _: list[str]) -> None:
-        """Kill one crew, so that its workers vanish at once; stop another for so long that it counts as dead."""
+    def _do_harm(self) -> None:
+        """Kill one crew, so that its workers vanish at once; stop another until others have its tasks."""
         (victim, _), (sleeper, _), *_ = self.crews
-        time.sleep(KILL_AT * self.fleet.segment_seconds)
+        time.sleep(self.fleet.seconds / 3)
         victim.kill()
         del self.crews[0]
         self._hire()
-        time.sleep((STOP_AT - KILL_AT) * self.fleet.segment_seconds)
+        time.sleep(self.fleet.segment_seconds / 5)
         os.kill(sleeper.pid or 0, signal.SIGSTOP)
-        time.sleep(self.settings.worker_ttl_seconds + 5)
+        names = {worker.name for worker in self.workers.all() if worker.pid == sleeper.pid}
+        held = [(job, task) for job, task, fields in self.jobs.live_tasks() if fields.get("worker") in names]
+        while any(self.jobs.task_fields(job, [task], "worker")[0] in names for job, task in held):
+            time.sleep(0.5)
+        click.echo(f"{len(held)} tasks of stopped workers are in other hands; they wake up", err=True)
         os.kill(sleeper.pid or 0, signal.SIGCONT)
-
-    def _crew_cpu(self) -> float:
-        times = [psutil.Process(process.pid).cpu_times() for process, _ in self.crews]
-        return sum(spent.user + spent.system for spent in times)
 
     def _dismiss(self) -> None:
         """Gather what the crews measured, and end them."""
@@ -344,57 +340,51 @@ class Simulation:
                 self.latencies[name] += seconds
             process.kill()
 
-    def _audit(self, ids: list[str]) -> list[str]:
-        frames = self.fleet.segments * FRAMES
+    def _audit(self) -> list[str]:
         wrong = []
-        for job in map(self.jobs.get, ids):
+        for job in map(self.jobs.get, self.ids):
             if job.status is not State.SUCCEEDED:
                 wrong.append(f"job {job.id} has {job.status.value}: {job.error}")
-            elif job.progress.frames_done != frames:
-                wrong.append(f"job {job.id} counts {job.progress.frames_done} frames instead of {frames}")
-        counted = self.jobs.counters()["frames"]
-        if counted != frames * len(ids):
-            wrong.append(f"the service counts {counted} frames instead of {frames * len(ids)}")
+            elif job.progress.frames_done != SEGMENTS * FRAMES:
+                wrong.append(f"job {job.id} counts {job.progress.frames_done} frames")
+            self._look_back(job.id)
+        counted, expected = self.jobs.counters()["frames"], SEGMENTS * FRAMES * len(self.ids)
+        if counted != expected:
+            wrong.append(f"the service counts {counted} frames instead of {expected}")
         return wrong
 
-    def repeated(self) -> int:
-        """Attempts beyond the first at a task."""
-        names = [PLAN, ASSEMBLE, *map(segment_name, range(self.fleet.segments))]
-        ids = [job.id for job in self._all_jobs()]
-        attempts = [int(n or 0) for job_id in ids for n in self.jobs.task_fields(job_id, names, "attempts")]
-        return sum(attempts) - len(attempts)
-
-    def _all_jobs(self) -> Iterator[Any]:
-        cursor: str | None = None
-        while True:
-            page, cursor = self.jobs.page(cursor=cursor, limit=200)
-            yield from page
-            if cursor is None:
-                return
+    def _look_back(self, job_id: str) -> None:
+        """Count a job's attempts, and how long its tasks waited from being queued to being begun."""
+        names = [PLAN, ASSEMBLE, *map(segment_name, range(SEGMENTS))]
+        fields = (
+            self.jobs.task_fields(job_id, names, name) for name in ("attempts", "queued_at", "started_at")
+        )
+        for attempts, queued, started in zip(*fields, strict=True):
+            self.repeated += int(attempts or 0) - 1
+            self.latencies["start"].append(float(started or "nan") - float(queued or "nan"))
 
     # -- what is printed --------------------------------------------------------------------------
 
     def describe(self) -> Iterator[str]:
-        least = BUSY * self.fleet.workers
-        busy = [sample for sample in self.working if sample.in_hand >= least]
-        for name, samples in (("idle", self.idle), ("busy", busy)):
-            if len(samples) > 1:
-                yield self._describe_rates(name, samples)
+        for name in ("idle", "working"):
+            yield self._describe_rates(name, self.samples[name])
         for name, seconds in sorted(self.latencies.items()):
             ordered = sorted(seconds)
             middle, late = statistics.median(ordered), ordered[int(0.99 * (len(ordered) - 1))]
             yield f"{name:10} {len(ordered):8} calls   p50 {middle * 1e3:8.2f} ms   p99 {late * 1e3:8.2f} ms"
-        yield f"simulated workers took {self.simulator_cpu:.2f} cores"
-        yield f"{self.repeated()} attempts beyond the first"
+        yield f"{self.repeated} attempts beyond the first"
 
     def _describe_rates(self, name: str, samples: list[Sample]) -> str:
         first, last = samples[0], samples[-1]
-        seconds = last.at - first.at
+        seconds, each = last.at - first.at, self.fleet.workers
         commands, cpu = (last.commands - first.commands) / seconds, (last.cpu - first.cpu) / seconds
         mbit = (last.received - first.received + last.sent - first.sent) * 8e-6 / seconds
-        each = self.fleet.workers
+        in_hand, waiting = (
+            statistics.mean(values) for values in zip(*((s.in_hand, s.waiting) for s in samples), strict=True)
+        )
         return (
-            f"{name} for {seconds:.0f} s: {commands:.0f} commands/s, {cpu:.1%} of a core, {mbit:.1f} Mbit/s, "
+            f"{name} for {seconds:.0f} s: {in_hand:.0f} tasks in hand, {waiting:.0f} waiting, "
+            f"{commands:.0f} commands/s, {cpu:.1%} of a core, {mbit:.1f} Mbit/s, "
             f"{last.clients} connections, {last.memory / 2**20:.0f} MiB; "
             f"a worker: {commands / each:.2f} commands/s, {cpu / each * 1e6:.0f} us/s, "
             f"{last.clients / each:.2f} connections"
@@ -428,28 +418,19 @@ def running_redis(folder: Path, fsync: str) -> Iterator[str]:
 @click.command()
 @click.option("--workers", default=1000, show_default=True)
 @click.option("--processes", default=4, show_default=True, help="Processes that the workers are spread over.")
-@click.option("--segment-seconds", default=4.0, show_default=True, help="How long one segment takes.")
-@click.option("--rounds", default=6, show_default=True, help="Segments that each worker does.")
-@click.option(
-    "--report-seconds", default=lease.INTERVAL, show_default=True, help="Between two progress reports."
-)
+@click.option("--load", default=0.7, show_default=True, help="Share of the workers that are kept at work.")
+@click.option("--seconds", default=180.0, show_default=True, help="How long jobs arrive.")
+@click.option("--segment-seconds", default=20.0, show_default=True, help="How long one segment takes.")
+@click.option("--report-seconds", default=lease.INTERVAL, show_default=True, help="Between progress reports.")
 @click.option("--fsync", type=click.Choice(["always", "everysec", "no"]), default="always", show_default=True)
 @click.option("--worker-ttl", default=15, show_default=True, help="DAIN_WORKER_TTL_SECONDS.")
-@click.option("--idle-seconds", default=8.0, show_default=True, help="How long the idle fleet is watched.")
+@click.option("--idle-seconds", default=10.0, show_default=True, help="How long the idle fleet is watched.")
 @click.option("--faults", is_flag=True, help="Kill a part of the workers, and stop another for a while.")
-def main(
-    workers: int,
-    processes: int,
-    segment_seconds: float,
-    rounds: int,
-    report_seconds: float,
-    fsync: str,
-    worker_ttl: int,
-    idle_seconds: float,
-    faults: bool,
-) -> None:
+def main(fsync: str, worker_ttl: int, idle_seconds: float, faults: bool, **shape: Any) -> None:
     """Run a fleet of workers that only wait, and say what it asks of Redis."""
-    fleet = Fleet(workers - workers % processes, processes, segment_seconds, rounds, report_seconds)
+    fleet = Fleet(**shape)
+    if fleet.workers % fleet.processes:
+        raise click.UsageError("Choose a number of workers that the processes can share evenly.")
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="dain-") as name, running_redis(Path(name), fsync) as url:
         settings = Settings(state_dir=Path(name), redis_url=url, worker_ttl_seconds=worker_ttl, threads=1)
@@ -457,10 +438,8 @@ def main(
         wrong = simulation.run()
         for line in (*simulation.describe(), *wrong):
             print(line)
-        print(
-            f"{fleet.jobs} jobs of {fleet.segments} segments: "
-            + ("WRONG" if wrong else "none lost, none doubled")
-        )
+    outcome = "WRONG" if wrong else "none lost, none doubled"
+    print(f"{fleet.jobs} jobs of {SEGMENTS} segments: {outcome}")
     sys.exit(bool(wrong))
 
 

@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_a_fleet_loses_and_doubles_nothing_when_workers_vanish_and_come_back() -> None:
     options = {
-        "workers": 8,
-        "processes": 2,
+        "workers": 9,
+        "processes": 3,
+        "load": 0.7,
+        "seconds": 25,
         "segment-seconds": 1,
-        "rounds": 8,
         "worker-ttl": 3,
         "idle-seconds": 1,
     }
@@ -26,6 +27,7 @@ def test_a_fleet_loses_and_doubles_nothing_when_workers_vanish_and_come_back() -
     command = [sys.executable, "-m", "scripts.simulate", *words, "--faults"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 jobs of 16 segments: none lost, none doubled" in done.stdout
+    assert "10 jobs of 16 segments: none lost, none doubled" in done.stdout
+    assert re.search(r"^[1-9]\d* tasks of stopped workers are in other hands", done.stderr, re.MULTILINE)
     repeated = re.search(r"^(\d+) attempts beyond the first$", done.stdout, re.MULTILINE)
     assert repeated and int(repeated[1]) > 0, "nobody vanished in the middle of a task"
