@@ -1,7 +1,8 @@
 """What each operation of the service asks of Redis: `python -m scripts.redis_costs`.
 
-One client does one thing many times over; Redis says what processor time that took. Under load Redis answers several
-clients at a time, which is cheaper: these are upper bounds. `SET` is there to compare this machine with another.
+Each client does one thing many times over; Redis says what processor time that took. Redis writes its file once for
+all clients that it hears at a time, so that what one client alone costs is an upper bound: compare `--clients 50`.
+`SET` is there to compare this machine with another.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from types import ModuleType
@@ -118,13 +120,14 @@ class Segments:
         module = ModuleType("worker.tasks")  # by its name the queue finds what to run
         vars(module).update(plan=self._plan, segment=self._segment, assemble=lambda *_: None)
         sys.modules["worker.tasks"] = module
+        bench.redis.delete(bench.queue.rq.key)  # nothing but these segments
 
     def run(self) -> int:
         """The number of segments that were run."""
-        redis = self.bench.redis
-        redis.delete(self.bench.queue.rq.key)
         self.bench.submit()
-        WarmWorker(redis, "host-segments", on_drain=lambda: None).work(burst=True, logging_level="ERROR")
+        WarmWorker(self.bench.redis, "host-segments", on_drain=lambda: None).work(
+            burst=True, logging_level="ERROR"
+        )
         return self.total
 
     def _plan(self, job_id: str, task: str) -> None:
@@ -170,28 +173,36 @@ class Meter:
         )
 
 
-def repeatedly(call: Callable[[], object]) -> int:
-    """Calls for `SECONDS`; how often that was."""
+def repeatedly(call: Callable[[], object], clients: int) -> int:
+    """Each client calls for `SECONDS`; how often that was."""
     end = time.monotonic() + SECONDS
-    for times in count(1):
-        call()
-        if time.monotonic() > end:
-            return times
-    raise AssertionError
+
+    def repeat() -> int:
+        for times in count(1):
+            call()
+            if time.monotonic() > end:
+                return times
+        raise AssertionError
+
+    with ThreadPoolExecutor(clients) as pool:
+        return sum(task.result() for task in [pool.submit(repeat) for _ in range(clients)])
 
 
 @click.command()
 @click.option("--size", default=1000, show_default=True, help="Workers, and tasks running and waiting.")
 @click.option("--segments", default=300, show_default=True, help="Segments that are run.")
 @click.option("--fsync", type=click.Choice(["always", "everysec", "no"]), default="always", show_default=True)
-def main(size: int, segments: int, fsync: str) -> None:
+@click.option(
+    "--clients", default=1, show_default=True, help="That do the same at a time; segments have one."
+)
+def main(size: int, segments: int, fsync: str, clients: int) -> None:
     """Print what each operation costs: Redis' time, commands (scripts' own too), bytes, memory, the client's wait."""
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="dain-") as name, running_redis(Path(name), fsync) as url:
         bench = Bench(Settings(state_dir=Path(name), redis_url=url), size)
         meter = Meter(bench.redis)
         for operation, call in bench.operations():
-            meter.show(operation, lambda call=call: repeatedly(call))  # type: ignore[misc]
+            meter.show(operation, lambda call=call: repeatedly(call, clients))  # type: ignore[misc]
         meter.show("a segment: queue, RQ, claim, completion", Segments(bench, segments).run)
 
 

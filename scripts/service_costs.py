@@ -108,7 +108,7 @@ def measure_api(settings: Settings, port: int, clip: Path, mib: int) -> None:
 def finished_job(jobs: Jobs, store: Store, mib: int) -> str:
     """A job whose result has so many MiB."""
     job = new_job_id()
-    key = f"results/{job}.0.mp4"
+    key = f"results/{job}/0.mp4"
     with store.scratch() as folder:
         (folder / "made").write_bytes(bytes(mib * MIB))
         store.put(folder / "made", key)
@@ -171,11 +171,11 @@ def encoded(folder: Path, plan: Plan, frames: int) -> Path:
 
 def measure_store(folder: Path, files: int) -> None:
     store = Store(folder)
-    (folder / "results").mkdir()
-    for number in range(files):
-        (folder / "results" / f"{number:028x}.{0:016x}.mp4").touch()
-    cost = timed(lambda: store.delete(f"results/{files // 2:028x}"))
-    show(f"removing one of {files} results, each that is kept", cost, files)
+    kept = [folder / "results" / f"{number:028x}" / "0.mp4" for number in range(files)]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    show(f"removing one of {files} results", timed(lambda: store.delete(f"results/{files // 2:028x}/")))
 
 
 @click.command()

@@ -176,7 +176,7 @@ def segment(fleet: Fleet, attempt: tasks.Attempt) -> None:
 def assemble(attempt: tasks.Attempt) -> None:
     job = attempt.job
     output = Output(
-        key=f"results/{job.id}.{attempt.claim.token}.mp4",
+        key=f"results/{job.id}/{attempt.claim.token}.mp4",
         filename="clip-2x.mp4",
         media_type="video/mp4",
         size_bytes=1,

@@ -99,10 +99,10 @@ class Janitor:
         now = time.time()
         for job_id in self._jobs.results_expired_by(now):
             log.info("result of job %s expired", job_id)
-            self._store.delete(f"results/{job_id}")
+            self._store.delete(f"results/{job_id}/")
             self._jobs.mark_expired(job_id)
         for job_id in self._jobs.finished_before(now - self._record_ttl):
-            self._store.delete(f"results/{job_id}")
+            self._store.delete(f"results/{job_id}/")
             self._jobs.delete(job_id)
 
 

@@ -113,7 +113,10 @@ class Store:
             yield path.relative_to(self.root).as_posix()
 
     def delete(self, prefix: str) -> None:
-        """Removes every key that begins with `prefix`; none is no error. Open readers keep what they read."""
+        """Removes every key that begins with `prefix`; none is no error. Open readers keep what they read.
+
+        A prefix that ends in a slash costs what lies under it; any other has all its neighbours looked at.
+        """
         for path in self._under(prefix):
             path.unlink(missing_ok=True)
             if path.parent.parent != self.root:

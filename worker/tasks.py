@@ -291,7 +291,7 @@ def _assemble(attempt: Attempt) -> None:
         segments = [files.enter_context(runtime.store.fetch(key)) for key in keys if key]
         pipeline.assemble(plan, segments, source, made, check=attempt.lease.check)
     output = Output(
-        key=f"results/{job.id}.{claim.token}.mp4",
+        key=f"results/{job.id}/{claim.token}.mp4",
         filename=f"{Path(job.filename).stem}-{plan.suffix}.mp4",
         media_type="video/mp4",
         size_bytes=made.stat().st_size,

@@ -195,7 +195,7 @@ def remove(job: JobDep, service: ServiceDep) -> JobView | Response:
     """Cancels a job that has not ended, and answers with it; removes one that has."""
     if not job.status.terminal:
         return JobView.of(service.jobs.cancel(job.id))
-    service.store.delete(f"results/{job.id}")
+    service.store.delete(f"results/{job.id}/")
     service.jobs.delete(job.id)
     return Response(status_code=204)
 

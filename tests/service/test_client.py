@@ -34,7 +34,7 @@ def finish(jobs: Jobs, store: Store) -> Callable[[str], None]:
     """Ends a job with `CONTENT` for its result."""
 
     def end(job_id: str) -> None:
-        key = f"results/{job_id}.t.mp4"
+        key = f"results/{job_id}/t.mp4"
         with store.scratch() as folder:
             (folder / "result").write_bytes(CONTENT)
             store.put(folder / "result", key)

@@ -107,13 +107,13 @@ def test_a_waiting_task_is_left_alone(
 def test_a_job_that_is_over_keeps_only_its_result(
     janitor: Janitor, jobs: Jobs, store: Store, job: Job, tmp_path: Path
 ) -> None:
-    for key in (f"plans/{job.id}.json", f"segments/{job.id}/0.aa.mp4", f"results/{job.id}.aa.mp4"):
+    for key in (f"plans/{job.id}.json", f"segments/{job.id}/0.aa.mp4", f"results/{job.id}/aa.mp4"):
         put(store, tmp_path, key)
     other = new_job_id()
     put(store, tmp_path, f"uploads/{other}")
     jobs.finish(job.id, State.FAILED, error=Problem("damaged-video", "cut"))
     janitor.clean_up()
-    assert files(store) == [f"uploads/{other}", f"results/{job.id}.aa.mp4"]
+    assert files(store) == [f"uploads/{other}", f"results/{job.id}/aa.mp4"]
     assert jobs.unclean() == []
 
 
@@ -131,7 +131,7 @@ def test_results_expire_before_records(
     janitor: Janitor, jobs: Jobs, store: Store, job: Job, redis: Redis, tmp_path: Path
 ) -> None:
     output = Output(
-        key=f"results/{job.id}.aa.mp4", filename="a-2x.mp4", media_type="video/mp4", size_bytes=5, sha256="",
+        key=f"results/{job.id}/aa.mp4", filename="a-2x.mp4", media_type="video/mp4", size_bytes=5, sha256="",
         frames=2, frame_rate="2", duration_seconds=1.0,
     )  # fmt: skip
     put(store, tmp_path, output.key)

@@ -48,7 +48,7 @@ def planned(jobs: Jobs, job: Job, segments: int) -> list[str]:
 
 def output(job: Job) -> Output:
     return Output(
-        key=f"results/{job.id}.0.mp4",
+        key=f"results/{job.id}/0.mp4",
         filename="clip-2x.mp4",
         media_type="video/mp4",
         size_bytes=1,

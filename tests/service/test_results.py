@@ -42,7 +42,7 @@ def job(make_job: Callable[[], Job]) -> Job:
 @pytest.fixture
 def finished(job: Job, jobs: Jobs, store: Store) -> Job:
     """A job whose result is in the store."""
-    key = f"results/{job.id}.attempt.mp4"
+    key = f"results/{job.id}/attempt.mp4"
     with store.scratch() as folder:
         (folder / "result").write_bytes(CONTENT)
         store.put(folder / "result", key)
