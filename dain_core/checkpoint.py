@@ -26,7 +26,10 @@ from dain_core.model import DAIN, ModelConfig
 FORMATS = ("int8", "fp16", "fp32")
 
 #: SHA-256 of the weights that come with the project, `weights/NAME.safetensors`.
-SHIPPED = {"dain": "18377ca836f9e78644a6691f03d4aebf85eda3aa93c7fa57e52d5e394301822c"}
+SHIPPED = {
+    "dain": "18377ca836f9e78644a6691f03d4aebf85eda3aa93c7fa57e52d5e394301822c",
+    "dain-lite": "3d7458e9dd2d8b42a8932fc8aae45d84974e73759c75722753350bbe25e5204a",
+}
 
 #: A copy of the authors' checkpoint (their own address is dead), and the SHA-1 Git knows it by.
 OFFICIAL_URL = "https://raw.githubusercontent.com/BurguerJohn/Dain-App/master/model_weights/best.pth"

@@ -83,7 +83,7 @@ class Interpolator:
     """A model on a device, ready to interpolate.
 
     Attributes:
-        model_name: as given to `load`.
+        model_name: as `ModelConfig.named` knows it.
         device: where frames must be, and results are.
         precision: one of `PRECISIONS`. Below "fp32", coordinates and pixels stay float32.
         recomputed: how many results below "fp32" were not finite, and were made again in float32.
@@ -107,7 +107,7 @@ class Interpolator:
     @classmethod
     def load(
         cls,
-        model: str = "dain",
+        model: str = "auto",
         *,
         device: str = "auto",
         precision: str = "auto",
@@ -117,7 +117,7 @@ class Interpolator:
         """Load a model.
 
         Args:
-            model: a name that `ModelConfig.named` knows.
+            model: a name that `ModelConfig.named` knows; "auto" is dain on a GPU and dain-lite on a CPU.
             device: "cpu", "cuda", "cuda:1", …; "auto" takes the first GPU where there is one.
             precision: "fp32", "fp16", "bf16" or, on compute capability 9.0, "fp8"; "auto" is fp16 on a GPU and fp32
                 on a CPU.
@@ -140,6 +140,8 @@ class Interpolator:
                 f"{place} cannot be used: PyTorch sees no GPU, or the CUDA kernels are not built "
                 "(python -m cuda_ext.build). Use the device cpu meanwhile."
             )
+        if model == "auto":
+            model = "dain-lite" if place.type == "cpu" else "dain"
         if precision == "auto":
             precision = "fp32" if place.type == "cpu" else "fp16"
         if precision not in PRECISIONS:

@@ -234,12 +234,22 @@ class DAIN(nn.Module):
 
     def blend(self, first: Features, second: Features, motion: Motion, time: float | Tensor) -> Blend:
         """What `synthesise` rectifies. It needs of the features the image and the depth only."""
+        flows = self._flows_at(first, second, motion, time)
+        image_1, image_2 = (
+            _warp(frame.image, flow, kernel)
+            for frame, flow, kernel in zip((first, second), flows, motion.kernels, strict=True)
+        )
+        return Blend((1 - time) * image_1 + time * image_2, flows, (image_1, image_2))
+
+    def _flows_at(
+        self, first: Features, second: Features, motion: Motion, time: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """From the frame at `time` to the two frames."""
         forward, backward = motion.flows
-        flow_1 = self._project(time * forward, first.inverse_depth)
-        flow_2 = self._project((1 - time) * backward, second.inverse_depth)
-        image_1 = _warp(first.image, flow_1, motion.kernels[0])
-        image_2 = _warp(second.image, flow_2, motion.kernels[1])
-        return Blend((1 - time) * image_1 + time * image_2, (flow_1, flow_2), (image_1, image_2))
+        return (
+            self._project(time * forward, first.inverse_depth),
+            self._project((1 - time) * backward, second.inverse_depth),
+        )
 
     def _project(self, flow: Tensor, weight: Tensor) -> Tensor:
         """The flow projected, its holes filled; in training mode, as in the original's, they stay zero.
@@ -259,22 +269,21 @@ class DAIN(nn.Module):
         self, first: Features, second: Features, motion: Motion, time: float | Tensor
     ) -> Synthesis:
         """The frame at `time`, a number or (N, 1, 1, 1), between the first (0) and the second (1)."""
-        made = self.blend(first, second, motion, time)
-        flow_1, flow_2 = made.flows
+        flow_1, flow_2 = self._flows_at(first, second, motion, time)
         kernel_1, kernel_2 = motion.kernels
-        # The context must not teach the flow and the kernels: gradients reach them through the images alone.
-        context_1 = _warp(first.context, flow_1.detach(), kernel_1.detach())
-        context_2 = _warp(second.context, flow_2.detach(), kernel_2.detach())
+        image_1, context_1 = _warp_both(first, flow_1, kernel_1)
+        image_2, context_2 = _warp_both(second, flow_2, kernel_2)
+        blend = (1 - time) * image_1 + time * image_2
 
-        seen = (made.blend, *made.images, flow_1, flow_2, kernel_1, kernel_2, context_1, context_2)
+        seen = (blend, image_1, image_2, flow_1, flow_2, kernel_1, kernel_2, context_1, context_2)
         # Parts in mixed layouts would be joined in the slow one.
         joined = [part.to(dtype=self.dtype, memory_format=torch.channels_last) for part in seen]
         residual = self.rectify(torch.cat(joined, 1))
         return Synthesis(
-            blend=made.blend,
-            flows=made.flows,
-            images=made.images,
-            output=made.blend + residual.to(made.blend.dtype),
+            blend=blend,
+            flows=(flow_1, flow_2),
+            images=(image_1, image_2),
+            output=blend + residual.to(blend.dtype),
             contexts=(context_1, context_2),
         )
 
@@ -289,6 +298,15 @@ class DAIN(nn.Module):
 
 def _warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
     return adaptive_warp(image, flow, kernel.to(image.dtype))
+
+
+def _warp_both(frame: Features, flow: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """A frame's image and context. The context must not teach the flow and the kernels: gradients reach them through
+    the image alone."""
+    context = _warp(frame.context, flow.detach(), kernel.detach())
+    if context.dtype == frame.image.dtype and not torch.is_grad_enabled():
+        return context[:, :3], context  # it begins with the image
+    return _warp(frame.image, flow, kernel), context
 
 
 def _to_official_keys(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

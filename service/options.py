@@ -12,6 +12,9 @@ from pydantic_core import ErrorDetails
 
 from service.errors import Problem
 
+#: A network's name, or "auto": what suits the device it runs on.
+ModelName = Literal["auto", "dain", "dain-lite"]
+
 DEFAULT_FACTOR = 2
 MIN_FPS, MAX_FPS = 1, 1000
 
@@ -68,7 +71,11 @@ class Options(BaseModel):
         description="Frame rate of the result, instead of factor: 1 to 1000, exactly; "
         "a number (60, 59.94) or a ratio (60000/1001).",
     )
-    model: Literal["dain"] = Field(default="dain", description="Network that interpolates: dain.")
+    model: ModelName = Field(
+        default="auto",
+        description="Network that interpolates: dain, dain-lite (a twentieth of the work), or auto, which is the "
+        "worker's own: dain on a GPU, dain-lite on a CPU.",
+    )
     scene_threshold: float = Field(
         default=0.3,
         ge=0,

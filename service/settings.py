@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ByteSize, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.options import ModelName
+
 GIB = 2**30
 HOUR = 3600
 DAY = 24 * HOUR
@@ -75,7 +77,11 @@ class Settings(BaseSettings):
         description="How long a finished job is remembered; its result answers 410 once expired.",
     )
 
-    model: Literal["dain"] = Field(default="dain", description="Model that a worker loads.")
+    model: ModelName = Field(
+        default="auto",
+        description="Model that a worker loads first, and runs for jobs that name none: `dain`, `dain-lite`, or "
+        "`auto`: `dain` on a GPU, `dain-lite` on a CPU.",
+    )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",

@@ -26,7 +26,12 @@ SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if 
 @click.argument("result", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--factor", metavar="N", help="Frames per source frame, 2 to 16.  [default: 2]")
 @click.option("--target-fps", metavar="RATE", help="Frame rate instead of a factor: 60, 59.94, 60000/1001.")
-@click.option("--model", default="dain", show_default=True, help="Network that interpolates.")
+@click.option(
+    "--model",
+    default="auto",
+    show_default=True,
+    help="Network that interpolates: dain, dain-lite, or auto: dain on a GPU, dain-lite on a CPU.",
+)
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "fp16", "bf16", "fp8"]),

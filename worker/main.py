@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import uuid
+from functools import partial
 from typing import Any
 
 import click
@@ -30,6 +31,7 @@ from service.settings import Settings, read_settings
 from service.store import Store
 from service.workers import WorkerRecord, Workers
 from worker import tasks
+from worker.models import Models
 from worker.telemetry import HUNG, Telemetry, describe
 
 log = logging.getLogger("dain.worker")
@@ -47,18 +49,19 @@ def connect(settings: Settings) -> Redis:
     )
 
 
-def load(settings: Settings) -> Interpolator:
+def load(settings: Settings) -> Models:
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    interpolator = Interpolator.load(
-        settings.model,
+    load_one = partial(
+        Interpolator.load,
         device=settings.device,
         precision=settings.precision,
         memory=settings.max_vram_bytes,
     )
-    if interpolator.device.type == "cuda":
-        torch.cuda.set_device(interpolator.device)  # graphs are captured on the calling thread's device
-    return interpolator
+    models = Models(load_one, settings.model)
+    if models.device.type == "cuda":
+        torch.cuda.set_device(models.device)  # graphs are captured on the calling thread's device
+    return models
 
 
 def describe_worker(interpolator: Interpolator) -> WorkerRecord:
@@ -80,13 +83,13 @@ def describe_worker(interpolator: Interpolator) -> WorkerRecord:
 def run(settings: Settings) -> int:
     """Work until told to stop; returns the exit status."""
     redis = connect(settings)
-    interpolator = load(settings)
-    record = describe_worker(interpolator)
+    models = load(settings)
+    record = describe_worker(models.default)
     ttl = settings.worker_ttl_seconds
     workers = Workers(redis, ttl_seconds=ttl)
     telemetry = Telemetry(workers, record, ttl_seconds=ttl, stall_seconds=settings.stall_seconds)
     telemetry.start()
-    interpolator.warm_up(*WARM_UP_SIZE)
+    models.default.warm_up(*WARM_UP_SIZE)
     draining = threading.Event()
     worker = WarmWorker(redis, record.name, on_drain=draining.set)
     runtime = tasks.Runtime(
@@ -95,7 +98,7 @@ def run(settings: Settings) -> int:
         jobs=Jobs.from_settings(redis, settings),
         queue=Queue(redis),
         store=Store.from_settings(settings),
-        interpolator=interpolator,
+        models=models,
         telemetry=telemetry,
         draining=draining,
         stop_after_task=worker.stop_after_task,

@@ -34,6 +34,7 @@ from worker import pipeline
 from worker.ffmpeg import DISK_FULL, MediaError
 from worker.lease import Drained, Lease, Void
 from worker.media import Limits
+from worker.models import Models
 from worker.plan import Plan
 from worker.relay import Leg, Relay
 from worker.telemetry import Telemetry
@@ -56,7 +57,7 @@ class Runtime:
     jobs: Jobs
     queue: Queue
     store: Store
-    interpolator: Interpolator
+    models: Models
     telemetry: Telemetry
     draining: threading.Event
     stop_after_task: Callable[[], None]
@@ -134,7 +135,7 @@ def _attempt(runtime: Runtime, job_id: str, task: str, work: Callable[[Attempt],
     except Exception as error:  # the cap on attempts ends what no attempt can do
         problem, is_final = _judge(error, claim)
         log.warning("%s of job %s, attempt %d: %s", task, job_id, claim.attempt, error, exc_info=not is_final)
-        if _is_lost(runtime.interpolator.device, error):
+        if _is_lost(runtime.models.device, error):
             _stop(runtime, error)
         # Where two tasks lose the same GPU, the attempt of one of them is to blame.
         is_culprit = runtime.device_errors[:1] in ([], [error])
@@ -215,11 +216,15 @@ def _insist(call: Callable[[], T]) -> T:
 
 def _plan(attempt: Attempt) -> None:
     runtime, job = attempt.runtime, attempt.job
+    # Whichever workers make the segments, they are of one model.
+    options = job.options
+    if options.model == "auto":
+        options = options.model_copy(update={"model": runtime.models.default.model_name})
     with runtime.store.fetch(job.source) as source:
         settings = runtime.settings
         limits = Limits(settings.max_pixels, settings.max_frames, settings.max_duration_seconds)
         frames, check = settings.segment_frames, attempt.lease.check
-        made = Plan.make(source, job.options, limits=limits, segment_frames=frames, check=check)
+        made = Plan.make(source, options, limits=limits, segment_frames=frames, check=check)
     path = attempt.scratch / "plan.json"
     path.write_text(made.to_json())
     runtime.store.put(path, _plan_key(job.id))
@@ -234,14 +239,16 @@ def _segment(attempt: Attempt) -> None:
     made = attempt.scratch / "segment.mp4"
     with runtime.store.fetch(_plan_key(job.id)) as path:
         plan = Plan.from_json(path.read_text())
-    turn = Turn(attempt, plan.segments[index].stop_output - plan.segments[index].first_output)
+    interpolator = runtime.models.named(plan.options.model)
+    frames = plan.segments[index].stop_output - plan.segments[index].first_output
+    turn = Turn(attempt, interpolator, frames)
     with runtime.store.fetch(job.source) as source:
         stats = pipeline.render_segment(
             plan,
             index,
             source,
             made,
-            runtime.interpolator,
+            interpolator,
             on_frame=turn.advance,
             check=attempt.lease.check,
             turn=turn.taken(),
@@ -258,15 +265,16 @@ def _segment(attempt: Attempt) -> None:
 class Turn:
     """A segment's time on the device; shortly before its end the next task is let begin."""
 
-    def __init__(self, attempt: Attempt, frames: int) -> None:
+    def __init__(self, attempt: Attempt, interpolator: Interpolator, frames: int) -> None:
         self._attempt = attempt
+        self._interpolator = interpolator
         self._frames = frames
         self._began = 0.0
 
     @contextmanager
     def taken(self) -> Iterator[None]:
         check = self._attempt.lease.check
-        with self._attempt.leg.turn(check), self._attempt.runtime.interpolator.interruptible(check):
+        with self._attempt.leg.turn(check), self._interpolator.interruptible(check):
             self._attempt.lease.wait(False)
             self._began = time.monotonic()
             yield

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from dain_core.checkpoint import SHIPPED
 from dain_core.engine import Interpolator, usable_devices
 from dain_core.metrics import psnr
 
 
 @pytest.fixture(scope="module")
 def engine() -> Interpolator:
-    return Interpolator.load(device="cpu")
+    return Interpolator.load("dain", device="cpu")
 
 
 def moving_texture(height: int, width: int, shift: int) -> Tensor:
@@ -29,8 +30,14 @@ def test_what_it_says_of_itself(engine: Interpolator) -> None:
     assert (engine.precision, engine.backend, engine.recomputed) == ("fp32", "cpu", 0)
 
 
-def test_it_finds_the_frame_between(engine: Interpolator) -> None:
+def test_a_cpu_gets_the_small_model_unless_another_is_named() -> None:
+    assert Interpolator.load(device="cpu").model_name == "dain-lite"
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_it_finds_the_frame_between(model: str) -> None:
     """Clearly better than the mean of the two frames, on a picture that moves by 8 pixels."""
+    engine = Interpolator.load(model, device="cpu")
     first, truth, second = (moving_texture(96, 128, shift) for shift in (0, 4, 8))
     between = engine.interpolate(first, second, [0.5])
     assert psnr(between, truth) > psnr((first + second) / 2, truth) + 3
@@ -64,7 +71,7 @@ def test_other_floating_dtypes_and_layouts_are_welcome(engine: Interpolator) -> 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_close(engine: Interpolator, precision: str) -> None:
-    half = Interpolator.load(device="cpu", precision=precision)
+    half = Interpolator.load("dain", device="cpu", precision=precision)
     first, second = moving_texture(64, 64, 0), moving_texture(64, 64, 6)
     result = half.interpolate(first, second, [0.5])
     assert result.dtype == torch.float32 and half.recomputed == 0
@@ -73,7 +80,7 @@ def test_half_precision_is_close(engine: Interpolator, precision: str) -> None:
 
 def test_a_broken_half_precision_result_is_made_again(engine: Interpolator) -> None:
     """Also where the warp would hide the break: it copies pixels whose flow is no number."""
-    half = Interpolator.load(device="cpu", precision="bf16")
+    half = Interpolator.load("dain", device="cpu", precision="bf16")
     half._model.flow.refine[0][0].weight.fill_(float("inf"))
     first, second = moving_texture(64, 64, 0), moving_texture(64, 64, 6)
     result = half.interpolate(first, second, [0.25, 0.5])
@@ -83,7 +90,7 @@ def test_a_broken_half_precision_result_is_made_again(engine: Interpolator) -> N
 
 def test_results_may_be_asked_for_later(engine: Interpolator) -> None:
     """In any order, more than once, and when other frames have been submitted meanwhile."""
-    half = Interpolator.load(device="cpu", precision="bf16")
+    half = Interpolator.load("dain", device="cpu", precision="bf16")
     frames = [half.frame(moving_texture(64, 64, shift)) for shift in (0, 4, 8)]
     pairs = [half.pair(*frames[:2]), half.pair(*frames[1:])]
     expected = [half.between(pair, time) for pair in pairs for time in (0.25, 0.5)]

@@ -29,10 +29,16 @@ from service.store import Store
 from service.workers import WorkerRecord, Workers
 from tests.worker.conftest import Average
 from worker import tasks
+from worker.models import Models
+from worker.plan import Plan
 from worker.telemetry import HUNG, Telemetry
 
 
 class Interruptible(Average):
+    def __init__(self, model_name: str) -> None:
+        super().__init__()
+        self.model_name = model_name
+
     @contextmanager
     def interruptible(self, check: Callable[[], None]) -> Iterator[None]:
         yield
@@ -52,19 +58,22 @@ class Bench:
         self.telemetry.update(ready=True)
         self.stopped = False
         self.draining = threading.Event()
-        self.interpolator = Interruptible()
+        self.models = Models(self.load, "auto")
         self.runtime = tasks.Runtime(
             name="bench",
             settings=settings,
             jobs=self.jobs,
             queue=self.queue,
             store=self.store,
-            interpolator=self.interpolator,  # type: ignore[arg-type]
+            models=self.models,
             telemetry=self.telemetry,
             draining=self.draining,
             stop_after_task=lambda: setattr(self, "stopped", True),
         )
         tasks.install(self.runtime)
+
+    def load(self, name: str) -> Any:
+        return Interruptible("dain-lite" if name == "auto" else name)
 
     def accept(self, source: Path, tmp_path: Path, **options: object) -> Job:
         job_id = new_job_id()
@@ -105,6 +114,20 @@ def bench(redis: Redis, settings: Settings) -> Bench:
     return Bench(redis, settings.model_copy(update={"segment_frames": 8, "max_attempts": 2}))
 
 
+def test_a_job_that_names_no_model_gets_that_of_the_worker_which_plans_it(
+    bench: Bench, clip: Path, tmp_path: Path
+) -> None:
+    for options, model in (({}, "dain-lite"), ({"model": "dain"}, "dain")):
+        job = bench.accept(clip, tmp_path, **options)
+        bench.take()
+        with bench.store.fetch(f"plans/{job.id}.json") as path:
+            assert Plan.from_json(path.read_text()).options.model == model
+        bench.work()
+        assert bench.jobs.get(job.id).status is State.SUCCEEDED
+    assert bench.models.named("dain") is bench.models.named("dain")
+    assert bench.models.named("dain") is not bench.models.default
+
+
 def test_a_job_from_upload_to_result(bench: Bench, clip: Path, tmp_path: Path) -> None:
     job = bench.accept(clip, tmp_path, factor=2)
     assert bench.work() == 1 + 3 + 1
@@ -137,8 +160,8 @@ def test_a_cancelled_job_publishes_nothing(
 ) -> None:
     job = bench.accept(clip, tmp_path)
     bench.work(1)
-    submit = bench.interpolator.submit
-    monkeypatch.setattr(bench.interpolator, "submit", lambda *a: (bench.jobs.cancel(job.id), submit(*a))[1])
+    submit = bench.models.default.submit
+    monkeypatch.setattr(bench.models.default, "submit", lambda *a: (bench.jobs.cancel(job.id), submit(*a))[1])
     bench.work()
     assert bench.jobs.get(job.id).status is State.CANCELLED
     assert bench.keys("segments", "results") == []
@@ -167,7 +190,7 @@ def test_what_always_fails_ends_the_job_after_its_attempts(
     bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = bench.accept(clip, tmp_path)
-    monkeypatch.setattr(bench.interpolator, "pair", fails_with(RuntimeError("no such thing")))
+    monkeypatch.setattr(bench.models.default, "pair", fails_with(RuntimeError("no such thing")))
     bench.work()
     failed = bench.jobs.get(job.id)
     assert failed.status is State.FAILED and failed.error is not None
@@ -181,7 +204,7 @@ def test_frames_too_large_for_the_gpu_are_named(
 ) -> None:
     job = bench.accept(clip, tmp_path)
     too_large = FrameTooLargeError("a frame of 9000x9000 needs at least 90 GiB: scale the video down")
-    monkeypatch.setattr(bench.interpolator, "frame", fails_with(too_large))
+    monkeypatch.setattr(bench.models.default, "frame", fails_with(too_large))
     bench.work()
     failed = bench.jobs.get(job.id)
     assert failed.error is not None and failed.error["type"] == "urn:dain:problem:limit-exceeded"
@@ -193,7 +216,7 @@ def test_what_fails_once_is_done_by_the_next_attempt(
 ) -> None:
     job = bench.accept(clip, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(bench.interpolator, "pair", fails_with(RuntimeError("a hiccup")))
+        patch.setattr(bench.models.default, "pair", fails_with(RuntimeError("a hiccup")))
         bench.work(2)
     bench.work()
     done = bench.jobs.get(job.id)
@@ -204,7 +227,7 @@ def test_a_broken_gpu_ends_the_worker_after_handing_the_task_back(
     bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = bench.accept(clip, tmp_path)
-    monkeypatch.setattr(bench.interpolator, "pair", fails_with(torch.AcceleratorError("illegal address")))
+    monkeypatch.setattr(bench.models.default, "pair", fails_with(torch.AcceleratorError("illegal address")))
     bench.work(2)
     assert bench.stopped and (job.id, "segment-0") in bench.queue.waiting()
     waiting = bench.queue.waiting()
@@ -230,7 +253,7 @@ def test_the_next_segment_begins_before_the_last_is_delivered(
     assert record.task == "segment-0"
     other = threading.Thread(target=bench.take)
     other.start()
-    until(lambda: bench.interpolator.frames >= 8)  # the second's: the first needs five
+    until(lambda: bench.models.default.frames >= 8)  # the second's: the first needs five
     [record] = bench.workers.all()
     assert record.task == "segment-1" and bench.keys("segments") == []
     may_deliver.set()
