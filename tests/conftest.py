@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import imageio_ffmpeg
 import pytest
 from redis import Redis
@@ -15,6 +16,10 @@ from redis.retry import Retry
 
 from service.settings import Settings
 from service.up import redis_server as find_redis_server
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.schedule import Blend, Copy, Factor, OutputFrame, Retime, TargetRate, build, segments
@@ -12,9 +12,6 @@ NTSC_FILM = Fraction(24000, 1001)
 
 
 Clip = tuple[list[Fraction], Fraction]
-
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 
 def constant_rate(count: int, rate: Fraction, start: Fraction = Fraction(0)) -> Clip:
