@@ -239,6 +239,13 @@ class Simulation:
     def __post_init__(self) -> None:
         self.redis = Redis.from_url(self.settings.require_redis_url)
         self.jobs = Jobs.from_settings(self.redis, self.settings)
+        forget = self.jobs.cleaned
+
+        def look_back_and_forget(job_id: str) -> None:
+            self._look_back(job_id)
+            forget(job_id)
+
+        setattr(self.jobs, "cleaned", look_back_and_forget)  # noqa: B010  # a method, to mypy
         self.queue = Queue(self.redis)
         self.workers = Workers(self.redis, ttl_seconds=self.settings.worker_ttl_seconds)
 
@@ -255,7 +262,7 @@ class Simulation:
             threading.Thread(target=self._do_harm, daemon=True).start()
         self._watch("filling", lambda elapsed: elapsed > 2 * self.fleet.segment_seconds)
         self._watch("working", lambda _: not submission.is_alive())
-        self._watch("finishing", lambda _: self._ended() == self.fleet.jobs)
+        self._watch("finishing", lambda _: self._ended() == self.fleet.jobs and not self.jobs.unclean())
         self._dismiss()
         return self._audit()
 
@@ -347,7 +354,6 @@ class Simulation:
                 wrong.append(f"job {job.id} has {job.status.value}: {job.error}")
             elif job.progress.frames_done != SEGMENTS * FRAMES:
                 wrong.append(f"job {job.id} counts {job.progress.frames_done} frames")
-            self._look_back(job.id)
         counted, expected = self.jobs.counters()["frames"], SEGMENTS * FRAMES * len(self.ids)
         if counted != expected:
             wrong.append(f"the service counts {counted} frames instead of {expected}")

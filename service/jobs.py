@@ -183,9 +183,7 @@ class Jobs:
 
         Its upload and segments go with the next sweep; its result is the caller's to remove.
         """
-        segments = int(self._redis.hget(job_key(job_id), "segments_total") or 0)
-        tasks = [PLAN, ASSEMBLE, *map(segment_name, range(segments))]
-        keys = [job_key(job_id), job_key(job_id, "active"), *(task_key(job_id, task) for task in tasks)]
+        keys = [job_key(job_id), job_key(job_id, "active"), *self._task_keys(job_id)]
         with self._redis.pipeline(transaction=True) as pipe:
             for state in State:
                 pipe.zrem(state_key(state), job_id)
@@ -340,7 +338,11 @@ class Jobs:
         return [text(raw) for raw in self._redis.smembers(UNCLEAN)]
 
     def cleaned(self, job_id: str) -> None:
-        self._redis.srem(UNCLEAN, job_id)
+        """Say that they are gone. Its tasks' records, most of what a job takes here, go with them."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(*self._task_keys(job_id))
+            pipe.srem(UNCLEAN, job_id)
+            pipe.execute()
 
     def finished_before(self, moment: float) -> list[str]:
         """Jobs that ended before `moment`, oldest first."""
@@ -358,6 +360,10 @@ class Jobs:
             pipe.execute()
 
     # -- reading ----------------------------------------------------------------------------------
+
+    def _task_keys(self, job_id: str) -> list[str]:
+        segments = int(self._redis.hget(job_key(job_id), "segments_total") or 0)
+        return [task_key(job_id, task) for task in (PLAN, ASSEMBLE, *map(segment_name, range(segments)))]
 
     def _get_if_there(self, job_id: str) -> Job | None:
         try:
