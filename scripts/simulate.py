@@ -74,11 +74,6 @@ class Fleet:
         work = SEGMENTS * self.segment_seconds
         return max(1, round(self.load * self.workers * self.seconds / work))
 
-    @property
-    def patience(self) -> float:
-        """Seconds after which a run counts as stuck."""
-        return 60 + 3 * self.seconds
-
 
 # -- workers, in processes of their own -------------------------------------------------------------
 
@@ -298,7 +293,7 @@ class Simulation:
         samples, begun = [Sample.take(self.redis, self.queue)], time.monotonic()
         self.samples[name] = samples
         while not over(time.monotonic() - begun):
-            if time.monotonic() - begun > self.fleet.patience:
+            if time.monotonic() - begun > 60 + 3 * self.fleet.seconds:
                 raise click.ClickException("This machine is too slow for so many workers at work.")
             for _ in range(10):
                 time.sleep(0.1)

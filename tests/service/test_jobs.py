@@ -259,6 +259,19 @@ def test_a_deleted_job_leaves_nothing(jobs: Jobs, job: Job, redis: Redis) -> Non
     assert jobs.page()[0] == [] and sum(jobs.counts().values()) == 0
 
 
+def test_of_a_job_that_is_over_and_cleaned_up_only_its_record_is_left(
+    jobs: Jobs, job: Job, redis: Redis
+) -> None:
+    planned(jobs, job, segments=3)
+    late = jobs.claim(job.id, "segment-0", "ann")
+    jobs.cancel(job.id)
+    jobs.cleaned(job.id)
+    assert not jobs.report(late, 5) and jobs.complete(late) is None
+    assert not jobs.release(late, failed=True)
+    assert [key.decode() for key in redis.scan_iter("dain:job:*")] == [f"dain:job:{job.id}"]
+    assert jobs.unclean() == [] and jobs.get(job.id).status is State.CANCELLED
+
+
 def test_what_else_belongs_to_the_acceptance_is_in_the_same_transaction(jobs: Jobs, redis: Redis) -> None:
     job_id = new_job_id()
     jobs.create(
