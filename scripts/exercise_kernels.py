@@ -30,6 +30,8 @@ def exercise(n: int, c: int, h: int, w: int, dtype: torch.dtype, layout: torch.m
         *ops.flow_projection_backward(flow, flow, weight),
         ops.adaptive_warp(image, flow, kernel),
         *ops.adaptive_warp_backward(image, image, flow, kernel),
+        *ops.adaptive_warp_backward(image, image, flow, kernel, True, False),
+        *ops.adaptive_warp_backward(image, image, flow, kernel, False, True),
         ops.separable_conv(padded, vertical, horizontal),
         *ops.separable_conv_backward(image, padded, vertical, horizontal),
     ]

@@ -274,7 +274,9 @@ std::tuple<Tensor, Tensor, Tensor> adaptive_warp_backward(const Tensor& grad, co
   const Tensor dense = takes_packs(image) ? torch::stable::contiguous(grad, MemoryFormat::ChannelsLast) : grad;
   const bool packs = of_image && takes_packs(image) && holds_packs(dense);
   const Shape nothing = {0, 0, 0, 0};
-  Tensor grad_image = empty(of_image ? shape : nothing, wide(image.scalar_type()), image,
+  // Its sums are wide; if it is not wanted it has the type that it would have in the end.
+  const ScalarType sums = of_image ? wide(image.scalar_type()) : image.scalar_type();
+  Tensor grad_image = empty(of_image ? shape : nothing, sums, image,
                             packs ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   torch::stable::zero_(grad_image);
   const Tensor grad_flow = empty(of_motion ? shape.with_channels(2) : nothing, flow.scalar_type(), image);
