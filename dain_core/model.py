@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,23 +211,30 @@ class DAIN(nn.Module):
             image=image,
             inverse_depth=1e-6 + torch.exp(-log_depth),
             context=torch.cat((context, log_depth.detach().to(context.dtype)), 1),
-            pyramid=self.flow.features(downsample(source, config.flow_scale)),
+            pyramid=self.flow_features(image),
         )
 
-    def flow_levels(self, first: Features, second: Features) -> list[Tensor]:
+    def flow_features(self, image: Tensor) -> tuple[Tensor, ...]:
+        """`Features.pyramid` of images, alone."""
+        return self.flow.features(downsample(image.to(self.dtype), self.config.flow_scale))
+
+    def flow_levels(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
         """The flow from the first frame to the second and, further on in the batch, back.
+
+        Args:
+            first, second: the frames' `Features.pyramid`.
 
         Returns:
             (2N, 2, h, w), in pixels of the frame, float32, for five levels from 1/64 to 1/4 of the size that
             `ModelConfig.flow_scale` leaves.
         """
-        there = [torch.cat(levels) for levels in zip(first.pyramid, second.pyramid, strict=True)]
-        back = [torch.cat(levels) for levels in zip(second.pyramid, first.pyramid, strict=True)]
+        there = [torch.cat(levels) for levels in zip(first, second, strict=True)]
+        back = [torch.cat(levels) for levels in zip(second, first, strict=True)]
         return [FLOW_UNIT * self.config.flow_scale * level for level in self.flow(there, back)]
 
     def motion(self, first: Features, second: Features) -> Motion:
         """Flow both ways and the interpolation kernels of a pair."""
-        flow = upsample(self.flow_levels(first, second)[-1], 4 * self.config.flow_scale)
+        flow = upsample(self.flow_levels(first.pyramid, second.pyramid)[-1], 4 * self.config.flow_scale)
         forward, backward = flow.chunk(2)
         kernels = self.kernels(first.image.to(self.dtype), second.image.to(self.dtype))
         return Motion((forward, backward), kernels)

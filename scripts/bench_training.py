@@ -21,10 +21,11 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from dain_core.training.batch import Batch
-from dain_core.training.cli import PartNames
+from dain_core.training.cli import Named, PartNames
 from dain_core.training.config import TrainConfig
 from dain_core.training.data import open_source
 from dain_core.training.loop import prepare
+from dain_core.training.objective import WEIGHTS
 from dain_core.training.precision import LEVELS
 from dain_core.training.ranks import Ranks
 from dain_core.training.trainer import Trainer
@@ -44,6 +45,9 @@ def main() -> None:
 @main.command()
 @click.argument("configurations", nargs=-1)
 @click.option("--parts", type=PartNames(), default="flow,kernels,context,rectify")
+@click.option(
+    "--weight", "weights", multiple=True, type=Named(tuple(WEIGHTS), alone=False), help="Of a loss."
+)
 @click.option("--seconds", default=6.0, help="How long to time each.")
 @click.option("--profile", "kernels", default=0, help="Also list so many kernels that take longest.")
 @click.option("--tune/--no-tune", default=True, help="Let cuDNN try which of its kernels are fastest.")
@@ -51,6 +55,7 @@ def main() -> None:
 def speed(
     configurations: tuple[str, ...],
     parts: tuple[str, ...],
+    weights: tuple[tuple[str, float], ...],
     seconds: float,
     kernels: int,
     tune: bool,
@@ -63,7 +68,7 @@ def speed(
     )
     rows = []
     for text in configurations or CLAIM:
-        row = measure(configure(text, parts), seconds, kernels)
+        row = measure(configure(text, parts, weights=dict(weights)), seconds, kernels)
         print(json.dumps(row), flush=True)
         rows.append(row)
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))

@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda_ext import correlation
-from dain_core.modules.layers import FullPrecisionConv2d, FullPrecisionConvTranspose2d
+from dain_core.modules.layers import (
+    FullPrecisionConv2d,
+    FullPrecisionConvTranspose2d,
+    SlackConv2d,
+    SlackConvTranspose2d,
+    aligned,
+)
 
 #: The network predicts flow in units of 20 pixels of the full-size frame.
 FLOW_UNIT = 20.0
@@ -22,7 +28,7 @@ _REFINE_DILATIONS = (1, 2, 4, 8, 16, 1)
 
 def _conv(in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation),
+        SlackConv2d(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation),
         nn.LeakyReLU(0.1, inplace=True),
     )
 
@@ -52,7 +58,8 @@ class Decoder(nn.Module):
         self.predict = FullPrecisionConv2d(self.channels, 2, 3, padding=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The flow of this level in float32, and the features that it came from."""
+        """The flow of this level in float32, and the features that it came from (`aligned`)."""
+        x = aligned(x)
         for conv in self.dense:
             x = torch.cat((conv(x), x), 1)
         return self.predict(x), x
@@ -88,7 +95,7 @@ class FlowNetwork(nn.Module):
             FullPrecisionConvTranspose2d(2, 2, 4, stride=2, padding=1) for _ in decoders
         )
         self.up_features = nn.ModuleList(
-            nn.ConvTranspose2d(decoder.channels, 2, 4, stride=2, padding=1) for decoder in decoders[:-1]
+            SlackConvTranspose2d(decoder.channels, 2, 4, stride=2, padding=1) for decoder in decoders[:-1]
         )
         inputs = (decoders[-1].channels, *refine)
         self.refine = nn.Sequential(
@@ -102,6 +109,7 @@ class FlowNetwork(nn.Module):
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
         """The feature pyramid of (N, 3, H, W) images, from 1/2 to 1/64: a frame's own, whatever the pair."""
         maps = []
+        image = aligned(image)
         for level in self.pyramid:
             image = level(image)
             maps.append(image)

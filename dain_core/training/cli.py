@@ -56,7 +56,7 @@ class PartNames(click.ParamType):
         return names
 
 
-class _Named(click.ParamType):
+class Named(click.ParamType):
     """A number, or NAME=NUMBER, as (name or None, number)."""
 
     def __init__(self, names: tuple[str, ...], alone: bool) -> None:
@@ -108,7 +108,7 @@ def _setting(flag: str, kind: Any, text: str) -> Any:
 @click.option(
     "--lr",
     multiple=True,
-    type=_Named(PARTS, alone=True),
+    type=Named(PARTS, alone=True),
     help=f"Highest learning rate, of all or of one part: --lr 2e-4 --lr rectify=1e-4.  [default: {TrainConfig.rate}]",
 )
 @_setting("--warm-up", click.FloatRange(0, 1), "Share of the run in which the learning rate rises.")
@@ -118,7 +118,7 @@ def _setting(flag: str, kind: Any, text: str) -> Any:
 @click.option(
     "--weight",
     multiple=True,
-    type=_Named(tuple(WEIGHTS), alone=False),
+    type=Named(tuple(WEIGHTS), alone=False),
     help="Weight of a loss: --weight flow=0.05. Without one of the frame (frame=0), flow and depth train alone.",
 )
 @_setting("--teacher", str, "Weights of `dain`, by name or file, to learn flow and depth from as well.")

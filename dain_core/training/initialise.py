@@ -102,7 +102,7 @@ def _flow(model: DAIN, batch: Batch, kept: Collection[nn.Module]) -> None:
             if isinstance(layer, nn.Conv2d) and layer not in heads and layer not in kept:
                 stack.callback(layer.register_forward_hook(_centred).remove)
         one, two = model.features(torch.cat((batch.first, batch.last)), with_context=False).halves()
-        model.flow_levels(one, two)
+        model.flow_levels(one.pyramid, two.pyramid)
 
 
 def _kernels(model: DAIN, batch: Batch, kept: Collection[nn.Module]) -> None:

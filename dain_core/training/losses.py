@@ -55,7 +55,9 @@ def _ternary(image: Tensor) -> Tensor:
     return difference / (0.81 + difference.square()).sqrt()
 
 
-def flow_error(levels: Sequence[Tensor], truth: Tensor, supervised: Tensor) -> tuple[Tensor, Tensor]:
+def flow_error(
+    levels: Sequence[Tensor], truth: Tensor, supervised: Tensor, power: float = 0.75
+) -> tuple[Tensor, Tensor]:
     """The robust multi-level loss of PWC-Net (section 4), and the end-point error of its full size.
 
     Args:
@@ -64,6 +66,7 @@ def flow_error(levels: Sequence[Tensor], truth: Tensor, supervised: Tensor) -> t
         truth: (N, 2, H, W), in pixels.
         supervised: (N,): where it is false, the truth is not known and the sample adds nothing. The loss is a
             mean over all samples all the same, so that parts of a batch average to the whole.
+        power: of the end-point error: the smaller, the more small errors count beside large ones.
 
     Returns:
         The loss, a scalar; and the mean end-point error of each sample in pixels, (N,), without gradient.
@@ -71,12 +74,13 @@ def flow_error(levels: Sequence[Tensor], truth: Tensor, supervised: Tensor) -> t
     known = supervised.float()
     *coarse, finest = (flow.float() for flow in levels)
     total = torch.zeros((), device=truth.device)
-    for weight, flow in zip(LEVEL_WEIGHTS, coarse, strict=False):
-        pooled = F.avg_pool2d(truth, truth.shape[-1] // flow.shape[-1])
-        total = total + weight * _robust(_end_point(flow, pooled), known)
+    pooled = truth
+    for weight, flow in reversed([*zip(LEVEL_WEIGHTS, coarse, strict=False)]):
+        pooled = F.avg_pool2d(pooled, pooled.shape[-1] // flow.shape[-1])
+        total = total + weight * _robust(_end_point(flow, pooled), known, power)
     scale = truth.shape[-1] // finest.shape[-1]
     error = _end_point(upsample(finest, scale), truth)
-    total = total + LEVEL_WEIGHTS[-1] * _robust(error, known)
+    total = total + LEVEL_WEIGHTS[-1] * _robust(error, known, power)
     return total, error.detach().mean((1, 2))
 
 
@@ -85,8 +89,8 @@ def _end_point(flow: Tensor, truth: Tensor) -> Tensor:
     return ((flow - truth).square().sum(1) + 1e-4).sqrt()
 
 
-def _robust(error: Tensor, known: Tensor) -> Tensor:
-    return ((error + 0.05).pow(0.75).mean((1, 2)) * known).mean()
+def _robust(error: Tensor, known: Tensor, power: float) -> Tensor:
+    return ((error + 0.05).pow(power).mean((1, 2)) * known).mean()
 
 
 def depth_error(log_depth: Tensor, truth: Tensor, supervised: Tensor) -> Tensor:

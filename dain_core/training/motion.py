@@ -25,6 +25,8 @@ LENGTHS = np.array([1, 0.35, 0.5, 0.5, 0.5, 0.5, 0.6, 0.6, 0.6, 0.6])
 JOINTS = np.array([0, 0, 0.08, 0.5, 0.08, 0.5, 1, 0.6, 1, 0.6])
 #: The share of scenes in which objects and pans are five times as fast, as in a close-up of traffic.
 _FAST = 0.3
+#: The share of scenes with a close-up: something that reaches in from beyond the frame.
+_CLOSE = 0.2
 #: Half of a limb's length, in halves of its canvas (as shapes.py draws it).
 LIMB = 0.7
 
@@ -128,7 +130,8 @@ def draw_layout(
         easy: share of scenes with two objects at most, none of them a figure.
     """
     objects = (n, 1 + OBJECTS)
-    unit = (height * width) ** 0.5 / 300  # sizes and speeds below are for frames of about 256x352
+    # Sizes and speeds below are for frames of about 256x352; in some batches all is smaller.
+    unit = (height * width) ** 0.5 / 300 * rng.uniform(0.5, 1.1)
     simple = rng.random(n) < easy
     figure = (rng.random(n) < 0.2) & ~simple
     present = _present(rng, n, figure, simple)
@@ -141,7 +144,7 @@ def draw_layout(
     slope[:, 0, 1] = rng.uniform(0, 0.7, n) / (height / 2)  # the ground comes nearer towards the lower border
 
     place = rng.uniform(-0.55, 0.55, (*objects, 2)) * (width, height)
-    size = np.exp(rng.uniform(np.log(10), np.log(150), objects))[..., None] * [unit, unit]
+    size = np.exp(rng.uniform(np.log(12), np.log(200), objects))[..., None] * [unit, unit]
     size *= np.exp(rng.normal(0, 0.2, size.shape))
     size[..., 0] *= rng.choice([-1, 1], objects)
     angle = rng.normal(0, 0.35, objects)
@@ -155,7 +158,7 @@ def draw_layout(
     layout = Layout(
         present=present,
         figure=figure,
-        calm=rng.random(n) < 0.33,
+        calm=rng.random(n) < 0.25,
         place=place,
         velocity=velocity,
         angle=angle,
@@ -173,6 +176,7 @@ def draw_layout(
     )
     layout.place[:, 0], layout.angle[:, 0] = 0, 0
     layout.size[:, 0] = width * 0.625, height * 0.625  # a quarter larger than the frame
+    _draw_close_ups(rng, layout, (rng.random(n) < _CLOSE) & ~figure & ~simple, unit)
     _draw_figures(rng, layout, unit)
     _draw_ripples(rng, layout, unit)
     _calm(rng, layout)
@@ -198,6 +202,19 @@ def _present(rng: np.random.Generator, n: int, figure: Array, simple: Array) -> 
     count = np.where(figure, len(PARENTS) + rng.integers(0, 3, n), count)
     count = np.where(simple, np.minimum(count, 2), np.minimum(count, OBJECTS))
     return np.arange(1 + OBJECTS) <= count[:, None]
+
+
+def _draw_close_ups(rng: np.random.Generator, layout: Layout, chosen: Array, unit: float) -> None:
+    """Makes the first object of the chosen scenes a large and fast one before all others, much of it out of sight."""
+    n, frame = int(chosen.sum()), 1.6 * layout.size[chosen, 0]
+    side, length = rng.uniform(0, 2 * np.pi, n), np.exp(rng.uniform(np.log(80), np.log(320), (n, 1))) * unit
+    layout.present[chosen, 1] = True
+    layout.size[chosen, 1] = length * np.exp(rng.normal(0, 0.25, (n, 2)))
+    towards = np.stack([np.cos(side), np.sin(side)], -1)
+    layout.place[chosen, 1] = towards * (rng.uniform(0.3, 0.6, (n, 1)) * frame / 2 + 0.6 * length)
+    layout.velocity[chosen, 1] = speeds(rng, (n,), 22 * unit, 120 * unit)
+    layout.disparity[chosen, 1] = 1.1 * np.where(layout.present, layout.disparity, 0)[chosen].max(1)
+    layout.spin[chosen, 1] *= 0.2
 
 
 def _draw_figures(rng: np.random.Generator, layout: Layout, unit: float) -> None:

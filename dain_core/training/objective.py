@@ -24,6 +24,9 @@ WEIGHTS: Mapping[str, tuple[float, float]] = {
     "depth": (0.02, 0.02),
 }
 
+#: Of the flow's error, at the start and at the end of a run: first large errors are learned from, then small ones.
+FLOW_POWER = (0.75, 0.5)
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -31,12 +34,12 @@ class Pass:
 
     Attributes:
         levels: see `DAIN.flow_levels`.
-        log_depth: of all first and then all last frames, (2N, 1, H, W).
+        log_depth: of all first and then all last frames, (2N, 1, H, W); None if nothing needs it.
         frames: "blend" and "output", (N, 3, H, W), as far as something learns from them.
     """
 
     levels: list[Tensor]
-    log_depth: Tensor
+    log_depth: Tensor | None
     frames: dict[str, Tensor]
 
 
@@ -92,8 +95,8 @@ class Objective(nn.Module):
         truth = self._teacher.teach(batch) if self._teacher else batch
         with self.precision.autocast(batch.first.device):
             made = self._run(batch)
-        weights = {name: start + (end - start) * progress for name, (start, end) in self.weights.items()}
-        terms, watched = self._compare(made, truth, weights["census"])
+        weights = {name: _between(ends, progress) for name, ends in self.weights.items()}
+        terms, watched = self._compare(made, truth, weights["census"], _between(FLOW_POWER, progress))
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         for name, term in {"loss": loss, **terms}.items():
             watched[name] = torch.stack((term.detach() * len(batch), torch.full_like(term, len(batch))))
@@ -102,16 +105,20 @@ class Objective(nn.Module):
     def _run(self, batch: Batch) -> Pass:
         model = self.model
         rectifies = bool(self._parts & {"context", "rectify"})
+        frameless = not rectifies and self.weights["frame"] == (0, 0)
         pictures = torch.cat((batch.first, batch.last)).contiguous(memory_format=torch.channels_last)
+        if frameless and "depth" not in self._parts:
+            halves = zip(*(level.chunk(2) for level in model.flow_features(pictures)), strict=True)
+            return Pass(model.flow_levels(*halves), None, {})
         if "depth" not in self._parts and self._known_depth is None:
             # Only now: a run that is resumed gets its weights after this was made.
             self._known_depth = KnownDepth.of(model, self.precision.dtype)
         known_depth = self._known_depth(pictures) if self._known_depth else None
         features = model.features(pictures, with_context=rectifies, log_depth=known_depth)
         one, two = features.halves()
-        levels = model.flow_levels(one, two)
+        levels = model.flow_levels(one.pyramid, two.pyramid)
         log_depth = -features.inverse_depth.log()
-        if not rectifies and self.weights["frame"] == (0, 0):
+        if frameless:
             return Pass(levels, log_depth, {})
 
         forward, backward = upsample(levels[-1], 4 * model.config.flow_scale).chunk(2)
@@ -123,7 +130,7 @@ class Objective(nn.Module):
         return Pass(levels, log_depth, {"blend": result.blend, "output": result.output})
 
     def _compare(
-        self, made: Pass, truth: Batch, census: float
+        self, made: Pass, truth: Batch, census: float, flow_power: float
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The terms of the loss, and more to watch."""
         terms, watched = {}, {}
@@ -135,12 +142,17 @@ class Objective(nn.Module):
                 terms[term] = terms[term] + census * losses.census(frame, truth.middle)
         if "flow" in self._parts:
             flows, known = torch.cat(truth.flows.chunk(2, 1)), truth.supervised.repeat(2)
-            terms["flow"], error = losses.flow_error(made.levels, flows, known)
+            terms["flow"], error = losses.flow_error(made.levels, flows, known, flow_power)
             watched["epe"] = torch.stack(((error * known).sum(), known.sum()))
         if "depth" in self._parts:
+            assert made.log_depth is not None
             depth, known = torch.cat(truth.depth.chunk(2, 1)), truth.supervised.repeat(2)
             terms["depth"] = losses.depth_error(made.log_depth, depth, known)
         return terms, watched
+
+
+def _between(ends: tuple[float, float], progress: float) -> float:
+    return ends[0] + (ends[1] - ends[0]) * progress
 
 
 def _result(made: Pass) -> Tensor:

@@ -45,8 +45,9 @@ class Surfaces:
         fitting = np.log2((self._atlas.sizes[pictures, 0] / (2 * half)).min(1).clip(1)).astype(np.int64)
         levels = rng.integers(0, fitting.clip(0, LEVELS - 1) + 1)
         affine = _placed(rng, half, self._atlas.sizes[pictures, levels], np.ones(n, bool))
+        levels, affine = _defocused(rng, levels, affine, np.ones(n, bool))
         texture = self._texture(pictures, levels, affine, size)
-        gain, offset = _colours(rng, n)
+        gain, offset = _colours(rng, np.full(n, 0.03))
         return _coloured(texture, self._move(gain), self._move(offset))[..., :3].permute(0, 3, 1, 2)
 
     def objects(self, rng: np.random.Generator, layout: Layout, rows: Array, slots: Array) -> Tensor:
@@ -62,12 +63,15 @@ class Surfaces:
         fitting = np.rint(np.log2((whole / (2 * np.abs(half))).max(1).clip(1))).astype(np.int64)
         levels = np.where(cutout, fitting.clip(0, LEVELS - 1), rng.integers(0, 4, m))
         affine = _placed(rng, half, self._atlas.sizes[pictures, levels], ~cutout)
+        levels, affine = _defocused(rng, levels, affine, ~cutout)
         shapes = self._choose_shapes(rng, cutout, piece)
         sharp = rng.random(m) < 0.8
         softness = np.where(sharp, rng.uniform(0.9, 1.6, m), np.exp(rng.uniform(0.4, 2.1, m)))
         steepness = np.sqrt(np.abs(half).prod(1)) / softness
         opacity = np.where(rng.random(m) < 0.94, 1, rng.uniform(0.6, 1, m))
-        looks = [self._move(values) for values in (shapes, steepness, opacity, *_colours(rng, m))]
+        large = np.abs(half).max(1) > 0.4 * layout.size[rows, 0].max(1)
+        colours = _colours(rng, np.where(large, 0.4, 0.1))
+        looks = [self._move(values) for values in (shapes, steepness, opacity, *colours)]
 
         canvases = torch.empty(m, self._canvas, self._canvas, 4, device=self._device)
         for start in range(0, m, _CHUNK):
@@ -134,9 +138,17 @@ def _placed(rng: np.random.Generator, half: Array, picture: Array, anywhere: Arr
     return np.where(anywhere[:, None, None], affine, exact)
 
 
-def _colours(rng: np.random.Generator, m: int) -> tuple[Array, Array]:
-    """(M, 3) gain and offset; a few things have hardly any texture left."""
-    flat = rng.random((m, 1)) < 0.1
+def _defocused(rng: np.random.Generator, levels: Array, affine: Array, allowed: Array) -> tuple[Array, Array]:
+    """The same pieces of pictures, some of them out of focus: looked up where the picture is smaller."""
+    blurred = (rng.random(len(levels)) < 0.15) & allowed
+    coarser = np.minimum(levels + blurred * rng.integers(1, 3, len(levels)), LEVELS - 1)
+    return coarser, affine * 0.5 ** (coarser - levels)[:, None, None]
+
+
+def _colours(rng: np.random.Generator, flat_share: Array) -> tuple[Array, Array]:
+    """(M, 3) gain and offset; of some things, with the given probabilities (M,), hardly any texture is left."""
+    m = len(flat_share)
+    flat = rng.random((m, 1)) < flat_share[:, None]
     gain = np.exp(rng.normal(0, 0.12, (m, 1)) + rng.normal(0, 0.06, (m, 3)))
     gain = np.where(flat, 0.2 * gain, gain)
     offset = np.where(flat, rng.uniform(0, 0.8, (m, 3)), rng.normal(0, 0.04, (m, 3)))

@@ -49,13 +49,13 @@ def full_size(**changes: object) -> TrainConfig:
 
 
 def learn(precision: str, steps: int, seed: int = 0) -> tuple[Trainer, list[float], float]:
-    """The trainer after so many steps, the loss of each, and the peak of memory in bytes."""
+    """The trainer after so many steps, the loss of each, and the peak of their memory in bytes."""
     torch.manual_seed(seed)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     config = full_size(precision=precision)
     source = Slides(config.crop, CUDA, 1)
     trainer = prepare(config, Ranks(0, 1, CUDA), source, fresh=True)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
     losses = [trainer.step([source.sample(config.batch)], k / steps)["loss"] for k in range(steps)]
     curve = [float(total / count) for total, count in losses]
     return trainer, curve, torch.cuda.max_memory_allocated()

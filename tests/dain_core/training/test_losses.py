@@ -79,6 +79,16 @@ def test_samples_without_truth_teach_nothing_and_halves_average_to_the_whole() -
     torch.testing.assert_close(both(slice(4)), before)
 
 
+def test_a_smaller_power_cares_more_for_small_errors() -> None:
+    flow = torch.zeros(1, 2, 128, 256)
+    small, large = ([torch.full((1, 2, *size), error) for size in SIZES] for error in (0.5, 20.0))
+    ratios = [
+        float(flow_error(small, flow, TRUE[:1], power)[0] / flow_error(large, flow, TRUE[:1], power)[0])
+        for power in (0.5, 0.75)
+    ]
+    assert ratios[0] > 1.5 * ratios[1]
+
+
 def test_depth_matters_up_to_a_factor() -> None:
     torch.manual_seed(0)
     depth = F.interpolate(torch.rand(2, 1, 4, 4) + 0.5, size=(64, 64), mode="bilinear")

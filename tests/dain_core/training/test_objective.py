@@ -1,0 +1,56 @@
+"""What is run for a loss, and what learns from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import TINY, Slides
+from torch import Tensor, nn
+
+from dain_core.model import DAIN
+from dain_core.training.objective import Objective
+from dain_core.training.precision import Precision
+
+
+def run(parts: tuple[str, ...], **weights: float) -> tuple[dict[str, Tensor], DAIN, set[str]]:
+    """What is watched, the model with its gradients, and the names of the parts that were run."""
+    torch.manual_seed(0)
+    model, ran = DAIN(TINY), set()
+
+    def note(part: nn.Module, _: Any, name: str) -> None:
+        ran.add(name)
+
+    for name, part in model.named_children():
+        part.register_forward_pre_hook(lambda part, inputs, name=name: note(part, inputs, name))
+    batch = Slides((64, 64), torch.device("cpu"), 0).sample(2)
+    loss, watched = Objective(model, parts, Precision.named("fp32"), weights=weights)(batch, 0.5)
+    loss.backward()
+    return watched, model, ran
+
+
+def test_flow_alone_runs_nothing_else() -> None:
+    alone, model, ran = run(("flow",), frame=0)
+    assert ran == {"flow"} and "psnr_blend_synthetic" not in alone
+    beside, other, _ = run(("flow", "kernels"))
+    torch.testing.assert_close(alone["flow"], beside["flow"])
+    torch.testing.assert_close(alone["epe"], beside["epe"])
+    trained = [weight for weight in model.flow.parameters() if weight.requires_grad]
+    assert trained and all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in trained)
+    assert not any(weight.requires_grad for weight in model.kernels.parameters())
+    assert all(weight.grad is not None for weight in other.kernels.parameters())
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (("flow", "depth"), {"flow", "depth"}),
+        (("flow", "kernels"), {"flow", "depth", "kernels"}),
+        (("rectify",), {"flow", "depth", "kernels", "context", "rectify"}),
+    ],
+)
+def test_what_nothing_learns_from_is_not_run(parts: tuple[str, ...], expected: set[str]) -> None:
+    weights = {"frame": 0.0} if "depth" in parts else {}
+    _, _, ran = run(parts, **weights)
+    assert ran == expected
