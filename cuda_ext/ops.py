@@ -15,6 +15,8 @@ Conventions, for every implementation:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -61,9 +63,21 @@ SCHEMAS = {
     "unshuffle_into": "(Tensor image, Tensor(a!) out) -> ()",
 }
 
+
+def _as_it_is(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """Autocast would change the precision of what the reference is made of, as no kernel's."""
+
+    @wraps(operator)
+    def run(*arguments: Any) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return operator(*arguments)
+
+    return run
+
+
 for _name, _schema in SCHEMAS.items():
     torch.library.define(f"dain::{_name}", _schema)
-    torch.library.impl(f"dain::{_name}", "cpu", getattr(reference, _name))
+    torch.library.impl(f"dain::{_name}", "cpu", _as_it_is(getattr(reference, _name)))
 
 
 # ---------------------------------------------------------------- correlation

@@ -6,7 +6,7 @@ because an operator's kernel runs below autograd.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,8 @@ from torch import Tensor
 
 #: The correlation's largest displacement, each way.
 DISPLACEMENT = 4
+#: The side of the square tiles of pixels whose correlations are one matrix product.
+_TILE = 8
 
 
 def coordinate_dtype(tensor: Tensor) -> torch.dtype:
@@ -52,17 +54,23 @@ def _displacements(height: int, width: int) -> list[tuple[slice, slice]]:
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
-    n, _, h, w = first.shape
-    wide = coordinate_dtype(first)
-    # Channels innermost: the mean over them then runs along contiguous memory.
-    left = first.permute(0, 2, 3, 1).to(wide).contiguous()
-    right = _pad_displaced(second.to(wide)).permute(0, 2, 3, 1).contiguous()
-    windows = _displacements(h, w)
-    out = left.new_empty((n, len(windows), h, w))
-    product = torch.empty_like(left)
-    for channel, (rows, columns) in enumerate(windows):
-        torch.mul(left, right[:, rows, columns], out=product)
-        out[:, channel] = product.mean(-1)
+    """Each tile's pixels times all pixels that any of them is compared with, of which then only a band is kept."""
+    (n, channels, h, w), wide = first.shape, coordinate_dtype(first)
+    size, side = 2 * DISPLACEMENT + 1, _TILE + 2 * DISPLACEMENT
+    whole = (0, -w % _TILE, 0, -h % _TILE)
+    left = F.pad(first.to(wide) / channels, whole).permute(0, 2, 3, 1)
+    right = _pad_displaced(F.pad(second.to(wide), whole)).permute(0, 2, 3, 1)
+    tiles = left.unfold(1, _TILE, _TILE).unfold(2, _TILE, _TILE)  # (n, rows, columns, channels, 8, 8)
+    windows = right.unfold(1, side, _TILE).unfold(2, side, _TILE)  # (n, rows, columns, channels, 16, 16)
+    products = tiles.flatten(4).mT @ windows.flatten(4)
+    # Of pixel (y, x), which is one of 64 rows, those of 256 that lie at (y + dy, x + dx) of the window.
+    rows, columns = tiles.shape[1:3]
+    pixel, line = side * side, columns * _TILE**2 * side * side
+    band = products.as_strided(
+        (n, rows, _TILE, columns, _TILE, size, size),
+        (rows * line, line, _TILE * pixel + side, _TILE**2 * pixel, pixel + 1, side, 1),
+    )
+    out = band.reshape(n, rows * _TILE, columns * _TILE, size * size)[:, :h, :w].permute(0, 3, 1, 2)
     return out.to(first.dtype).contiguous(memory_format=memory_format(first))
 
 
@@ -96,8 +104,8 @@ def _inside(x: Tensor, y: Tensor) -> Tensor:
     return (x >= 0) & (y >= 0) & (x <= w - 1) & (y <= h - 1)
 
 
-def _projection_corners(flow: Tensor) -> tuple[Tensor, Tensor]:
-    """The targets of each pixel as indices into N*H*W, (4, N*H*W), and whether it has any, (N*H*W,).
+def _projection_corners(flow: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The four targets of each pixel as indices into N*H*W, each (N*H*W,), and whether it has any, (N*H*W, 1).
 
     At the far border the corners coincide, and the one pixel counts twice or four times.
     """
@@ -109,8 +117,9 @@ def _projection_corners(flow: Tensor) -> tuple[Tensor, Tensor]:
     top = torch.where(valid, y, 0).long()
     right, bottom = (left + 1).clamp(max=w - 1), (top + 1).clamp(max=h - 1)
     start = torch.arange(n, device=flow.device)[:, None, None] * h
-    corners = [(start + row) * w + column for row in (top, bottom) for column in (left, right)]
-    return torch.stack(corners).flatten(1), valid.flatten()
+    lines = ((start + row) * w for row in (top, bottom))
+    corners = [(line + column).flatten() for line in lines for column in (left, right)]
+    return corners, valid.view(-1, 1)
 
 
 def _pixels(tensor: Tensor) -> Tensor:
@@ -127,46 +136,50 @@ def _image(rows: Tensor, like: Tensor) -> Tensor:
 def _splat(flow: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """What each target got, as rows: the mean flow (0 where nothing) and the total weight."""
     corners, valid = _projection_corners(flow)
-    # A product with 0 would keep a NaN; pixels that lead nowhere are dropped instead.
-    mass = _pixels(weight)[valid]
-    handed = torch.cat((-mass * _pixels(flow)[valid], mass), 1)
-    got = flow.new_zeros((corners.shape[1], 3))
+    mass = _pixels(weight)
+    # A product with 0 would keep a NaN.
+    handed = torch.where(valid, torch.cat((-mass * _pixels(flow), mass), 1), 0)
+    got = torch.zeros_like(handed)
     for corner in corners:
-        got.index_add_(0, corner[valid], handed)
+        got.index_add_(0, corner, handed)
     total, count = got[:, :2], got[:, 2:]
     return torch.where(count > 0, total / count, 0), count
 
 
-def _nearest(known: Tensor, dim: int, forward: bool) -> Tensor:
-    """For each pixel of (N, 1, H, W), the index along `dim` of the nearest known pixel at or before it in the
-    direction of reading; -1 where there is none."""
-    if not forward:
-        last = known.shape[dim] - 1
-        found = _nearest(known.flip(dim), dim, True).flip(dim)
-        return torch.where(found < 0, found, last - found)
-    shape = [1] * known.dim()
-    shape[dim] = -1
-    index = torch.arange(known.shape[dim], device=known.device).view(shape)
-    return torch.where(known, index, -1).cummax(dim).values
+def _nearest(known: Tensor, line: Tensor, place: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of places in the lines of `known`, (lines, length): the nearest known place at or before, then at or after,
+    and whether there is one in the line."""
+    length = known.shape[1]
+    start = line * length
+    indices = F.pad(known.flatten().nonzero().flatten(), (1, 1), value=-1)
+    after = torch.searchsorted(indices[1:-1], start + place)
+    before = torch.searchsorted(indices[1:-1], start + place, right=True)
+    for found in (indices[before] - start, indices[1:][after] - start):
+        there = (found >= 0) & (found < length)
+        yield torch.where(there, found, 0), there
 
 
-def _fill_holes(flow: Tensor, count: Tensor) -> Tensor:
-    total, found = torch.zeros_like(flow), torch.zeros_like(count)
-    usable = (count > 0).to(flow.dtype)
-    for dim in (2, 3):
-        for forward in (True, False):
-            source = _nearest(count != 0, dim, forward)
-            index = source.clamp(min=0)
-            hit = usable.gather(dim, index) * (source >= 0)
-            total += flow.gather(dim, index.expand_as(flow)) * hit
-            found += hit
-    return torch.where(count > 0, flow, total / found.clamp(min=1))
+def _fill_holes(flow: Tensor, count: Tensor) -> None:
+    """In place: the mean of the nearest flows above, below, to the left and to the right of each hole."""
+    n, _, h, w = flow.shape
+    known = count[:, 0] != 0
+    batch, y, x = (~(count[:, 0] > 0)).nonzero(as_tuple=True)
+    total, found = flow.new_zeros((len(x), 2)), flow.new_zeros((len(x), 1))
+    above_below = _nearest(known.mT.reshape(n * w, h), batch * w + x, y)
+    left_right = _nearest(known.view(n * h, w), batch * h + y, x)
+    targets = [(row, x, there) for row, there in above_below]
+    targets += [(y, column, there) for column, there in left_right]
+    for row, column, there in targets:
+        usable = there[:, None] & (count[batch, :, row, column] > 0)
+        total += torch.where(usable, flow[batch, :, row, column], 0)
+        found += usable
+    flow[batch, :, y, x] = total / found.clamp(min=1)
 
 
 def flow_projection(flow: Tensor, weight: Tensor, fill_holes: bool) -> Tensor:
     mean, count = (_image(rows, flow) for rows in _splat(flow, weight))
     if fill_holes:
-        mean = _fill_holes(mean, count)
+        _fill_holes(mean, count)
     return mean.contiguous()
 
 
@@ -180,7 +193,6 @@ def flow_projection_backward(grad: Tensor, flow: Tensor, weight: Tensor) -> tupl
     for corner in corners:
         grad_flow -= share[corner] * mass
         grad_weight -= ((rows + mean[corner]) * share[corner]).sum(1, keepdim=True)
-    valid = valid[:, None]
     return (
         _like(_image(torch.where(valid, grad_flow, 0), flow), flow),
         _like(_image(torch.where(valid, grad_weight, 0), weight), weight),
@@ -189,54 +201,66 @@ def flow_projection_backward(grad: Tensor, flow: Tensor, weight: Tensor) -> tupl
 
 # ---------------------------------------------------------------- adaptive warp
 
-#: Which quadrant (0 left or top, 1 right or bottom) each of the window's four rows or columns belongs to.
-_QUADRANT = (0, 0, 1, 1)
-
 
 class _Window:
     """The 16 taps of every pixel, as rows: which pixels they are and how much the flow's fraction gives each.
 
     Attributes:
-        index: (N*H*W, 16), into the pixels of the batch.
-        valid: (N*H*W, 1), false where the pixel is copied unwarped.
-        share: (N*H*W, 16), the bilinear weight of each tap's quadrant.
-        dx, dy: (N*H*W, 16), the derivatives of `share`.
+        index: (N*H*W, 16), int32, into the pixels of the batch: itself alone where a pixel is copied unwarped.
+        valid: (N*H*W,), false where a pixel is copied unwarped.
+        right, down: (N*H*W,), the flow's fractions.
     """
 
     def __init__(self, flow: Tensor) -> None:
         n, _, h, w = flow.shape
         x, y = _positions(flow)
         valid = _inside(x, y) & (flow[:, 0].abs() < w / 2) & (flow[:, 1].abs() < h / 2)
-        x, y = torch.where(valid, x, 0).flatten()[:, None], torch.where(valid, y, 0).flatten()[:, None]
-        left, top = x.long(), y.long()
-        tap = torch.arange(-1, 3, device=flow.device)
-        columns, rows = (left + tap).clamp(0, w - 1), (top + tap).clamp(0, h - 1)
-        start = torch.arange(n, device=flow.device).repeat_interleave(h * w)[:, None] * h
-        self.index = (((start + rows) * w)[:, :, None] + columns[:, None, :]).flatten(1)
-        self.valid = valid.flatten()[:, None]
+        self.valid = valid.flatten()
+        x, y = torch.where(valid, x, 0).flatten(), torch.where(valid, y, 0).flatten()
+        left, top = x.int(), y.int()
+        self.right, self.down = x - left, y - top
 
-        side = torch.tensor(_QUADRANT, device=flow.device, dtype=flow.dtype)
-        a, b = x - left, y - top
-        across, down = a * side + (1 - a) * (1 - side), b * side + (1 - b) * (1 - side)
-        slope = 2 * side - 1
-        self.share = (down[:, :, None] * across[:, None, :]).flatten(1)
-        self.dx = (down[:, :, None] * slope).flatten(1)
-        self.dy = (slope[:, None] * across[:, None, :]).flatten(1)
+        own = torch.arange(n * h * w, dtype=torch.int32, device=flow.device)
+        tap = torch.arange(-1, 3, dtype=torch.int32, device=flow.device)
+        above = own.div(h * w, rounding_mode="floor") * h
+        self.index = ((above + top) * w + left)[:, None] + (tap[:, None] * w + tap).flatten()
+        # Clamping all windows would take longer than the warp; few reach over the border.
+        border = ((left < 1) | (left + 2 >= w) | (top < 1) | (top + 2 >= h)).nonzero()
+        rows = above[border] + (top[border] + tap).clamp(0, h - 1)
+        columns = (left[border] + tap).clamp(0, w - 1)
+        self.index[border[:, 0]] = (rows[:, :, None] * w + columns[:, None, :]).flatten(1)
+        self.index[~self.valid] = own[~self.valid, None]
 
-    def weights(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
-        """Index and weight of each tap, the unwarped pixels being one tap of weight 1 on themselves."""
-        here = torch.arange(len(self.index), device=kernel.device)[:, None]
-        unwarped = torch.zeros(16, dtype=self.share.dtype, device=kernel.device)
-        unwarped[0] = 1
-        weights = torch.where(self.valid, self.share * _pixels(kernel), unwarped)
-        return torch.where(self.valid, self.index, here), weights
+    def _of_taps(self, *quadrants: Tensor) -> Tensor:
+        """What belongs to the window's quadrants, each (N*H*W,) and row by row, for each of its taps."""
+        spread = torch.eye(4, dtype=quadrants[0].dtype, device=quadrants[0].device)
+        spread = spread.view(4, 2, 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
+        return torch.stack(quadrants).T @ spread.flatten(1)
+
+    def share(self) -> Tensor:
+        """(N*H*W, 16), the bilinear weight of each tap's quadrant."""
+        a, b = self.right, self.down
+        return self._of_taps((1 - b) * (1 - a), (1 - b) * a, b * (1 - a), b * a)
+
+    def slopes(self) -> tuple[Tensor, Tensor]:
+        """The derivatives of `share` by the flow's x and y."""
+        a, b = self.right, self.down
+        return self._of_taps(b - 1, 1 - b, -b, b), self._of_taps(a - 1, -a, 1 - a, a)
+
+    def weights(self, kernel: Tensor) -> Tensor:
+        """The weight of each tap, an unwarped pixel having one tap of weight 1."""
+        weights = self.share().mul_(_pixels(kernel))
+        weights[~self.valid] = torch.eye(1, 16, dtype=weights.dtype, device=weights.device)
+        return weights
 
 
 def adaptive_warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
     wide = coordinate_dtype(image)
-    index, weights = _Window(flow).weights(kernel.to(wide))
+    window, pixels = _Window(flow), _pixels(image.to(wide))
     # A weighted sum of 16 rows of the image for every pixel: one pass, nothing 16 times the image's size.
-    rows = F.embedding_bag(index, _pixels(image.to(wide)), mode="sum", per_sample_weights=weights)
+    rows = F.embedding_bag(
+        window.index, pixels, mode="sum", per_sample_weights=window.weights(kernel.to(wide))
+    )
     return _image(rows, image).to(image.dtype).contiguous(memory_format=memory_format(image))
 
 
@@ -245,8 +269,7 @@ def adaptive_warp_backward(
 ) -> tuple[Tensor, ...]:
     wide = coordinate_dtype(image)
     window = _Window(flow)
-    taps = _pixels(kernel.to(wide))
-    index, weights = window.weights(kernel.to(wide))
+    index, taps, weights = window.index, _pixels(kernel.to(wide)), window.weights(kernel.to(wide))
     rows, pixels = _pixels(grad.to(wide)), _pixels(image.to(wide))
     grad_pixels = torch.zeros_like(pixels)
     grad_weights = torch.empty_like(weights)
@@ -255,13 +278,13 @@ def adaptive_warp_backward(
             grad_pixels.index_add_(0, index[:, tap], rows * weights[:, tap, None])
         if of_motion:
             grad_weights[:, tap] = (rows * pixels[index[:, tap]]).sum(1)
-    grad_weights = torch.where(window.valid, grad_weights, 0)
+    grad_weights[~window.valid] = 0
     by_tap = grad_weights * taps
-    grad_flow = torch.stack(((by_tap * window.dx).sum(1), (by_tap * window.dy).sum(1)), 1)
+    grad_flow = torch.stack([(by_tap * slope).sum(1) for slope in window.slopes()], 1)
     gradients = (
         _like(_image(grad_pixels, image), image),
         _like(_image(grad_flow, flow), flow),
-        _like(_image(grad_weights * window.share, kernel), kernel),
+        _like(_image(grad_weights * window.share(), kernel), kernel),
     )
     return wanted(gradients, (of_image, of_motion, of_motion))
 
@@ -361,8 +384,7 @@ def adaptive_warp_into(
     (n, _, h, w), rows = flow.shape, slice(top, top + out.shape[2])
     missing_below = h - first_row - image.shape[2]
     warped = adaptive_warp(F.pad(image, (0, 0, first_row, missing_below)), flow, kernel)
-    index, _ = _Window(flow).weights(kernel)
-    row = index % (h * w) // w - first_row
+    row = _Window(flow).index % (h * w) // w - first_row
     there = ((row >= 0) & (row < image.shape[2])).all(1).view(n, 1, h, w)
     out.copy_(torch.where(there[:, :, rows], warped[:, :, rows], out))
 

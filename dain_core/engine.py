@@ -18,7 +18,7 @@ from dain_core.checkpoint import load_weights
 from dain_core.fused import FusedDAIN
 from dain_core.model import DAIN, ModelConfig, Motion
 from dain_core.padding import Crop, pad
-from dain_core.stages import FusedStages, PlainStages, Stages
+from dain_core.stages import FusedStages, PlainStages, Stages, keep_freed_memory
 
 #: In which a network runs; with the last, float16 but for the convolution that is most of the work.
 PRECISIONS = {
@@ -32,6 +32,11 @@ PRECISIONS = {
 def usable_devices() -> list[str]:
     """Every GPU, if the compiled operators are there to run on it, else the CPU."""
     return [f"cuda:{index}" for index in range(torch.cuda.device_count()) if backend() == "cuda"] or ["cpu"]
+
+
+def fastest_on_cpu() -> str:
+    """The precision to choose: bf16 is slower than fp32 without a CPU's matrix instructions, AMX."""
+    return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,8 @@ class Interpolator:
         Args:
             model: a name that `ModelConfig.named` knows; "auto" is dain on a GPU and dain-lite on a CPU.
             device: "cpu", "cuda", "cuda:1", …; "auto" takes the first GPU where there is one.
-            precision: "fp32", "fp16", "bf16" or, on compute capability 9.0, "fp8"; "auto" is fp16 on a GPU and fp32
-                on a CPU.
+            precision: "fp32", "fp16", "bf16" or, on compute capability 9.0, "fp8"; "auto" is fp16 on a GPU and, on
+                a CPU, bf16 if it has AMX, else fp32.
             weights: a file to load instead of the weights that come with the project.
             memory: bytes of a GPU's memory that may be used; None is four fifths of what this process can have when
                 it meets a new size of frames. Frames that need more are made in parts, which changes nothing of
@@ -143,7 +148,7 @@ class Interpolator:
         if model == "auto":
             model = "dain-lite" if place.type == "cpu" else "dain"
         if precision == "auto":
-            precision = "fp32" if place.type == "cpu" else "fp16"
+            precision = "fp16" if place.type == "cuda" else fastest_on_cpu()
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r} is none of auto, {', '.join(PRECISIONS)}")
         if precision == "fp8" and (place.type != "cuda" or torch.cuda.get_device_capability(place) != (9, 0)):
@@ -250,6 +255,8 @@ class Interpolator:
         model.load_state_dict(load_weights(self._weights, self._config), assign=True)
         if self.device.type == "cuda" and FusedDAIN.supports(self._config, self.device):
             return FusedStages(FusedDAIN(model.to(self.device), dtype), self.device, self._memory)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         return PlainStages(model.prepare(dtype).to(self.device))
 
     @cached_property

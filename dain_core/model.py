@@ -206,11 +206,13 @@ class DAIN(nn.Module):
         config, source = self.config, image.to(self.dtype)
         if log_depth is None:
             log_depth = upsample(self.depth(downsample(source, config.depth_scale)), config.depth_scale)
-        context = self.context(source) if with_context else source[:, :0]
+        known = log_depth.detach()
+        # A CPU warps float32 as fast as half precision, and then image and context are one tensor to warp.
+        seen = image if image.device.type == "cpu" else source
         return Features(
             image=image,
             inverse_depth=1e-6 + torch.exp(-log_depth),
-            context=torch.cat((context, log_depth.detach().to(context.dtype)), 1),
+            context=self.context(seen, known.to(seen.dtype)) if with_context else known,
             pyramid=self.flow_features(image),
         )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -161,6 +163,19 @@ def usable_memory(device: torch.device) -> int:
     free, total = torch.cuda.mem_get_info(device)
     allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
     return int(0.8 * min(free + torch.cuda.memory_reserved(device), allowed))
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep up to 2 GiB of freed main memory.
+
+    Where it is returned to the system at once, as large blocks are by default, every 4 KiB of every feature map costs
+    a page fault: a sixth of a frame's time on a CPU.
+    """
+    if sys.platform == "linux":
+        trim_threshold, mmap_max = -1, -4  # as malloc.h of glibc has them, which PyTorch's wheels need
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(mmap_max, 0)
+        allocator.mallopt(trim_threshold, 2**31 - 1)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -89,7 +89,8 @@ class Settings(BaseSettings):
     )
     precision: Literal["auto", "fp32", "fp16", "bf16", "fp8"] = Field(
         default="auto",
-        description="Arithmetic of the networks; `auto` is fp16 on a GPU, fp32 on a CPU. `fp8` wants an H100 or H200.",
+        description="Arithmetic of the networks; `auto` is fp16 on a GPU; on a CPU bf16 if it has AMX, else fp32. "
+        "`fp8` wants an H100 or H200.",
     )
     max_vram_bytes: ByteSize | None = Field(
         default=None,

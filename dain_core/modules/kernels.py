@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dain_core.modules.layers import upsample
+from dain_core.modules.layers import FullPrecisionConv2d, upsample
 
 #: A 4x4 kernel for every pixel.
 TAPS = 16
@@ -32,18 +32,22 @@ class KernelNetwork(nn.Module):
         self.down = nn.ModuleList(_conv(a, b) for a, b in zip(down, down[1:], strict=False))
         up = widths[::-1]
         self.up = nn.ModuleList(_conv(a, b) for a, b in zip(up, up[1:], strict=False))
+        # The kernels weigh pixels: rounded to half precision, they would show.
         self.heads = nn.ModuleList(
-            nn.Sequential(_conv(first, TAPS), nn.ReLU(inplace=True), _conv(TAPS, TAPS)) for _ in range(2)
+            nn.Sequential(
+                _conv(first, TAPS), nn.ReLU(inplace=True), FullPrecisionConv2d(TAPS, TAPS, 3, padding=1)
+            )
+            for _ in range(2)
         )
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu(self.down[0](torch.cat((first, second), 1)))
+        x = F.relu_(self.down[0](torch.cat((first, second), 1)))
         before_pooling = []
         for conv in self.down[1:-1]:
-            x = F.relu(conv(x))
+            x = F.relu_(conv(x))
             before_pooling.append(x)
             x = F.max_pool2d(x, 2)
-        x = F.relu(self.down[-1](x))
+        x = F.relu_(self.down[-1](x))
         for conv, skip in zip(self.up, reversed(before_pooling), strict=True):
-            x = F.relu(conv(upsample(x, 2) + skip))
+            x = F.relu_(conv(upsample(x, 2).add_(skip)))
         return self.heads[0](x), self.heads[1](x)

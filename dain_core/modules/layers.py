@@ -68,7 +68,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv2(F.relu(self.conv1(x))) + x)
+        return F.relu_(self.conv2(F.relu_(self.conv1(x))).add_(x))
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:

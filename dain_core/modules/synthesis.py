@@ -22,4 +22,4 @@ class RectificationNetwork(nn.Module):
         self.head = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.blocks(F.relu(self.stem(x))))
+        return self.head(self.blocks(F.relu_(self.stem(x))))

@@ -290,6 +290,19 @@ def test_a_warp_computes_the_gradients_that_are_needed(needed: tuple[bool, ...])
 
 
 @pytest.mark.parametrize("name", OPERATORS)
+def test_autocast_changes_nothing(name: str) -> None:
+    inputs = arguments(name, torch.float32)
+    tensors = [x.requires_grad_() for x in inputs if isinstance(x, Tensor)]
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = getattr(cuda_ext, name)(*inputs)
+            found.append((output, *torch.autograd.grad(output.sum(), tensors)))
+    for expected, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_sums_in_float32(name: str, dtype: torch.dtype) -> None:
     exact = arguments(name, torch.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from dain_core.metrics import psnr
 
 @pytest.fixture(scope="module")
 def engine() -> Interpolator:
-    return Interpolator.load("dain", device="cpu")
+    return Interpolator.load("dain", device="cpu", precision="fp32")
 
 
 def moving_texture(height: int, width: int, shift: int) -> Tensor:
@@ -32,6 +34,12 @@ def test_what_it_says_of_itself(engine: Interpolator) -> None:
 
 def test_a_cpu_gets_the_small_model_unless_another_is_named() -> None:
     assert Interpolator.load(device="cpu").model_name == "dain-lite"
+
+
+def test_a_cpu_with_matrix_instructions_computes_in_bf16() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+    expected = "bf16" if "amx_bf16" in flags else "fp32"
+    assert Interpolator.load(device="cpu").precision == expected
 
 
 @pytest.mark.parametrize("model", SHIPPED)
