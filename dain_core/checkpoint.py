@@ -125,7 +125,7 @@ def check_fit(state: Mapping[str, Tensor], config: ModelConfig, path: Path) -> N
 
 
 def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The int8 form of a state dict: large weights with scales, one an output channel or one a kernel; the rest float16."""
+    """The int8 form of a state dict: large weights with a scale an output channel or a kernel, the rest as float16."""
     small = {}
     for key, value in state.items():
         if not value.is_floating_point():
