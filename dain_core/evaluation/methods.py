@@ -106,6 +106,8 @@ def has_opencv() -> bool:
 def model(spec: str, device: str, precision: str) -> Method:
     """One of our models from NAME or NAME=weights file.
 
+    It bears the file's name, too, or, as all runs call their weights alike, that of the run's folder.
+
     Raises:
         EvaluationError: no such model, precision or device, or weights that cannot be used.
     """
@@ -114,7 +116,9 @@ def model(spec: str, device: str, precision: str) -> Method:
         interpolator = Interpolator.load(name, device=device, precision=precision, weights=weights or None)
     except (ValueError, WeightsError) as error:
         raise EvaluationError(f"--model {spec}: {error}") from error
-    parts = [name, Path(weights).stem, "" if precision == "auto" else precision]
+    path = Path(weights).absolute() if weights else Path()
+    label = path.parent.name if path.name == "weights.safetensors" else path.stem
+    parts = [name, label, "" if precision == "auto" else precision]
     return Method(" ".join(part for part in parts if part), interpolator.interpolate)
 
 

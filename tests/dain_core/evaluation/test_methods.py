@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dain_core.checkpoint import shipped_path
 from dain_core.evaluation.methods import Method, average, dense_inverse_search, model, plug_in
 from dain_core.evaluation.pictures import EvaluationError
 from dain_core.metrics import psnr
@@ -77,6 +78,15 @@ def test_our_model_makes_frames() -> None:
     method = model("dain", "cpu", "auto")
     made = method.frames(torch.zeros(1, 3, 20, 30), torch.zeros(1, 3, 20, 30), (0.5,), "a sample")
     assert isinstance(method, Method) and method.name == "dain" and made.shape == (1, 3, 20, 30)
+
+
+@pytest.mark.parametrize(
+    ("file", "label"), [("run1/weights.safetensors", "run1"), ("run1/best.safetensors", "best")]
+)
+def test_weights_are_told_apart(tmp_path: Path, file: str, label: str) -> None:
+    (tmp_path / "run1").mkdir()
+    (tmp_path / file).symlink_to(shipped_path("dain-lite"))
+    assert model(f"dain-lite={tmp_path / file}", "cpu", "fp32").name == f"dain-lite {label} fp32"
 
 
 @pytest.mark.parametrize("spec", ["dane", "dain=nowhere.safetensors"])
