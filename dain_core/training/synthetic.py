@@ -24,7 +24,7 @@ class Scenes:
     """A source of made triplets: flat objects at depths of their own before a background, seen by a moving camera.
 
     Pieces of pictures, cut out as blobs, polygons, thin strokes, bars, rings or figures of swinging limbs, pan, turn,
-    grow, tilt and ripple. A third of the scenes are nearly still. Some frames are blurred by motion, soft, noisy or
+    grow, tilt and ripple. A quarter of the scenes are nearly still. Some frames are blurred by motion, soft, noisy or
     compressed. All is drawn from the seed and the number of batches before.
 
     Args:
