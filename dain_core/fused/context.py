@@ -9,30 +9,40 @@ import torch
 from torch import Tensor, nn
 
 from dain_core.fused.bands import Band
-from dain_core.fused.layers import FusedResidualBlock
+from dain_core.fused.layers import FusedResidualBlock, empty
 from dain_core.fused.stem import Stem
 from dain_core.modules.context import ContextNetwork
 from dain_core.modules.layers import ResidualBlock
 
 
 class FusedContext(nn.Module):
-    """The features of an image (N, 3, H, W) after the first convolution, and after each of the network's blocks."""
+    """The features of an image (N, 3, H, W) after the first convolution, and after each of the network's blocks.
+
+    Narrow ones are slices of one tensor: what warps them works out a pixel's taps once, and not for each.
+    """
 
     def __init__(self, network: ContextNetwork, dtype: torch.dtype) -> None:
         super().__init__()
-        blocks = cast(Sequence[ResidualBlock], network.blocks)
         stem = Stem(network.stem, dtype)
-        self.layers = nn.ModuleList((stem, *(FusedResidualBlock(block, dtype) for block in blocks)))
+        blocks = cast(Sequence[ResidualBlock], network.blocks)
+        fused = [FusedResidualBlock(block, dtype) for block in blocks]
+        self.layers = nn.ModuleList((stem, *fused))
         self.reaches = [stem.reach, *(block.conv1.dilation[0] + 1 for block in blocks)]
+        self.width, self.dtype, self.together = stem.out_channels, dtype, fused[0].narrow
 
     def forward(self, image: Tensor, rows: tuple[int, int] | None = None) -> tuple[Tensor, ...]:
-        """The features, or those of the rows from `rows[0]` up to, not including, `rows[1]`."""
+        """The features, or those of the rows from `rows[0]` up to, not including, `rows[1]`: one tensor, or several."""
         height = image.shape[2]
         band = Band(*rows) if rows else Band(0, height)
-        held = band.widened(sum(self.reaches), height)
-        x, features = held.of(image), []
-        for index, layer in enumerate(self.layers):
+        seen = held = band.widened(sum(self.reaches), height)
+        x = seen.of(image)
+        count = len(self.layers)
+        whole = empty(x, count * self.width, self.dtype) if self.together else None
+        slices = whole.chunk(count, 1) if whole is not None else (None,) * count
+        features = []
+        for index, (layer, out) in enumerate(zip(self.layers, slices, strict=True)):
             needed = band.widened(sum(self.reaches[index + 1 :]), height)
-            x, held = needed.of(layer(x), held), needed
+            made = layer(x, None if out is None else held.of(out, seen))
+            x, held = needed.of(made, held), needed
             features.append(band.of(x, held))
-        return tuple(features)
+        return tuple(features) if whole is None else (band.of(whole, seen),)

@@ -15,8 +15,9 @@ from dain_core.modules.layers import ResidualBlock
 GROUP = 16
 #: A type for inputs and weights of convolutions that compute capability 9.0 multiplies twice as fast as float16.
 EIGHT_BITS = torch.float8_e4m3fn
-#: From this width on, cuDNN's convolutions are faster than ours.
-WIDE = 128
+#: From this width on, cuDNN's convolutions are faster than ours; those of residual blocks, which
+#: may be dilated, from the other.
+WIDE, WIDE_BLOCK = 128, 64
 
 
 def round_up(channels: int) -> int:
@@ -117,9 +118,17 @@ def relu_conv(conv: nn.Conv2d, dtype: torch.dtype) -> SliceConv2d | WideConv2d:
 
 
 class FusedResidualBlock(nn.Module):
+    """A narrow one can put its result into a slice of channels, `out`."""
+
     def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
         super().__init__()
-        self.conv1, self.conv2 = WideConv2d(block.conv1, dtype), WideConv2d(block.conv2, dtype)
+        self.narrow = block.conv1.out_channels < WIDE_BLOCK
+        self.conv1, self.conv2 = (
+            SliceConv2d(conv, 0.0, dtype) if self.narrow else WideConv2d(conv, dtype)
+            for conv in (block.conv1, block.conv2)
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.conv1(x), x)
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        if self.narrow:
+            return self.conv2(self.conv1(x), out, plus=x)
+        return self.conv2(self.conv1(x), plus=x)

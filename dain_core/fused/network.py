@@ -33,7 +33,7 @@ class FusedFeatures:
     Attributes:
         picture: (N, 4, H, W), channels-last, float32: the image in [0, 1] and the log depth.
         inverse_depth: (N, 1, H, W), float32.
-        contexts: the features after each block of the context network; none if they are made again when needed.
+        contexts: what `FusedContext` makes; none if they are made again when needed.
         pyramid: the flow network's feature maps, from 1/2 to 1/64.
     """
 

@@ -26,7 +26,7 @@ class Stem(nn.Module):
         column.weight.data, column.bias = widen(weight, self.channels), conv.bias
         self.conv = SliceConv2d(column, 0.0, dtype)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, out: Tensor | None = None) -> Tensor:
         rows = empty(image, self.channels, self.dtype)
         unfold_row_into(image, self.taps, rows)
-        return self.conv(rows)
+        return self.conv(rows, out)

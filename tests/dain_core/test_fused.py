@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dain_core.fused import FusedDAIN
+from dain_core.fused import FusedDAIN, layers
 from dain_core.fused.network import FusedFeatures
 from dain_core.graphs import map_tensors, tensors
 from dain_core.memory import FrameTooLargeError
@@ -43,8 +43,9 @@ def frames() -> tuple[Tensor, Tensor]:
     return large[..., 16:144].contiguous(), large[..., 10:138].contiguous()
 
 
-@pytest.fixture(scope="module")
-def models() -> tuple[DAIN, FusedDAIN]:
+@pytest.fixture(scope="module", params=["narrow", "wide"])
+def models(request: pytest.FixtureRequest) -> tuple[DAIN, FusedDAIN]:
+    """With residual blocks, and so contexts, as of narrow networks, and as of wide ones."""
     torch.manual_seed(0)
     plain, source = DAIN(CONFIG), DAIN(CONFIG)
     for module in plain.modules():
@@ -53,7 +54,9 @@ def models() -> tuple[DAIN, FusedDAIN]:
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
     source.load_state_dict(plain.state_dict())
-    return plain.eval(), FusedDAIN(source, torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "WIDE_BLOCK", 64 if request.param == "narrow" else 0)
+        return plain.eval(), FusedDAIN(source, torch.float32)
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -90,8 +93,7 @@ def steep(height: int, width: int, seed: int) -> Tensor:
     return flow
 
 
-@pytest.mark.parametrize("height", [64, 91])
-@pytest.mark.parametrize("rows", [1000, 40, 7])
+@pytest.mark.parametrize(("height", "rows"), [(91, 1000), (64, 40), (91, 40), (64, 7)])
 @pytest.mark.parametrize("calm", [True, False])
 @torch.inference_mode()
 def test_bands_are_the_same(models: tuple[DAIN, FusedDAIN], height: int, rows: int, calm: bool) -> None:
@@ -121,7 +123,7 @@ def test_features_may_leave_the_contexts_out(
     models: tuple[DAIN, FusedDAIN], frames: tuple[Tensor, Tensor]
 ) -> None:
     full, slim = models[1].features(frames[0]), models[1].features(frames[0], keep_contexts=False)
-    assert slim.contexts == () and len(full.contexts) == 3
+    assert slim.contexts == () and len(full.contexts) == (1 if models[1].context.together else 3)
     for ours, theirs in zip(tensors(slim), tensors(replace(full, contexts=())), strict=True):
         assert torch.equal(ours, theirs)
 
