@@ -261,7 +261,9 @@ def pack_weight(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tenso
     Returns:
         The weight in `dtype`, and the bias in float32; both with as many more outputs of zeros as its kernel wants.
     """
-    if weight.is_cuda and torch.cuda.get_device_capability(weight.device) == (9, 0):
+    outputs, inputs = weight.shape[:2]
+    few = dtype.itemsize > 1 and outputs <= 16 and inputs <= 32  # for which the portable kernel is faster
+    if weight.is_cuda and torch.cuda.get_device_capability(weight.device) == (9, 0) and not few:
         packed = reference.pack_weight_hopper(weight, dtype.itemsize)
         outputs = packed.shape[4] * packed.shape[6]
     else:
@@ -330,8 +332,8 @@ def blend_into(
     """Warp both frames and blend them by `time`; gather that and what it was made of.
 
     Args:
-        pictures: (N, 4, H, W) each: red, green, blue, log depth; float32.
-        flows, kernels: (N, 2, H, W) float32 and (N, 16, H, W) each.
+        pictures: (N, 4, H, W) each, on a GPU channels-last: red, green, blue, log depth; float32.
+        flows, kernels: (N, 2, H, W) float32 and (N, 16, H, W) each; kernels like `input` of `convolve_into`.
         time: one float32: the weight of the second frame.
         top: the row of the frame that is the first of `out`.
         blend: (N, 3, rows, W), float32: the blended rows.

@@ -21,7 +21,8 @@ from dain_core.modules.kernels import TAPS
 
 GIB = 2**30
 
-#: Frames of up to so many pixels take a GPU less time than launching its kernels one by one.
+#: Frames of up to so many pixels take a GPU less time than launching its kernels one by one; where contexts are
+#: narrower than the official ones, and with them all else, of as many more.
 _GRAPH_PIXELS = 2**20
 #: The share of rows that may be made twice to save memory that is not scarce.
 _CHEAP = 0.02
@@ -163,7 +164,7 @@ class Planner:
 
     def _plans(self, height: int, width: int) -> Iterator[Plan]:
         """All plans, from the one with the least work on."""
-        if height * width <= _GRAPH_PIXELS:
+        if height * width * self.config.context_width <= _GRAPH_PIXELS * ModelConfig.context_width:
             yield Plan(height, width, height, height, graphs=True)
         cheap = 1 + int(_CHEAP * height / (2 * _REACH))
         for keep_contexts, first, fewest in ((True, cheap, _FEW_ROWS), (False, 1, _LEAST_ROWS)):

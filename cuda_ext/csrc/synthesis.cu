@@ -94,10 +94,13 @@ constexpr int kPicture = 4;   // red, green, blue, log depth
 constexpr int kSeen = 64;     // blend, two images, two flows, two kernels, two depths: 47; then zeros
 constexpr int kFlows = 9, kKernels = 13, kDepths = 45;
 
+// Of the picture, and of what lies at a pixel in the kernels, whole vectors are read.
 template <typename T>
 struct Side {
-  View<const float> picture, flow;
-  View<const T> kernel;
+  const float4* picture;
+  View<const float> flow;
+  const T* kernel;
+  int64_t kernel_pitch;
 };
 
 // Warps one side's picture and puts what is seen of that side into `seen`.
@@ -105,17 +108,22 @@ template <typename T, typename O>
 __device__ void see(const Side<T>& side, int index, int n, int y, int x, const Shape& shape, float (&warped)[kPicture],
                     O (&seen)[kSeen]) {
   const Window<float> window = window_at<float>(side.flow, n, y, x, shape);
+  const int64_t frame = int64_t(n) * shape.height, pixel = (frame + y) * shape.width + x;
 #pragma unroll
-  for (int tap = 0; tap < 16; ++tap) {
-    const T kernel = *side.kernel.at(n, tap, y, x);
-    const float weight = window.weight(tap, float(kernel));
-    const float* from =
-        side.picture.at(n, 0, window.row(tap / 4, shape.height), window.column(tap % 4, shape.width));
+  for (int first = 0; first < 16; first += kWidth<T>) {
+    const auto kernel = *reinterpret_cast<const Channels<T>*>(side.kernel + pixel * side.kernel_pitch + first);
 #pragma unroll
-    for (int c = 0; c < kPicture; ++c) {
-      warped[c] += weight * from[c * side.picture.c];
+    for (int k = 0; k < kWidth<T>; ++k) {
+      const int tap = first + k;
+      const float weight = window.weight(tap, float(kernel.values[k]));
+      const int64_t row = frame + window.row(tap / 4, shape.height);
+      const float4 from = side.picture[row * shape.width + window.column(tap % 4, shape.width)];
+      warped[0] += weight * from.x;
+      warped[1] += weight * from.y;
+      warped[2] += weight * from.z;
+      warped[3] += weight * from.w;
+      seen[kKernels + 16 * index + tap] = O(float(kernel.values[k]));
     }
-    seen[kKernels + 16 * index + tap] = O(float(kernel));
   }
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
@@ -221,6 +229,9 @@ void blend_into(const Tensor& first, const Tensor& second, const Tensor& flow_1,
   check("flow_2", flow_2, frame.with_channels(2), ScalarType::Float, first);
   check("kernel_1", kernel_1, frame.with_channels(16), type, first);
   check("kernel_2", kernel_2, frame.with_channels(16), type, first);
+  for (const Tensor* picture : {&first, &second}) {
+    STD_TORCH_CHECK(pitch_of("a picture", *picture, 16) == kPicture, "a picture must be a tensor of its own");
+  }
   check("out", out, {frame.batch, kSeen, target.height, frame.width}, out.scalar_type(), first);
   check("blend", blend, target.with_channels(3), ScalarType::Float, first);
   STD_TORCH_CHECK(time.is_cuda() && time.numel() == 1 && time.scalar_type() == ScalarType::Float,
@@ -231,9 +242,12 @@ void blend_into(const Tensor& first, const Tensor& second, const Tensor& flow_1,
   dispatch_network(type, out.scalar_type(), [&](auto zero, auto written) {
     using T = decltype(zero);
     using O = decltype(written);
-    launch.pixels(blend_and_gather<T, O>, frame.batch, rows.count, frame.width,
-                  Side<T>{read<float>(first), read<float>(flow_1), read<T>(kernel_1)},
-                  Side<T>{read<float>(second), read<float>(flow_2), read<T>(kernel_2)},
+    const auto side = [](const Tensor& picture, const Tensor& flow, const Tensor& kernel) {
+      return Side<T>{static_cast<const float4*>(picture.const_data_ptr()), read<float>(flow),
+                     static_cast<const T*>(kernel.const_data_ptr()), pitch_of("a kernel", kernel, 16)};
+    };
+    launch.pixels(blend_and_gather<T, O>, frame.batch, rows.count, frame.width, side(first, flow_1, kernel_1),
+                  side(second, flow_2, kernel_2),
                   static_cast<const float*>(time.const_data_ptr()), write<float>(blend),
                   static_cast<O*>(out.mutable_data_ptr()), out_pitch, rows, frame);
   });

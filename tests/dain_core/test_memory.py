@@ -16,6 +16,12 @@ def test_small_frames_are_graphs() -> None:
     assert not HALF.best(1088, 1920, 60 * GIB).graphs
 
 
+def test_a_narrow_network_has_graphs_of_larger_frames() -> None:
+    lite = Planner(ModelConfig.named("dain-lite"), element_bytes=2, seen_bytes=2, weight_bytes=9 * 2**20)
+    assert lite.best(1088, 1920, 60 * GIB).graphs
+    assert not lite.best(2176, 3840, 60 * GIB).graphs
+
+
 def test_plenty_of_memory_is_not_wasted() -> None:
     """Bands that cost next to nothing are made in any case."""
     plan = HALF.best(1088, 1920, 60 * GIB)
