@@ -158,7 +158,7 @@ def draw_layout(
     layout = Layout(
         present=present,
         figure=figure,
-        calm=rng.random(n) < 0.25,
+        calm=rng.random(n) < 0.35,
         place=place,
         velocity=velocity,
         angle=angle,

@@ -20,6 +20,7 @@ WEIGHTS: Mapping[str, tuple[float, float]] = {
     "frame": (1.0, 1.0),  # the result: the rectified frame, or the blend where nothing rectifies
     "blend": (0.5, 0.2),  # the blend beside the rectified frame
     "census": (0.0, 0.0),  # of both, beside the differences of colour
+    "psnr": (0.0, 0.0),  # of the result, see `losses.log_error`
     "flow": (0.012, 0.004),
     "depth": (0.02, 0.02),
 }
@@ -96,7 +97,7 @@ class Objective(nn.Module):
         with self.precision.autocast(batch.first.device):
             made = self._run(batch)
         weights = {name: _between(ends, progress) for name, ends in self.weights.items()}
-        terms, watched = self._compare(made, truth, weights["census"], _between(FLOW_POWER, progress))
+        terms, watched = self._compare(made, truth, weights, _between(FLOW_POWER, progress))
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         for name, term in {"loss": loss, **terms}.items():
             watched[name] = torch.stack((term.detach() * len(batch), torch.full_like(term, len(batch))))
@@ -130,7 +131,7 @@ class Objective(nn.Module):
         return Pass(levels, log_depth, {"blend": result.blend, "output": result.output})
 
     def _compare(
-        self, made: Pass, truth: Batch, census: float, flow_power: float
+        self, made: Pass, truth: Batch, weights: Mapping[str, float], flow_power: float
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The terms of the loss, and more to watch."""
         terms, watched = {}, {}
@@ -138,8 +139,10 @@ class Objective(nn.Module):
             term = "frame" if frame is _result(made) else name
             difference = frame.float() - truth.middle
             terms[term] = losses.charbonnier(difference) + 0.5 * losses.laplacian(difference)
-            if census:
-                terms[term] = terms[term] + census * losses.census(frame, truth.middle)
+            if weights["census"]:
+                terms[term] = terms[term] + weights["census"] * losses.census(frame, truth.middle)
+            if weights["psnr"] and term == "frame":
+                terms["psnr"] = losses.log_error(difference)
         if "flow" in self._parts:
             flows, known = torch.cat(truth.flows.chunk(2, 1)), truth.supervised.repeat(2)
             terms["flow"], error = losses.flow_error(made.levels, flows, known, flow_power)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dain_core.training.losses import census, charbonnier, depth_error, flow_error, laplacian
+from dain_core.training.losses import census, charbonnier, depth_error, flow_error, laplacian, log_error
 
 SIZES = [(2, 4), (4, 8), (8, 16), (16, 32), (32, 64)]
 TRUE = torch.ones(2, dtype=torch.bool)
@@ -29,6 +29,20 @@ def test_equal_frames_cost_almost_nothing_and_every_band_counts() -> None:
     assert float(laplacian(checks)) == pytest.approx(
         0.1 / 16 + nothing, rel=0.1
     )  # the finest, which counts least
+
+
+def test_the_logarithm_of_errors_cares_for_each_image_alike() -> None:
+    off = torch.stack((torch.full((3, 8, 8), 0.1), torch.full((3, 8, 8), 0.01))).requires_grad_()
+    expected = (math.log(0.1**2) + math.log(0.01**2)) / 2
+    loss = log_error(off)
+    assert loss.item() == pytest.approx(expected, abs=0.02)
+    loss.backward()
+    assert off.grad is not None
+    per_percent = (off.grad * off.detach()).sum(
+        (1, 2, 3)
+    )  # what the loss wins if an image's errors shrink by a part
+    assert float(per_percent[1]) == pytest.approx(float(per_percent[0]), rel=0.03)
+    assert math.isfinite(float(log_error(torch.zeros(1, 3, 8, 8))))
 
 
 def test_losses_are_computed_in_float32() -> None:

@@ -54,3 +54,10 @@ def test_what_nothing_learns_from_is_not_run(parts: tuple[str, ...], expected: s
     weights = {"frame": 0.0} if "depth" in parts else {}
     _, _, ran = run(parts, **weights)
     assert ran == expected
+
+
+def test_psnr_is_learned_from_if_it_has_a_weight() -> None:
+    without, _, _ = run(("kernels",))
+    beside, _, _ = run(("kernels",), psnr=0.01)
+    assert "psnr" not in without
+    torch.testing.assert_close(beside["loss"][0], without["loss"][0] + 0.01 * beside["psnr"][0])
