@@ -27,7 +27,7 @@ FORMATS = ("int8", "fp16", "fp32")
 
 #: SHA-256 of the weights that come with the project, `weights/NAME.safetensors`.
 SHIPPED = {
-    "dain": "18377ca836f9e78644a6691f03d4aebf85eda3aa93c7fa57e52d5e394301822c",
+    "dain": "2d8d847b7e49982f67cf65db1af5b67532216c10d58232f399a0057e9c0e6933",
     "dain-lite": "3d7458e9dd2d8b42a8932fc8aae45d84974e73759c75722753350bbe25e5204a",
 }
 
