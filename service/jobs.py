@@ -58,6 +58,11 @@ def new_job_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
+def new_token() -> str:
+    """What an attempt at a task proves itself by."""
+    return secrets.token_hex(8)
+
+
 def created_at(job_id: str) -> float:
     """When this id was made, in seconds since the epoch."""
     return int(job_id[:12], 16) / 1000
@@ -211,9 +216,12 @@ class Jobs:
 
     # -- what a worker does -----------------------------------------------------------------------
 
-    def claim(self, job_id: str, task: str, worker: str) -> Claim:
-        """Take a task; `Refused` when it is not to be had."""
-        token = secrets.token_hex(8)
+    def claim(self, job_id: str, task: str, worker: str, token: str | None = None) -> Claim:
+        """Take a task; `Refused` when it is not to be had.
+
+        Whoever calls again after an error gives the same `new_token` again: the first call may have had its way.
+        """
+        token = token or new_token()
         keys = [
             job_key(job_id),
             task_key(job_id, task),

@@ -1,6 +1,10 @@
 """The compare-and-set scripts behind `service.jobs`: each is atomic in Redis, and answers what happened.
 
 A claim is void when its job is no longer running or its token is no longer the task's.
+
+When a connection breaks, nobody knows whether Redis did what it was told, and the call is made again. So a token that
+has claimed, completed or finished something gets the answer of the first time. (What is not released or requeued
+because the first answer was lost, the janitor finds in no queue.)
 """
 
 from __future__ import annotations
@@ -10,8 +14,9 @@ from __future__ import annotations
 CLAIM = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'queued' and state ~= 'running' then return 'gone' end
-local task = redis.call('HMGET', KEYS[2], 'state', 'worker', 'attempts')
+local task = redis.call('HMGET', KEYS[2], 'state', 'worker', 'attempts', 'token')
 if task[1] == false then return 'gone' end
+if task[1] == 'running' and task[4] == ARGV[4] then return tonumber(task[3]) end
 if task[1] == 'done' then return 'done' end
 if task[1] == 'running' and redis.call('EXISTS', ARGV[7] .. task[2]) == 1 then return 'busy' end
 if tonumber(task[3] or 0) >= tonumber(ARGV[6]) then return 'exhausted' end
@@ -38,7 +43,9 @@ return 1
 # job fields, sums
 COMPLETE = """
 if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return false end
-if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] then return false end
+local task = redis.call('HMGET', KEYS[2], 'token', 'completed_by', 'ready')
+if task[2] == ARGV[1] then return cjson.decode(task[3]) end
+if task[1] ~= ARGV[1] then return false end
 redis.call('HSET', KEYS[2], 'state', 'done', 'token', '', 'finished_at', ARGV[3])
 redis.call('HDEL', KEYS[2], 'frames')
 redis.call('SREM', KEYS[3], ARGV[2])
@@ -70,6 +77,7 @@ while begun < total and begun - done < tonumber(ARGV[4]) do
 end
 redis.call('HSET', KEYS[1], 'segments_begun', begun)
 if done == total then start('assemble') end
+redis.call('HSET', KEYS[2], 'completed_by', ARGV[1], 'ready', cjson.encode(ready))
 return ready
 """
 
@@ -109,10 +117,11 @@ return 'requeued'
 # ARGV job id, outcome, now, job fields, token (empty: from outside any task), when the result expires (empty:
 # no result)
 FINISH = """
-local state = redis.call('HGET', KEYS[1], 'state')
-if state ~= 'queued' and state ~= 'running' then return 0 end
+local job = redis.call('HMGET', KEYS[1], 'state', 'finished_by')
+if ARGV[5] ~= '' and job[2] == ARGV[5] then return 1 end
+if job[1] ~= 'queued' and job[1] ~= 'running' then return 0 end
 if ARGV[5] ~= '' and redis.call('HGET', KEYS[9], 'token') ~= ARGV[5] then return 0 end
-redis.call('HSET', KEYS[1], 'state', ARGV[2])
+redis.call('HSET', KEYS[1], 'state', ARGV[2], 'finished_by', ARGV[5])
 for name, value in pairs(cjson.decode(ARGV[4])) do redis.call('HSET', KEYS[1], name, value) end
 redis.call('DEL', KEYS[2])
 redis.call('ZREM', KEYS[3], ARGV[1])

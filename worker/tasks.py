@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 from dain_core.engine import Interpolator
 from dain_core.memory import FrameTooLargeError
 from service.errors import Problem
-from service.jobs import ASSEMBLE, PLAN, Claim, Jobs, Refused, segment_index, segment_name
+from service.jobs import ASSEMBLE, PLAN, Claim, Jobs, Refused, new_token, segment_index, segment_name
 from service.queue import Queue
 from service.records import Job, Output, State
 from service.settings import Settings
@@ -116,8 +116,9 @@ def _run(job_id: str, task: str, work: Callable[[Attempt], None]) -> None:
 
 
 def _attempt(runtime: Runtime, job_id: str, task: str, work: Callable[[Attempt], None], leg: Leg) -> None:
+    token = new_token()
     try:
-        claim = runtime.jobs.claim(job_id, task, runtime.name)
+        claim = _insist(lambda: runtime.jobs.claim(job_id, task, runtime.name, token))
     except Refused as refusal:
         log.info("%s of job %s not taken: %s", task, job_id, refusal.reason)
         if refusal.reason == "exhausted":
@@ -199,7 +200,7 @@ def _complete(attempt: Attempt, **results: Mapping[str, Any]) -> None:
 
 
 def _insist(call: Callable[[], T]) -> T:
-    """The call's result, waiting for a Redis that is away: finished work is not thrown away for an outage."""
+    """The call's result, waiting for a Redis that is away: neither tasks nor finished work are lost by an outage."""
     give_up = time.monotonic() + REDIS_PATIENCE
     while True:
         try:

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError
+from redis.retry import Retry
 
 from service.errors import Problem
 from service.jobs import ASSEMBLE, PLAN, Claim, Jobs, Refused, new_job_id
@@ -63,6 +66,50 @@ def refusal(jobs: Jobs, job: Job, task: str, worker: str = "bob") -> str:
     with pytest.raises(Refused) as caught:
         jobs.claim(job.id, task, worker)
     return caught.value.reason
+
+
+class Forgetful(Redis):
+    """A Redis of which one answer is lost with its connection, after it has done what it was told."""
+
+    loses_next = False
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        answer = super().parse_response(connection, command_name, **options)
+        if self.loses_next:
+            self.loses_next = False
+            raise ConnectionError("the connection broke")
+        return answer
+
+
+@pytest.fixture
+def forgetful(redis: Redis, settings: Settings) -> tuple[Forgetful, Jobs]:
+    redis.set(worker_key("ann"), "alive")
+    client = Forgetful.from_url(
+        settings.require_redis_url, retry=Retry(NoBackoff(), 1), retry_on_error=[ConnectionError]
+    )
+    return client, Jobs.from_settings(client, settings)
+
+
+def test_a_lost_answer_changes_nothing(forgetful: tuple[Forgetful, Jobs], redis: Redis) -> None:
+    """To whatever call: the claim holds, what was completed or finished is so, and counted once."""
+    client, jobs = forgetful
+    submit = accept(jobs)
+    client.loses_next = True
+    claim = jobs.claim(submit.id, PLAN, "ann")
+    assert claim.attempt == 1 and jobs.report(claim, 0)
+    client.loses_next = True
+    assert jobs.complete(claim, job={"segments_total": 1, "frames_total": 10}) == ["segment-0"]
+    claim = jobs.claim(submit.id, "segment-0", "ann")
+    client.loses_next = True
+    assert jobs.complete(claim, add={"frames": 10}) == [ASSEMBLE]
+    claim = jobs.claim(submit.id, ASSEMBLE, "ann")
+    client.loses_next = True
+    assert jobs.finish(submit.id, State.SUCCEEDED, output=output(submit), claim=claim)
+    done, counters = jobs.get(submit.id), jobs.counters()
+    assert done.status == State.SUCCEEDED and done.progress.frames_done == 10
+    assert done.metrics.segments_done == 1 and done.metrics.attempts_failed == 0
+    assert counters["jobs_succeeded"] == 1 and counters["frames"] == 10
+    assert not client.loses_next
 
 
 def test_a_new_job_is_queued_with_its_place_in_the_line(jobs: Jobs) -> None:

@@ -307,6 +307,27 @@ def test_finished_work_waits_for_redis(
     assert bench.jobs.get(job.id).status is State.SUCCEEDED
 
 
+@pytest.mark.parametrize(("call", "number"), [("claim", 0), ("complete", 1), ("finish", 0)])
+def test_what_redis_did_before_it_went_away_is_not_done_again(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """A call has its way, but its answer is lost: of the plan's claim, a segment's completion, the job's end."""
+    job = bench.accept(clip, tmp_path)
+    original, numbers = getattr(bench.jobs, call), iter(range(100))
+
+    def flaky(*arguments: Any, **named: Any) -> Any:
+        made = original(*arguments, **named)
+        if next(numbers) == number:
+            raise ConnectionError("away")
+        return made
+
+    monkeypatch.setattr(bench.jobs, call, flaky)
+    bench.work()
+    done = bench.jobs.get(job.id)
+    assert done.status is State.SUCCEEDED and done.output and bench.store.exists(done.output.key)
+    assert done.progress.frames_done == done.output.frames and done.metrics.attempts_failed == 0
+
+
 def test_too_many_frames_are_refused_by_the_plan(
     redis: Redis, settings: Settings, clip: Path, tmp_path: Path
 ) -> None:
