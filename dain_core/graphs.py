@@ -1,13 +1,17 @@
-"""CUDA graphs: a function's kernels launched at once, for frames so small that launching takes longer than running."""
+"""For frames so small that launching takes longer than running: CUDA graphs, a function's kernels launched at once, and
+functions that run beside each other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Aside = TypeVar("Aside")
+Here = TypeVar("Here")
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -27,6 +31,26 @@ def tensors(value: Any) -> Iterator[Tensor]:
     found: list[Tensor] = []
     map_tensors(lambda tensor: found.append(tensor) or tensor, value)  # type: ignore[func-returns-value]
     return iter(found)
+
+
+def beside(
+    stream: torch.cuda.Stream | None, aside: Callable[[], Aside], here: Callable[[], Here]
+) -> tuple[Aside, Here]:
+    """What two functions make of which neither needs the other; given a stream, the first runs there meanwhile.
+
+    It takes the memory of both at once. Both may be captured in one graph.
+    """
+    if stream is None:
+        return aside(), here()
+    current = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        first = aside()
+    second = here()
+    current.wait_stream(stream)
+    for tensor in tensors(first):
+        tensor.record_stream(current)
+    return first, second
 
 
 class Graphed:

@@ -58,7 +58,7 @@ class Plan:
         rows: of a band of the synthesis.
         depth_rows: of a band of the depth network.
         keep_contexts: contexts are kept with a frame.
-        graphs: each stage is a CUDA graph.
+        graphs: stages are CUDA graphs, in which what can runs beside each other.
     """
 
     height: int
@@ -67,6 +67,11 @@ class Plan:
     depth_rows: int
     keep_contexts: bool = True
     graphs: bool = False
+
+    @property
+    def small(self) -> bool:
+        """Whether a synthesis is worth a graph, which copies all that it is given: the contexts, too."""
+        return self.height * self.width <= _GRAPH_PIXELS
 
     def share(self, rows: int) -> float:
         """Of the frame's height."""
@@ -144,10 +149,12 @@ class Planner:
 
         depth = _DEPTH * plan.share(plan.depth_rows + 2 * _DEPTH_REACH)
         narrower = c.depth_stem / ModelConfig.depth_stem / c.depth_scale**2
-        features = max(narrower * max(depth, _DEPTH_IN_BANDS) * e, frame + c.context_width * e)
+        networks = narrower * max(depth, _DEPTH_IN_BANDS) * e, frame + c.context_width * e
+        features, beside = (sum(networks), 2) if plan.graphs else (max(networks), 1)
         bands = 28 + self._band(plan)  # 28: flows at a time, result
         much = _FLOAT32 if e == 4 else 1
-        stages = motion + much * features, much * _FLOW_AND_KERNELS * e, motion + much * bands
+        pairs = beside * _FLOW_AND_KERNELS * e
+        stages = motion + much * features, much * pairs, motion + much * bands
         # Graphs keep their results, and copies of all that they are given.
         copies = 3 * (frame + motion) if plan.graphs else 0
         return 2 * frame + copies, stages

@@ -84,6 +84,9 @@ class FusedStages:
             model.config, model.dtype.itemsize, model.rectify.seen_dtype.itemsize, weights
         )
         self._plan: Plan | None = None
+        self._features: Callable[..., Any]
+        self._motion: Callable[..., Any]
+        self._synthesis: Callable[..., Any]
         self._alive: WeakSet[FusedFeatures] = WeakSet()
 
     def features(self, image: Tensor) -> FusedFeatures:
@@ -131,12 +134,16 @@ class FusedStages:
     def _follow(self, plan: Plan) -> None:
         self._plan = plan
         keep, rows = plan.keep_contexts, plan.depth_rows
-        features = partial(self.model.features, keep_contexts=keep, depth_rows=rows)
-        stages: list[Callable[..., Any]] = [features, self.model.motion, self._synthesise]
-        if plan.graphs and self._device.type == "cuda":
+        graphs = plan.graphs and self._device.type == "cuda"
+        side = torch.cuda.Stream(self._device) if graphs else None
+        self._features = partial(self.model.features, keep_contexts=keep, depth_rows=rows, side=side)
+        self._motion = partial(self.model.motion, side=side)
+        self._synthesis = self._synthesise
+        if graphs:
             pool = torch.cuda.graph_pool_handle()
-            stages = [Graphed(stage, pool) for stage in stages]
-        self._features, self._motion, self._synthesis = stages
+            self._features, self._motion = Graphed(self._features, pool), Graphed(self._motion, pool)
+            if plan.small:
+                self._synthesis = Graphed(self._synthesise, pool)
 
     def _shrink(self) -> None:
         assert self._plan

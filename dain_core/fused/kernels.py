@@ -21,12 +21,11 @@ class FusedKernels(nn.Module):
         self.dtype = dtype
         self.down = nn.ModuleList(relu_conv(cast(nn.Conv2d, conv), dtype) for conv in network.down)
         self.up = nn.ModuleList(relu_conv(cast(nn.Conv2d, conv), dtype) for conv in network.up)
-        first, second = (
+        firsts, lasts = (
             [cast(Sequence[nn.Conv2d], head)[index] for head in network.heads] for index in (0, 2)
         )
-        self.heads = nn.Sequential(
-            SliceConv2d(_merged(first, True), 0.0, dtype), SliceConv2d(_merged(second, False), 1.0, dtype)
-        )
+        self.heads = SliceConv2d(_merged(firsts), 0.0, dtype)
+        self.last = nn.ModuleList(SliceConv2d(conv, 1.0, dtype) for conv in lasts)
 
     def between(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """The kernels (N, 16, H, W) of each of two frames (N, 3, H, W), float32."""
@@ -44,17 +43,16 @@ class FusedKernels(nn.Module):
         for conv, skip in zip(self.up, reversed(before_pooling), strict=True):
             upsample_add_into(x, skip, True, skip)
             x = conv(skip)
-        of_first, of_second = self.heads(x).split(TAPS, 1)
+        of_first, of_second = (
+            conv(part) for conv, part in zip(self.last, self.heads(x).split(TAPS, 1), strict=True)
+        )
         return of_first, of_second
 
 
-def _merged(convs: Sequence[nn.Conv2d], shared_input: bool) -> nn.Conv2d:
-    """Convolutions of the same input, or else of one slice of its channels each, as one."""
-    count, (outputs, inputs) = len(convs), convs[0].weight.shape[:2]
-    result = nn.Conv2d(inputs if shared_input else count * inputs, count * outputs, 3, padding=1)
-    result.weight.data.zero_()
-    for index, (conv, rows) in enumerate(zip(convs, result.weight.data.split(outputs), strict=True)):
-        columns = slice(None) if shared_input else slice(index * inputs, (index + 1) * inputs)
-        rows[:, columns] = conv.weight.data
+def _merged(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
+    """Convolutions of the same input as one."""
+    outputs = sum(conv.out_channels for conv in convs)
+    result = nn.Conv2d(convs[0].in_channels, outputs, 3, padding=1)
+    result.weight.data = torch.cat([conv.weight.data for conv in convs])
     result.bias = nn.Parameter(torch.cat([cast(Tensor, conv.bias).data for conv in convs]), False)
     return result

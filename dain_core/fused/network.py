@@ -22,6 +22,7 @@ from dain_core.fused.flow import FusedFlow
 from dain_core.fused.kernels import FusedKernels
 from dain_core.fused.layers import EIGHT_BITS, GROUP, empty
 from dain_core.fused.synthesis import FusedRectification
+from dain_core.graphs import beside
 from dain_core.model import DAIN, ModelConfig, Motion
 from dain_core.modules.layers import downsample, upsample
 
@@ -101,28 +102,43 @@ class FusedDAIN(nn.Module):
         return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
     def features(
-        self, image: Tensor, keep_contexts: bool = True, depth_rows: int | None = None
+        self,
+        image: Tensor,
+        keep_contexts: bool = True,
+        depth_rows: int | None = None,
+        side: torch.cuda.Stream | None = None,
     ) -> FusedFeatures:
         """See `DAIN.features`.
 
         Args:
             keep_contexts: the largest part of the features; left out, `synthesise` makes them, in bands.
             depth_rows: for the depth network, in rows of the frame, see `FusedDepth`.
+            side: where to estimate depth meanwhile, see `beside`.
         """
         scale = self.config.depth_scale
         rows = depth_rows and depth_rows // scale
-        log_depth = upsample(self.depth(downsample(image, scale), rows), scale)
+        log_depth, (contexts, pyramid) = beside(
+            side,
+            lambda: upsample(self.depth(downsample(image, scale), rows), scale),
+            lambda: (self.context(image) if keep_contexts else (), self.flow.features(image)),
+        )
         return FusedFeatures(
             picture=torch.cat((image, log_depth), 1).contiguous(memory_format=torch.channels_last),
             inverse_depth=1e-6 + torch.exp(-log_depth),
-            contexts=self.context(image) if keep_contexts else (),
-            pyramid=self.flow.features(image),
+            contexts=contexts,
+            pyramid=pyramid,
         )
 
-    def motion(self, first: FusedFeatures, second: FusedFeatures) -> Motion:
-        """See `DAIN.motion`."""
-        flows = self.flow.between(first.pyramid, second.pyramid)
-        return Motion(flows, self.kernels.between(first.image, second.image))
+    def motion(
+        self, first: FusedFeatures, second: FusedFeatures, side: torch.cuda.Stream | None = None
+    ) -> Motion:
+        """See `DAIN.motion`; flow is estimated on `side` meanwhile, see `beside`."""
+        flows, kernels = beside(
+            side,
+            lambda: self.flow.between(first.pyramid, second.pyramid),
+            lambda: self.kernels.between(first.image, second.image),
+        )
+        return Motion(flows, kernels)
 
     def synthesise(
         self,
