@@ -27,8 +27,8 @@ FORMATS = ("int8", "fp16", "fp32")
 
 #: SHA-256 of the weights that come with the project, `weights/NAME.safetensors`.
 SHIPPED = {
-    "dain": "2d8d847b7e49982f67cf65db1af5b67532216c10d58232f399a0057e9c0e6933",
-    "dain-lite": "3d7458e9dd2d8b42a8932fc8aae45d84974e73759c75722753350bbe25e5204a",
+    "dain": "3120328a493ed16950e4e01d10d46dfb4ec98643aa1b5645b13d8101c145b4b2",
+    "dain-lite": "2e2b889e77ed13cc7750bde24162f9fd30b22b14ae7b80244e8824fa65bdb3fe",
 }
 
 #: A copy of the authors' checkpoint (their own address is dead), and the SHA-1 Git knows it by.
