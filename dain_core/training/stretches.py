@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dain_core.training.batch import TrainingDataError
+from dain_core.training.pace import positions
 
 #: How many frames the last one of a triplet may be after the first.
 GAPS = range(2, 7)
@@ -84,7 +85,8 @@ class Stretch:
     """Decoded frames, (T, H, W, 3) uint8, and where in them something moves.
 
     Attributes:
-        starts: by gap, the first frames of triplets that have no cut and no repeated frame in them.
+        starts: by gap, the first frames of triplets that have no cut and no repeated frame in them, and of which it is
+            known when each was taken.
     """
 
     def __init__(self, span: Span, device: torch.device) -> None:
@@ -100,9 +102,14 @@ class Stretch:
         #: Sums over all before in time, height and width, so that any box's mean is eight look-ups.
         self._sums = np.pad(motion.cumsum(0).cumsum(1).cumsum(2), ((1, 0), (1, 0), (1, 0)))
         broken = np.concatenate([[0], np.cumsum(~usable)])
+        place = positions(self.frames)
+        lost = np.cumsum(np.isnan(place))
         self.starts = {
-            gap: np.flatnonzero(broken[gap:] == broken[: max(len(broken) - gap, 0)]) for gap in GAPS
+            gap: np.flatnonzero((broken[gap:] == broken[:-gap]) & (lost[gap - 1 : -1] == lost[:-gap]))
+            for gap in GAPS
         }
+        #: Logarithms of the time from each frame to the next, up to a factor that no triplet shows.
+        self._lasting = np.cumsum(np.nan_to_num(np.log(1 / place[:-1] - 1)))
 
     def place(self, rng: np.random.Generator, gap: int, size: tuple[int, int], scale: float) -> Place:
         gap = gap if len(self.starts[gap]) else 2
@@ -112,6 +119,11 @@ class Stretch:
         high, wide = int(size[0] * scale), int(size[1] * scale)
         top, left = int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1))
         return Place(self, first, gap, top, left, high, wide)
+
+    def time(self, first: int, middle: int, last: int) -> float:
+        """When a triplet's middle frame was taken, between the first (0) and the last (1)."""
+        lasting = np.exp(self._lasting[first:last] - self._lasting[first])
+        return float(lasting[: middle - first].sum() / lasting.sum())
 
     def motion(self, first: int, last: int, top: int, bottom: int, left: int, right: int) -> float:
         """The mean difference from each frame to the next, in about that box."""
@@ -146,6 +158,10 @@ class Place:
             self.left,
             self.left + self.width,
         )
+
+    def time(self, middle: int) -> float:
+        """When frame first + middle was taken, between first (0) and first + gap (1)."""
+        return self.stretch.time(self.first, self.first + middle, self.first + self.gap)
 
     def cut(self, middle: int, size: tuple[int, int]) -> list[Tensor]:
         """The frames first, first + middle and first + gap: (3, H, W) uint8 each, scaled down to that size."""

@@ -26,8 +26,9 @@ class Videos:
     """A source of triplets out of video files.
 
     Neighbours are two to six frames apart, the middle mostly half-way; no triplet has a cut or a repeated frame in
-    it. Crops lie mostly where something moves; half of them are larger and scaled down, by 2 at most. What is drawn
-    depends on the seed and the number of triplets before, whatever the threads that decode do meanwhile.
+    it. A middle frame's time is what the motion tells, not what the numbers of the frames do. Crops lie mostly where
+    something moves; half of them are larger and scaled down, by 2 at most. What is drawn depends on the seed and the
+    number of triplets before, whatever the threads that decode do meanwhile.
 
     Args:
         folder: of video files, in it or in folders in it.
@@ -101,7 +102,7 @@ class Videos:
             chosen = places[rng.choice(_CANDIDATES, p=motion / motion.sum())]
             middle = middle if chosen.gap == gap else 1
             crops += chosen.cut(middle, self._size)
-            times.append(middle / chosen.gap)
+            times.append(chosen.time(middle))
         frames = torch.stack(crops).view(n, 3, 3, *self._size).float() / 255
         return augment(Batch.of_frames(frames, torch.tensor(times).to(self._device)), rng)
 

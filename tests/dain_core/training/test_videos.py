@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dain_core.training.data import TrainingDataError, Videos, open_source
+from dain_core.training.pace import positions
 from dain_core.training.stretches import Stretch, probe
 
 HEIGHT, WIDTH = 96, 128
@@ -121,3 +123,69 @@ def test_what_is_wrong_with_videos_is_said(tmp_path: Path) -> None:
     still.write_bytes(b"no video")
     with pytest.raises(TrainingDataError, match=r"still\.mp4 cannot be read"):
         Videos(tmp_path, CROP)
+
+
+def moving(places: Sequence[float], height: int = 120, width: int = 160) -> list[NDArray[np.uint8]]:
+    """Smooth noise that has come so many pixels far, down and to the left, over a part that rests."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(1, 3, 40, 60, generator=generator)
+    picture = torch.nn.functional.interpolate(coarse, size=(480, 720), mode="bicubic", align_corners=False)
+    frames = []
+    for place in places:
+        at = torch.meshgrid(
+            torch.arange(height) + 100.0 - 0.5 * place, torch.arange(width) + 100.0 + place, indexing="ij"
+        )
+        grid = torch.stack([(at[1] + 0.5) / 360 - 1, (at[0] + 0.5) / 240 - 1], -1)
+        frame = torch.nn.functional.grid_sample(picture, grid[None].float(), align_corners=False)[0]
+        frame[:, :, :40] = picture[0, :, :height, :40]
+        frames.append((frame.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy())
+    return frames
+
+
+def test_frames_are_found_where_they_are_between_their_neighbours() -> None:
+    places = [0, 4, 8, 14, 16, 20, 23, 29, 33, 37]
+    found = positions(torch.from_numpy(np.stack(moving(places))))
+    true = [(b - a) / (c - a) for a, b, c in zip(places, places[1:], places[2:], strict=False)]
+    assert np.isnan(found[[0, -1]]).all()
+    assert found[1:-1] == pytest.approx(true, abs=0.02)
+    assert found[1] == 0.5  # and not only nearly
+
+
+def test_frames_at_rest_are_half_way_and_nonsense_is_nowhere() -> None:
+    rng = np.random.default_rng(0)
+    still = torch.from_numpy(np.stack([moving([0])[0]] * 3))
+    assert positions(still)[1] == 0.5
+    chaos = torch.from_numpy(np.stack([frame for k in range(3) for frame in moving([17 * k * k])]))
+    chaos[1] = torch.from_numpy(rng.integers(0, 256, chaos[1].shape, dtype=np.uint8))
+    assert np.isnan(positions(chaos)[1])
+    repeated = moving([0, 8.0, 8.1, 16])
+    assert np.isnan(positions(torch.from_numpy(np.stack(repeated)))[1:3]).all()
+
+
+def test_parts_that_disagree_are_half_way_where_the_camera_is_regular() -> None:
+    for places, regular in ((range(0, 80, 4), True), (np.cumsum([3, 5] * 10), False)):
+        frames = np.stack(moving(places))
+        frames[5, :, 100:], frames[5, :, :100] = frames[4, :, 100:], frames[6, :, :100]
+        found = positions(torch.from_numpy(frames))[1:-1]
+        assert np.isnan(found).any() != regular
+
+
+def test_a_triplets_time_is_what_its_motion_tells(tmp_path: Path) -> None:
+    places = [0, 4, 8, 14, 16, 20, 24, 24.1, 32, 36, 40, 44]
+    stretch = Stretch(probe(write(tmp_path / "uneven.mp4", moving(places)), CROP), torch.device("cpu"))
+    lost = {6, 7}  # next to each other, and so neither is half-way
+    for gap, starts in stretch.starts.items():
+        assert set(starts.tolist()) == {
+            start for start in range(12 - gap) if not lost & set(range(start + 1, start + gap))
+        }
+        for first in starts:
+            for middle in range(first + 1, first + gap):
+                true = (places[middle] - places[first]) / (places[first + gap] - places[first])
+                assert stretch.time(first, middle, first + gap) == pytest.approx(true, abs=0.03)
+    assert stretch.time(8, 9, 10) == 0.5
+
+
+def test_videos_say_that_opencv_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(TrainingDataError, match="pip install opencv-python-headless"):
+        Videos(folder, CROP)
