@@ -61,7 +61,7 @@ def _between(back: NDArray[np.float32], on: NDArray[np.float32]) -> float:
     """From the flow to the frame before and to the one after, (H, W, 2); NaN where parts of the frame disagree."""
     path = on - back
     length = (path**2).sum(-1)
-    moves = length > max(1, np.median(length))
+    moves = length >= max(1, np.median(length))
     if moves.mean() < _FEW:
         return 0.5
     low, place, high = np.percentile((-back * path).sum(-1)[moves] / length[moves], (25, 50, 75))

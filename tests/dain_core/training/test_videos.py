@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dain_core.training.data import TrainingDataError, Videos, open_source
-from dain_core.training.pace import positions
+from dain_core.training.pace import _between, positions
 from dain_core.training.stretches import Stretch, probe
 
 HEIGHT, WIDTH = 96, 128
@@ -149,6 +149,12 @@ def test_frames_are_found_where_they_are_between_their_neighbours() -> None:
     assert np.isnan(found[[0, -1]]).all()
     assert found[1:-1] == pytest.approx(true, abs=0.02)
     assert found[1] == 0.5  # and not only nearly
+
+
+def test_a_pan_is_no_rest() -> None:
+    """Though every pixel moves as far as any other."""
+    back, on = (np.full((60, 80, 2), value, np.float32) for value in (-2, 6))
+    assert _between(back, on) == 0.25
 
 
 def test_frames_at_rest_are_half_way_and_nonsense_is_nowhere() -> None:
