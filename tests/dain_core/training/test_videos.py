@@ -191,6 +191,15 @@ def test_a_triplets_time_is_what_its_motion_tells(tmp_path: Path) -> None:
     assert stretch.time(8, 9, 10) == 0.5
 
 
+def test_batches_have_the_times_that_were_measured(tmp_path: Path) -> None:
+    write(tmp_path / "uneven.mp4", moving(np.cumsum([2, 6] * 12)))
+    times = Videos(tmp_path, CROP, seed=1).sample(40).time
+    neighbours = ((times - 0.25).abs() < 0.03) | ((times - 0.75).abs() < 0.03)
+    assert (
+        neighbours.float().mean() > 0.4
+    )  # the frame between two neighbours, of more than half of the triplets
+
+
 def test_videos_say_that_opencv_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(TrainingDataError, match="pip install opencv-python-headless"):
