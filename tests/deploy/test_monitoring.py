@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx
 import yaml
-from api import serve
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Settings
+from tests.api import serve
 
 FOLDER = Path(__file__).parents[2] / "deploy"
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from stack import Stack, start, stop
+
+from tests.stack import Stack, start, stop
 
 
 @pytest.fixture(scope="session")

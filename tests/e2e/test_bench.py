@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from stack import Stack
 
+from tests.stack import Stack
 from worker.bench import bench
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import av
 import httpx
 import pytest
-from stack import Stack, start, stop
+
+from tests.stack import Stack, start, stop
 
 
 def timestamps(path: Path) -> list[Fraction]:

@@ -21,8 +21,6 @@ if cuda_ext.backend() != "cuda":
     pytest.skip("the CUDA kernels are not built: python -m cuda_ext.build", allow_module_level=True)
 pytest.importorskip("av")
 
-from tiny_training import Slides, settings, slides
-
 from dain_core.model import DAIN, ModelConfig
 from dain_core.training.batch import Batch
 from dain_core.training.checkpoints import Run
@@ -31,6 +29,7 @@ from dain_core.training.loop import prepare, train
 from dain_core.training.precision import LEVELS
 from dain_core.training.ranks import Ranks
 from dain_core.training.trainer import Trainer
+from tests.tiny_training import Slides, settings, slides
 
 CUDA = torch.device("cuda", 0)
 MIXED = [name for name in LEVELS if name != "fp32"]

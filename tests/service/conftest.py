@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from api import serve
 from redis import Redis
 
 from service.jobs import Jobs
 from service.settings import Settings
 from service.store import Store
+from tests.api import serve
 
 
 @pytest.fixture

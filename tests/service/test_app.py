@@ -10,7 +10,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from api import assert_problem, serve
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
@@ -21,6 +20,7 @@ from service.options import Options
 from service.settings import Settings
 from service.store import Store
 from service.workers import WorkerRecord, Workers
+from tests.api import assert_problem, serve
 
 POST = {"content": b"x", "headers": {"Content-Type": "video/mp4", "Idempotency-Key": "k"}}
 

@@ -11,7 +11,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from api import serve, until
 
 from service import client as client_module
 from service.client import Client, ClientError
@@ -19,6 +18,7 @@ from service.jobs import Jobs
 from service.records import Output, State
 from service.settings import Settings
 from service.store import Store
+from tests.api import serve, until
 
 CONTENT = random.Random(1).randbytes(3_000_000)
 

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from api import assert_problem
 
 from service.errors import Problem
 from service.jobs import PLAN, Jobs, new_job_id
 from service.options import Options
 from service.records import Job, Output, State
 from service.store import Store
+from tests.api import assert_problem
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from api import assert_problem, until
 from redis import Redis
 
 from service import idempotency, uploads
@@ -19,6 +18,7 @@ from service.jobs import Jobs
 from service.queue import Queue
 from service.settings import Settings
 from service.store import Store
+from tests.api import assert_problem, until
 
 RAW = {"Content-Type": "application/octet-stream"}
 Debris = Callable[[], list[str]]

@@ -196,7 +196,12 @@ def test_a_full_channel_waits_and_a_closed_one_says_why() -> None:
 
 def children() -> list[psutil.Process]:
     """FFmpeg processes of ours; other tests' servers are none of them."""
-    return [child for child in psutil.Process().children(recursive=True) if "ffmpeg" in child.name()]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end while we look
+            if "ffmpeg" in child.name():
+                found.append(child)
+    return found
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import TINY, settings
 
 from dain_core.training.checkpoints import CheckpointError, Run
 from dain_core.training.config import TrainConfig
+from tests.tiny_training import TINY, settings
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tiny_training import settings
 
 from dain_core.training import cli
 from dain_core.training.checkpoints import Run
 from dain_core.training.config import TrainConfig
 from dain_core.training.errors import TrainingError
+from tests.tiny_training import settings
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_training import TINY, Slides
 from torch import Tensor, nn
 
 from dain_core.model import DAIN
 from dain_core.training.batch import Batch
 from dain_core.training.config import PARTS
 from dain_core.training.initialise import initialise
+from tests.tiny_training import TINY, Slides
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_training
 import torch
-from tiny_training import Slides, settings, slides, train_quietly
 from torch import Tensor
 
 from dain_core.checkpoint import load_weights
@@ -26,6 +24,7 @@ from dain_core.training.errors import TrainingError
 from dain_core.training.launch import launch
 from dain_core.training.loop import LateCheck, train
 from dain_core.training.precision import NonFiniteError
+from tests.tiny_training import TINY, Slides, settings, slides, train_quietly
 
 CPU = torch.device("cpu")
 
@@ -50,7 +49,7 @@ def tensors(tree: Any, path: str = "") -> dict[str, Tensor]:
 
 def assert_same_run(first: Run, second: Run) -> None:
     """To the last bit."""
-    one, two = (tensors(run.load(tiny_training.TINY)) for run in (first, second))
+    one, two = (tensors(run.load(TINY)) for run in (first, second))
     assert one.keys() == two.keys()
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
     assert first.weights.read_bytes() == second.weights.read_bytes()

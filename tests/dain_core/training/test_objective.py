@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import TINY, Slides
 from torch import Tensor, nn
 
 from dain_core.model import DAIN
 from dain_core.training.objective import Objective
 from dain_core.training.precision import Precision
+from tests.tiny_training import TINY, Slides
 
 
 def run(parts: tuple[str, ...], **weights: float) -> tuple[dict[str, Tensor], DAIN, set[str]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_training import TINY, Slides
 from torch import Tensor, nn
 
 from dain_core.model import DAIN
 from dain_core.training.errors import TrainingError
 from dain_core.training.objective import Objective
 from dain_core.training.precision import LEVELS, Masters, NanWatch, NonFiniteError, Precision
+from tests.tiny_training import TINY, Slides
 
 CPU = torch.device("cpu")
 
