@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dain_core.evaluation.clips import Sample, Selection
 from dain_core.evaluation.depth import DepthPicture
-from dain_core.training.synthetic import Scenes
+from dain_core.training.scenes.synthetic import Scenes
 
 SIZE = (256, 384)
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from dain_core.training.batch import Batch, Source, TrainingDataError
-from dain_core.training.pictures import PICTURES, VIDEOS, files, load_pictures
-from dain_core.training.synthetic import Scenes
-from dain_core.training.triplets import LISTS, Triplets
-from dain_core.training.videos import Videos
+from dain_core.training.footage.pictures import PICTURES, VIDEOS, files, load_pictures
+from dain_core.training.footage.triplets import LISTS, Triplets
+from dain_core.training.footage.videos import Videos
+from dain_core.training.scenes.synthetic import Scenes
 
 __all__ = [
     "Batch",

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dain_core.training.atlas import LEVELS, Atlas
-from dain_core.training.motion import BODY, HEAD, PARENTS, Array, Layout
-from dain_core.training.shapes import SHARES, Shapes
+from dain_core.training.scenes.atlas import LEVELS, Atlas
+from dain_core.training.scenes.motion import BODY, HEAD, PARENTS, Array, Layout
+from dain_core.training.scenes.shapes import SHARES, Shapes
 
 #: Canvases made at once: what this bounds is memory.
 _CHUNK = 64

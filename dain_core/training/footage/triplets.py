@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dain_core.training.augment import augment
 from dain_core.training.batch import Batch, TrainingDataError
-from dain_core.training.pictures import read_picture
+from dain_core.training.footage.augment import augment
+from dain_core.training.footage.pictures import read_picture
 
 #: The list of each kind of collection, and the frames that a line of it stands for.
 LISTS = {"tri_trainlist.txt": 3, "sep_trainlist.txt": 7}

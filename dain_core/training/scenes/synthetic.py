@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dain_core.training.batch import Batch
-from dain_core.training.degrade import degrade
-from dain_core.training.motion import Array, Layout, draw_layout
-from dain_core.training.render import Scene
-from dain_core.training.surfaces import Surfaces
+from dain_core.training.scenes.degrade import degrade
+from dain_core.training.scenes.motion import Array, Layout, draw_layout
+from dain_core.training.scenes.render import Scene
+from dain_core.training.scenes.surfaces import Surfaces
 
 #: Moments over which a frame with motion blur is averaged, and the longest way of a thing between the first and last.
 BLUR_SAMPLES = 8

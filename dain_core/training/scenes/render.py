@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dain_core.training.motion import Array, Layout
-from dain_core.training.surfaces import Surfaces
+from dain_core.training.scenes.motion import Array, Layout
+from dain_core.training.scenes.surfaces import Surfaces
 
 #: How large a background's canvas is, in pixels: a frame's sizes times this (it covers 1.25 of a frame).
 _BACKGROUND = 1.6

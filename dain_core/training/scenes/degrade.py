@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dain_core.training.motion import Array
+from dain_core.training.scenes.motion import Array
 
 
 def soften(frames: Tensor, amount: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dain_core.training.augment import augment
 from dain_core.training.batch import Batch, TrainingDataError
-from dain_core.training.pictures import VIDEOS, files
-from dain_core.training.stretches import GAPS, Span, Stretch, probe
+from dain_core.training.footage.augment import augment
+from dain_core.training.footage.pictures import VIDEOS, files
+from dain_core.training.footage.stretches import GAPS, Span, Stretch, probe
 
 #: Frames of a stretch, where not all videos fit into memory, and triplets after which the oldest stretch goes.
 _STRETCH, _TURN = 128, 500

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from dain_core.training.data import TrainingDataError, Videos, open_source
-from dain_core.training.pace import _between, positions
-from dain_core.training.stretches import Stretch, probe
+from dain_core.training.footage.pace import _between, positions
+from dain_core.training.footage.stretches import Stretch, probe
 
 HEIGHT, WIDTH = 96, 128
 CROP = (32, 64)
@@ -66,8 +66,8 @@ def test_a_folder_of_videos_gives_triplets(folder: Path) -> None:
 def test_the_same_state_gives_the_same_batches(
     folder: Path, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dain_core.training.videos._STRETCH", 10)
-    monkeypatch.setattr("dain_core.training.videos._TURN", 4)
+    monkeypatch.setattr("dain_core.training.footage.videos._STRETCH", 10)
+    monkeypatch.setattr("dain_core.training.footage.videos._TURN", 4)
     source = Videos(folder, CROP, seed=1, budget=budget)
     source.sample(9)
     state = source.state_dict()

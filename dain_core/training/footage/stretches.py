@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dain_core.training.batch import TrainingDataError
-from dain_core.training.pace import positions
+from dain_core.training.footage.pace import positions
 
 #: How many frames the last one of a triplet may be after the first.
 GAPS = range(2, 7)

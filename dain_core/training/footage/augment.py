@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dain_core.training.batch import Batch
-from dain_core.training.motion import Array
 
 
 @torch.no_grad()
@@ -45,7 +47,7 @@ def _recoloured(frames: Tensor, rng: np.random.Generator) -> Tensor:
     """(N, 9, H, W), the three frames of a sample alike."""
     n = len(frames)
 
-    def moved(values: Array) -> Tensor:
+    def moved(values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(frames.device, non_blocking=True)
 
     order = rng.permuted(np.tile(np.arange(3), (n, 1)), axis=1)

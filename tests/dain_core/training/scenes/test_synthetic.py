@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dain_core.training.batch import Batch
-from dain_core.training.motion import JOINTS, LIMB, PARENTS, Layout, draw_layout
-from dain_core.training.render import Scene
-from dain_core.training.surfaces import Surfaces
-from dain_core.training.synthetic import Scenes
+from dain_core.training.scenes.motion import JOINTS, LIMB, PARENTS, Layout, draw_layout
+from dain_core.training.scenes.render import Scene
+from dain_core.training.scenes.surfaces import Surfaces
+from dain_core.training.scenes.synthetic import Scenes
 
 SIZE = (64, 96)
 CPU = torch.device("cpu")

@@ -1,0 +1,1 @@
+"""What was filmed: triplets out of videos and of folders of frames, and when those were taken."""
