@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
 from service.errors import Problem
-from service.jobs import ASSEMBLE, PLAN, Claim, Jobs, Refused, new_job_id
+from service.jobs import ASSEMBLE, PLAN, Claim, Jobs, Refused, created_at, new_job_id
 from service.options import Options
 from service.records import Job, Output, State
 from service.settings import Settings
@@ -117,6 +118,13 @@ def test_a_new_job_is_queued_with_its_place_in_the_line(jobs: Jobs) -> None:
     assert [first.status, second.status] == [State.QUEUED, State.QUEUED]
     assert [first.progress.queue_position, second.progress.queue_position] == [0, 1]
     assert first.filename == "clip.mp4" and first.input == {"frames": 12} and first.options.factor == 2
+
+
+def test_ids_sort_by_time_of_creation() -> None:
+    before = time.time()
+    ids = [new_job_id() for _ in range(1000)]
+    assert ids == sorted(ids)
+    assert all(before - 0.001 <= created_at(job_id) <= time.time() for job_id in ids)
 
 
 def test_an_unknown_job_is_a_404(jobs: Jobs) -> None:
