@@ -11,9 +11,10 @@ import logging
 import signal
 import threading
 import time
+from contextlib import suppress
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import LockNotOwnedError, RedisError
 
 from service.errors import Problem
 from service.jobs import Jobs, created_at
@@ -26,6 +27,7 @@ from service.workers import Workers
 log = logging.getLogger("dain.janitor")
 
 INTERVAL = 2.0  # seconds between sweeps
+LOCK_SECONDS = 10.0  # by so much a janitor that is killed in a sweep delays the next
 LOST_AFTER = (
     10.0  # seconds a task may be neither waiting nor running: longer than any worker needs from pop to claim
 )
@@ -119,7 +121,7 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    lock = redis.lock("dain:janitor", timeout=60, blocking=False)
+    lock = redis.lock("dain:janitor", timeout=LOCK_SECONDS, blocking=False)
     wait = INTERVAL
     while not stop.wait(wait):
         try:
@@ -127,7 +129,8 @@ def main() -> None:
                 try:
                     janitor.sweep()
                 finally:
-                    lock.release()
+                    with suppress(LockNotOwnedError):  # the sweep outlasted it
+                        lock.release()
             wait = INTERVAL
         except RedisError as error:
             # After an outage every worker's record has expired; give the living time to report before judging

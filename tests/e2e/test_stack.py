@@ -104,7 +104,7 @@ def test_a_cancelled_job_stops_at_once_and_leaves_nothing(stack: Stack, small_cl
         assert time.monotonic() - began < 5
         assert httpx.get(f"{stack.url}/jobs/{job['id']}/result").status_code == 409
     store = stack.state_dir / "store"
-    stack.until(lambda: not [p for p in store.rglob("*") if job["id"] in str(p)], "cleaning up", 15)
+    stack.until(lambda: not [p for p in store.rglob("*") if job["id"] in str(p)], "cleaning up", 30)
 
 
 def test_bad_files_are_refused_and_the_worker_lives(stack: Stack, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from service.records import Job, Output, State
 from service.settings import Settings
 from service.store import Store
 from service.workers import Workers, worker_key
+from tests.api import until
 
 
 @pytest.fixture
@@ -147,3 +151,32 @@ def test_results_expire_before_records(
     janitor.expire()
     with pytest.raises(Problem):
         jobs.get(job.id)
+
+
+def test_a_janitor_that_dies_in_a_sweep_or_takes_long_stops_no_other(
+    jobs: Jobs, store: Store, job: Job, redis: Redis, settings: Settings
+) -> None:
+    script = (
+        "import sys, time\nfrom service import janitor\njanitor.INTERVAL, janitor.LOCK_SECONDS = 0.1, 0.5\n"
+        "sweep = janitor.Janitor.sweep\n"
+        "janitor.Janitor.sweep = lambda self: (time.sleep(float(sys.argv[1])), sweep(self))\njanitor.main()"
+    )
+    environment = os.environ | {
+        "DAIN_REDIS_URL": str(settings.redis_url),
+        "DAIN_STATE_DIR": str(settings.state_dir),
+    }
+
+    def start(seconds: float) -> subprocess.Popen[str]:
+        arguments = [sys.executable, "-c", script, str(seconds)]
+        return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+
+    assert jobs.cancel(job.id)
+    with start(600) as victim:
+        until(lambda: bool(redis.keys("dain:janitor")))
+        victim.kill()
+    with start(1.0) as next_one:
+        until(lambda: not files(store))
+        until(lambda: not redis.keys("dain:janitor"))
+        next_one.terminate()
+        _, said = next_one.communicate()
+    assert next_one.returncode == 0 and said == ""

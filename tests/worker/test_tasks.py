@@ -27,6 +27,7 @@ from service.records import Job, State
 from service.settings import Settings
 from service.store import Store
 from service.workers import WorkerRecord, Workers
+from tests.api import until
 from tests.worker.conftest import Average
 from worker import tasks
 from worker.models import Models
@@ -260,13 +261,6 @@ def test_the_next_segment_begins_before_the_last_is_delivered(
     bench.runtime.relay.finish()
     bench.work()
     assert bench.jobs.get(job.id).status is State.SUCCEEDED
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_video_at_fault_fails_at_once_and_says_why(bench: Bench, clip: Path, tmp_path: Path) -> None:
