@@ -262,6 +262,28 @@ def test_the_next_segment_begins_before_the_last_is_delivered(
     assert bench.jobs.get(job.id).status is State.SUCCEEDED
 
 
+def test_the_next_task_begins_shortly_before_the_last_is_through_with_the_device(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.accept(clip, tmp_path)
+    bench.work(1)
+    monkeypatch.setattr(tasks, "HEAD_START", 1000.0)  # whatever is left of the segment is less
+    model, may_go_on = bench.models.default, threading.Event()
+    pair = model.pair
+
+    def pair_slowly(*frames: torch.Tensor) -> Any:
+        assert model.pairs < 2 or may_go_on.wait(30)
+        return pair(*frames)
+
+    monkeypatch.setattr(model, "pair", pair_slowly)
+    bench.take()
+    [record], begun = bench.workers.all(), model.pairs
+    may_go_on.set()
+    bench.runtime.relay.finish()
+    assert record.task == "segment-0" and begun <= 2 < model.pairs
+    bench.work()
+
+
 def test_a_video_at_fault_fails_at_once_and_says_why(bench: Bench, clip: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(clip.read_bytes()[:200])
