@@ -58,7 +58,7 @@ class Plan:
         rows: of a band of the synthesis.
         depth_rows: of a band of the depth network.
         keep_contexts: contexts are kept with a frame.
-        graphs: stages are CUDA graphs, in which what can runs beside each other.
+        graphs: there are CUDA graphs, and what can runs beside each other.
     """
 
     height: int
@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def small(self) -> bool:
-        """Whether a synthesis is worth a graph, which copies all that it is given: the contexts, too."""
+        """Whether whole stages are graphs, which copies all that they are given and make. Else depth and flow are."""
         return self.height * self.width <= _GRAPH_PIXELS
 
     def share(self, rows: int) -> float:
@@ -156,7 +156,8 @@ class Planner:
         pairs = beside * _FLOW_AND_KERNELS * e
         stages = motion + much * features, much * pairs, motion + much * bands
         # Graphs keep their results, and copies of all that they are given.
-        copies = 3 * (frame + motion) if plan.graphs else 0
+        of_parts = 32 + 2 * pyramid * e  # image, depth and flows; pyramids
+        copies = (3 * (frame + motion) if plan.small else of_parts) if plan.graphs else 0
         return 2 * frame + copies, stages
 
     def _band(self, plan: Plan) -> float:

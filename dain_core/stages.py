@@ -133,17 +133,22 @@ class FusedStages:
 
     def _follow(self, plan: Plan) -> None:
         self._plan = plan
-        keep, rows = plan.keep_contexts, plan.depth_rows
-        graphs = plan.graphs and self._device.type == "cuda"
-        side = torch.cuda.Stream(self._device) if graphs else None
-        self._features = partial(self.model.features, keep_contexts=keep, depth_rows=rows, side=side)
-        self._motion = partial(self.model.motion, side=side)
-        self._synthesis = self._synthesise
-        if graphs:
-            pool = torch.cuda.graph_pool_handle()
-            self._features, self._motion = Graphed(self._features, pool), Graphed(self._motion, pool)
+        self._features = partial(
+            self.model.features,
+            keep_contexts=plan.keep_contexts,
+            log_depth=partial(self.model.log_depth, rows=plan.depth_rows),
+        )
+        self._motion, self._synthesis = self.model.motion, self._synthesise
+        if plan.graphs and self._device.type == "cuda":
+            side, pool = torch.cuda.Stream(self._device), torch.cuda.graph_pool_handle()
             if plan.small:
-                self._synthesis = Graphed(self._synthesise, pool)
+                self._features = Graphed(partial(self._features, side=side), pool)
+                self._motion = Graphed(partial(self._motion, side=side), pool)
+                self._synthesis = Graphed(self._synthesis, pool)
+            else:  # only what has many kernels and small results: all that goes in and comes out is copied
+                depth, flow = (Graphed(f, pool) for f in (self.model.log_depth, self.model.flow.between))
+                self._features = partial(self._features, side=side, log_depth=depth)
+                self._motion = partial(self._motion, side=side, flow=flow)
 
     def _shrink(self) -> None:
         assert self._plan

@@ -7,9 +7,9 @@ cuDNN's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -101,41 +101,53 @@ class FusedDAIN(nn.Module):
             return False
         return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
+    def log_depth(self, image: Tensor, rows: int | None = None) -> Tensor:
+        """(N, 1, H, W), float32; for `rows`, of the frame, see `FusedDepth`."""
+        scale = self.config.depth_scale
+        return upsample(self.depth(downsample(image, scale), rows and rows // scale), scale)
+
     def features(
         self,
         image: Tensor,
         keep_contexts: bool = True,
-        depth_rows: int | None = None,
         side: torch.cuda.Stream | None = None,
+        log_depth: Callable[[Tensor], Tensor] | None = None,
     ) -> FusedFeatures:
         """See `DAIN.features`.
 
         Args:
             keep_contexts: the largest part of the features; left out, `synthesise` makes them, in bands.
-            depth_rows: for the depth network, in rows of the frame, see `FusedDepth`.
             side: where to estimate depth meanwhile, see `beside`.
+            log_depth: the method of that name, as a graph say.
         """
-        scale = self.config.depth_scale
-        rows = depth_rows and depth_rows // scale
-        log_depth, (contexts, pyramid) = beside(
+        depth, (contexts, pyramid) = beside(
             side,
-            lambda: upsample(self.depth(downsample(image, scale), rows), scale),
+            partial(log_depth or self.log_depth, image),
             lambda: (self.context(image) if keep_contexts else (), self.flow.features(image)),
         )
         return FusedFeatures(
-            picture=torch.cat((image, log_depth), 1).contiguous(memory_format=torch.channels_last),
-            inverse_depth=1e-6 + torch.exp(-log_depth),
+            picture=torch.cat((image, depth), 1).contiguous(memory_format=torch.channels_last),
+            inverse_depth=1e-6 + torch.exp(-depth),
             contexts=contexts,
             pyramid=pyramid,
         )
 
     def motion(
-        self, first: FusedFeatures, second: FusedFeatures, side: torch.cuda.Stream | None = None
+        self,
+        first: FusedFeatures,
+        second: FusedFeatures,
+        side: torch.cuda.Stream | None = None,
+        flow: Callable[..., tuple[Tensor, Tensor]] | None = None,
     ) -> Motion:
-        """See `DAIN.motion`; flow is estimated on `side` meanwhile, see `beside`."""
+        """See `DAIN.motion`.
+
+        Args:
+            side: where to estimate flow meanwhile, see `beside`.
+            flow: `FusedFlow.between`, as a graph say.
+        """
         flows, kernels = beside(
             side,
-            lambda: self.flow.between(first.pyramid, second.pyramid),
+            partial(flow or self.flow.between, first.pyramid, second.pyramid),
             lambda: self.kernels.between(first.image, second.image),
         )
         return Motion(flows, kernels)
