@@ -52,7 +52,7 @@ class Slides:
             middle.contiguous(),
             last.contiguous(),
             time=torch.full((n,), 0.5),
-            flows=flow * supervised.view(n, 1, 1, 1) * torch.ones(n, 4, h, w),
+            flows=torch.where(supervised.view(n, 1, 1, 1), flow, torch.nan).expand(n, 4, h, w).contiguous(),
             depth=torch.ones(n, 2, h, w),
             supervised=supervised,
         ).to(self._device)

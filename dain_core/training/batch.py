@@ -22,9 +22,11 @@ class Batch:
         first, middle, last: (N, 3, H, W) float32 RGB in [0, 1].
         time: (N,) float32 in (0, 1): when the middle frame is, between first (0) and last (1).
         flows: (N, 4, H, W) float32, pixels: x and y of the motion from first to last, then from last to first.
-            A flow lies at the pixel where it starts: where that surface point is later, minus where it is now.
+            A flow lies at the pixel where it starts: where that surface point is later, minus where it is now. NaN
+            where it is not known.
         depth: (N, 2, H, W) float32, positive, of first and of last: larger is further.
-        supervised: (N,) bool: whether flows and depth are known. Where not, they are 0 and 1.
+        supervised: (N,) bool: whether flows and depth are known exactly. Where not, flows are as measured, if at all,
+            and depth is 1.
     """
 
     first: Tensor
@@ -45,7 +47,7 @@ class Batch:
             middle=middle,
             last=last,
             time=time,
-            flows=frames.new_zeros(n, 4, height, width),
+            flows=frames.new_full((n, 4, height, width), torch.nan),
             depth=frames.new_ones(n, 2, height, width),
             supervised=torch.zeros(n, dtype=torch.bool, device=frames.device),
         )

@@ -50,7 +50,7 @@ class Teacher:
 
     @torch.no_grad()
     def teach(self, batch: Batch) -> Batch:
-        """The batch with flow and depth where they were not known."""
+        """The batch with flow and depth where they were not known exactly."""
         pictures = (x.contiguous(memory_format=torch.channels_last) for x in (batch.first, batch.last))
         one, two = (self._network.features(picture) for picture in pictures)
         flows = torch.cat(self._network.motion(one, two).flows, 1)

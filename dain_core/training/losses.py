@@ -65,32 +65,35 @@ def _ternary(image: Tensor) -> Tensor:
 
 
 def flow_error(
-    levels: Sequence[Tensor], truth: Tensor, supervised: Tensor, power: float = 0.75
+    levels: Sequence[Tensor], truth: Tensor, slack: Tensor, power: float = 0.75
 ) -> tuple[Tensor, Tensor]:
     """The robust multi-level loss of PWC-Net (section 4), and the end-point error of its full size.
 
     Args:
         levels: flow in pixels from coarse to fine, (N, 2, h, w), as `DAIN.flow_levels` gives it. The last counts at
             full size.
-        truth: (N, 2, H, W), in pixels.
-        supervised: (N,): where it is false, the truth is not known and the sample adds nothing. The loss is a
-            mean over all samples all the same, so that parts of a batch average to the whole.
+        truth: (N, 2, H, W), in pixels. Where it is NaN it is not known, and nothing is added. The loss is a mean over
+            all pixels and samples all the same, so that parts of a batch average to the whole.
+        slack: (N,), in pixels: errors up to it are none. How exactly the truth is known.
         power: of the end-point error: the smaller, the more small errors count beside large ones.
 
     Returns:
-        The loss, a scalar; and the mean end-point error of each sample in pixels, (N,), without gradient.
+        The loss, a scalar; and the mean end-point error of each sample in pixels, (N,), without gradient; NaN where
+        nothing of it is known.
     """
-    known = supervised.float()
     *coarse, finest = (flow.float() for flow in levels)
-    total = torch.zeros((), device=truth.device)
-    pooled = truth
-    for weight, flow in reversed([*zip(LEVEL_WEIGHTS, coarse, strict=False)]):
-        pooled = F.avg_pool2d(pooled, pooled.shape[-1] // flow.shape[-1])
-        total = total + weight * _robust(_end_point(flow, pooled), known, power)
     scale = truth.shape[-1] // finest.shape[-1]
+    sides = [truth.shape[-1] // flow.shape[-1] for flow in coarse]
+    known = truth.isfinite().all(1, keepdim=True).float()
+    truth = torch.where(known > 0, truth, 0)
+    total = torch.zeros((), device=truth.device)
+    for weight, flow, side in zip(LEVEL_WEIGHTS, coarse, sides, strict=False):
+        share = F.avg_pool2d(known, side)
+        mean = F.avg_pool2d(truth, side) / share.clamp(min=0.5)
+        total = total + weight * _robust(_end_point(flow, mean), share >= 0.5, slack, power)
     error = _end_point(upsample(finest, scale), truth)
-    total = total + LEVEL_WEIGHTS[-1] * _robust(error, known, power)
-    return total, error.detach().mean((1, 2))
+    total = total + LEVEL_WEIGHTS[-1] * _robust(error, known > 0, slack, power)
+    return total, (error.detach() * known[:, 0]).sum((1, 2)) / known.sum((1, 2, 3))
 
 
 def _end_point(flow: Tensor, truth: Tensor) -> Tensor:
@@ -98,8 +101,9 @@ def _end_point(flow: Tensor, truth: Tensor) -> Tensor:
     return ((flow - truth).square().sum(1) + 1e-4).sqrt()
 
 
-def _robust(error: Tensor, known: Tensor, power: float) -> Tensor:
-    return ((error + 0.05).pow(power).mean((1, 2)) * known).mean()
+def _robust(error: Tensor, known: Tensor, slack: Tensor, power: float) -> Tensor:
+    beyond = F.relu(error - slack.view(-1, 1, 1))
+    return ((beyond + 0.05).pow(power) * known[:, 0]).mean()
 
 
 def depth_error(log_depth: Tensor, truth: Tensor, supervised: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ WEIGHTS: Mapping[str, tuple[float, float]] = {
     "depth": (0.02, 0.02),
 }
 
+#: Flow that was measured, not made, is right to about so many pixels.
+MEASURED_TO = 1.0
 #: Of the flow's error, at the start and at the end of a run: first large errors are learned from, then small ones.
 FLOW_POWER = (0.75, 0.5)
 
@@ -144,9 +146,13 @@ class Objective(nn.Module):
             if weights["psnr"] and term == "frame":
                 terms["psnr"] = losses.log_error(difference)
         if "flow" in self._parts:
-            flows, known = torch.cat(truth.flows.chunk(2, 1)), truth.supervised.repeat(2)
-            terms["flow"], error = losses.flow_error(made.levels, flows, known, flow_power)
-            watched["epe"] = torch.stack(((error * known).sum(), known.sum()))
+            slack = torch.where(truth.supervised, 0.0, MEASURED_TO).repeat(2)
+            terms["flow"], error = losses.flow_error(
+                made.levels, torch.cat(truth.flows.chunk(2, 1)), slack, flow_power
+            )
+            for name, chosen in (("epe", slack == 0), ("epe_measured", slack > 0)):
+                chosen = chosen & error.isfinite()
+                watched[name] = torch.stack((torch.where(chosen, error, 0).sum(), chosen.sum()))
         if "depth" in self._parts:
             assert made.log_depth is not None
             depth, known = torch.cat(truth.depth.chunk(2, 1)), truth.supervised.repeat(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -146,7 +147,8 @@ class Trainer:
         self._optimiser.zero_grad()
         try:
             for batch in batches:
-                for name, tensor in vars(batch).items():
+                unknown = batch.flows.isnan()  # which is no fault
+                for name, tensor in vars(replace(batch, flows=batch.flows.masked_fill(unknown, 0))).items():
                     if tensor.is_floating_point():
                         require_finite(tensor, f"`{name}` of the training data")
                 with NanWatch(self.model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile, islice
 from pathlib import Path
@@ -19,9 +19,12 @@ from torch import Tensor
 
 from dain_core.training.batch import TrainingDataError
 from dain_core.training.footage.pace import positions
+from dain_core.training.footage.search import Search, shrunk
 
 #: How many frames the last one of a triplet may be after the first.
 GAPS = range(2, 7)
+#: Of triplets of these, flow is measured; a value for so many pixels each way is enough.
+_MEASURED, _COARSER = (2, 4, 6), 4
 #: Frames are scaled down to so many lines.
 _LINES = 1080
 #: Side of the cells in which motion is measured.
@@ -102,14 +105,47 @@ class Stretch:
         #: Sums over all before in time, height and width, so that any box's mean is eight look-ups.
         self._sums = np.pad(motion.cumsum(0).cumsum(1).cumsum(2), ((1, 0), (1, 0), (1, 0)))
         broken = np.concatenate([[0], np.cumsum(~usable)])
-        place = positions(self.frames)
+        small, search = list(shrunk(self.frames)), Search()
+        place = positions(small, search)
         lost = np.cumsum(np.isnan(place))
         self.starts = {
             gap: np.flatnonzero((broken[gap:] == broken[:-gap]) & (lost[gap - 1 : -1] == lost[:-gap]))
             for gap in GAPS
         }
+        self._flows = self._measured(small, search)
         #: Logarithms of the time from each frame to the next, up to a factor that no triplet shows.
         self._lasting = np.cumsum(np.nan_to_num(np.log(1 / place[:-1] - 1)))
+
+    def _measured(self, small: Sequence[NDArray[np.uint8]], search: Search) -> dict[tuple[int, int], Tensor]:
+        """By first frame and gap: flow both ways as `Batch.flows` has it, but (4, h, w), float16, for pixels of
+        frames as they are here."""
+        scale = self.frames.shape[2] / small[0].shape[1]
+        flows = {}
+        for gap in _MEASURED:
+            for first in map(int, self.starts[gap]):
+                coarse = np.concatenate(search.trusted(small[first], small[first + gap], _COARSER), 2)
+                flows[first, gap] = (
+                    torch.from_numpy(scale * coarse).permute(2, 0, 1).half().to(self.frames.device)
+                )
+        return flows
+
+    def flows(self, place: Place, size: tuple[int, int]) -> Tensor:
+        """Flow both ways of a place's first and last frame scaled to that size, (4, H, W), float32, in its pixels; NaN
+        where it is not known."""
+        known = self._flows.get((place.first, place.gap))
+        if known is None:
+            return self.frames.new_full((4, *size), torch.nan, dtype=torch.float32)
+        _, height, width, _ = self.frames.shape
+        x, y = (
+            (torch.arange(count, device=known.device) + 0.5) * side / count + start
+            for count, side, start in (
+                (size[1], place.width, place.left),
+                (size[0], place.height, place.top),
+            )
+        )
+        where = torch.stack(torch.meshgrid(2 * x / width - 1, 2 * y / height - 1, indexing="xy"), 2)
+        flows = F.grid_sample(known[None].float(), where[None], padding_mode="border", align_corners=False)[0]
+        return flows * flows.new_tensor([size[1] / place.width, size[0] / place.height] * 2).view(4, 1, 1)
 
     def place(self, rng: np.random.Generator, gap: int, size: tuple[int, int], scale: float) -> Place:
         gap = gap if len(self.starts[gap]) else 2
@@ -162,6 +198,10 @@ class Place:
     def time(self, middle: int) -> float:
         """When frame first + middle was taken, between first (0) and first + gap (1)."""
         return self.stretch.time(self.first, self.first + middle, self.first + self.gap)
+
+    def flows(self, size: tuple[int, int]) -> Tensor:
+        """See `Stretch.flows`."""
+        return self.stretch.flows(self, size)
 
     def cut(self, middle: int, size: tuple[int, int]) -> list[Tensor]:
         """The frames first, first + middle and first + gap: (3, H, W) uint8 each, scaled down to that size."""

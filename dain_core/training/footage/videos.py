@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ class Videos:
     """A source of triplets out of video files.
 
     Neighbours are two to six frames apart, the middle mostly half-way; no triplet has a cut or a repeated frame in
-    it. A middle frame's time is what the motion tells, not what the numbers of the frames do. Crops lie mostly where
-    something moves; half of them are larger and scaled down, by 2 at most. What is drawn depends on the seed and the
-    number of triplets before, whatever the threads that decode do meanwhile.
+    it. A middle frame's time is what the motion tells, not what the numbers of the frames do. Flow is given where it
+    could be measured. Crops lie mostly where something moves; half of them are larger and scaled down, by 2 at most.
+    What is drawn depends on the seed and the number of triplets before, whatever the threads that decode do meanwhile.
 
     Args:
         folder: of video files, in it or in folders in it.
@@ -90,7 +91,7 @@ class Videos:
             raise TrainingDataError(
                 "no two neighbouring frames of these videos differ without a cut: add others"
             )
-        crops, times = [], []
+        crops, times, flows = [], [], []
         for _ in range(n):
             gap, middle = _draw_gap(rng)
             scale = rng.uniform(1, 2) if rng.random() < 0.5 else 1.0
@@ -103,8 +104,10 @@ class Videos:
             middle = middle if chosen.gap == gap else 1
             crops += chosen.cut(middle, self._size)
             times.append(chosen.time(middle))
+            flows.append(chosen.flows(self._size))
         frames = torch.stack(crops).view(n, 3, 3, *self._size).float() / 255
-        return augment(Batch.of_frames(frames, torch.tensor(times).to(self._device)), rng)
+        batch = Batch.of_frames(frames, torch.tensor(times).to(self._device))
+        return augment(replace(batch, flows=torch.stack(flows)), rng)
 
     def _fill(self) -> None:
         """Has as many stretches as memory holds, and the next ones being decoded."""

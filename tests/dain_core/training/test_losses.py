@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from dain_core.training.losses import census, charbonnier, depth_error, flow_error, laplacian, log_error
 
 SIZES = [(2, 4), (4, 8), (8, 16), (16, 32), (32, 64)]
+EXACT = torch.zeros(2)
 TRUE = torch.ones(2, dtype=torch.bool)
 
 
@@ -62,8 +63,8 @@ def test_census_sees_structure_and_not_brightness() -> None:
 def test_the_true_flow_costs_least() -> None:
     torch.manual_seed(0)
     flow = F.interpolate(4 * torch.randn(2, 2, 3, 3), size=(128, 256), mode="bilinear", align_corners=True)
-    right, error = flow_error(levels_of(flow), flow, TRUE)
-    wrong, larger = flow_error([level + 1 for level in levels_of(flow)], flow, TRUE)
+    right, error = flow_error(levels_of(flow), flow, EXACT)
+    wrong, larger = flow_error([level + 1 for level in levels_of(flow)], flow, EXACT)
     assert error.shape == (2,)
     assert float(error.max()) < 0.2
     assert float(larger.mean()) == pytest.approx(2**0.5, rel=0.1)
@@ -76,11 +77,12 @@ def test_samples_without_truth_teach_nothing_and_halves_average_to_the_whole() -
     levels = [torch.randn(4, 2, *size) for size in SIZES]
     log_depth, depth = torch.randn(4, 1, 128, 256), torch.rand(4, 1, 128, 256) + 0.5
     known = torch.tensor([True, True, True, False])
+    flow[3], flow[1, :, :, :77] = torch.nan, torch.nan
 
     def both(part: slice) -> torch.Tensor:
         return torch.stack(
             (
-                flow_error([level[part] for level in levels], flow[part], known[part])[0],
+                flow_error([level[part] for level in levels], flow[part], torch.zeros(4)[part])[0],
                 depth_error(log_depth[part], depth[part], known[part]),
             )
         )
@@ -90,14 +92,37 @@ def test_samples_without_truth_teach_nothing_and_halves_average_to_the_whole() -
     before = both(slice(4))
     for tensor in (*levels, log_depth):
         tensor[3] += 100
+    for level in levels:
+        level[1, ..., : int(level.shape[3] * 64 / 256)] += 100
     torch.testing.assert_close(both(slice(4)), before)
+    levels[2][1, ..., -1] += 100
+    assert both(slice(4))[0] > before[0] + 0.1
+
+
+def test_what_is_partly_known_is_compared_with_what_is_known() -> None:
+    flow = torch.full((1, 2, 128, 256), 8.0)
+    exactly, _ = flow_error(levels_of(flow), flow, EXACT[:1])
+    flow[..., 100:] = torch.nan  # a part of a cell at every level
+    known = torch.full((1, 2, 128, 256), 8.0)
+    partly, error = flow_error(levels_of(known), flow, EXACT[:1])
+    assert 0.3 * exactly < partly < 0.45 * exactly and float(error) < 0.02
+
+
+def test_no_more_is_asked_for_than_is_known() -> None:
+    flow = torch.zeros(1, 2, 128, 256)
+    near, far = ([torch.full((1, 2, *size), off).requires_grad_() for size in SIZES] for off in (0.6, 2.0))
+    for levels, learns in ((near, False), (far, True)):
+        loss, error = flow_error(levels, flow, torch.ones(1))
+        loss.backward()
+        assert (levels[-1].grad.abs().max() > 0) == learns  # type: ignore[union-attr]
+        assert float(error) == pytest.approx(2**0.5 * float(levels[-1][0, 0, 0, 0]), rel=0.01)
 
 
 def test_a_smaller_power_cares_more_for_small_errors() -> None:
     flow = torch.zeros(1, 2, 128, 256)
     small, large = ([torch.full((1, 2, *size), error) for size in SIZES] for error in (0.5, 20.0))
     ratios = [
-        float(flow_error(small, flow, TRUE[:1], power)[0] / flow_error(large, flow, TRUE[:1], power)[0])
+        float(flow_error(small, flow, EXACT[:1], power)[0] / flow_error(large, flow, EXACT[:1], power)[0])
         for power in (0.5, 0.75)
     ]
     assert ratios[0] > 1.5 * ratios[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -13,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from dain_core.training.data import TrainingDataError, Videos, open_source
-from dain_core.training.footage.pace import _between, positions
-from dain_core.training.footage.stretches import Stretch, probe
+from dain_core.training.footage.stretches import Place, Stretch, probe
+from tests.pictures import moving
 
 HEIGHT, WIDTH = 96, 128
 CROP = (32, 64)
@@ -125,57 +126,6 @@ def test_what_is_wrong_with_videos_is_said(tmp_path: Path) -> None:
         Videos(tmp_path, CROP)
 
 
-def moving(places: Sequence[float], height: int = 120, width: int = 160) -> list[NDArray[np.uint8]]:
-    """Smooth noise that has come so many pixels far, down and to the left, over a part that rests."""
-    generator = torch.Generator().manual_seed(1)
-    coarse = torch.rand(1, 3, 40, 60, generator=generator)
-    picture = torch.nn.functional.interpolate(coarse, size=(480, 720), mode="bicubic", align_corners=False)
-    frames = []
-    for place in places:
-        at = torch.meshgrid(
-            torch.arange(height) + 100.0 - 0.5 * place, torch.arange(width) + 100.0 + place, indexing="ij"
-        )
-        grid = torch.stack([(at[1] + 0.5) / 360 - 1, (at[0] + 0.5) / 240 - 1], -1)
-        frame = torch.nn.functional.grid_sample(picture, grid[None].float(), align_corners=False)[0]
-        frame[:, :, :40] = picture[0, :, :height, :40]
-        frames.append((frame.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy())
-    return frames
-
-
-def test_frames_are_found_where_they_are_between_their_neighbours() -> None:
-    places = [0, 4, 8, 14, 16, 20, 23, 29, 33, 37]
-    found = positions(torch.from_numpy(np.stack(moving(places))))
-    true = [(b - a) / (c - a) for a, b, c in zip(places, places[1:], places[2:], strict=False)]
-    assert np.isnan(found[[0, -1]]).all()
-    assert found[1:-1] == pytest.approx(true, abs=0.02)
-    assert found[1] == 0.5  # and not only nearly
-
-
-def test_a_pan_is_no_rest() -> None:
-    """Though every pixel moves as far as any other."""
-    back, on = (np.full((60, 80, 2), value, np.float32) for value in (-2, 6))
-    assert _between(back, on) == 0.25
-
-
-def test_frames_at_rest_are_half_way_and_nonsense_is_nowhere() -> None:
-    rng = np.random.default_rng(0)
-    still = torch.from_numpy(np.stack([moving([0])[0]] * 3))
-    assert positions(still)[1] == 0.5
-    chaos = torch.from_numpy(np.stack([frame for k in range(3) for frame in moving([17 * k * k])]))
-    chaos[1] = torch.from_numpy(rng.integers(0, 256, chaos[1].shape, dtype=np.uint8))
-    assert np.isnan(positions(chaos)[1])
-    repeated = moving([0, 8.0, 8.1, 16])
-    assert np.isnan(positions(torch.from_numpy(np.stack(repeated)))[1:3]).all()
-
-
-def test_parts_that_disagree_are_half_way_where_the_camera_is_regular() -> None:
-    for places, regular in ((range(0, 80, 4), True), (np.cumsum([3, 5] * 10), False)):
-        frames = np.stack(moving(places))
-        frames[5, :, 100:], frames[5, :, :100] = frames[4, :, 100:], frames[6, :, :100]
-        found = positions(torch.from_numpy(frames))[1:-1]
-        assert np.isnan(found).any() != regular
-
-
 def test_a_triplets_time_is_what_its_motion_tells(tmp_path: Path) -> None:
     places = [0, 4, 8, 14, 16, 20, 24, 24.1, 32, 36, 40, 44]
     stretch = Stretch(probe(write(tmp_path / "uneven.mp4", moving(places)), CROP), torch.device("cpu"))
@@ -204,3 +154,34 @@ def test_videos_say_that_opencv_is_missing(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(TrainingDataError, match="pip install opencv-python-headless"):
         Videos(folder, CROP)
+
+
+def test_flow_is_given_where_it_was_measured(tmp_path: Path) -> None:
+    path = write(tmp_path / "film.mp4", moving(range(0, 32, 4), height=128, width=192))
+    stretch = Stretch(probe(path, CROP), torch.device("cpu"))
+    # Twice as large as the crop, and two frames apart: 4 and 2 pixels there.
+    place = Place(stretch, first=1, gap=2, top=16, left=60, height=64, width=128)
+    flows = place.flows(CROP)
+    expected = torch.tensor([-4.0, 2.0, 4.0, -2.0]).view(4, 1, 1)
+    known = flows.isfinite().all(0)
+    assert known[4:-4, 4:-8].float().mean() > 0.9
+    assert (flows - expected)[:, known].abs().median() < 0.1
+    assert ((flows - expected)[:, known].abs() < 0.5).float().mean() > 0.95
+    assert replace(place, gap=3).flows(CROP).isnan().all()
+    resting = replace(place, left=0, width=32, height=16).flows(CROP)
+    assert resting[:, :, :32].nan_to_num(0).abs().median() < 0.5
+
+
+def test_batches_have_the_flow_of_their_frames(tmp_path: Path) -> None:
+    write(tmp_path / "film.mp4", moving(range(0, 64, 2), height=128, width=192))
+    batch = Videos(tmp_path, CROP, seed=1).sample(40)
+    known = batch.flows.isfinite().all(1)
+    assert known.float().mean() > 0.4 and not batch.supervised.any()
+    n, height, width = known.shape
+    x = torch.arange(width) + 0.5 + batch.flows[:, 0].nan_to_num(0)
+    y = torch.arange(height)[:, None] + 0.5 + batch.flows[:, 1].nan_to_num(0)
+    where = torch.stack([2 * x / width - 1, 2 * y / height - 1], -1)
+    inside = (where.abs() < 0.95).all(-1) & known
+    found = torch.nn.functional.grid_sample(batch.last, where, align_corners=False)
+    apart = (found - batch.first).abs().mean(1)[inside].mean()
+    assert apart < 0.2 * (batch.last - batch.first).abs().mean(1)[inside].mean()
