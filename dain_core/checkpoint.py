@@ -27,8 +27,8 @@ FORMATS = ("int8", "fp16", "fp32")
 
 #: SHA-256 of the weights that come with the project, `weights/NAME.safetensors`.
 SHIPPED = {
-    "dain": "3120328a493ed16950e4e01d10d46dfb4ec98643aa1b5645b13d8101c145b4b2",
-    "dain-lite": "2e2b889e77ed13cc7750bde24162f9fd30b22b14ae7b80244e8824fa65bdb3fe",
+    "dain": "e2a74ee2fe79ef0e61e72c1031063183f5059e5219ed47a07923ad9c2c55a2d2",
+    "dain-lite": "b4c0097a778d9f39939ad12d2e7604a811afcad3ebee558ebdd98c3609b3bf63",
 }
 
 #: A copy of the authors' checkpoint (their own address is dead), and the SHA-1 Git knows it by.
