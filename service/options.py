@@ -17,6 +17,7 @@ ModelName = Literal["auto", "dain", "dain-lite"]
 
 DEFAULT_FACTOR = 2
 MIN_FPS, MAX_FPS = 1, 1000
+SLOWEST = Fraction(1, 16)
 
 _WHOLE_OR_DECIMAL = re.compile(r"\d{1,4}(?:\.(\d{1,9}))?")
 _RATIO = re.compile(r"\d{1,9}/\d{1,9}")
@@ -30,18 +31,34 @@ def parse_rate(value: object) -> Fraction:
     1000 frames per second.
     """
     text = str(value).strip()
-    decimal = _WHOLE_OR_DECIMAL.fullmatch(text)
-    if not decimal and not _RATIO.fullmatch(text):
+    rate = _parse_number(text)
+    if rate is None:
         raise ValueError(f"{text!r} is not a frame rate")
-    try:
-        rate = Fraction(text)
-    except ZeroDivisionError:
-        raise ValueError(f"{text!r} divides by zero") from None
+    decimal = _WHOLE_OR_DECIMAL.fullmatch(text)
     if decimal and decimal[1]:
         rate = _snap_to_ntsc(rate, digits=len(decimal[1]))
     if not MIN_FPS <= rate <= MAX_FPS:
         raise ValueError(f"{text!r} is not from {MIN_FPS} to {MAX_FPS} frames per second")
     return rate
+
+
+def parse_speed(value: object) -> Fraction:
+    """A speed of slow motion, exactly: "0.25" or "1/4". Raises ValueError below 1/16 and from 1 on."""
+    text = str(value).strip()
+    speed = _parse_number(text)
+    if speed is None or not SLOWEST <= speed < 1:
+        raise ValueError(f"{text!r} is not a speed from {SLOWEST} to below 1")
+    return speed
+
+
+def _parse_number(text: str) -> Fraction | None:
+    """A decimal or a ratio; None where it is neither."""
+    if not _WHOLE_OR_DECIMAL.fullmatch(text) and not _RATIO.fullmatch(text):
+        return None
+    try:
+        return Fraction(text)
+    except ZeroDivisionError:
+        return None
 
 
 def _snap_to_ntsc(rate: Fraction, digits: int) -> Fraction:
@@ -53,7 +70,7 @@ def _snap_to_ntsc(rate: Fraction, digits: int) -> Fraction:
 
 
 class Options(BaseModel):
-    """The options of one job, checked and made explicit: exactly one of `factor` and `target_fps` is set."""
+    """The options of one job, checked and made explicit: either `factor` is set, or `target_fps`, `speed` or both."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,7 +79,7 @@ class Options(BaseModel):
         ge=2,
         le=16,
         description=f"Frames per source frame: a whole number from 2 to 16; {DEFAULT_FACTOR} "
-        "where neither this nor target_fps is given.",
+        "where neither this nor target_fps nor speed is given.",
     )
     target_fps: Annotated[
         str | None, BeforeValidator(lambda v: None if v is None else str(parse_rate(v)))
@@ -70,6 +87,13 @@ class Options(BaseModel):
         default=None,
         description="Frame rate of the result, instead of factor: 1 to 1000, exactly; "
         "a number (60, 59.94) or a ratio (60000/1001).",
+    )
+    speed: Annotated[str | None, BeforeValidator(lambda v: None if v is None else str(parse_speed(v)))] = (
+        Field(
+            default=None,
+            description="Slow motion: how fast the result plays, from 1/16 to below 1, exactly; a number (0.25) or a "
+            "ratio (1/3). At the source's frame rate or at target_fps; without sound.",
+        )
     )
     model: ModelName = Field(
         default="auto",
@@ -94,15 +118,24 @@ class Options(BaseModel):
     def _choose_rate(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        given = [name for name in ("factor", "target_fps") if values.get(name) is not None]
-        if len(given) == 2:
-            raise ValueError("give factor or target_fps, not both")
+        given = [name for name in ("factor", "target_fps", "speed") if values.get(name) is not None]
+        if "factor" in given and len(given) > 1:
+            raise ValueError(f"give factor or {given[1]}, not both")
+        if "speed" in given and values.get("audio") == "copy":
+            raise ValueError("in slow motion there is no sound: leave out audio, or give none")
+        if "speed" in given:
+            values = {**values, "audio": "none"}
         return values if given else {**values, "factor": DEFAULT_FACTOR}
 
     @property
     def rate(self) -> Fraction | None:
-        """`target_fps` as a number; None where `factor` decides."""
+        """`target_fps` as a number; None where `factor` or `speed` decides."""
         return None if self.target_fps is None else Fraction(self.target_fps)
+
+    @property
+    def stretch(self) -> Fraction:
+        """How many times as long as the source the result lasts: 1 but in slow motion."""
+        return Fraction(1) if self.speed is None else 1 / Fraction(self.speed)
 
     @classmethod
     def parse(cls, fields: Mapping[str, object]) -> Options:

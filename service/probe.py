@@ -111,9 +111,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def check_result_frames(video: dict[str, Any], settings: Settings, options: Options) -> None:
     """Raises Problem 422 where the result would have too many frames."""
     if options.rate:
-        frames = int(Fraction(video["duration"]) * options.rate)
+        frames = int(Fraction(video["duration"]) * options.stretch * options.rate)
     else:
-        frames = int(video["frames"]) * (options.factor or 1)
+        frames = int(int(video["frames"]) * options.stretch * (options.factor or 1))
     if frames > settings.max_frames:
         raise Problem(
             "limit-exceeded",

@@ -26,6 +26,7 @@ SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if 
 @click.argument("result", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--factor", metavar="N", help="Frames per source frame, 2 to 16.  [default: 2]")
 @click.option("--target-fps", metavar="RATE", help="Frame rate instead of a factor: 60, 59.94, 60000/1001.")
+@click.option("--speed", metavar="SPEED", help="Slow motion, without sound: 0.5, 1/3, down to 1/16.")
 @click.option(
     "--model",
     default="auto",
@@ -52,6 +53,7 @@ def interpolate(
     result: Path,
     factor: str | None,
     target_fps: str | None,
+    speed: str | None,
     model: str,
     precision: str,
     device: str,
@@ -59,14 +61,15 @@ def interpolate(
     scene_threshold: float,
     no_audio: bool,
 ) -> None:
-    """Make the video IN smoother and write it to OUT, an MP4."""
+    """Make the video IN smoother, or slower, and write it to OUT, an MP4."""
     wanted: dict[str, object] = {
         "factor": factor,
         "target_fps": target_fps,
+        "speed": speed,
         "model": model,
         "quality": quality,
         "scene_threshold": scene_threshold,
-        "audio": "none" if no_audio else "copy",
+        "audio": "none" if no_audio else None,
     }
     if result.suffix.lower() not in {".mp4", ".m4v"}:
         raise click.BadParameter("the result is an MP4: give it a name that ends in .mp4", param_hint="OUT")

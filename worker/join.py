@@ -37,20 +37,22 @@ def join(
     out_path: Path,
     *,
     audio: bool = True,
+    in_time: bool = True,
     check: Callable[[], None] = nothing,
 ) -> None:
     """Make an MP4 of segments, frame k shown at ``output_times[k]``, the last one until ``end``.
 
     Times are on the source's clock, and so stay where they were against its sound. The file begins at 0 where
     the source began at ``info.start``. Sound (unless ``audio`` is False), text subtitles, chapters and metadata
-    come from the source; sound is copied where MP4 can hold it.
+    come from the source; sound is copied where MP4 can hold it. Where the result does not play ``in_time`` with the
+    source, text and chapters stay out, and the file begins with its first frame.
 
     The picture's clock is such that every time is exact; where that would take more than 10,000,000 ticks a
     second, times are rounded to one of these. ``check`` is called several times a second and may raise to stop.
     Raises MediaError("encode-failed") where the segments do not make up the video.
     """
     # A whole number of milliseconds is exact on every clock in use, FFmpeg's own microseconds among them.
-    begin = Fraction(math.floor(info.start * 1000), 1000)
+    begin = Fraction(math.floor(info.start * 1000), 1000) if in_time else output_times[0]
     shown = [moment - begin for moment in (*output_times, end)]
     needed = math.lcm(*{moment.denominator for moment in shown})
     clock = min(needed * math.ceil(COARSEST_CLOCK / needed), FINEST_CLOCK)
@@ -59,7 +61,7 @@ def join(
         _join_pictures(
             segment_paths, [round(moment * clock) for moment in shown], clock, info, picture, check
         )
-        command = _muxing(picture, source_path, begin, clock, info, out_path, audio=audio)
+        command = _muxing(picture, source_path, begin, clock, info, out_path, audio, in_time)
         with ffmpeg.Process(command) as process:
             while process.poll() is None:
                 check()
@@ -126,7 +128,14 @@ def _incomplete(what: str) -> MediaError:
 
 
 def _muxing(
-    picture: Path, source_path: Path, begin: Fraction, clock: int, info: VideoInfo, path: Path, *, audio: bool
+    picture: Path,
+    source_path: Path,
+    begin: Fraction,
+    clock: int,
+    info: VideoInfo,
+    path: Path,
+    audio: bool,
+    in_time: bool,
 ) -> list[str]:
     """Mux the picture with what else the source has, on one clock that starts at 0."""
     source = ffmpeg.source(source_path, itsoffset=f"{float(-begin):.3f}")
@@ -137,7 +146,7 @@ def _muxing(
         streams.append(source[str(sound.index)])
         if sound.codec not in MP4_AUDIO:
             options |= {f"c:a:{k}": "aac", f"b:a:{k}": AUDIO_BITRATE}
-    for text in info.subtitles:
+    for text in info.subtitles if in_time else ():
         if text.codec in MP4_TEXT:
             streams.append(source[str(text.index)])
             options["c:s"] = "mov_text"
@@ -149,7 +158,7 @@ def _muxing(
         ffmpeg.url(path),
         format="mp4",
         map_metadata=1,
-        map_chapters=1,
+        map_chapters=1 if in_time else -1,
         video_track_timescale=clock,
         movie_timescale=movie_clock if movie_clock <= FINEST_CLOCK else clock,
         movflags="+faststart",

@@ -119,10 +119,17 @@ def assemble(
     check: Callable[[], None] = nothing,
 ) -> None:
     """Join all segments of the plan, and what the source has beside its picture, into an MP4 at ``out_path``."""
-    schedule = plan.schedule
-    times = [frame.time for frame in schedule]
-    audio = plan.options.audio == "copy"
-    join(segment_paths, times, schedule.end, source_path, plan.info, out_path, audio=audio, check=check)
+    join(
+        segment_paths,
+        [plan.shown(frame.time) for frame in plan.schedule],
+        plan.shown(plan.schedule.end),
+        source_path,
+        plan.info,
+        out_path,
+        audio=plan.options.audio == "copy",
+        in_time=plan.options.speed is None,
+        check=check,
+    )
 
 
 def interpolate(

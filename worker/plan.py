@@ -10,11 +10,11 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
-from service.options import DEFAULT_FACTOR, Options
+from service.options import Options
 from worker import media, schedule
 from worker.channel import nothing
 from worker.media import Limits, Timeline, VideoInfo
-from worker.schedule import Factor, Schedule, Segment, TargetRate
+from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,21 @@ class Plan:
     @cached_property
     def schedule(self) -> Schedule:
         """Every output frame, in order."""
-        rate = self.options.rate
-        retime = TargetRate(rate) if rate else Factor(self.options.factor or DEFAULT_FACTOR)
-        return schedule.build(self.timeline.times, self.timeline.end, retime)
+        return schedule.build(self.timeline.times, self.timeline.end, self._retime())
+
+    def _retime(self) -> Retime:
+        """On the source's clock: in slow motion as many times the frames as it lasts longer."""
+        options = self.options
+        if options.factor:
+            return Factor(options.factor)
+        if options.rate is None and options.stretch.denominator == 1:
+            return Factor(options.stretch.numerator)  # keeps all source frames, however they are spaced
+        return TargetRate((options.rate or self.info.average_rate) * options.stretch)
+
+    def shown(self, time: Fraction) -> Fraction:
+        """When the result shows what `time` is on the source's clock: slow motion goes on from its first frame."""
+        first = self.timeline.times[0]
+        return first + (time - first) * self.options.stretch
 
     @property
     def frames(self) -> int:
@@ -65,17 +77,21 @@ class Plan:
     @property
     def duration(self) -> Fraction:
         """Seconds from the first output frame to the end of the last."""
-        return self.timeline.end - self.timeline.times[0]
+        return (self.timeline.end - self.timeline.times[0]) * self.options.stretch
 
     @property
     def frame_rate(self) -> Fraction:
         """Of the result; the mean where the source's varies."""
-        return self.options.rate or self.info.average_rate * (self.options.factor or DEFAULT_FACTOR)
+        return self.options.rate or self.info.average_rate * (self.options.factor or 1)
 
     @property
     def suffix(self) -> str:
-        """What the result's file name says of it: `2x`, `60fps`, `59.94fps`."""
-        return f"{float(self.options.rate):.5g}fps" if self.options.rate else f"{self.options.factor}x"
+        """What the result's file name says of it: `2x`, `59.94fps`, `4x-slower`, `4x-slower-60fps`."""
+        options = self.options
+        parts = [f"{options.factor}x"] if options.factor else []
+        parts += [f"{float(options.stretch):.4g}x-slower"] if options.speed else []
+        parts += [f"{float(options.rate):.5g}fps"] if options.rate else []
+        return "-".join(parts)
 
     def to_json(self) -> str:
         denominator = math.lcm(*(time.denominator for time in (*self.timeline.times, self.timeline.end)))

@@ -64,6 +64,7 @@ def test_twice_the_frames_at_exact_times_with_the_sound(
     [
         ({"factor": "3"}, [Fraction(n, 72) for n in range(36)]),
         ({"target_fps": "60"}, [Fraction(n, 60) for n in range(30)]),
+        ({"speed": "1/3"}, [Fraction(n, 24) for n in range(36)]),
     ],
 )
 def test_frame_count_and_times_are_exact(

@@ -25,6 +25,17 @@ def test_options_survive_json() -> None:
 
 
 @pytest.mark.parametrize(
+    ("speed", "stretch"), [("0.25", 4), ("1/3", 3), ("0.4", Fraction(5, 2)), ("1/16", 16)]
+)
+def test_slow_motion_is_exact_and_silent(speed: str, stretch: Fraction) -> None:
+    options = Options.parse({"speed": speed})
+    assert (options.factor, options.rate, options.stretch, options.audio) == (None, None, stretch, "none")
+    assert Options.model_validate_json(options.model_dump_json()) == options
+    assert Options.parse({"speed": speed, "target_fps": "60"}).rate == 60
+    assert Options.parse({"factor": "4"}).stretch == 1
+
+
+@pytest.mark.parametrize(
     ("text", "rate"),
     [
         ("60", Fraction(60)),
@@ -69,6 +80,12 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
         ({"factor": "2.5"}, ["factor", "'2.5'", "whole number"]),
         ({"target_fps": "fast"}, ["target_fps", "'fast'", "60000/1001"]),
         ({"factor": "2", "target_fps": "60"}, ["factor", "target_fps", "not both"]),
+        ({"factor": "2", "speed": "0.5"}, ["factor", "speed", "not both"]),
+        ({"speed": "1"}, ["speed", "'1'", "1/16 to below 1"]),
+        ({"speed": "1/17"}, ["speed", "'1/17'", "1/16"]),
+        ({"speed": "slow"}, ["speed", "'slow'", "1/3"]),
+        ({"speed": "1/0"}, ["speed", "'1/0'"]),
+        ({"speed": "0.5", "audio": "copy"}, ["slow motion", "audio"]),
         ({"model": "rife"}, ["model", "'rife'", "dain"]),
         ({"scene_threshold": "nan"}, ["scene_threshold", "'nan'", "0 to 1"]),
         ({"quality": "52", "audio": "loud"}, ["quality", "'52'", "0 (lossless) to 51", "audio", "'loud'"]),

@@ -206,6 +206,8 @@ def test_an_option_given_twice_in_the_query(http: httpx.Client) -> None:
         ({"max_duration_seconds": 0.4}, {}),
         ({"max_frames": 12 * 3 - 1}, {"factor": "3"}),
         ({"max_frames": 29}, {"target_fps": "60"}),
+        ({"max_frames": 12 * 3 - 1}, {"speed": "1/3"}),
+        ({"max_frames": 59}, {"speed": "0.5", "target_fps": "60"}),
     ],
 )
 class TestLimits:

@@ -51,6 +51,49 @@ def test_a_varying_rate(video: MakeVideo, interpolated: Interpolate, name: str) 
         assert packet_times(result) == [frame.time for frame in build(times, end, retime)]
 
 
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [
+        ({"speed": "0.25"}, [Fraction(k, 25) for k in range(60)]),  # 25 frames a second, as the source
+        ({"speed": "0.4"}, [Fraction(k, 25) for k in range(38)]),  # 0.6 s become 1.5 s
+        ({"speed": "1/3", "target_fps": 60}, [Fraction(k, 60) for k in range(108)]),
+    ],
+)
+def test_slow_motion(
+    video: MakeVideo, interpolated: Interpolate, options: dict[str, object], times: list[Fraction]
+) -> None:
+    result = interpolated(video("even.mp4", *H264, "-bf", "3"), **options)
+    assert packet_times(result) == times
+    assert len(decoded(result, "yuv420p")) == len(times)
+    assert frame_times(result)[1] == len(times) * times[1]
+
+
+def test_slow_motion_keeps_every_source_frame_of_a_varying_rate(
+    video: MakeVideo, interpolated: Interpolate
+) -> None:
+    kept = "select='not(eq(n,3)+eq(n,4)+eq(n,9))'"
+    source = video("varying.mp4", "-vf", kept, "-fps_mode", "passthrough", *H264, "-bf", "2")
+    result = interpolated(source, speed="0.5", quality=0, segment_frames=8)
+    assert np.array_equal(decoded(result, "yuv420p")[::2], decoded(source, "yuv420p"))
+    times, _ = frame_times(source)
+    assert packet_times(result)[::2] == [2 * (time - times[0]) for time in times]
+
+
+def test_slow_motion_begins_with_its_first_frame(video: MakeVideo, interpolated: Interpolate) -> None:
+    late = ("-f", "lavfi", "-itsoffset", "0.2", "-i", "testsrc2=size=96x64:rate=25:duration=0.6")
+    source = video("late-picture.mkv", *late, *TONE, *H264, "-c:a", "aac")
+    assert packet_times(interpolated(source, factor=2))[0] == Fraction(1, 5)
+    assert packet_times(interpolated(source, speed="0.5"))[0] == 0
+
+
+def test_slow_motion_leaves_out_what_has_times_of_its_own(
+    video: MakeVideo, interpolated: Interpolate, tmp_path: Path
+) -> None:
+    with av.open(str(interpolated(annotated(video, tmp_path), speed="0.5"))) as result:
+        assert result.metadata["title"] == "A film"
+        assert result.chapters() == [] and len(result.streams) == 1
+
+
 def test_segments_make_the_same_video_as_one(video: MakeVideo, interpolated: Interpolate) -> None:
     source = video("long.mp4", *FILM, *H264, "-bf", "3", "-g", "7")
     whole = interpolated(source, target_fps=60, quality=0)
@@ -196,16 +239,21 @@ def test_sound_can_be_left_out(video: MakeVideo, interpolated: Interpolate) -> N
     assert probe(interpolated(source, factor=2, audio="none")).audio == ()
 
 
-def test_subtitles_chapters_and_metadata_are_carried(
-    video: MakeVideo, interpolated: Interpolate, tmp_path: Path
-) -> None:
+def annotated(video: MakeVideo, tmp_path: Path) -> Path:
+    """A video with sound, a subtitle, a chapter and a title."""
     text, chapters = tmp_path / "text.srt", tmp_path / "chapters.txt"
     text.write_text("1\n00:00:00,100 --> 00:00:00,400\nHello\n")
     chapters.write_text(
         ";FFMETADATA1\ntitle=A film\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=300\ntitle=One\n"
     )
-    more = ("-i", text, "-i", chapters, "-map", "0", "-map", "1", "-map_metadata", "2", "-c:s", "srt")
-    source = video("more.mkv", *PICTURE, *more, *H264)
+    inputs = (*TONE, "-i", text, "-i", chapters, "-map", "0", "-map", "1", "-map", "2", "-map_metadata", "3")
+    return video("more.mkv", *PICTURE, *inputs, "-c:a", "aac", "-c:s", "srt", *H264)
+
+
+def test_subtitles_chapters_and_metadata_are_carried(
+    video: MakeVideo, interpolated: Interpolate, tmp_path: Path
+) -> None:
+    source = annotated(video, tmp_path)
     with av.open(str(interpolated(source, factor=2))) as result:
         assert result.metadata["title"] == "A film"
         assert [chapter["metadata"]["title"] for chapter in result.chapters()] == ["One"]
