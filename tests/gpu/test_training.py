@@ -1,6 +1,6 @@
 """Training on a GPU, in every precision: it learns what float32 learns, in less memory; it goes on where it was.
 
-pytest --noconftest tests/gpu/test_training.py, with tests in PYTHONPATH.
+pytest --noconftest tests/gpu/test_training.py needs what dain train needs.
 """
 
 from __future__ import annotations
