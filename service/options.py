@@ -124,7 +124,7 @@ class Options(BaseModel):
         if "speed" in given and values.get("audio") == "copy":
             raise ValueError("in slow motion there is no sound: leave out audio, or give none")
         if "speed" in given:
-            values = {**values, "audio": "none"}
+            values = {"audio": "none", **values}
         return values if given else {**values, "factor": DEFAULT_FACTOR}
 
     @property

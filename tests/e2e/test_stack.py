@@ -125,7 +125,13 @@ def test_bad_files_are_refused_and_the_worker_lives(stack: Stack, tmp_path: Path
     assert set(scratch.iterdir()) <= folders
 
 
-def test_the_command_line_sends_and_fetches(stack: Stack, small_clip: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [([], "24 frames at 48 fps"), (["--speed", "0.5", "--model", "dain-lite"], "24 frames at 24 fps")],
+)
+def test_the_command_line_sends_and_fetches(
+    stack: Stack, small_clip: Path, tmp_path: Path, options: list[str], facts: str
+) -> None:
     out = tmp_path / "out.mp4"
     command = [
         sys.executable,
@@ -137,10 +143,11 @@ def test_the_command_line_sends_and_fetches(stack: Stack, small_clip: Path, tmp_
         str(out),
         "--url",
         stack.url,
+        *options,
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "24 frames at 48 fps" in done.stdout and len(timestamps(out)) == 24
+    assert facts in done.stdout and len(timestamps(out)) == 24
 
 
 def test_a_second_service_on_the_same_state_is_refused(stack: Stack) -> None:

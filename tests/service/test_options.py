@@ -86,6 +86,7 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
         ({"speed": "slow"}, ["speed", "'slow'", "1/3"]),
         ({"speed": "1/0"}, ["speed", "'1/0'"]),
         ({"speed": "0.5", "audio": "copy"}, ["slow motion", "audio"]),
+        ({"speed": "0.5", "audio": "loud"}, ["audio", "'loud'"]),
         ({"model": "rife"}, ["model", "'rife'", "dain"]),
         ({"scene_threshold": "nan"}, ["scene_threshold", "'nan'", "0 to 1"]),
         ({"quality": "52", "audio": "loud"}, ["quality", "'52'", "0 (lossless) to 51", "audio", "'loud'"]),

@@ -18,6 +18,9 @@ def test_a_clip_with_the_real_network(video: MakeVideo, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert packet_times(result) == [Fraction(k, 50) for k in range(6)]
     assert list(tmp_path.iterdir()) == [result]
+    done = CliRunner().invoke(interpolate, [str(source), str(result), "--device", "cpu", "--speed", "0.5"])
+    assert done.exit_code == 0, done.output
+    assert packet_times(result) == [Fraction(k, 25) for k in range(6)]
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,7 @@ def test_a_clip_with_the_real_network(video: MakeVideo, tmp_path: Path) -> None:
         ("out.mkv", [], "ends in .mp4"),
         ("out.mp4", ["--factor", "1"], "factor"),
         ("out.mp4", ["--factor", "2", "--target-fps", "60"], "not both"),
+        ("out.mp4", ["--speed", "2"], "1/16 to below 1"),
         ("out.mp4", [], "cannot be read as a video"),
     ],
 )

@@ -128,6 +128,23 @@ def test_a_job_that_names_no_model_gets_that_of_the_worker_which_plans_it(
     assert bench.models.named("dain") is not bench.models.default
 
 
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [
+        ({"speed": "0.25"}, (48, "24", "clip-4x-slower.mp4", 2.0)),
+        ({"speed": "0.4", "target_fps": "60"}, (75, "60", "clip-2.5x-slower-60fps.mp4", 1.25)),
+    ],
+)
+def test_a_job_in_slow_motion(
+    bench: Bench, clip: Path, tmp_path: Path, options: dict[str, str], facts: tuple[object, ...]
+) -> None:
+    job = bench.accept(clip, tmp_path, **options)
+    bench.work()
+    output = bench.jobs.get(job.id).output
+    assert output is not None
+    assert (output.frames, output.frame_rate, output.filename, output.duration_seconds) == facts
+
+
 def test_a_job_from_upload_to_result(bench: Bench, clip: Path, tmp_path: Path) -> None:
     job = bench.accept(clip, tmp_path, factor=2)
     assert bench.work() == 1 + 3 + 1
