@@ -3,12 +3,10 @@ it is said to be teaches a network to blur."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from dain_core.training.footage.search import Flow, Search
+from dain_core.training.footage.search import Flow, Steps
 
 #: Less of a frame moves: it rests.
 _FEW = 0.05
@@ -22,17 +20,16 @@ _UNEVEN = 0.4
 _REGULAR = 0.8
 
 
-def positions(frames: Sequence[NDArray[np.uint8]], search: Search) -> NDArray[np.float64]:
-    """Where each of some frames, (H, W) uint8, is between its two neighbours, (T,): 0.5 is half-way.
+def positions(steps: Steps) -> NDArray[np.float64]:
+    """Where each frame of a stretch is between its two neighbours, (T,): 0.5 is half-way.
 
     It is the median over what moves most, of flow from the frame to both neighbours. Frames at rest are taken to be
     half-way; so are those whose parts disagree, where nearly all others are. NaN where parts disagree in less regular
     videos, where a frame all but repeats a neighbour, and at both ends.
     """
-    result = np.full(len(frames), np.nan)
-    for index in range(1, len(frames) - 1):
-        back, on = (search.flow(frames[index], frames[index + step]) for step in (-1, 1))
-        result[index] = _between(back, on)
+    result = np.full(len(steps.on) + 1, np.nan)
+    for index in range(1, len(steps.on)):
+        result[index] = _between(steps.back[index - 1], steps.on[index])
     known = result[~np.isnan(result)]
     if (known == 0.5).sum() > _REGULAR * len(known):
         result[1:-1] = np.nan_to_num(result[1:-1], nan=0.5)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,20 @@ _NOTHING = 1e4
 _UNLIKE, _AROUND = 10.0, 5
 
 
-class Search:
-    """Finds the flow between frames.
+class Steps:
+    """The flow between neighbouring frames of a stretch, searched for, and from it that between frames further apart.
+
+    What has gone too far to be found at once has gone less from each frame to the next, so these flows are chained.
+
+    Attributes:
+        on, back: (H, W, 2) each, in pixels: from frame k to frame k + 1, and from frame k + 1 to frame k.
 
     Raises:
         TrainingDataError: OpenCV is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, frames: Sequence[NDArray[np.uint8]]) -> None:
+        """`frames`: (H, W) each."""
         try:
             self._cv2: Any = importlib.import_module("cv2")  # an optional package
         except ImportError as error:
@@ -39,30 +46,35 @@ class Search:
                 "training on videos needs OpenCV's flow, to tell what moves where and when frames were taken: "
                 "pip install opencv-python-headless"
             ) from error
-        self._search = self._cv2.DISOpticalFlow_create(self._cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        search = self._cv2.DISOpticalFlow_create(self._cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._frames = frames
+        self.on: list[Flow] = [search.calc(one, other, None) for one, other in pairwise(frames)]
+        self.back: list[Flow] = [search.calc(other, one, None) for one, other in pairwise(frames)]
+        height, width = frames[0].shape
+        grid = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+        self._grid: Flow = np.stack(grid, 2)
 
-    def flow(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Flow:
-        """From the first to the second of two frames (H, W): (H, W, 2), in pixels."""
-        flow: Flow = self._search.calc(first, second, None)
-        return flow
-
-    def trusted(
-        self, first: NDArray[np.uint8], second: NDArray[np.uint8], side: int = 1
-    ) -> tuple[Flow, Flow]:
-        """The flow from the first to the second and back, of the middle of every `side` pixels each way; NaN where
-        there and back does not lead back, or where one end does not look like the other."""
-        there, back = self.flow(first, second), self.flow(second, first)
+    def trusted(self, first: int, gap: int, side: int = 1) -> tuple[Flow, Flow]:
+        """The flow from a frame to the one that comes `gap` frames later, and back, of the middle of every `side`
+        pixels each way; NaN where there and back does not lead back, or where one end does not look like the other."""
+        last = first + gap
+        there, back = self._chained(self.on[first:last]), self._chained(self.back[first:last][::-1])
+        one, other = self._frames[first], self._frames[last]
         return (
-            self._checked(there, back, first, second, side),
-            self._checked(back, there, second, first, side),
+            self._checked(there, back, one, other, side),
+            self._checked(back, there, other, one, side),
         )
+
+    def _chained(self, steps: Sequence[Flow]) -> Flow:
+        flow = steps[0]
+        for step in steps[1:]:
+            flow = flow + self._at(self._grid + flow, step)
+        return flow
 
     def _checked(
         self, flow: Flow, back: Flow, here: NDArray[np.uint8], there: NDArray[np.uint8], side: int
     ) -> Flow:
-        height, width = flow.shape[:2]
-        grid = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-        ends = np.stack(grid, 2) + flow
+        ends = self._grid + flow
         unlike = self._cv2.absdiff(self._at(ends, there.astype(np.float32)), here.astype(np.float32))
         unlike = self._cv2.blur(unlike, (_AROUND, _AROUND))
         some = np.s_[side // 2 :: side, side // 2 :: side]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import dropwhile, islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dain_core.training.batch import TrainingDataError
 from dain_core.training.footage.pace import positions
-from dain_core.training.footage.search import Search, shrunk
+from dain_core.training.footage.search import Steps, shrunk
 
 #: How many frames the last one of a triplet may be after the first.
 GAPS = range(2, 7)
@@ -105,25 +105,25 @@ class Stretch:
         #: Sums over all before in time, height and width, so that any box's mean is eight look-ups.
         self._sums = np.pad(motion.cumsum(0).cumsum(1).cumsum(2), ((1, 0), (1, 0), (1, 0)))
         broken = np.concatenate([[0], np.cumsum(~usable)])
-        small, search = list(shrunk(self.frames)), Search()
-        place = positions(small, search)
+        steps = Steps(list(shrunk(self.frames)))
+        place = positions(steps)
         lost = np.cumsum(np.isnan(place))
         self.starts = {
             gap: np.flatnonzero((broken[gap:] == broken[:-gap]) & (lost[gap - 1 : -1] == lost[:-gap]))
             for gap in GAPS
         }
-        self._flows = self._measured(small, search)
+        self._flows = self._measured(steps)
         #: Logarithms of the time from each frame to the next, up to a factor that no triplet shows.
         self._lasting = np.cumsum(np.nan_to_num(np.log(1 / place[:-1] - 1)))
 
-    def _measured(self, small: Sequence[NDArray[np.uint8]], search: Search) -> dict[tuple[int, int], Tensor]:
+    def _measured(self, steps: Steps) -> dict[tuple[int, int], Tensor]:
         """By first frame and gap: flow both ways as `Batch.flows` has it, but (4, h, w), float16, for pixels of
         frames as they are here."""
-        scale = self.frames.shape[2] / small[0].shape[1]
+        scale = self.frames.shape[2] / steps.on[0].shape[1]
         flows = {}
         for gap in _MEASURED:
             for first in map(int, self.starts[gap]):
-                coarse = np.concatenate(search.trusted(small[first], small[first + gap], _COARSER), 2)
+                coarse = np.concatenate(steps.trusted(first, gap, _COARSER), 2)
                 flows[first, gap] = (
                     torch.from_numpy(scale * coarse).permute(2, 0, 1).half().to(self.frames.device)
                 )

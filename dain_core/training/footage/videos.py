@@ -17,7 +17,7 @@ from dain_core.training.footage.augment import augment
 from dain_core.training.footage.pictures import VIDEOS, files
 from dain_core.training.footage.stretches import GAPS, Span, Stretch, probe
 
-#: Frames of a stretch, where not all videos fit into memory, and triplets after which the oldest stretch goes.
+#: Frames of a stretch, and triplets after which, where not all videos fit into memory, the oldest stretch goes.
 _STRETCH, _TURN = 128, 500
 #: Places looked at for each crop; the more something moves there the likelier it is taken.
 _CANDIDATES = 6
@@ -54,13 +54,10 @@ class Videos:
             raise TrainingDataError(f"{folder} has no video in it: name the folder that has")
         self._size, self._device, self._seed, self._given = size, torch.device(device), seed, 0
         self._pool = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2), thread_name_prefix="videos")
-        whole = [probe(path, size) for path in paths]
-        self._fits = sum(span.bytes for span in whole) <= budget
-        if self._fits:
-            self._spans, self._held = whole, len(whole)
-        else:
-            self._spans = [part for span in whole for part in span.parts(_STRETCH)]
-            self._held = max(1, min(budget // max(span.bytes for span in self._spans), len(self._spans)))
+        self._spans = [part for path in paths for part in probe(path, size).parts(_STRETCH)]
+        self._fits = sum(span.bytes for span in self._spans) <= budget
+        most = len(self._spans) if self._fits else budget // max(span.bytes for span in self._spans)
+        self._held = max(1, min(most, len(self._spans)))
         self._stretches: deque[Stretch] = deque()
         self._coming: deque[Future[Stretch]] = deque()
         self._turn = 0

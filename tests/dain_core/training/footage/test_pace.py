@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from dain_core.training.footage.pace import _between, positions
-from dain_core.training.footage.search import Search, shrunk
+from dain_core.training.footage.search import Steps, shrunk
 from tests.pictures import moving
 
 
 def measured(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return positions(list(shrunk(torch.from_numpy(frames))), Search())
+    return positions(Steps(list(shrunk(torch.from_numpy(frames)))))
 
 
 def test_frames_are_found_where_they_are_between_their_neighbours() -> None:
