@@ -15,6 +15,7 @@ from dain_core.model import ModelConfig
 from dain_core.training.batch import Batch, Source
 from dain_core.training.config import TrainConfig
 from dain_core.training.loop import train
+from dain_core.training.ranks import Ranks
 
 TINY = ModelConfig(
     flow_pyramid=(4, 6, 8, 8, 8, 8),
@@ -64,8 +65,8 @@ class Slides:
         self._random.set_state(torch.tensor(state["random"], dtype=torch.uint8))
 
 
-def slides(config: TrainConfig, device: torch.device, seed: int) -> Source:
-    return Slides(config.crop, device, seed)
+def slides(config: TrainConfig, ranks: Ranks) -> Source:
+    return Slides(config.crop, ranks.device, ranks.seed(config.seed))
 
 
 def settings(out: Path, **changes: Any) -> TrainConfig:
@@ -97,8 +98,8 @@ class Deadly(Slides):
         return super().sample(n)
 
 
-def deadly(config: TrainConfig, device: torch.device, seed: int) -> Source:
-    source = Deadly(config.crop, device, seed)
+def deadly(config: TrainConfig, ranks: Ranks) -> Source:
+    source = Deadly(config.crop, ranks.device, ranks.seed(config.seed))
     source.left = 6
     return source
 

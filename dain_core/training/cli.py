@@ -25,6 +25,7 @@ from dain_core.training.launch import launch
 from dain_core.training.loop import train as run_training
 from dain_core.training.objective import WEIGHTS
 from dain_core.training.precision import LEVELS
+from dain_core.training.ranks import Ranks
 
 
 class _Size(click.ParamType):
@@ -200,5 +201,11 @@ def _complain(message: str) -> int:
     return 1
 
 
-def _open(config: TrainConfig, device: torch.device, seed: int) -> Source:
-    return open_source(config.data, config.crop, device=device, seed=seed)
+def _open(config: TrainConfig, ranks: Ranks) -> Source:
+    return open_source(
+        config.data,
+        config.crop,
+        device=ranks.device,
+        seed=ranks.seed(config.seed),
+        part=(ranks.index, ranks.count),
+    )

@@ -30,7 +30,12 @@ MADE = "scenes"
 
 
 def open_source(
-    data: Sequence[str], size: tuple[int, int], *, device: torch.device | str = "cpu", seed: int = 0
+    data: Sequence[str],
+    size: tuple[int, int],
+    *,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Source:
     """The source that was named; of several names, their mix.
 
@@ -39,6 +44,7 @@ def open_source(
             or septuplets. What it is, its files tell. Or "scenes": made from nothing. Each may end in "=SHARE" of the
             triplets (else 1).
         size: height and width of the frames.
+        part: which of how many processes asks: each reads its own part of many videos.
 
     Raises:
         TrainingDataError: names the folder or file that is wrong, and the way out.
@@ -52,13 +58,13 @@ def open_source(
             raise TrainingDataError(f"{text!r}: after the = there should be a share, such as 0.3") from None
         if not 0 < weight < float("inf"):
             raise TrainingDataError(f"{text!r}: a share is more than 0")
-        sources.append((_open(name, size, torch.device(device), seed + 7919 * index), weight))
+        sources.append((_open(name, size, torch.device(device), seed + 7919 * index, part), weight))
     if not sources:
         raise TrainingDataError(f"there is nothing to train on: name a folder, or {MADE!r}")
     return sources[0][0] if len(sources) == 1 else Mix(sources)
 
 
-def _open(name: str, size: tuple[int, int], device: torch.device, seed: int) -> Source:
+def _open(name: str, size: tuple[int, int], device: torch.device, seed: int, part: tuple[int, int]) -> Source:
     folder = Path(name)
     if name == MADE and not folder.exists():
         return Scenes([], size, device=device, seed=seed)
@@ -73,7 +79,7 @@ def _open(name: str, size: tuple[int, int], device: torch.device, seed: int) -> 
             "put them into folders of their own, and name both"
         )
     if videos:
-        return Videos(folder, size, device=device, seed=seed)
+        return Videos(folder, size, device=device, seed=seed, part=part)
     if pictures:
         return Scenes(load_pictures(pictures), size, device=device, seed=seed)
     raise TrainingDataError(

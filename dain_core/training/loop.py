@@ -25,8 +25,8 @@ from dain_core.training.ranks import Ranks, joined
 from dain_core.training.reports import Reports
 from dain_core.training.trainer import Trainer, rate_factor
 
-#: Gives a process its data: the run's settings, the device to give them on, and the process's seed.
-OpenSource = Callable[[TrainConfig, torch.device, int], Source]
+#: Gives a process its data, on its device: others than every other process's.
+OpenSource = Callable[[TrainConfig, Ranks], Source]
 
 #: Steps between two looks at the clock and for signals, which all processes take together.
 _AGREE_EVERY = 10
@@ -72,7 +72,7 @@ def train(
         state = run.load(config.network) if resume else None
         if ranks.first and state is None:
             run.start(config)
-        source = open_source(config, ranks.device, config.seed + 1000 * ranks.index)
+        source = open_source(config, ranks)
         trainer = prepare(config, ranks, source, fresh=state is None)
         seconds = 0.0
         if state is not None:

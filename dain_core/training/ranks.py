@@ -31,6 +31,10 @@ class Ranks:
     def first(self) -> bool:
         return self.index == 0
 
+    def seed(self, run: int) -> int:
+        """Of this process's data, by the run's."""
+        return run + 1000 * self.index
+
     def share(self, numbers: Sequence[float]) -> list[float]:
         """The first process's numbers, in all. Waits for the others, for no device."""
         if self.count == 1:

@@ -19,6 +19,8 @@ from dain_core.training.footage.stretches import GAPS, Span, Stretch, probe
 
 #: Frames of a stretch, and triplets after which, where not all videos fit into memory, the oldest stretch goes.
 _STRETCH, _TURN = 128, 500
+#: So many stretches for each process and it reads its own alone: that takes time and memory.
+_OWN = 8
 #: Places looked at for each crop; the more something moves there the likelier it is taken.
 _CANDIDATES = 6
 
@@ -34,6 +36,7 @@ class Videos:
     Args:
         folder: of video files, in it or in folders in it.
         size: height and width of the crops.
+        part: which of how many processes reads them; see `_OWN`.
         budget: bytes of decoded frames to hold on the device. Where the videos take more, stretches of them take turns.
 
     Raises:
@@ -47,6 +50,7 @@ class Videos:
         *,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        part: tuple[int, int] = (0, 1),
         budget: int = 12 << 30,
     ) -> None:
         paths = files(folder, VIDEOS)
@@ -54,7 +58,10 @@ class Videos:
             raise TrainingDataError(f"{folder} has no video in it: name the folder that has")
         self._size, self._device, self._seed, self._given = size, torch.device(device), seed, 0
         self._pool = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2), thread_name_prefix="videos")
-        self._spans = [part for path in paths for part in probe(path, size).parts(_STRETCH)]
+        self._spans = [span for path in paths for span in probe(path, size).parts(_STRETCH)]
+        index, count = part
+        if len(self._spans) >= _OWN * count:
+            self._spans = self._spans[index::count]
         self._fits = sum(span.bytes for span in self._spans) <= budget
         most = len(self._spans) if self._fits else budget // max(span.bytes for span in self._spans)
         self._held = max(1, min(most, len(self._spans)))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from dain_core.training.errors import TrainingError
 from dain_core.training.launch import launch
 from dain_core.training.loop import LateCheck, train
 from dain_core.training.precision import NonFiniteError
+from dain_core.training.ranks import Ranks
 from tests.tiny_training import TINY, Slides, settings, slides, train_quietly
 
 CPU = torch.device("cpu")
@@ -155,14 +157,14 @@ def test_two_processes_learn_as_one_with_twice_the_batch(tmp_path: Path) -> None
     train(settings(initial, steps=1, batch=1), slides, device="cpu")
     changes = {"init": str(Run(initial).weights), "steps": 3}
 
-    def both(config: TrainConfig, device: torch.device, seed: int) -> Source:
-        halves = [Slides(config.crop, device, seed), Slides(config.crop, device, seed + 1000)]
+    def both(config: TrainConfig, ranks: Ranks) -> Source:
+        halves = [slides(config, replace(ranks, index=index)) for index in (0, 1)]
 
         class Both(Slides):
             def sample(self, n: int) -> Batch:
                 return Batch.join([half.sample(n // 2) for half in halves])
 
-        return Both(config.crop, device, seed)
+        return Both(config.crop, ranks.device, 0)
 
     one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
     train(settings(one.folder, batch=4, **changes), both, device="cpu")

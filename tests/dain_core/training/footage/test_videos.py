@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from dain_core.training.data import TrainingDataError, Videos, open_source
-from dain_core.training.footage.stretches import Place, Stretch, probe
+from dain_core.training.footage.stretches import Place, Span, Stretch, probe
 from tests.pictures import moving
 
 HEIGHT, WIDTH = 96, 128
@@ -78,6 +78,20 @@ def test_the_same_state_gives_the_same_batches(
     for batch in batches:
         other = again.sample(3)
         assert torch.equal(batch.first, other.first) and torch.equal(batch.time, other.time)
+
+
+def test_of_many_videos_each_process_reads_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spans(index: int, count: int) -> list[Span]:
+        return Videos(folder, CROP, part=(index, count))._spans
+
+    monkeypatch.setattr("dain_core.training.footage.videos._STRETCH", 8)
+    everything = spans(0, 1)
+    assert len(everything) == 8
+    assert spans(0, 2) == spans(1, 2) == everything  # too few to be worth it
+    monkeypatch.setattr("dain_core.training.footage.videos._OWN", 4)
+    halves = spans(0, 2), spans(1, 2)
+    assert len(halves[0]) == len(halves[1]) == 4
+    assert {span.first for half in halves for span in half if span.path.stem == "one"} == {0, 8, 16, 24, 32}
 
 
 def test_parts_of_a_file_are_all_of_it(folder: Path) -> None:
