@@ -7,7 +7,6 @@ import errno
 import functools
 import os
 import resource
-import shutil
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -48,8 +47,11 @@ def not_written(done: str, why: str) -> MediaError:
 
 @functools.cache
 def binary() -> str:
-    """The system's ffmpeg where there is one, else the one that the imageio-ffmpeg wheel carries."""
-    return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
+    """The ffmpeg that the imageio-ffmpeg wheel carries, or the one that IMAGEIO_FFMPEG_EXE names.
+
+    Not the system's: versions differ in when sound begins (5.1 puts a transport stream's 0.2 s early).
+    """
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 def url(path: Path) -> str:
