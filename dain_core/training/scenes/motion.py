@@ -26,7 +26,7 @@ JOINTS = np.array([0, 0, 0.08, 0.5, 0.08, 0.5, 1, 0.6, 1, 0.6])
 #: The share of scenes in which objects and pans are five times as fast, as in a close-up of traffic.
 _FAST = 0.3
 #: The share of scenes with a close-up: something that reaches in from beyond the frame.
-_CLOSE = 0.2
+_CLOSE = 0.3
 #: Half of a limb's length, in halves of its canvas (as shapes.py draws it).
 LIMB = 0.7
 
@@ -212,7 +212,7 @@ def _draw_close_ups(rng: np.random.Generator, layout: Layout, chosen: Array, uni
     layout.size[chosen, 1] = length * np.exp(rng.normal(0, 0.25, (n, 2)))
     towards = np.stack([np.cos(side), np.sin(side)], -1)
     layout.place[chosen, 1] = towards * (rng.uniform(0.3, 0.6, (n, 1)) * frame / 2 + 0.6 * length)
-    layout.velocity[chosen, 1] = speeds(rng, (n,), 22 * unit, 120 * unit)
+    layout.velocity[chosen, 1] = speeds(rng, (n,), 35 * unit, 150 * unit)
     layout.disparity[chosen, 1] = 1.1 * np.where(layout.present, layout.disparity, 0)[chosen].max(1)
     layout.spin[chosen, 1] *= 0.2
 

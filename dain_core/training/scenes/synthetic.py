@@ -16,15 +16,15 @@ from dain_core.training.scenes.render import Scene
 from dain_core.training.scenes.surfaces import Surfaces
 
 #: Moments over which a frame with motion blur is averaged, and the longest way of a thing between the first and last.
-BLUR_SAMPLES = 8
-BLUR_LENGTH = 14.0
+BLUR_SAMPLES = 10
+BLUR_LENGTH = 30.0
 
 
 class Scenes:
     """A source of made triplets: flat objects at depths of their own before a background, seen by a moving camera.
 
     Pieces of pictures, cut out as blobs, polygons, thin strokes, bars, rings or figures of swinging limbs, pan, turn,
-    grow, tilt and ripple. A quarter of the scenes are nearly still. Some frames are blurred by motion, soft, noisy or
+    grow, tilt and ripple. A third of the scenes are nearly still. Some frames are blurred by motion, soft, noisy or
     compressed. All is drawn from the seed and the number of batches before.
 
     Args:
@@ -89,7 +89,7 @@ def _shutters(rng: np.random.Generator, layout: Layout, times: Array) -> tuple[A
     """Which scenes are blurred by motion: their indices and (blurred, 3 * BLUR_SAMPLES) times to average."""
     ratio = layout.disparity / layout.disparity[:, :1]
     fastest = np.hypot(*np.moveaxis(layout.velocity + layout.pan[:, None] * ratio[..., None], -1, 0)).max(1)
-    chosen = np.flatnonzero(rng.random(len(times)) < 0.15)
+    chosen = np.flatnonzero(rng.random(len(times)) < 0.2)
     shutter = np.minimum(rng.uniform(0.05, 0.4, len(chosen)), BLUR_LENGTH / np.maximum(fastest[chosen], 1))
     moments = (np.arange(BLUR_SAMPLES) + 0.5) / BLUR_SAMPLES - 0.5
     spread = times[chosen][:, :, None] + shutter[:, None, None] * moments

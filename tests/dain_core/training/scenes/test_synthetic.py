@@ -182,10 +182,10 @@ def test_speeds_have_a_long_tail() -> None:
     layout = draw_layout(np.random.default_rng(4), 2000, 512, 512)
     speed = np.linalg.norm(layout.velocity[:, 1:], axis=-1)[~layout.calm]
     assert 0.3 < layout.calm.mean() < 0.4
-    assert np.linalg.norm(layout.velocity[layout.calm], axis=-1).max() < 30
+    assert np.linalg.norm(layout.velocity[layout.calm], axis=-1).max() < 45
     moving = speed[speed > 0]
     assert 3 < np.median(moving) < 20
-    assert 60 < np.quantile(moving, 0.99) < 200
+    assert 60 < np.quantile(moving, 0.99) < 260
 
 
 def test_something_reaches_into_a_part_of_the_scenes() -> None:
@@ -196,7 +196,7 @@ def test_something_reaches_into_a_part_of_the_scenes() -> None:
     reach = np.abs(layout.place[rows, nearest]) + np.abs(layout.size[rows, nearest])
     large = np.abs(layout.size[rows, nearest]).min(1) > 60
     close = (nearest == 1) & large & (reach > np.array([width, height]) / 2).any(1) & ~layout.figure
-    assert 0.08 < close.mean() < 0.3
+    assert 0.15 < close.mean() < 0.35
     assert np.linalg.norm(layout.velocity[close & ~layout.calm, 1], axis=1).max() > 60
 
 
