@@ -203,9 +203,9 @@ class DAIN(nn.Module):
             with_context: without, there is none of its features, only the log depth: enough for `blend`.
             log_depth: (N, 1, H, W), float32, where it is known.
         """
-        config, source = self.config, image.to(self.dtype)
+        source = image.to(self.dtype)
         if log_depth is None:
-            log_depth = upsample(self.depth(downsample(source, config.depth_scale)), config.depth_scale)
+            log_depth = self.log_depth(image)
         known = log_depth.detach()
         # A CPU warps float32 as fast as half precision, and then image and context are one tensor to warp.
         seen = image if image.device.type == "cpu" else source
@@ -215,6 +215,11 @@ class DAIN(nn.Module):
             context=self.context(seen, known.to(seen.dtype)) if with_context else known,
             pyramid=self.flow_features(image),
         )
+
+    def log_depth(self, image: Tensor) -> Tensor:
+        """The log depth of images (N, 3, H, W): (N, 1, H, W), float32."""
+        scale = self.config.depth_scale
+        return upsample(self.depth(downsample(image.to(self.dtype), scale)), scale)
 
     def flow_features(self, image: Tensor) -> tuple[Tensor, ...]:
         """`Features.pyramid` of images, alone."""

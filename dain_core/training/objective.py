@@ -36,7 +36,7 @@ class Pass:
     """What the network makes of N triplets.
 
     Attributes:
-        levels: see `DAIN.flow_levels`.
+        levels: see `DAIN.flow_levels`; none if nothing needs them.
         log_depth: of all first and then all last frames, (2N, 1, H, W); None if nothing needs it.
         frames: "blend" and "output", (N, 3, H, W), as far as something learns from them.
     """
@@ -106,14 +106,16 @@ class Objective(nn.Module):
         return loss, watched | _quality(made, batch)
 
     def _run(self, batch: Batch) -> Pass:
-        model = self.model
-        rectifies = bool(self._parts & {"context", "rectify"})
-        frameless = not rectifies and self.weights["frame"] == (0, 0)
+        model, parts = self.model, self._parts
+        rectifies = bool(parts & {"context", "rectify"})
         pictures = torch.cat((batch.first, batch.last)).contiguous(memory_format=torch.channels_last)
-        if frameless and "depth" not in self._parts:
-            halves = zip(*(level.chunk(2) for level in model.flow_features(pictures)), strict=True)
-            return Pass(model.flow_levels(*halves), None, {})
-        if "depth" not in self._parts and self._known_depth is None:
+        if not rectifies and self.weights["frame"] == (0, 0):
+            return Pass(
+                levels=self._flow_levels(pictures) if "flow" in parts else [],
+                log_depth=model.log_depth(pictures) if "depth" in parts else None,
+                frames={},
+            )
+        if "depth" not in parts and self._known_depth is None:
             # Only now: a run that is resumed gets its weights after this was made.
             self._known_depth = KnownDepth.of(model, self.precision.dtype)
         known_depth = self._known_depth(pictures) if self._known_depth else None
@@ -121,8 +123,6 @@ class Objective(nn.Module):
         one, two = features.halves()
         levels = model.flow_levels(one.pyramid, two.pyramid)
         log_depth = -features.inverse_depth.log()
-        if frameless:
-            return Pass(levels, log_depth, {})
 
         forward, backward = upsample(levels[-1], 4 * model.config.flow_scale).chunk(2)
         kernels = model.kernels(one.image.to(model.dtype), two.image.to(model.dtype))
@@ -131,6 +131,10 @@ class Objective(nn.Module):
             return Pass(levels, log_depth, {"blend": model.blend(one, two, motion, time).blend})
         result = model.synthesise(one, two, motion, time)
         return Pass(levels, log_depth, {"blend": result.blend, "output": result.output})
+
+    def _flow_levels(self, pictures: Tensor) -> list[Tensor]:
+        halves = zip(*(level.chunk(2) for level in self.model.flow_features(pictures)), strict=True)
+        return self.model.flow_levels(*halves)
 
     def _compare(
         self, made: Pass, truth: Batch, weights: Mapping[str, float], flow_power: float

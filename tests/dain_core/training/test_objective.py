@@ -45,6 +45,7 @@ def test_flow_alone_runs_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
+        (("depth",), {"depth"}),
         (("flow", "depth"), {"flow", "depth"}),
         (("flow", "kernels"), {"flow", "depth", "kernels"}),
         (("rectify",), {"flow", "depth", "kernels", "context", "rectify"}),
