@@ -22,6 +22,7 @@ from dain_core.training.config import PARTS, TrainConfig
 from dain_core.training.data import open_source
 from dain_core.training.errors import TrainingError
 from dain_core.training.launch import launch
+from dain_core.training.loop import OpenSource
 from dain_core.training.loop import train as run_training
 from dain_core.training.objective import WEIGHTS
 from dain_core.training.precision import LEVELS
@@ -152,11 +153,11 @@ def train(context: click.Context, resume: bool, device: str, gpus: int | None, *
         config = _config(given, resume)
     except (TrainingError, WeightsError) as error:
         raise click.ClickException(str(error)) from error
-    launch(partial(_train, config, resume, device), gpus or _processes(device))
+    launch(partial(work, config, resume, device), gpus or processes(device))
 
 
-def _processes(device: str) -> int:
-    """How many to start: one a GPU, unless torchrun has done it."""
+def processes(device: str) -> int:
+    """How many to start for a run: one a GPU, unless torchrun has done it."""
     if "WORLD_SIZE" in os.environ or device not in ("auto", "cuda") or not torch.cuda.is_available():
         return 1
     return torch.cuda.device_count()
@@ -184,11 +185,22 @@ def _config(given: dict[str, Any], resume: bool) -> TrainConfig:
     return TrainConfig(**{"data": (), **given})
 
 
-def _train(config: TrainConfig, resume: bool, device: str) -> None:
-    """The work of one process."""
+def open_data(config: TrainConfig, ranks: Ranks) -> Source:
+    """What a run learns from, for one of its processes; see `open_source`."""
+    return open_source(
+        config.data,
+        config.crop,
+        device=ranks.device,
+        seed=ranks.seed(config.seed),
+        part=(ranks.index, ranks.count),
+    )
+
+
+def work(config: TrainConfig, resume: bool, device: str, data: OpenSource = open_data) -> None:
+    """The work of one process; SystemExit, and a sentence that says what to do, if it fails."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
     try:
-        run_training(config, _open, resume=resume, device=device)
+        run_training(config, data, resume=resume, device=device)
     except (TrainingError, TrainingDataError, WeightsError) as error:
         raise SystemExit(_complain(str(error))) from error
     except torch.OutOfMemoryError as error:
@@ -199,13 +211,3 @@ def _train(config: TrainConfig, resume: bool, device: str) -> None:
 def _complain(message: str) -> int:
     click.echo(f"Error: {message}", err=True)
     return 1
-
-
-def _open(config: TrainConfig, ranks: Ranks) -> Source:
-    return open_source(
-        config.data,
-        config.crop,
-        device=ranks.device,
-        seed=ranks.seed(config.seed),
-        part=(ranks.index, ranks.count),
-    )

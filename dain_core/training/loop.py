@@ -151,6 +151,7 @@ def _loop(
                 save()
         if batches and trainer.steps % config.save_every:
             save()
+        ranks.share((0.0,))  # no process is done before the first has written
     return entry
 
 

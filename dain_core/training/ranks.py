@@ -62,6 +62,8 @@ class Ranks:
 def joined(device: str) -> Iterator[Ranks]:
     """Join the processes that torchrun, or `dain train` itself, has started (WORLD_SIZE and so on), or be the only one.
 
+    Inside of it again it changes nothing.
+
     Args:
         device: "cpu", "cuda" or "auto": a GPU if there is one.
     """
@@ -71,8 +73,8 @@ def joined(device: str) -> Iterator[Ranks]:
     if place.type == "cuda":
         place = torch.device("cuda", place.index or int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(place)
-    if count == 1:
-        yield Ranks(0, 1, place)
+    if count == 1 or dist.is_initialized():  # alone, or joined already, for several runs
+        yield Ranks(index, count, place)
         return
     # What the host needs travels without the device.
     dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")

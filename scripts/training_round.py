@@ -1,0 +1,119 @@
+"""A round of training for the weights that ship: every step of it, each going on from the weights of the last.
+
+    python -m scripts.training_data data
+    python -m scripts.record_footage data/games
+    python -m scripts.training_round data round --minutes 24
+
+A step is a run of `dain train` with a folder of its own, round/1-flow and so on. The data of the next are read while
+one trains, since measuring footage takes a minute. The same command goes on with a round that was ended or killed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import click
+
+from dain_core.model import ModelConfig
+from dain_core.training.batch import Source
+from dain_core.training.checkpoints import Run
+from dain_core.training.cli import open_data, processes, work
+from dain_core.training.config import TrainConfig
+from dain_core.training.launch import launch
+from dain_core.training.ranks import Ranks, joined
+
+ALL = ("flow", "kernels", "context", "rectify")
+#: Steps between checkpoints, a minute or two on an H200.
+SAVE_EVERY = 400
+
+
+def steps(data: Path, out: Path, minutes: float) -> list[TrainConfig]:
+    """The round's runs, in order. Their batches take up to 20 GiB of a GPU.
+
+    Args:
+        data: has the folders pictures, clips and games.
+        out: for the runs' folders.
+        minutes: of training, in all.
+    """
+
+    def step(name: str, share: float, mixed: tuple[float, float, float], **settings: object) -> TrainConfig:
+        folders = zip(("pictures", "clips", "games"), mixed, strict=True)
+        return TrainConfig(
+            **{
+                "data": tuple(f"{data / folder}={part}" for folder, part in folders),
+                "out": str(out / name),
+                "minutes": share * minutes,
+                "crop": (256, 384),
+                "tune": False,
+                "save_every": SAVE_EVERY,
+                **settings,
+            }  # type: ignore[arg-type]
+        )
+
+    fast, even = (0.5, 0.2, 0.3), (0.4, 0.42, 0.18)
+    flow = step(
+        "1-flow", 0.3, fast, parts=("flow",), weights={"frame": 0.0}, rate=3e-4, batch=40, crop=(320, 512)
+    )
+    kernels = step(
+        "2-kernels", 0.09, even, init=_weights(flow), parts=("flow", "kernels"), batch=32,
+        rates={"flow": 1e-4, "kernels": 2e-4}, weights={"psnr": 0.005},
+    )  # fmt: skip
+    frame = step(
+        "3-frame", 0.46, even, init=_weights(kernels), parts=ALL, batch=14, weights={"psnr": 0.01},
+        rates={"flow": 6e-5, "kernels": 1e-4, "context": 2.5e-4, "rectify": 3.5e-4},
+    )  # fmt: skip
+    lite = step(
+        "4-lite", 0.15, even, network=ModelConfig.named("dain-lite"), init="dain-lite", parts=ALL, batch=22,
+        rates={"flow": 1.5e-4, "kernels": 1.5e-4, "context": 3e-4, "rectify": 4e-4}, weights={"psnr": 0.01},
+    )  # fmt: skip
+    return [flow, kernels, frame, lite]
+
+
+def _weights(config: TrainConfig) -> str:
+    return str(Run(Path(config.out)).weights)
+
+
+def train_all(configs: Sequence[TrainConfig], device: str) -> None:
+    """The work of one process. SystemExit if a run fails, or is ended before its time."""
+    ahead: dict[str, Future[Source]] = {}
+    left = [config for config in configs if not finished(config)]
+    with joined(device), ThreadPoolExecutor(1) as pool:
+
+        def opened(config: TrainConfig, ranks: Ranks) -> Source:
+            source = ahead.pop(config.out).result() if config.out in ahead else open_data(config, ranks)
+            for following in left[left.index(config) + 1 :][:1]:
+                ahead[following.out] = pool.submit(open_data, following, ranks)
+            return source
+
+        for config in left:
+            work(config, Run(Path(config.out)).checkpoint.exists(), device, opened)
+            if not finished(config):
+                sys.exit(f"{config.out} was ended before its time: the same command goes on with it")
+
+
+def finished(config: TrainConfig) -> bool:
+    run = Run(Path(config.out))
+    if not run.checkpoint.exists():
+        return False
+    state = run.load(config.network)
+    return config.progress(state["trainer"]["steps"], state["seconds"]) == 1
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), required=True, help="Of training, in all."
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto: all GPUs.")
+def main(data: Path, out: Path, minutes: float, device: str) -> None:
+    """Train `dain` and `dain-lite` on, from the weights that ship; OUT/3-frame and OUT/4-lite have what came of it."""
+    launch(partial(train_all, steps(data, out, minutes), device), processes(device))
+
+
+if __name__ == "__main__":
+    main()
