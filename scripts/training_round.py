@@ -26,7 +26,6 @@ from dain_core.training.config import TrainConfig
 from dain_core.training.launch import launch
 from dain_core.training.ranks import Ranks, joined
 
-ALL = ("flow", "kernels", "context", "rectify")
 #: Steps between checkpoints, a minute or two on an H200.
 SAVE_EVERY = 400
 
@@ -63,11 +62,11 @@ def steps(data: Path, out: Path, minutes: float) -> list[TrainConfig]:
         rates={"flow": 1e-4, "kernels": 2e-4}, weights={"psnr": 0.005},
     )  # fmt: skip
     frame = step(
-        "3-frame", 0.46, even, init=_weights(kernels), parts=ALL, batch=14, weights={"psnr": 0.01},
+        "3-frame", 0.46, even, init=_weights(kernels), batch=14, weights={"psnr": 0.01},
         rates={"flow": 6e-5, "kernels": 1e-4, "context": 2.5e-4, "rectify": 3.5e-4},
     )  # fmt: skip
     lite = step(
-        "4-lite", 0.15, even, network=ModelConfig.named("dain-lite"), init="dain-lite", parts=ALL, batch=22,
+        "4-lite", 0.15, even, network=ModelConfig.named("dain-lite"), init="dain-lite", batch=22,
         rates={"flow": 1.5e-4, "kernels": 1.5e-4, "context": 3e-4, "rectify": 4e-4}, weights={"psnr": 0.01},
     )  # fmt: skip
     return [flow, kernels, frame, lite]
