@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,18 +40,15 @@ def steps(data: Path, out: Path, minutes: float) -> list[TrainConfig]:
         minutes: of training, in all.
     """
 
-    def step(name: str, share: float, mixed: tuple[float, float, float], **settings: object) -> TrainConfig:
+    def step(name: str, share: float, mixed: tuple[float, float, float], **settings: Any) -> TrainConfig:
         folders = zip(("pictures", "clips", "games"), mixed, strict=True)
         return TrainConfig(
-            **{
-                "data": tuple(f"{data / folder}={part}" for folder, part in folders),
-                "out": str(out / name),
-                "minutes": share * minutes,
-                "crop": (256, 384),
-                "tune": False,
-                "save_every": SAVE_EVERY,
-                **settings,
-            }  # type: ignore[arg-type]
+            data=tuple(f"{data / folder}={part}" for folder, part in folders),
+            out=str(out / name),
+            minutes=share * minutes,
+            tune=False,
+            save_every=SAVE_EVERY,
+            **{"crop": (256, 384), **settings},
         )
 
     fast, even = (0.5, 0.2, 0.3), (0.4, 0.42, 0.18)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,25 @@ def test_each_step_goes_on_from_the_last(configs: list[TrainConfig], asked: list
     assert not equal(flow, kernels, "initScaleNets_filter.") and not equal(kernels, frame, "rectifyNet.")
     assert equal(flow, kernels, "rectifyNet.") and equal(flow, frame, "depthNet.")
     assert all(finished(config) for config in configs)
+
+
+def test_the_next_data_are_read_while_a_step_trains(
+    configs: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = threading.Event()
+
+    class Waiting(Slides):
+        def sample(self, n: int) -> Batch:
+            assert reading.wait(30), "nothing was read ahead"
+            return super().sample(n)
+
+    def opened(config: TrainConfig, ranks: Ranks) -> Source:
+        if config.out.endswith("2-kernels"):
+            reading.set()
+        return Waiting(config.crop, ranks.device, 0)
+
+    monkeypatch.setattr(training_round, "open_data", opened)
+    train_all(configs[:2], "cpu")
 
 
 def test_a_round_that_was_ended_goes_on(
