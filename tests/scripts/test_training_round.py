@@ -102,7 +102,8 @@ def test_a_round_that_was_ended_goes_on(
 def test_a_round_takes_its_time_and_all_its_data_from_the_weights_that_ship_on(tmp_path: Path) -> None:
     round_ = steps(tmp_path / "data", tmp_path / "round", 20)
     assert sum(config.minutes or 0 for config in round_) == pytest.approx(20)
-    assert [config.init for config in (round_[0], round_[3])] == ["dain", "dain-lite"]
+    before = [f"{config.out}/weights.safetensors" for config in round_]
+    assert [config.init for config in round_] == ["dain", before[0], before[1], "dain-lite"]
     for config in round_:
         names, parts = zip(*(text.rsplit("=", 1) for text in config.data), strict=True)
         assert [Path(name).name for name in names] == ["pictures", "clips", "games"]
