@@ -27,7 +27,7 @@ FORMATS = ("int8", "fp16", "fp32")
 
 #: SHA-256 of the weights that come with the project, `weights/NAME.safetensors`.
 SHIPPED = {
-    "dain": "e2a74ee2fe79ef0e61e72c1031063183f5059e5219ed47a07923ad9c2c55a2d2",
+    "dain": "5aecb8f04e94b01022230507af2bd4e3a59e2105454357fd2a2573fe84c5b806",
     "dain-lite": "b4c0097a778d9f39939ad12d2e7604a811afcad3ebee558ebdd98c3609b3bf63",
 }
 

@@ -35,7 +35,11 @@ SECONDS = 2.4
 SHUTTERS = ((16, 8), (16, 6), (8, 5), (8, 4))
 #: How the match is seen: by the one who plays, or from behind or beside.
 VIEWS = ("cg_thirdPerson 0", "cg_thirdPerson 1; set cg_thirdPersonRange 75; set cg_thirdPersonAngle {angle}")
-MAPS = "oa_dm1,oa_dm2,oa_dm5,oa_rpg3dm2,oa_shouse,kaos2,islanddm,oasago2,delta,ps37ctf,aggressor,hydronex"
+MAPS = (
+    "oa_dm1,oa_dm2,oa_dm5,oa_rpg3dm2,oa_shouse,kaos2,islanddm,oasago2,delta,ps37ctf,aggressor,hydronex,"
+    "oa_dm3,oa_dm4,am_underworks2,czest1dm,sleekgrinder,oa_thor,slimefac,am_thornish,ctf_gate1,oa_bases7,"
+    "oacmpdm3,oacmpdm8"
+)
 BOTS = ("sarge", "grism", "ayumi", "kyonshi", "tony", "merman")
 
 #: No text, no weapon before the camera, no blood; as light as a daylight picture.

@@ -4,7 +4,7 @@
     python -m scripts.record_footage data/games
     python -m scripts.training_round data round --minutes 24
 
-A step is a run of `dain train` with a folder of its own, round/1-flow and so on. The data of the next are read while
+A step is a run of `dain train` with a folder of its own, round/1-motion and so on. The data of the next are read while
 one trains, since measuring footage takes a minute. The same command goes on with a round that was ended or killed.
 """
 
@@ -32,7 +32,7 @@ SAVE_EVERY = 400
 
 
 def steps(data: Path, out: Path, minutes: float) -> list[TrainConfig]:
-    """The round's runs, in order. Their batches take up to 20 GiB of a GPU.
+    """The round's runs, in order. With their data they take up to 36 GiB of a GPU.
 
     Args:
         data: has the folders pictures, clips and games.
@@ -48,26 +48,23 @@ def steps(data: Path, out: Path, minutes: float) -> list[TrainConfig]:
             minutes=share * minutes,
             tune=False,
             save_every=SAVE_EVERY,
-            **{"crop": (256, 384), **settings},
+            crop=(256, 384),
+            **settings,
         )
 
-    fast, even = (0.5, 0.2, 0.3), (0.4, 0.42, 0.18)
-    flow = step(
-        "1-flow", 0.3, fast, parts=("flow",), weights={"frame": 0.0}, rate=3e-4, batch=40, crop=(320, 512)
-    )
-    kernels = step(
-        "2-kernels", 0.09, even, init=_weights(flow), parts=("flow", "kernels"), batch=32,
-        rates={"flow": 1e-4, "kernels": 2e-4}, weights={"psnr": 0.005},
+    motion = step(
+        "1-motion", 0.24, (0.42, 0.33, 0.25), parts=("flow", "kernels"), batch=32,
+        rates={"flow": 2e-4, "kernels": 1.5e-4}, weights={"flow": 0.016, "psnr": 0.005},
     )  # fmt: skip
     frame = step(
-        "3-frame", 0.46, even, init=_weights(kernels), batch=14, weights={"psnr": 0.01},
-        rates={"flow": 6e-5, "kernels": 1e-4, "context": 2.5e-4, "rectify": 3.5e-4},
+        "2-frame", 0.61, (0.4, 0.4, 0.2), init=_weights(motion), batch=20, weights={"psnr": 0.01},
+        rates={"flow": 8e-5, "kernels": 1e-4, "context": 2.3e-4, "rectify": 3.3e-4},
     )  # fmt: skip
     lite = step(
-        "4-lite", 0.15, even, network=ModelConfig.named("dain-lite"), init="dain-lite", batch=22,
+        "3-lite", 0.15, (0.4, 0.4, 0.2), network=ModelConfig.named("dain-lite"), init="dain-lite", batch=22,
         rates={"flow": 1.5e-4, "kernels": 1.5e-4, "context": 3e-4, "rectify": 4e-4}, weights={"psnr": 0.01},
     )  # fmt: skip
-    return [flow, kernels, frame, lite]
+    return [motion, frame, lite]
 
 
 def _weights(config: TrainConfig) -> str:
@@ -108,7 +105,7 @@ def finished(config: TrainConfig) -> bool:
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto: all GPUs.")
 def main(data: Path, out: Path, minutes: float, device: str) -> None:
-    """Train `dain` and `dain-lite` on, from the weights that ship; OUT/3-frame and OUT/4-lite have what came of it."""
+    """Train `dain` and `dain-lite` on, from the weights that ship; OUT/2-frame and OUT/3-lite have what came of it."""
     launch(partial(train_all, steps(data, out, minutes), device), processes(device))
 
 

@@ -47,10 +47,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_each_step_goes_on_from_the_last(configs: list[TrainConfig], asked: list[str]) -> None:
     train_all(configs, "cpu")
-    assert asked == ["1-flow", "2-kernels", "3-frame", "4-lite"]
-    flow, kernels, frame = (load_file(Path(config.out) / "weights.safetensors") for config in configs[:3])
-    assert not equal(flow, kernels, "initScaleNets_filter.") and not equal(kernels, frame, "rectifyNet.")
-    assert equal(flow, kernels, "rectifyNet.") and equal(flow, frame, "depthNet.")
+    assert asked == ["1-motion", "2-frame", "3-lite"]
+    motion, frame = (load_file(Path(config.out) / "weights.safetensors") for config in configs[:2])
+    assert not equal(motion, frame, "initScaleNets_filter.") and not equal(motion, frame, "rectifyNet.")
+    assert equal(motion, frame, "depthNet.")
     assert all(finished(config) for config in configs)
 
 
@@ -65,7 +65,7 @@ def test_the_next_data_are_read_while_a_step_trains(
             return super().sample(n)
 
     def opened(config: TrainConfig, ranks: Ranks) -> Source:
-        if config.out.endswith("2-kernels"):
+        if config.out.endswith("2-frame"):
             reading.set()
         return Waiting(config.crop, ranks.device, 0)
 
@@ -85,17 +85,17 @@ def test_a_round_that_was_ended_goes_on(
 
     def ended(config: TrainConfig, ranks: Ranks) -> Source:
         made(config, ranks)
-        return (Ended if config.out.endswith("2-kernels") else Slides)(config.crop, ranks.device, 0)
+        return (Ended if config.out.endswith("2-frame") else Slides)(config.crop, ranks.device, 0)
 
     monkeypatch.setattr(training_round, "open_data", ended)
-    with pytest.raises(SystemExit, match="2-kernels was ended before its time: the same command goes on"):
+    with pytest.raises(SystemExit, match="2-frame was ended before its time: the same command goes on"):
         train_all(configs, "cpu")
     assert finished(configs[0]) and not finished(configs[1])
 
     asked.clear()
     monkeypatch.setattr(training_round, "open_data", made)
     train_all(configs, "cpu")
-    assert asked == ["2-kernels", "3-frame", "4-lite"]
+    assert asked == ["2-frame", "3-lite"]
     assert all(finished(config) for config in configs)
 
 
@@ -103,7 +103,7 @@ def test_a_round_takes_its_time_and_all_its_data_from_the_weights_that_ship_on(t
     round_ = steps(tmp_path / "data", tmp_path / "round", 20)
     assert sum(config.minutes or 0 for config in round_) == pytest.approx(20)
     before = [f"{config.out}/weights.safetensors" for config in round_]
-    assert [config.init for config in round_] == ["dain", before[0], before[1], "dain-lite"]
+    assert [config.init for config in round_] == ["dain", before[0], "dain-lite"]
     for config in round_:
         names, parts = zip(*(text.rsplit("=", 1) for text in config.data), strict=True)
         assert [Path(name).name for name in names] == ["pictures", "clips", "games"]
