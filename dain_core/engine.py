@@ -17,7 +17,6 @@ from cuda_ext import backend
 from dain_core.checkpoint import load_weights
 from dain_core.fused import FusedDAIN
 from dain_core.model import DAIN, ModelConfig, Motion
-from dain_core.padding import Crop, pad
 from dain_core.stages import FusedStages, PlainStages, Stages, keep_freed_memory
 
 #: In which a network runs; with the last, float16 but for the convolution that is most of the work.
@@ -44,7 +43,12 @@ class Frame:
     """What is known of one frame: worth keeping for the next pair."""
 
     features: Any
-    crop: Crop
+
+    @property
+    def size(self) -> torch.Size:
+        """Height and width."""
+        size: torch.Size = self.features.image.shape[2:]
+        return size
 
 
 @dataclass(frozen=True)
@@ -206,8 +210,7 @@ class Interpolator:
             raise ValueError(
                 f"the frame is on {rgb.device}, the model on {self.device}: move the frame there"
             )
-        padded, crop = pad(rgb.float(), self._config.multiple)
-        return Frame(self._stages.features(padded.contiguous(memory_format=torch.channels_last)), crop)
+        return Frame(self._stages.features(rgb.float().contiguous(memory_format=torch.channels_last)))
 
     @torch.inference_mode()
     def pair(self, first: Frame, second: Frame) -> Pair:
@@ -216,8 +219,8 @@ class Interpolator:
         Raises:
             ValueError: frames of different sizes.
         """
-        if first.crop != second.crop:
-            sizes = f"{first.crop.width}x{first.crop.height} and {second.crop.width}x{second.crop.height}"
+        if first.size != second.size:
+            sizes = " and ".join(f"{width}x{height}" for height, width in (first.size, second.size))
             raise ValueError(f"the two frames must have one size, got {sizes}: scale one of them first")
         return Pair(first, second, self._stages.motion(first.features, second.features))
 
@@ -232,11 +235,11 @@ class Interpolator:
         """
         if not 0 < time < 1:
             raise ValueError(f"the time must lie between the frames, 0 < t < 1, got {time}")
-        first, second, crop = pair.first.features, pair.second.features, pair.first.crop
+        first, second = pair.first.features, pair.second.features
         moment = torch.full((), time, device=self.device)
         output, checksum = self._stages.synthesis(first, second, pair.motion, moment)
-        one, two = crop.apply(first.image), crop.apply(second.image)  # not the pair, which is large
-        return Pending(crop.apply(output).clamp(0, 1), checksum, lambda: self._recompute(one, two, time))
+        one, two = first.image, second.image  # not the pair, which is large
+        return Pending(output.clamp(0, 1), checksum, lambda: self._recompute(one, two, time))
 
     def between(self, pair: Pair, time: float) -> Tensor:
         """The frame at `time` between the pair's first frame (0) and its second (1): see `submit`, `Pending.result`."""

@@ -45,6 +45,10 @@ _CALLERS = 72
 _WORKSPACES = 96 * 2**20
 
 
+def _padded(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple
+
+
 class FrameTooLargeError(ValueError):
     """The frame does not fit into the memory that may be used, whatever the plan."""
 
@@ -54,9 +58,9 @@ class Plan:
     """How frames of one size are made.
 
     Attributes:
-        height, width: of the padded frame.
+        height, width: of the frame.
         rows: of a band of the synthesis.
-        depth_rows: of a band of the depth network.
+        depth_rows: of a band of the depth network, which sees the frame padded.
         keep_contexts: contexts are kept with a frame.
         graphs: there are CUDA graphs, and what can runs beside each other.
     """
@@ -105,7 +109,7 @@ class Planner:
                 return plan
         least = min(self.peak(plan) for plan in plans)
         raise FrameTooLargeError(
-            f"a frame of {width}x{height}, padding included, needs at least {least / GIB:.1f} GiB of GPU memory, "
+            f"a frame of {width}x{height} needs at least {least / GIB:.1f} GiB of GPU memory, "
             f"{budget / GIB:.1f} GiB may be used: free memory on the GPU, allow more of it, or scale the video down"
         )
 
@@ -119,8 +123,8 @@ class Planner:
         plans = [other for other in self._plans(plan.height, plan.width) if self._size(other) < size]
         if not plans:
             raise FrameTooLargeError(
-                f"GPU memory ran out at a frame of {plan.width}x{plan.height}, padding included, which takes at "
-                f"least {self.peak(plan) / GIB:.1f} GiB: free memory on the GPU, or scale the video down"
+                f"GPU memory ran out at a frame of {plan.width}x{plan.height}, which takes at least "
+                f"{self.peak(plan) / GIB:.1f} GiB: free memory on the GPU, or scale the video down"
             )
         clearly = (other for other in plans if self._size(other) < 0.85 * size)
         return next(clearly, min(plans, key=self._size))
@@ -142,7 +146,9 @@ class Planner:
     def _bytes(self, plan: Plan) -> tuple[float, tuple[float, float, float]]:
         """For each pixel: what is kept of two frames, and what each stage takes, with the motion where there is one."""
         c, e = self.config, self.element_bytes
-        pyramid = sum(width / 4**level for level, width in enumerate(c.flow_pyramid, 1))
+        padded = _padded(plan.height, c.flow_multiple) * _padded(plan.width, c.flow_multiple)
+        around = padded / (plan.height * plan.width)
+        pyramid = around * sum(width / 4**level for level, width in enumerate(c.flow_pyramid, 1))
         contexts = 3 * c.context_width * e if plan.keep_contexts else 0
         frame = 20 + pyramid * e + contexts  # 20: image and depth in float32
         motion = 16 + 2 * TAPS * e  # flows and kernels
@@ -153,7 +159,7 @@ class Planner:
         features, beside = (sum(networks), 2) if plan.graphs else (max(networks), 1)
         bands = 28 + self._band(plan)  # 28: flows at a time, result
         much = _FLOAT32 if e == 4 else 1
-        pairs = beside * _FLOW_AND_KERNELS * e
+        pairs = beside * _FLOW_AND_KERNELS * e * around
         stages = motion + much * features, much * pairs, motion + much * bands
         # Graphs keep their results, and copies of all that they are given.
         of_parts = 32 + 2 * pyramid * e  # image, depth and flows; pyramids
@@ -172,13 +178,15 @@ class Planner:
 
     def _plans(self, height: int, width: int) -> Iterator[Plan]:
         """All plans, from the one with the least work on."""
+        depth_height = _padded(height, self.config.depth_multiple)
         if height * width * self.config.context_width <= _GRAPH_PIXELS * ModelConfig.context_width:
-            yield Plan(height, width, height, height, graphs=True)
+            yield Plan(height, width, height, depth_height, graphs=True)
         cheap = 1 + int(_CHEAP * height / (2 * _REACH))
         for keep_contexts, first, fewest in ((True, cheap, _FEW_ROWS), (False, 1, _LEAST_ROWS)):
             for bands in range(first, max(height // fewest, first) + 1):
                 for depth_bands in (1, 2, 4, 8):
-                    plan = Plan(height, width, -(-height // bands), height // depth_bands, keep_contexts)
+                    rows, depth_rows = -(-height // bands), depth_height // depth_bands
+                    plan = Plan(height, width, rows, depth_rows, keep_contexts)
                     if self._most_elements(plan) < _MANY_ELEMENTS:
                         yield plan
 

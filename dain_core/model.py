@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,12 @@ from torch import Tensor, nn
 from cuda_ext import adaptive_warp, flow_projection
 from dain_core.keys import official_key
 from dain_core.modules.context import ContextNetwork
-from dain_core.modules.depth import DepthNetwork, fold_batch_norm
+from dain_core.modules.depth import DEPTH_MULTIPLE, DepthNetwork, depth_of, fold_batch_norm
 from dain_core.modules.flow import FLOW_UNIT, FlowNetwork
 from dain_core.modules.kernels import TAPS, KernelNetwork
 from dain_core.modules.layers import FullPrecision, downsample, upsample
 from dain_core.modules.synthesis import RectificationNetwork
+from dain_core.padding import Padding
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,19 @@ class ModelConfig:
         return CONFIGS[name]
 
     @property
-    def multiple(self) -> int:
-        """What a frame's sides must be multiples of: the networks halve them six, four and five times."""
-        return math.lcm(64 * self.flow_scale, 16 * self.depth_scale, 32)
+    def flow_multiple(self) -> int:
+        """What the sides of a frame are padded to multiples of for its flow, which halves them six times."""
+        return 2 ** len(self.flow_pyramid) * self.flow_scale
+
+    @property
+    def depth_multiple(self) -> int:
+        """Likewise for its depth, which halves them four times."""
+        return DEPTH_MULTIPLE * self.depth_scale
+
+    @property
+    def kernel_multiple(self) -> int:
+        """Likewise for its kernels, which halve them five times."""
+        return 2 ** (len(self.kernel_widths) - 1)
 
     @property
     def context_channels(self) -> int:
@@ -96,7 +106,7 @@ class Features:
         image: (N, 3, H, W), [0, 1], float32.
         inverse_depth: (N, 1, H, W), float32.
         context: (N, `ModelConfig.context_channels`, H, W): features and, last, the log depth.
-        pyramid: the flow network's feature maps, from 1/2 to 1/64.
+        pyramid: the flow network's feature maps, from 1/2 to 1/64 of the frame's padded size.
     """
 
     image: Tensor
@@ -154,7 +164,11 @@ class Synthesis(Blend):
 
 
 class DAIN(nn.Module):
-    """The network. Its state dict has the official checkpoint's keys, whatever the attributes are called."""
+    """The network. Its state dict has the official checkpoint's keys, whatever the attributes are called.
+
+    Frames may have any size. What halves them for flow, depth or kernels sees them padded, and is cropped before it
+    warps; the original warps and rectifies what lies around the frame, too, and takes it for picture.
+    """
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
@@ -218,12 +232,12 @@ class DAIN(nn.Module):
 
     def log_depth(self, image: Tensor) -> Tensor:
         """The log depth of images (N, 3, H, W): (N, 1, H, W), float32."""
-        scale = self.config.depth_scale
-        return upsample(self.depth(downsample(image.to(self.dtype), scale)), scale)
+        return depth_of(self.depth, image.to(self.dtype), self.config.depth_scale)
 
     def flow_features(self, image: Tensor) -> tuple[Tensor, ...]:
         """`Features.pyramid` of images, alone."""
-        return self.flow.features(downsample(image.to(self.dtype), self.config.flow_scale))
+        padded = Padding.of(image, self.config.flow_multiple).add(image)
+        return self.flow.features(downsample(padded.to(self.dtype), self.config.flow_scale))
 
     def flow_levels(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
         """The flow from the first frame to the second and, further on in the batch, back.
@@ -232,19 +246,23 @@ class DAIN(nn.Module):
             first, second: the frames' `Features.pyramid`.
 
         Returns:
-            (2N, 2, h, w), in pixels of the frame, float32, for five levels from 1/64 to 1/4 of the size that
+            (2N, 2, h, w), in pixels of the frame, float32, for five levels from 1/64 to 1/4 of the padded size that
             `ModelConfig.flow_scale` leaves.
         """
         there = [torch.cat(levels) for levels in zip(first, second, strict=True)]
         back = [torch.cat(levels) for levels in zip(second, first, strict=True)]
         return [FLOW_UNIT * self.config.flow_scale * level for level in self.flow(there, back)]
 
-    def motion(self, first: Features, second: Features) -> Motion:
-        """Flow both ways and the interpolation kernels of a pair."""
-        flow = upsample(self.flow_levels(first.pyramid, second.pyramid)[-1], 4 * self.config.flow_scale)
-        forward, backward = flow.chunk(2)
-        kernels = self.kernels(first.image.to(self.dtype), second.image.to(self.dtype))
-        return Motion((forward, backward), kernels)
+    def motion(self, first: Features, second: Features, levels: Sequence[Tensor] | None = None) -> Motion:
+        """Flow both ways and the interpolation kernels of a pair; `levels` if the flow is known."""
+        finest = (levels or self.flow_levels(first.pyramid, second.pyramid))[-1]
+        padding = Padding.of(first.image, self.config.flow_multiple)
+        forward, backward = padding.remove(upsample(finest, 4 * self.config.flow_scale)).chunk(2)
+
+        padding = Padding.of(first.image, self.config.kernel_multiple)
+        images = (padding.add(frame.image).to(self.dtype) for frame in (first, second))
+        of_first, of_second = self.kernels(*images)
+        return Motion((forward, backward), (padding.remove(of_first), padding.remove(of_second)))
 
     def blend(self, first: Features, second: Features, motion: Motion, time: float | Tensor) -> Blend:
         """What `synthesise` rectifies. It needs of the features the image and the depth only."""
@@ -302,7 +320,7 @@ class DAIN(nn.Module):
         )
 
     def forward(self, first: Tensor, second: Tensor, time: float = 0.5) -> Synthesis:
-        """The frame at `time` between two frames (N, 3, H, W) with sides that `ModelConfig.multiple` divides.
+        """The frame at `time` between two frames (N, 3, H, W).
 
         In training mode the projection's holes stay zero, as in the original's.
         """

@@ -1,4 +1,4 @@
-"""Padding a frame to a size that the networks can halve, and cropping it back."""
+"""Padding a frame to a size that a network can halve, and cropping what the network made of it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Crop:
-    """Where the frame is inside its padded self."""
+class Padding:
+    """How many pixels lie around a frame."""
 
     top: int
+    bottom: int
     left: int
-    height: int
-    width: int
+    right: int
 
-    def apply(self, padded: Tensor) -> Tensor:
+    @classmethod
+    def of(cls, frame: Tensor, multiple: int) -> Padding:
+        """What a frame (..., H, W) lacks to the next multiples of `multiple`, split over both sides."""
+        down, across = (-side % multiple for side in frame.shape[-2:])
+        return cls(down // 2, down - down // 2, across // 2, across - across // 2)
+
+    def __bool__(self) -> bool:
+        return any((self.top, self.bottom, self.left, self.right))
+
+    def add(self, frames: Tensor, value: float | None = None) -> Tensor:
+        """Frames (N, C, H, W), their border repeated around them, or `value`."""
+        sides = (self.left, self.right, self.top, self.bottom)
+        if not self:
+            return frames
+        return F.pad(frames, sides, mode="replicate") if value is None else F.pad(frames, sides, value=value)
+
+    def remove(self, padded: Tensor) -> Tensor:
         """The frame's part of (..., H, W), as a view."""
-        return padded[..., self.top : self.top + self.height, self.left : self.left + self.width]
-
-
-def pad(frames: Tensor, multiple: int = 64) -> tuple[Tensor, Crop]:
-    """Pad (N, C, H, W) to the next multiples of `multiple` by repeating the border, split over both sides."""
-    height, width = frames.shape[-2:]
-    extra_height, extra_width = -height % multiple, -width % multiple
-    top, left = extra_height // 2, extra_width // 2
-    crop = Crop(top, left, height, width)
-    if extra_height == extra_width == 0:
-        return frames, crop
-    return F.pad(frames, (left, extra_width - left, top, extra_height - top), mode="replicate"), crop
+        height, width = padded.shape[-2:]
+        return padded[..., self.top : height - self.bottom, self.left : width - self.right]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import statistics
 import time
@@ -22,7 +23,6 @@ from dain_core import metrics
 from dain_core.checkpoint import load_weights
 from dain_core.engine import Interpolator
 from dain_core.model import DAIN, ModelConfig
-from dain_core.padding import pad
 from worker.transfer import Pending
 
 SIZES = {"480p": (480, 640), "720p": (720, 1280), "1080p": (1080, 1920), "4k": (2160, 3840)}
@@ -61,17 +61,16 @@ class Eager:
 
     @torch.inference_mode()
     def frame(self, rgb: Tensor) -> Any:
-        padded, crop = pad(rgb, self._network.config.multiple)
-        return self._network.features(padded.contiguous(memory_format=torch.channels_last)), crop
+        return self._network.features(rgb.contiguous(memory_format=torch.channels_last))
 
     @torch.inference_mode()
     def pair(self, first: Any, second: Any) -> Any:
-        return first, second, self._network.motion(first[0], second[0])
+        return first, second, self._network.motion(first, second)
 
     @torch.inference_mode()
     def submit(self, pair: Any, time: float) -> Pending:
-        (first, crop), (second, _), motion = pair
-        return _Made(crop.apply(self._network.synthesise(first, second, motion, time).output).clamp(0, 1))
+        first, second, motion = pair
+        return _Made(self._network.synthesise(first, second, motion, time).output.clamp(0, 1))
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Row:
     between_ms: float
     vram_allocated_gib: float
     vram_reserved_gib: float
-    tflops: float  # of the convolutions
+    tflops: float  # of the convolutions, but for what lies around the frame
     ceiling_tflops: float  # of a large matrix product in this precision, measured in the same run
     ceiling_share: float
     psnr_db: float | None  # against float32
@@ -162,8 +161,7 @@ def measure(
         allocated = torch.cuda.max_memory_allocated(device) if on_gpu else 0
         reserved = torch.cuda.max_memory_reserved(device) if on_gpu else 0
         stages = stage_times(engine, pictures)
-        padded, _ = pad(pictures[0], ModelConfig.named(model).multiple)
-        tflops = operations_per_pixel(model) * padded[0, 0].numel() / (ms / 1000) / 1e12
+        tflops = operations_per_pixel(model) * height * width / (ms / 1000) / 1e12
         best = ceiling(device, precision)
     row = Row(
         model=model,
@@ -243,7 +241,7 @@ def now(device: torch.device) -> float:
 def operations_per_pixel(model: str) -> float:
     """Floating-point operations of the convolutions, for a pixel of one new frame in a steady stream."""
     config = ModelConfig.named(model)
-    side = config.multiple
+    side = math.lcm(config.flow_multiple, config.depth_multiple, config.kernel_multiple)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network = DAIN(config).eval()
         one = network.features(torch.zeros(1, 3, side, side))

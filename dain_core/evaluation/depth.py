@@ -14,7 +14,6 @@ from torch import Tensor
 from dain_core.checkpoint import WeightsError, load_weights
 from dain_core.evaluation.pictures import PICTURES, EvaluationError, pictures_of, read_gray16, read_picture
 from dain_core.model import DAIN, ModelConfig
-from dain_core.padding import pad
 
 #: How many pairs of pixels are compared in a picture.
 PAIRS = 20_000
@@ -111,8 +110,7 @@ class DepthModel:
     @torch.inference_mode()
     def __call__(self, picture: Tensor) -> Tensor:
         """The depth (H, W) of a picture (1, 3, H, W), uint8; in no unit."""
-        padded, crop = pad(picture.to(self._device).float() / 255, self._model.config.multiple)
-        return 1 / crop.apply(self._model.features(padded).inverse_depth)[0, 0]
+        return self._model.log_depth(picture.to(self._device).float() / 255).exp()[0, 0]
 
 
 def depth_scores(depth: Tensor, truth: Tensor) -> dict[str, float]:

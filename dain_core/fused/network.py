@@ -24,7 +24,8 @@ from dain_core.fused.layers import EIGHT_BITS, GROUP, empty
 from dain_core.fused.synthesis import FusedRectification
 from dain_core.graphs import beside
 from dain_core.model import DAIN, ModelConfig, Motion
-from dain_core.modules.layers import downsample, upsample
+from dain_core.modules.depth import depth_of
+from dain_core.padding import Padding
 
 
 @dataclass(eq=False)
@@ -35,7 +36,7 @@ class FusedFeatures:
         picture: (N, 4, H, W), channels-last, float32: the image in [0, 1] and the log depth.
         inverse_depth: (N, 1, H, W), float32.
         contexts: what `FusedContext` makes; none if they are made again when needed.
-        pyramid: the flow network's feature maps, from 1/2 to 1/64.
+        pyramid: the flow network's feature maps, from 1/2 to 1/64 of the frame's padded size.
     """
 
     picture: Tensor
@@ -63,6 +64,14 @@ class _Side:
 
 #: Rows of a warp's window beyond its first.
 _WINDOW = 3
+
+
+def _cropped(
+    padding: Padding, maps: tuple[Tensor, Tensor], layout: torch.memory_format = torch.contiguous_format
+) -> tuple[Tensor, Tensor]:
+    """What was made of the padded frames, as the warps take it: dense."""
+    one, two = (padding.remove(padded).contiguous(memory_format=layout) for padded in maps)
+    return one, two
 
 
 class FusedDAIN(nn.Module):
@@ -104,7 +113,7 @@ class FusedDAIN(nn.Module):
     def log_depth(self, image: Tensor, rows: int | None = None) -> Tensor:
         """(N, 1, H, W), float32; for `rows`, of the frame, see `FusedDepth`."""
         scale = self.config.depth_scale
-        return upsample(self.depth(downsample(image, scale), rows and rows // scale), scale)
+        return depth_of(partial(self.depth, rows=rows and rows // scale), image, scale)
 
     def features(
         self,
@@ -120,10 +129,11 @@ class FusedDAIN(nn.Module):
             side: where to estimate depth meanwhile, see `beside`.
             log_depth: the method of that name, as a graph say.
         """
+        padded = Padding.of(image, self.config.flow_multiple).add(image)
         depth, (contexts, pyramid) = beside(
             side,
             partial(log_depth or self.log_depth, image),
-            lambda: (self.context(image) if keep_contexts else (), self.flow.features(image)),
+            lambda: (self.context(image) if keep_contexts else (), self.flow.features(padded)),
         )
         return FusedFeatures(
             picture=torch.cat((image, depth), 1).contiguous(memory_format=torch.channels_last),
@@ -145,12 +155,14 @@ class FusedDAIN(nn.Module):
             side: where to estimate flow meanwhile, see `beside`.
             flow: `FusedFlow.between`, as a graph say.
         """
+        padding = Padding.of(first.image, self.config.kernel_multiple)
         flows, kernels = beside(
             side,
             partial(flow or self.flow.between, first.pyramid, second.pyramid),
-            lambda: self.kernels.between(first.image, second.image),
+            lambda: self.kernels.between(padding.add(first.image), padding.add(second.image)),
         )
-        return Motion(flows, kernels)
+        kernels = _cropped(padding, kernels, torch.channels_last)
+        return Motion(_cropped(Padding.of(first.image, self.config.flow_multiple), flows), kernels)
 
     def synthesise(
         self,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from dain_core.modules.layers import FullPrecisionConv2d
+from dain_core.modules.layers import FullPrecisionConv2d, downsample, upsample
+from dain_core.padding import Padding
+
+#: The network halves images four times.
+DEPTH_MULTIPLE = 16
 
 _SMALL = (3, 5, 7)
 _LARGE = (3, 7, 11)
@@ -86,6 +90,16 @@ def _hourglass(stem: int, widths: Sequence[int], narrow: int, wide: int) -> Both
         ],
         [Inception(stem, to_full, wide, _LARGE)],
     )
+
+
+def depth_of(network: Callable[[Tensor], Tensor], images: Tensor, scale: int) -> Tensor:
+    """The log depth (N, 1, H, W) that a network sees in images (N, 3, H, W) of any size.
+
+    Args:
+        scale: by how much they are shrunk before.
+    """
+    padding = Padding.of(images, DEPTH_MULTIPLE * scale)
+    return padding.remove(upsample(network(downsample(padding.add(images), scale)), scale))
 
 
 class DepthNetwork(nn.Sequential):

@@ -18,7 +18,7 @@ from dain_core.checkpoint import SHIPPED, WeightsError
 from dain_core.model import CONFIGS, ModelConfig
 from dain_core.training.batch import Source, TrainingDataError
 from dain_core.training.checkpoints import Run
-from dain_core.training.config import PARTS, TrainConfig
+from dain_core.training.config import CROP_MULTIPLE, PARTS, TrainConfig
 from dain_core.training.data import open_source
 from dain_core.training.errors import TrainingError
 from dain_core.training.launch import launch
@@ -105,7 +105,7 @@ def _setting(flag: str, kind: Any, text: str) -> Any:
 @_setting("--minutes", click.FloatRange(0), "Stop after so long, with the learning rate down in time.")
 @_setting("--batch", click.IntRange(1), "Samples of each GPU and step.")
 @_setting("--accumulate", click.IntRange(1), "Batches whose gradients make one step.")
-@_setting("--crop", _Size(), "Size of the samples, in multiples of 64.")
+@_setting("--crop", _Size(), f"Size of the samples, in multiples of {CROP_MULTIPLE}.")
 @_setting("--precision", click.Choice(list(LEVELS)), "Precision of the arithmetic.")
 @click.option(
     "--lr",

@@ -14,6 +14,9 @@ from dain_core.training.precision import Precision
 #: The networks that can train, by the names they have in `DAIN`.
 PARTS = ("flow", "depth", "kernels", "context", "rectify")
 
+#: What a crop's sides must be multiples of: the losses halve it four times.
+CROP_MULTIPLE = 16
+
 #: What a layer's learning rate is multiplied with. The rectification's first layer sums over thousands of inputs and
 #: its last starts near zero: at the rate of the rest every ReLU between them dies within a few hundred steps.
 RATE_FACTORS = {"rectify.stem.": 0.15, "rectify.head.": 0.15}
@@ -33,7 +36,7 @@ class TrainConfig:
         steps, minutes: how long; the earlier end counts. See `progress`.
         batch: samples of each process and step.
         accumulate: batches whose gradients make one step.
-        crop: height and width of the samples.
+        crop: height and width of the samples, multiples of `CROP_MULTIPLE`.
         precision: one of `dain_core.training.precision.LEVELS`.
         rate: the highest learning rate.
         rates: that of a part, where it is another.
@@ -76,14 +79,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raises TrainingError on settings that cannot be."""
-        multiple = self.network.multiple
         checks = (
             (self.steps is None and self.minutes is None, "say how long to train: steps, minutes or both"),
             (not self.data, "there is nothing to learn from: name at least one source of data"),
             (not self.parts, f"no part trains: choose from {', '.join(PARTS)}"),
             (
-                any(side < multiple or side % multiple for side in self.crop),
-                f"the crop {self.crop[0]}x{self.crop[1]} does not fit: its sides must be multiples of {multiple}",
+                any(side < CROP_MULTIPLE or side % CROP_MULTIPLE for side in self.crop),
+                f"the crop {self.crop[0]}x{self.crop[1]} does not fit: its sides must be multiples of {CROP_MULTIPLE}",
             ),
             (min(self.batch, self.accumulate, self.log_every, self.save_every) < 1, "counts are 1 or more"),
         )

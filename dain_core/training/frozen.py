@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dain_core.fused import FusedDAIN
 from dain_core.fused.depth import FusedDepth
 from dain_core.model import DAIN
-from dain_core.modules.layers import downsample, upsample
+from dain_core.modules.depth import depth_of
 from dain_core.training.batch import Batch
 
 
@@ -38,8 +38,7 @@ class KnownDepth:
     def __call__(self, images: Tensor) -> Tensor:
         # Not all at once: their maps are large.
         with torch.autocast(images.device.type, enabled=False):
-            depths = [self._network(downsample(some, self._scale)) for some in images.split(8)]
-            return upsample(torch.cat(depths), self._scale)
+            return torch.cat([depth_of(self._network, some, self._scale) for some in images.split(8)])
 
 
 class Teacher:

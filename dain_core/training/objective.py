@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dain_core.model import DAIN, Motion
-from dain_core.modules.layers import upsample
+from dain_core.model import DAIN
+from dain_core.padding import Padding
 from dain_core.training import losses
 from dain_core.training.batch import Batch
 from dain_core.training.frozen import KnownDepth, Teacher
@@ -124,9 +124,7 @@ class Objective(nn.Module):
         levels = model.flow_levels(one.pyramid, two.pyramid)
         log_depth = -features.inverse_depth.log()
 
-        forward, backward = upsample(levels[-1], 4 * model.config.flow_scale).chunk(2)
-        kernels = model.kernels(one.image.to(model.dtype), two.image.to(model.dtype))
-        motion, time = Motion((forward, backward), kernels), batch.time.view(-1, 1, 1, 1)
+        motion, time = model.motion(one, two, levels), batch.time.view(-1, 1, 1, 1)
         if not rectifies:
             return Pass(levels, log_depth, {"blend": model.blend(one, two, motion, time).blend})
         result = model.synthesise(one, two, motion, time)
@@ -151,9 +149,9 @@ class Objective(nn.Module):
                 terms["psnr"] = losses.log_error(difference)
         if "flow" in self._parts:
             slack = torch.where(truth.supervised, 0.0, MEASURED_TO).repeat(2)
-            terms["flow"], error = losses.flow_error(
-                made.levels, torch.cat(truth.flows.chunk(2, 1)), slack, flow_power
-            )
+            flows = torch.cat(truth.flows.chunk(2, 1))
+            unknown_around = Padding.of(flows, self.model.config.flow_multiple).add(flows, torch.nan)
+            terms["flow"], error = losses.flow_error(made.levels, unknown_around, slack, flow_power)
             for name, chosen in (("epe", slack == 0), ("epe_measured", slack > 0)):
                 chosen = chosen & error.isfinite()
                 watched[name] = torch.stack((torch.where(chosen, error, 0).sum(), chosen.sum()))

@@ -19,6 +19,8 @@ from torch.nn.functional import avg_pool2d
 
 from dain_core.model import DAIN, Features, ModelConfig, Motion, Synthesis
 from dain_core.modules.flow import bilinear_warp
+from dain_core.modules.layers import upsample
+from dain_core.padding import Padding
 
 DATA = Path(__file__).parents[1] / "data"
 Golden = Callable[[str], dict[str, Tensor]]
@@ -263,7 +265,7 @@ PRUNED = ModelConfig(
 
 def test_a_pruned_network_is_another_configuration() -> None:
     model = DAIN(PRUNED).eval()
-    assert PRUNED.multiple == 128
+    assert (PRUNED.flow_multiple, PRUNED.depth_multiple, PRUNED.kernel_multiple) == (128, 64, 32)
     first, second = torch.rand(2, 3, 128, 256), torch.rand(2, 3, 128, 256)
     result = model(first, second, 0.3)
     assert result.output.shape == first.shape
@@ -288,6 +290,36 @@ def test_flow_and_depth_at_reduced_size_mean_the_same() -> None:
         avg_pool2d(flow, 2)[..., inner, inner], 2 * expected[..., inner, inner], atol=0.05, rtol=0.05
     )
     torch.testing.assert_close(avg_pool2d(depth[1], 2), depth[0], atol=0.05, rtol=0.05)
+
+
+@torch.inference_mode()
+def test_only_what_halves_a_frame_sees_it_padded() -> None:
+    """Each network as little as it needs. What warps and rectifies sees the frame alone."""
+    torch.manual_seed(0)
+    model = DAIN(PRUNED).eval()
+    first, second = torch.rand(2, 1, 3, 70, 100)
+    one, two = model.features(first), model.features(second)
+    motion = model.motion(one, two)
+
+    def padded(multiple: int) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        padding = Padding.of(first, multiple)
+        return padding.add(first), padding.add(second), padding.remove
+
+    *frames, frame_of = padded(128)
+    levels = model.flow_levels(*(model.flow_features(frame) for frame in frames))
+    assert levels[-1].shape == (2, 2, 16, 16)  # a quarter, of a half
+    assert torch.equal(torch.cat(motion.flows), frame_of(upsample(levels[-1], 8)))
+    *frames, frame_of = padded(32)
+    for ours, theirs in zip(motion.kernels, model.kernels(*frames), strict=True):
+        assert torch.equal(ours, frame_of(theirs))
+    frame, _, frame_of = padded(64)
+    depth = model.log_depth(first)
+    assert torch.equal(depth, frame_of(model.log_depth(frame)))
+
+    assert one.image is first and torch.equal(one.context, model.context(first, depth))
+    made = model.synthesise(one, two, motion, 0.5)
+    assert made.output.shape == made.blend.shape == first.shape
+    torch.testing.assert_close(model(first, second).output, made.output, atol=1e-4, rtol=0)
 
 
 def test_holes_are_filled_where_gradients_flow() -> None:

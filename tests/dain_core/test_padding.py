@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dain_core.padding import pad
+from dain_core.padding import Padding
 
 SIDES = st.integers(1, 150)
 
@@ -13,20 +13,29 @@ SIDES = st.integers(1, 150)
 @given(SIDES, SIDES, st.sampled_from([32, 64, 128]))
 def test_padding_is_the_least_and_cropping_undoes_it(height: int, width: int, multiple: int) -> None:
     frame = torch.rand(1, 3, height, width)
-    padded, crop = pad(frame, multiple)
+    padding = Padding.of(frame, multiple)
+    padded = padding.add(frame)
     for side, whole in zip((height, width), padded.shape[-2:], strict=True):
         assert whole % multiple == 0 and side <= whole < side + multiple
-    assert torch.equal(crop.apply(padded), frame)
+    assert torch.equal(padding.remove(padded), frame)
 
 
 def test_a_size_that_fits_is_left_alone() -> None:
     frame = torch.rand(1, 3, 128, 192)
-    assert pad(frame)[0] is frame
+    padding = Padding.of(frame, 64)
+    assert not padding and padding.add(frame) is frame
 
 
 @pytest.mark.parametrize(("side", "before"), [(63, 0), (62, 1), (61, 1), (1, 31)])
 def test_the_border_is_repeated_on_both_sides(side: int, before: int) -> None:
     frame = torch.arange(1.0, side + 1).expand(1, 1, 64, side)
-    padded, crop = pad(frame)
-    assert crop.left == before
+    padding = Padding.of(frame, 64)
+    assert (padding.left, padding.right, padding.top, padding.bottom) == (before, 64 - side - before, 0, 0)
+    padded = padding.add(frame)
     assert (padded[..., :before] == 1).all() and (padded[..., before + side :] == side).all()
+
+
+def test_or_something_else_is_put_around() -> None:
+    frame = torch.ones(1, 2, 30, 32)
+    padded = Padding.of(frame, 32).add(frame, torch.nan)
+    assert padded[:, :, 1:31].isfinite().all() and padded[:, :, [0, 31]].isnan().all()

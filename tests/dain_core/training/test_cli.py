@@ -82,7 +82,7 @@ def test_a_run_goes_on_with_its_settings_but_for_those_given(
     [
         (("--steps", "1"), "nothing to learn from"),
         (("--data", "scenes"), "say how long to train"),
-        (("--data", "scenes", "--steps", "1", "--crop", "100x64"), "multiples of 64"),
+        (("--data", "scenes", "--steps", "1", "--crop", "100x64"), "multiples of 16"),
         (("--data", "scenes", "--steps", "1", "--crop", "large"), "'large' is no size"),
         (("--data", "scenes", "--steps", "1", "--precision", "fp61"), "'fp61' is not one of"),
         (("--data", "scenes", "--steps", "1", "--parts", "flow,colour"), "'colour' is no part"),

@@ -42,6 +42,22 @@ def test_flow_alone_runs_nothing_else() -> None:
     assert all(weight.grad is not None for weight in other.kernels.parameters())
 
 
+def test_of_what_lies_around_a_crop_nothing_is_learned() -> None:
+    """Flow sees a crop of 48x80 as one of 64x128. Where that ends, nothing is known of it."""
+    torch.manual_seed(0)
+    model = DAIN(TINY)
+    batch = Slides((48, 80), torch.device("cpu"), 0).sample(2)
+    _, watched = Objective(model, ("flow", "kernels"), Precision.named("fp32"))(batch, 0.5)
+    with torch.no_grad():
+        one, two = model.features(torch.cat((batch.first, batch.last)), with_context=False).halves()
+        flows = torch.cat(model.motion(one, two).flows)
+    error = (flows - torch.cat(batch.flows.chunk(2, 1))).norm(dim=1).mean((1, 2))
+    exactly_known = batch.supervised.repeat(2)
+    expected = torch.stack((error[exactly_known].sum(), exactly_known.sum()))
+    torch.testing.assert_close(watched["epe"], expected, rtol=1e-3, atol=0)
+    assert watched["flow"].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
