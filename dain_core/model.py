@@ -17,7 +17,7 @@ from dain_core.modules.flow import FLOW_UNIT, FlowNetwork
 from dain_core.modules.kernels import TAPS, KernelNetwork
 from dain_core.modules.layers import FullPrecision, downsample, upsample
 from dain_core.modules.synthesis import RectificationNetwork
-from dain_core.padding import Padding
+from dain_core.padding import Padding, within_frame
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ class DAIN(nn.Module):
     """The network. Its state dict has the official checkpoint's keys, whatever the attributes are called.
 
     Frames may have any size. What halves them for flow, depth or kernels sees them padded, and is cropped before it
-    warps; the original warps and rectifies what lies around the frame, too, and takes it for picture.
+    warps; where flow leads out of a frame its border is found. The original is given frames that are padded already,
+    rectifies what lies around them too, and takes it for picture.
     """
 
     def __init__(self, config: ModelConfig | None = None) -> None:
@@ -276,12 +277,11 @@ class DAIN(nn.Module):
     def _flows_at(
         self, first: Features, second: Features, motion: Motion, time: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """From the frame at `time` to the two frames."""
+        """From the frame at `time` to the two frames; in training mode, as the original's, also out of them."""
         forward, backward = motion.flows
-        return (
-            self._project(time * forward, first.inverse_depth),
-            self._project((1 - time) * backward, second.inverse_depth),
-        )
+        to_first = self._project(time * forward, first.inverse_depth)
+        to_second = self._project((1 - time) * backward, second.inverse_depth)
+        return (to_first, to_second) if self.training else (within_frame(to_first), within_frame(to_second))
 
     def _project(self, flow: Tensor, weight: Tensor) -> Tensor:
         """The flow projected, its holes filled; in training mode, as in the original's, they stay zero.

@@ -1,9 +1,10 @@
-"""Padding a frame to a size that a network can halve, and cropping what the network made of it."""
+"""Around a frame its border is repeated: where a network must halve it, and where flow leads out of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,3 +38,15 @@ class Padding:
         """The frame's part of (..., H, W), as a view."""
         height, width = padded.shape[-2:]
         return padded[..., self.top : height - self.bottom, self.left : width - self.right]
+
+
+def within_frame(flow: Tensor) -> Tensor:
+    """A flow (N, 2, H, W) in pixels that leads as far as the frame's border and no further.
+
+    So what is warped by it finds the border there, where a warp would leave the pixel as it is.
+    """
+    height, width = flow.shape[2:]
+    x = torch.arange(width, dtype=flow.dtype, device=flow.device)
+    y = torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None]
+    across, down = flow.split(1, 1)
+    return torch.cat((across.clamp(-x, width - 1 - x), down.clamp(-y, height - 1 - y)), 1)

@@ -25,7 +25,7 @@ from dain_core.fused.synthesis import FusedRectification
 from dain_core.graphs import beside
 from dain_core.model import DAIN, ModelConfig, Motion
 from dain_core.modules.depth import depth_of
-from dain_core.padding import Padding
+from dain_core.padding import Padding, within_frame
 
 
 @dataclass(eq=False)
@@ -180,7 +180,7 @@ class FusedDAIN(nn.Module):
         """
         forward, backward = motion.flows
         sides = [
-            _Side(frame, flow_projection(flow, frame.inverse_depth, True), kernel)
+            _Side(frame, within_frame(flow_projection(flow, frame.inverse_depth, True)), kernel)
             for frame, flow, kernel in zip(
                 (first, second), (time * forward, (1 - time) * backward), motion.kernels, strict=True
             )

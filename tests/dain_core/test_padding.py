@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dain_core.padding import Padding
+from dain_core.padding import Padding, within_frame
 
 SIDES = st.integers(1, 150)
 
@@ -39,3 +39,16 @@ def test_or_something_else_is_put_around() -> None:
     frame = torch.ones(1, 2, 30, 32)
     padded = Padding.of(frame, 32).add(frame, torch.nan)
     assert padded[:, :, 1:31].isfinite().all() and padded[:, :, [0, 31]].isnan().all()
+
+
+def test_flow_is_kept_within_the_frame() -> None:
+    flow = 30 * torch.randn(2, 2, 20, 30, generator=torch.Generator().manual_seed(0))
+    flow[0, :, 3, 4] = torch.nan
+    kept = within_frame(flow)
+    here = torch.stack(torch.meshgrid(torch.arange(30), torch.arange(20), indexing="xy"))
+    there, size = here + kept, torch.tensor([29, 19])[:, None, None]
+    known = torch.ones(2, 1, 20, 30, dtype=torch.bool)
+    known[0, :, 3, 4] = False
+    assert kept[0, :, 3, 4].isnan().all() and bool((((there >= 0) & (there <= size)) | ~known).all())
+    inside = (here + flow >= 0) & (here + flow <= size)
+    assert 0.2 < inside.float().mean() < 0.8 and torch.equal(kept[inside], flow[inside])
