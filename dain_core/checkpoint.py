@@ -10,7 +10,7 @@ import hashlib
 import os
 import pickle
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -150,6 +150,17 @@ def dequantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return full
 
 
+def mean(states: Sequence[tuple[Mapping[str, Tensor], float]]) -> dict[str, Tensor]:
+    """The mean of state dicts of one model, each with its share, in whatever sum; counts are those of the first."""
+    (first, _), whole = states[0], sum(share for _, share in states)
+    return {
+        key: sum((state[key] * (share / whole) for state, share in states), torch.zeros(()))
+        if value.is_floating_point()
+        else value
+        for key, value in first.items()
+    }
+
+
 def save(state: Mapping[str, Tensor], path: Path, layout: str) -> None:
     """Write a float32 state dict as safetensors ("int8", "fp16" or "fp32"): complete, or not at all."""
     if layout == "int8":
@@ -207,7 +218,21 @@ def _quantise_channels(weight: Tensor) -> tuple[Tensor, Tensor]:
     alike = (2, 3) if weight[0, 0].numel() >= _OWN_SCALE_FROM else (1, 2, 3)
     peak = weight.abs().amax(dim=alike, keepdim=True)
     scale = peak.clamp(min=torch.finfo(torch.float32).tiny) / 127
-    return (weight / scale).round().to(torch.int8), scale
+    return _round_kernels(weight / scale).to(torch.int8), scale
+
+
+def _round_kernels(weight: Tensor) -> Tensor:
+    """Whole numbers of which each kernel's sum is right to a half.
+
+    Features change little from pixel to pixel, so errors within a kernel matter less than that of its sum. Of the
+    taps that round down most (up, where the sum is too large) as many as are needed are rounded the other way.
+    """
+    taps = weight.flatten(2)
+    rounded = taps.round()
+    missing = taps - rounded
+    off = missing.sum(2, keepdim=True).round()
+    rank = (off.sign() * missing).argsort(2, descending=True).argsort(2)
+    return torch.where(rank < off.abs(), rounded + off.sign(), rounded).clamp(-127, 127).view_as(weight)
 
 
 @cache

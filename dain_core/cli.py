@@ -1,15 +1,47 @@
-"""``dain weights``: look at, check, convert and fetch model weights."""
+"""``dain weights``: look at, check, convert, average and fetch model weights."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+from torch import Tensor
 
 from dain_core import checkpoint
 from dain_core.model import CONFIGS, ModelConfig
 
+
+class _Safetensors(click.Path):
+    """A file to write."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).endswith(".safetensors"):
+            self.fail("must end in .safetensors", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Share(click.ParamType):
+    """Weights and their share in a mean, SOURCE=NUMBER."""
+
+    name = "SOURCE=SHARE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        source, _, share = value.rpartition("=")
+        if not source or not re.fullmatch(r"\d+(\.\d+)?", share) or float(share) == 0:
+            self.fail(f"{value!r} is not SOURCE=SHARE with a share above 0", param, ctx)
+        return source, float(share)
+
+
 _FILE = click.Path(path_type=Path)
+_SAFETENSORS = _Safetensors(path_type=Path)
+_LAYOUT = click.option(
+    "--layout", default="int8", show_default=True, type=click.Choice(checkpoint.FORMATS), help="How to store."
+)
 _MODEL = click.option(
     "--model", default="dain", show_default=True, type=click.Choice(list(CONFIGS)), help="What they are for."
 )
@@ -52,17 +84,26 @@ def verify(source: str, model: str) -> None:
 
 @weights.command()
 @click.argument("source")
-@click.argument("destination", type=_FILE)
-@click.option(
-    "--layout", default="int8", show_default=True, type=click.Choice(checkpoint.FORMATS), help="How to store."
-)
+@click.argument("destination", type=_SAFETENSORS)
+@_LAYOUT
 @_MODEL
 def convert(source: str, destination: Path, layout: str, model: str) -> None:
     """Write the weights of SOURCE, such as the authors' best.pth, to DESTINATION as safetensors."""
-    if destination.suffix != ".safetensors":
-        raise click.BadParameter("must end in .safetensors", param_hint="DESTINATION")
-    checkpoint.save(checkpoint.load_weights(source, ModelConfig.named(model)), destination, layout)
-    click.echo(f"{destination}: {destination.stat().st_size / 1e6:.1f} MB, {layout}")
+    _save(checkpoint.load_weights(source, ModelConfig.named(model)), destination, layout)
+
+
+@weights.command()
+@click.argument("sources", type=_Share(), nargs=-1, required=True)
+@click.argument("destination", type=_SAFETENSORS)
+@_LAYOUT
+@_MODEL
+def mean(sources: Sequence[tuple[str, float]], destination: Path, layout: str, model: str) -> None:
+    """Write the mean of SOURCES to DESTINATION, each with its share, such as `dain=1 run/weights.safetensors=3`.
+
+    Of weights that were trained on from one another it is often better than each.
+    """
+    states = [(checkpoint.load_weights(source, ModelConfig.named(model)), share) for source, share in sources]
+    _save(checkpoint.mean(states), destination, layout)
 
 
 @weights.command()
@@ -71,6 +112,11 @@ def download(destination: Path) -> None:
     """Fetch the authors' checkpoint (96 MB) to DESTINATION and check its hash."""
     checkpoint.download(destination)
     click.echo(f"{destination}: the authors' checkpoint; use it with `weights` set to this path")
+
+
+def _save(state: Mapping[str, Tensor], destination: Path, layout: str) -> None:
+    checkpoint.save(state, destination, layout)
+    click.echo(f"{destination}: {destination.stat().st_size / 1e6:.1f} MB, {layout}")
 
 
 def _is_parameter(key: str) -> bool:
