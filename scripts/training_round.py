@@ -48,7 +48,7 @@ def steps(data: Path, out: Path, minutes: float) -> list[TrainConfig]:
             minutes=share * minutes,
             tune=False,
             save_every=SAVE_EVERY,
-            crop=(256, 384),
+            crop=(240, 368),  # of which flow sees 256x384: it meets padding as it will in a video
             **settings,
         )
 

@@ -37,14 +37,8 @@ STEPS = 40
 
 
 def full_size(**changes: object) -> TrainConfig:
-    """The whole network from its shipped weights, but for context and rectification: so there is much to learn."""
-    defaults = {
-        "network": ModelConfig(),
-        "init": "dain",
-        "reset": ("context", "rectify"),
-        "batch": 4,
-        "crop": (192, 192),
-    }
+    """The whole network from nothing, so that there is much to learn."""
+    defaults = {"network": ModelConfig(), "init": None, "batch": 4, "crop": (192, 192)}
     return settings(Path("unused"), **(defaults | changes))
 
 
@@ -77,7 +71,7 @@ def test_less_precision_learns_the_same_in_less_memory(
     reference, larger = exact
     half = STEPS // 2
     assert statistics.fmean(curve[half:]) < statistics.fmean(curve[:half])
-    assert statistics.fmean(curve[half:]) == pytest.approx(statistics.fmean(reference[half:]), rel=0.1)
+    assert statistics.fmean(curve[half:]) == pytest.approx(statistics.fmean(reference[half:]), rel=0.15)
     assert peak < 0.9 * larger
 
 
