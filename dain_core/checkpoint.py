@@ -27,8 +27,8 @@ FORMATS = ("int8", "fp16", "fp32")
 
 #: SHA-256 of the weights that come with the project, `weights/NAME.safetensors`.
 SHIPPED = {
-    "dain": "5aecb8f04e94b01022230507af2bd4e3a59e2105454357fd2a2573fe84c5b806",
-    "dain-lite": "b4c0097a778d9f39939ad12d2e7604a811afcad3ebee558ebdd98c3609b3bf63",
+    "dain": "3818205e30d835c1993dd9dd337c0149d95dc9a350db6118e11dacbbf4426f44",
+    "dain-lite": "deacb1cfd35f626ff0b1d4539b44a49b4ad769a60b8f61c038ec07e90a919df1",
 }
 
 #: A copy of the authors' checkpoint (their own address is dead), and the SHA-1 Git knows it by.
