@@ -14,15 +14,6 @@ from dain_core import checkpoint
 from dain_core.model import CONFIGS, ModelConfig
 
 
-class _Safetensors(click.Path):
-    """A file to write."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not str(value).endswith(".safetensors"):
-            self.fail("must end in .safetensors", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 class _Share(click.ParamType):
     """Weights and their share in a mean, SOURCE=NUMBER."""
 
@@ -38,7 +29,6 @@ class _Share(click.ParamType):
 
 
 _FILE = click.Path(path_type=Path)
-_SAFETENSORS = _Safetensors(path_type=Path)
 _LAYOUT = click.option(
     "--layout", default="int8", show_default=True, type=click.Choice(checkpoint.FORMATS), help="How to store."
 )
@@ -84,7 +74,7 @@ def verify(source: str, model: str) -> None:
 
 @weights.command()
 @click.argument("source")
-@click.argument("destination", type=_SAFETENSORS)
+@click.argument("destination", type=_FILE)
 @_LAYOUT
 @_MODEL
 def convert(source: str, destination: Path, layout: str, model: str) -> None:
@@ -94,7 +84,7 @@ def convert(source: str, destination: Path, layout: str, model: str) -> None:
 
 @weights.command()
 @click.argument("sources", type=_Share(), nargs=-1, required=True)
-@click.argument("destination", type=_SAFETENSORS)
+@click.argument("destination", type=_FILE)
 @_LAYOUT
 @_MODEL
 def mean(sources: Sequence[tuple[str, float]], destination: Path, layout: str, model: str) -> None:
@@ -115,6 +105,8 @@ def download(destination: Path) -> None:
 
 
 def _save(state: Mapping[str, Tensor], destination: Path, layout: str) -> None:
+    if destination.suffix != ".safetensors":
+        raise click.BadParameter("must end in .safetensors", param_hint="DESTINATION")
     checkpoint.save(state, destination, layout)
     click.echo(f"{destination}: {destination.stat().st_size / 1e6:.1f} MB, {layout}")
 
