@@ -1,4 +1,4 @@
-"""Training on a GPU, in every precision: it learns what float32 learns, in less memory; it goes on where it was.
+"""Training on a GPU, in every precision: it learns no less than float32 does, in less memory; it goes on where it was.
 
 pytest --noconftest tests/gpu/test_training.py needs what dain train needs.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -57,21 +58,23 @@ def learn(precision: str, steps: int, seed: int = 0) -> tuple[Trainer, list[floa
 
 
 @pytest.fixture(scope="module")
-def exact() -> tuple[list[float], float]:
-    """The losses of float32, and its memory."""
-    _, curve, peak = learn("fp32", STEPS)
-    return curve, peak
+def exact() -> tuple[float, float]:
+    """The loss that float32 comes to, the larger of two runs from different weights, and the memory that it takes."""
+    runs = [learn("fp32", STEPS, seed) for seed in (0, 1)]
+    return max(late(curve) for _, curve, _ in runs), runs[0][2]
+
+
+def late(curve: Sequence[float]) -> float:
+    """The mean loss of a run's second half."""
+    return statistics.fmean(curve[STEPS // 2 :])
 
 
 @pytest.mark.parametrize("precision", MIXED)
-def test_less_precision_learns_the_same_in_less_memory(
-    precision: str, exact: tuple[list[float], float]
-) -> None:
+def test_less_precision_learns_no_less_in_less_memory(precision: str, exact: tuple[float, float]) -> None:
     _, curve, peak = learn(precision, STEPS)
-    reference, larger = exact
-    half = STEPS // 2
-    assert statistics.fmean(curve[half:]) < statistics.fmean(curve[:half])
-    assert statistics.fmean(curve[half:]) == pytest.approx(statistics.fmean(reference[half:]), rel=0.1)
+    loss, larger = exact
+    assert late(curve) < statistics.fmean(curve[: STEPS // 2])
+    assert late(curve) < 1.1 * loss
     assert peak < 0.9 * larger
 
 
