@@ -107,7 +107,12 @@ def download(destination: Path) -> None:
 def _save(state: Mapping[str, Tensor], destination: Path, layout: str) -> None:
     if destination.suffix != ".safetensors":
         raise click.BadParameter("must end in .safetensors", param_hint="DESTINATION")
-    checkpoint.save(state, destination, layout)
+    try:
+        checkpoint.save(state, destination, layout)
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot write {destination}: {error.strerror}. Make room, or name a place that can be written to."
+        ) from error
     click.echo(f"{destination}: {destination.stat().st_size / 1e6:.1f} MB, {layout}")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cuda_ext import backend
 from dain_core.checkpoint import load_weights
+from dain_core.devices import named_device
 from dain_core.fused import FusedDAIN
 from dain_core.model import DAIN, ModelConfig, Motion
 from dain_core.stages import FusedStages, PlainStages, Stages, keep_freed_memory
@@ -26,11 +27,6 @@ PRECISIONS = {
     "bf16": torch.bfloat16,
     "fp8": torch.float8_e4m3fn,
 }
-
-
-def usable_devices() -> list[str]:
-    """Every GPU, if the compiled operators are there to run on it, else the CPU."""
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count()) if backend() == "cuda"] or ["cpu"]
 
 
 def fastest_on_cpu() -> str:
@@ -127,7 +123,7 @@ class Interpolator:
 
         Args:
             model: a name that `ModelConfig.named` knows; "auto" is dain on a GPU and dain-lite on a CPU.
-            device: "cpu", "cuda", "cuda:1", …; "auto" takes the first GPU where there is one.
+            device: see `named_device`.
             precision: "fp32", "fp16", "bf16" or, on compute capability 9.0, "fp8"; "auto" is fp16 on a GPU and, on
                 a CPU, bf16 if it has AMX, else fp32.
             weights: a file to load instead of the weights that come with the project.
@@ -139,16 +135,7 @@ class Interpolator:
             ValueError: no such model, device or precision, or a GPU that the operators are not built for.
             WeightsError: the weights cannot be read or do not fit.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        place = torch.device(device)
-        if place.type == "cuda" and place.index is None:
-            place = torch.device("cuda", 0)
-        if place.type == "cuda" and backend() != "cuda":
-            raise ValueError(
-                f"{place} cannot be used: PyTorch sees no GPU, or the CUDA kernels are not built "
-                "(python -m cuda_ext.build). Use the device cpu meanwhile."
-            )
+        place = named_device(device)
         if model == "auto":
             model = "dain-lite" if place.type == "cpu" else "dain"
         if precision == "auto":

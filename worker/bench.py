@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dain_core.checkpoint import SHIPPED
+from dain_core.devices import DeviceError, named_device
 from dain_core.engine import PRECISIONS as ENGINE_PRECISIONS
 from dain_core.stages import is_out_of_memory
 from worker.bench_job import job
@@ -54,9 +55,10 @@ def bench(
     """Time the engine: ms a new frame, frames/s, memory, share of the device's ceiling, precision's cost."""
     if context.invoked_subcommand:
         return
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = torch.device("cuda:0" if device == "cuda" else device)
+    try:
+        place = named_device(device)
+    except DeviceError as error:
+        raise click.ClickException(str(error)) from error
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if vram_limit and place.type == "cuda":

@@ -24,7 +24,8 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, TimeoutError
 from redis.retry import Retry
 
-from dain_core.engine import Interpolator, usable_devices
+from dain_core.devices import usable_devices
+from dain_core.engine import Interpolator
 from service.jobs import Jobs
 from service.queue import Queue, WarmWorker
 from service.settings import Settings, read_settings

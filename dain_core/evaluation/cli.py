@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from dain_core.devices import DeviceError, named_device
 from dain_core.engine import PRECISIONS
 from dain_core.evaluation import methods as ways
 from dain_core.evaluation.cases import Worst
@@ -121,11 +122,10 @@ def evaluate(
     The first model is the one whose worst cases are shown. With neither --model nor --method, `dain` is compared
     with averaging and DIS flow.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if not (models or others):
         models, others = ("dain",), available_plain()
     try:
+        device = str(named_device(device))
         clips, pictures = _gather(paths, scenes, device)
         methods = load_methods(models, precisions or ("auto",), others, device) if clips else []
         lpips, note = load_lpips(torch.device(device))
@@ -135,7 +135,7 @@ def evaluate(
         with _progress() as advance:
             evaluate_frames(clips, methods, selection, torch.device(device), lpips, results, advance)
             evaluate_depth(chain(*pictures), depth_models, results, advance)
-    except EvaluationError as error:
+    except (EvaluationError, DeviceError) as error:
         raise click.ClickException(str(error)) from error
     processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
     title = f"dain eval, {processor}, PyTorch {torch.__version__}"
@@ -147,9 +147,18 @@ def evaluate(
         console.print(line)
     if json_path:
         document = {"options": click.get_current_context().params, **report.document()}
-        json_path.write_text(json.dumps(document, indent=1, allow_nan=False, default=str))
+        _write(json_path, json.dumps(document, indent=1, allow_nan=False, default=str))
     if page_path:
-        page_path.write_text(report.page())
+        _write(page_path, report.page())
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot write {path}: {error.strerror}. Make room, or name a place that can be written to."
+        ) from error
 
 
 def _gather(

@@ -85,6 +85,11 @@ class Selection:
 
     def prepare(self, frame: Tensor, name: str) -> Tensor:
         """Downscale and crop a frame."""
+        rows, columns = frame.shape[-2:]
+        if min(rows, columns) < self.downscale:
+            raise EvaluationError(
+                f"{name}: {columns}x{rows} cannot be shrunk {self.downscale} times: choose a smaller --downscale."
+            )
         if self.downscale > 1:
             frame = F.avg_pool2d(frame.float(), self.downscale).round().to(frame.dtype)
         if self.crop:

@@ -54,15 +54,17 @@ class Run:
             raise CheckpointError(
                 f"{self.folder} holds a run already: go on with it (--resume), or name another folder (--out)"
             )
-        self._log.unlink(missing_ok=True)
         self.keep_config(config)
+        self._log.unlink(missing_ok=True)
 
     def keep_config(self, config: TrainConfig) -> None:
         """Write the settings down, in place of earlier ones."""
         try:
             self.previews.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(f"cannot make the folder {self.folder}: {error.strerror}") from error
+            raise CheckpointError(
+                f"cannot make the folder {self.folder}: {error.strerror}. Name another one (--out)"
+            ) from error
         self._write(self._config, config.to_json().encode())
 
     def config(self) -> TrainConfig:

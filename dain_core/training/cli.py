@@ -15,6 +15,7 @@ import torch
 from click.core import ParameterSource
 
 from dain_core.checkpoint import SHIPPED, WeightsError
+from dain_core.devices import DeviceError
 from dain_core.model import CONFIGS, ModelConfig
 from dain_core.training.batch import Source, TrainingDataError
 from dain_core.training.checkpoints import Run
@@ -201,7 +202,7 @@ def work(config: TrainConfig, resume: bool, device: str, data: OpenSource = open
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
     try:
         run_training(config, data, resume=resume, device=device)
-    except (TrainingError, TrainingDataError, WeightsError) as error:
+    except (TrainingError, TrainingDataError, WeightsError, DeviceError) as error:
         raise SystemExit(_complain(str(error))) from error
     except torch.OutOfMemoryError as error:
         advice = "take a smaller --batch (and --accumulate), a smaller --crop, or a mixed --precision"

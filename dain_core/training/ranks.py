@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dain_core.devices import named_device
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -65,11 +67,13 @@ def joined(device: str) -> Iterator[Ranks]:
     Inside of it again it changes nothing.
 
     Args:
-        device: "cpu", "cuda" or "auto": a GPU if there is one.
+        device: see `named_device`; of several processes each takes a GPU of its own.
+
+    Raises:
+        DeviceError: there is no such device.
     """
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     index, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    place = torch.device(kind)
+    place = named_device(device)
     if place.type == "cuda":
         place = torch.device("cuda", place.index or int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(place)

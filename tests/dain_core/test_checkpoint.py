@@ -126,6 +126,9 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text("not weights")
         with pytest.raises(WeightsError, match="no readable"):
             load_weights(tmp_path / name)
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(WeightsError, match="no readable .*: .+"):
+        load_weights(tmp_path / "empty.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="state dict"):
         load_weights(tmp_path / "list.pth")
@@ -189,6 +192,8 @@ def test_commands_list_and_verify(best_pth: Path, tmp_path: Path) -> None:
     assert answer.exit_code == 1 and answer.output.startswith("Error: there are no weights at")
     answer = run(command, ["convert", str(best_pth), str(tmp_path / "out.bin")])
     assert answer.exit_code == 2 and "safetensors" in answer.output
+    answer = run(command, ["convert", str(best_pth), str(tmp_path / "absent" / "out.safetensors")])
+    assert answer.exit_code == 1 and "out.safetensors: No such file" in answer.output
 
 
 def test_saved_files_are_plain_safetensors(tmp_path: Path) -> None:

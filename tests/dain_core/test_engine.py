@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dain_core.checkpoint import SHIPPED
-from dain_core.engine import Interpolator, usable_devices
+from dain_core.engine import Interpolator
 from dain_core.metrics import psnr
 
 
@@ -177,18 +177,3 @@ def test_work_on_a_cpu_can_be_stopped_within_a_frame(engine: Interpolator) -> No
     assert calls == 50
     engine.frame(frames[0])
     assert calls == 50
-
-
-@pytest.mark.parametrize(("operators", "devices"), [("cuda", ["cuda:0", "cuda:1"]), ("cpu", ["cpu"])])
-def test_a_gpu_is_usable_once_its_operators_are_built(
-    monkeypatch: pytest.MonkeyPatch, operators: str, devices: list[str]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr("dain_core.engine.backend", lambda: operators)
-    assert usable_devices() == devices
-
-
-def test_a_gpu_that_cannot_be_used_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dain_core.engine.backend", lambda: "cpu")
-    with pytest.raises(ValueError, match="cuda_ext.build"):
-        Interpolator.load(device="cuda")

@@ -89,6 +89,11 @@ def test_made_scenes_have_frames_and_depth(tmp_path: Path) -> None:
         ([], "there is nothing to evaluate on"),
         ([__file__, "--json", "nowhere/a.json"], "there is no folder nowhere to write a.json to"),
         ([__file__, "--crop", "2048"], "is not WIDTHxHEIGHT"),
+        ([__file__, "--device", "gpu"], "no device is called 'gpu'"),
+        (
+            ["--scenes", "1", "--method", "average", "--json", "/dev/full"],
+            "cannot write /dev/full: No space left",
+        ),
     ],
 )
 def test_mistakes_are_sentences(arguments: list[str], complaint: str) -> None:

@@ -84,6 +84,8 @@ def test_downscaling_then_cropping(write: Write, tmp_path: Path) -> None:
     assert sample.first[0, 0].tolist() == [[0, 0, 0, 0], [0, 0, 25, 0]]
     with pytest.raises(EvaluationError, match="8x2 cannot be cut out of 6x4"):
         samples(tmp_path / "clip", Selection(downscale=2, crop=(8, 2)))
+    with pytest.raises(EvaluationError, match="12x8 cannot be shrunk 9 times"):
+        samples(tmp_path / "clip", Selection(downscale=9))
 
 
 def test_vimeo(write: Write, tmp_path: Path) -> None:

@@ -95,6 +95,13 @@ def test_a_run_is_not_begun_twice(run: Run) -> None:
         run.start(settings(run.folder))
 
 
+def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.touch()
+    with pytest.raises(CheckpointError, match="cannot make the folder .*taken: .*--out"):
+        Run(taken).start(settings(taken))
+
+
 def test_settings_that_cannot_be_read_are_named(run: Run, tmp_path: Path) -> None:
     (run.folder / "config.json").write_text('{"network": {}, "colour": "red"}')
     with pytest.raises(CheckpointError, match="config.json cannot be read.*colour"):

@@ -107,6 +107,7 @@ def test_settings_that_cannot_be_are_refused(
         (("--data", "{}/nowhere"), "nowhere is no folder"),
         (("--data", "scenes", "--init", "{}/none.safetensors"), "there are no weights at"),
         (("--data", "scenes", "--out", "/proc/nothing"), "cannot make the folder /proc/nothing"),
+        (("--data", "scenes", "--device", "gpu"), "no device is called 'gpu'"),
     ],
 )
 def test_what_cannot_be_read_or_written_is_named(

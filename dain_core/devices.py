@@ -1,0 +1,46 @@
+"""The devices of this machine, and what their names mean."""
+
+from __future__ import annotations
+
+import torch
+
+from cuda_ext import backend
+
+
+class DeviceError(ValueError):
+    """A device that there is not, or that cannot be used: the message says what to do."""
+
+
+def named_device(name: str) -> torch.device:
+    """The device called `name`, a GPU with its index.
+
+    Args:
+        name: "cpu", "cuda" (the first GPU), "cuda:1", …; "auto" is the first GPU where there is one.
+
+    Raises:
+        DeviceError: none is called so, PyTorch sees no such GPU, or the operators are not built for it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise DeviceError(f"no device is called {name!r}: choose auto, cpu, cuda, or one GPU, such as cuda:1")
+    device = torch.device("cuda", device.index or 0)
+    if backend() != "cuda":
+        raise DeviceError(
+            f"{device} cannot be used: PyTorch sees no GPU, or the CUDA kernels are not built "
+            "(python -m cuda_ext.build). Use the device cpu meanwhile."
+        )
+    if device.index >= torch.cuda.device_count():
+        raise DeviceError(f"there is no {device}: the last GPU is cuda:{torch.cuda.device_count() - 1}")
+    return device
+
+
+def usable_devices() -> list[str]:
+    """Every GPU, if the compiled operators are there to run on it, else the CPU."""
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count()) if backend() == "cuda"] or ["cpu"]
