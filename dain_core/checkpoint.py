@@ -97,7 +97,7 @@ def read(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        why = str(error) or "it ends too early"
+        why = str(error).partition("\n")[0] or "it ends too early"
         raise WeightsError(f"{path} is no readable .safetensors or .pth file of weights: {why}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} does not hold a state dict: a mapping from names to tensors")

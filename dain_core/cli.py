@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dain_core import checkpoint
 from dain_core.model import CONFIGS, ModelConfig
+from dain_core.outputs import OutputFile, writing
 
 
 class _Share(click.ParamType):
@@ -28,7 +29,6 @@ class _Share(click.ParamType):
         return source, float(share)
 
 
-_FILE = click.Path(path_type=Path)
 _LAYOUT = click.option(
     "--layout", default="int8", show_default=True, type=click.Choice(checkpoint.FORMATS), help="How to store."
 )
@@ -74,7 +74,7 @@ def verify(source: str, model: str) -> None:
 
 @weights.command()
 @click.argument("source")
-@click.argument("destination", type=_FILE)
+@click.argument("destination", type=OutputFile())
 @_LAYOUT
 @_MODEL
 def convert(source: str, destination: Path, layout: str, model: str) -> None:
@@ -84,7 +84,7 @@ def convert(source: str, destination: Path, layout: str, model: str) -> None:
 
 @weights.command()
 @click.argument("sources", type=_Share(), nargs=-1, required=True)
-@click.argument("destination", type=_FILE)
+@click.argument("destination", type=OutputFile())
 @_LAYOUT
 @_MODEL
 def mean(sources: Sequence[tuple[str, float]], destination: Path, layout: str, model: str) -> None:
@@ -97,22 +97,19 @@ def mean(sources: Sequence[tuple[str, float]], destination: Path, layout: str, m
 
 
 @weights.command()
-@click.argument("destination", type=_FILE, default=Path("best.pth"))
+@click.argument("destination", type=click.Path(path_type=Path), default="best.pth")
 def download(destination: Path) -> None:
     """Fetch the authors' checkpoint (96 MB) to DESTINATION and check its hash."""
-    checkpoint.download(destination)
+    with writing(destination):
+        checkpoint.download(destination)
     click.echo(f"{destination}: the authors' checkpoint; use it with `weights` set to this path")
 
 
 def _save(state: Mapping[str, Tensor], destination: Path, layout: str) -> None:
     if destination.suffix != ".safetensors":
         raise click.BadParameter("must end in .safetensors", param_hint="DESTINATION")
-    try:
+    with writing(destination):
         checkpoint.save(state, destination, layout)
-    except OSError as error:
-        raise click.ClickException(
-            f"cannot write {destination}: {error.strerror}. Make room, or name a place that can be written to."
-        ) from error
     click.echo(f"{destination}: {destination.stat().st_size / 1e6:.1f} MB, {layout}")
 
 

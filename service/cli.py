@@ -62,7 +62,9 @@ server = click.option(
 
 @click.command()
 @click.argument("clip", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write the result.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File or folder for the result.  [beside CLIP]"
+)
 @click.option("--factor", type=int, help="Frames per source frame, 2 to 16.  [2]")
 @click.option("--target-fps", help="Frame rate instead of a factor: 60, 59.94, 60000/1001.")
 @click.option("--speed", help="Slow motion, without sound: 0.5, 1/3, down to 1/16.")
@@ -79,6 +81,8 @@ def submit(
     given = {name: str(value) for name, value in options.items() if value is not None}
     if no_audio:
         given["audio"] = "none"
+    if output and not output.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {output.parent}: make it first", param_hint="--output")
     with Client(url) as client:
         job = client.submit(clip, given)
         if detach:
@@ -87,8 +91,14 @@ def submit(
         job = _wait(client, job["id"])
         if job["status"] != "succeeded":
             _stop((job["error"] or {}).get("detail", f"The job was {job['status']}."))
-        path = output or clip.with_name(job["output"]["filename"])
-        client.download(job["id"], path)
+        path = output or clip.parent
+        if path.is_dir():
+            path /= job["output"]["filename"]
+        try:
+            client.download(job["id"], path)
+        except OSError as error:
+            kept = f"the service still has the result, at {url.rstrip('/')}/jobs/{job['id']}/result"
+            _stop(f"{path} cannot be written: {error.strerror}; {kept}.")
     click.echo(f"{path}: {job['output']['frames']} frames at {job['output']['frame_rate']} fps")
 
 

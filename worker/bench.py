@@ -19,6 +19,7 @@ from rich.table import Table
 from dain_core.checkpoint import SHIPPED
 from dain_core.devices import DeviceError, named_device
 from dain_core.engine import PRECISIONS as ENGINE_PRECISIONS
+from dain_core.outputs import OutputFile, writing
 from dain_core.stages import is_out_of_memory
 from worker.bench_job import job
 from worker.measure import EAGER, GIB, SIZES, Baseline, Picture, Row, Size, measure
@@ -40,7 +41,7 @@ PRECISIONS = (EAGER, "fp32", "tf32", *(name for name in ENGINE_PRECISIONS if nam
     "--frames", default=30, show_default=True, help="New frames to time; fewer where each takes long."
 )
 @click.option("--vram-limit", type=float, metavar="GIB", help="Let PyTorch have no more memory than this.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
+@click.option("--json", "json_path", type=OutputFile(), help="Write the figures here too.")
 @click.pass_context
 def bench(
     context: click.Context,
@@ -83,7 +84,8 @@ def bench(
             "rows": [asdict(row) for row in rows],
             "left_out": left_out,
         }
-        json_path.write_text(json.dumps(document, indent=2))
+        with writing(json_path):
+            json_path.write_text(json.dumps(document, indent=2))
 
 
 def compare(

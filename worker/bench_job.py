@@ -20,6 +20,7 @@ from typing import Any
 import click
 import torch
 
+from dain_core.outputs import OutputFile, writing
 from service.client import Client
 from worker import ffmpeg
 from worker.measure import Picture, Size, between, load, panned, steady
@@ -70,7 +71,7 @@ class Result:
 @click.option(
     "--clip", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A video to send instead."
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
+@click.option("--json", "json_path", type=OutputFile(), help="Write the figures here too.")
 def job(url: str, sizes: tuple[Picture, ...], frames: int, clip: Path | None, json_path: Path | None) -> None:
     """Time a whole job through a service, against what its engines can do.
 
@@ -85,7 +86,8 @@ def job(url: str, sizes: tuple[Picture, ...], frames: int, clip: Path | None, js
             results.append(measure_job(client, video))
             click.echo(describe_result(results[-1]))
     if json_path:
-        json_path.write_text(json.dumps([asdict(result) for result in results], indent=2))
+        with writing(json_path):
+            json_path.write_text(json.dumps([asdict(result) for result in results], indent=2))
 
 
 def measure_job(client: Client, clip: Path) -> Result:

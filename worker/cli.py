@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dain_core.checkpoint import WeightsError
 from dain_core.engine import Interpolator
+from dain_core.outputs import OutputFile
 from service.errors import Problem
 from service.options import Options
 from worker import pipeline
@@ -23,7 +24,7 @@ SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if 
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("result", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("result", metavar="OUT", type=OutputFile())
 @click.option("--factor", metavar="N", help="Frames per source frame, 2 to 16.  [default: 2]")
 @click.option("--target-fps", metavar="RATE", help="Frame rate instead of a factor: 60, 59.94, 60000/1001.")
 @click.option("--speed", metavar="SPEED", help="Slow motion, without sound: 0.5, 1/3, down to 1/16.")

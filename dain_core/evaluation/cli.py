@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
@@ -28,19 +27,7 @@ from dain_core.evaluation.report import Report
 from dain_core.evaluation.run import Results, evaluate_depth, evaluate_frames
 from dain_core.evaluation.scenes import MadeScenes
 from dain_core.evaluation.scores import load_lpips
-
-
-class OutputFile(click.Path):
-    """A file to be written, hours from now perhaps: its folder must be there."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = Path(str(super().convert(value, param, ctx)))
-        if not path.parent.is_dir():
-            self.fail(f"there is no folder {path.parent} to write {path.name} to: make it first", param, ctx)
-        return path
-
-
-_FILE = OutputFile(path_type=Path, dir_okay=False)
+from dain_core.outputs import OutputFile, writing
 
 
 class Size(click.ParamType):
@@ -105,9 +92,12 @@ class Size(click.ParamType):
 @click.option(
     "--worst", default=4, show_default=True, type=click.IntRange(0), help="Cases of each clip on the page."
 )
-@click.option("--json", "json_path", type=_FILE, help="Write the figures to this file.")
+@click.option("--json", "json_path", type=OutputFile(), help="Write the figures to this file.")
 @click.option(
-    "--page", "page_path", type=_FILE, help="Write figures and worst cases, in pictures, to this HTML file."
+    "--page",
+    "page_path",
+    type=OutputFile(),
+    help="Write figures and worst cases, in pictures, to this HTML file.",
 )
 def evaluate(
     paths: tuple[Path, ...], scenes: int, models: tuple[str, ...], precisions: tuple[str, ...],
@@ -147,18 +137,11 @@ def evaluate(
         console.print(line)
     if json_path:
         document = {"options": click.get_current_context().params, **report.document()}
-        _write(json_path, json.dumps(document, indent=1, allow_nan=False, default=str))
+        with writing(json_path):
+            json_path.write_text(json.dumps(document, indent=1, allow_nan=False, default=str))
     if page_path:
-        _write(page_path, report.page())
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise click.ClickException(
-            f"cannot write {path}: {error.strerror}. Make room, or name a place that can be written to."
-        ) from error
+        with writing(page_path):
+            page_path.write_text(report.page())
 
 
 def _gather(

@@ -193,7 +193,10 @@ def test_commands_list_and_verify(best_pth: Path, tmp_path: Path) -> None:
     answer = run(command, ["convert", str(best_pth), str(tmp_path / "out.bin")])
     assert answer.exit_code == 2 and "safetensors" in answer.output
     answer = run(command, ["convert", str(best_pth), str(tmp_path / "absent" / "out.safetensors")])
-    assert answer.exit_code == 1 and "out.safetensors: No such file" in answer.output
+    assert answer.exit_code == 2 and "there is no folder" in answer.output
+    (tmp_path / "file").touch()
+    answer = run(command, ["download", str(tmp_path / "file" / "best.pth")])
+    assert answer.exit_code == 1 and "cannot write" in answer.output
 
 
 def test_saved_files_are_plain_safetensors(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -7,6 +8,7 @@ import pytest
 from redis import Redis
 
 from service.jobs import Jobs
+from service.records import Output, State
 from service.settings import Settings
 from service.store import Store
 from tests.api import serve
@@ -32,6 +34,30 @@ def jobs(redis: Redis, settings: Settings) -> Jobs:
 @pytest.fixture
 def store(settings: Settings) -> Store:
     return Store.from_settings(settings)
+
+
+@pytest.fixture
+def finish(jobs: Jobs, store: Store) -> Callable[[str, bytes], None]:
+    """Ends a job, by its id, with a result of these bytes."""
+
+    def end(job_id: str, content: bytes) -> None:
+        key = f"results/{job_id}/attempt.mp4"
+        with store.scratch() as folder:
+            (folder / "result").write_bytes(content)
+            store.put(folder / "result", key)
+        output = Output(
+            key=key,
+            filename="café-2x.mp4",
+            media_type="video/mp4",
+            size_bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            frames=24,
+            frame_rate="48",
+            duration_seconds=0.5,
+        )
+        assert jobs.finish(job_id, State.SUCCEEDED, output=output)
+
+    return end
 
 
 @pytest.fixture

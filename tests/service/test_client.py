@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import socket
 import threading
@@ -15,7 +14,6 @@ import pytest
 from service import client as client_module
 from service.client import Client, ClientError
 from service.jobs import Jobs
-from service.records import Output, State
 from service.settings import Settings
 from service.store import Store
 from tests.api import serve, until
@@ -29,32 +27,8 @@ def client(url: str) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture
-def finish(jobs: Jobs, store: Store) -> Callable[[str], None]:
-    """Ends a job with `CONTENT` for its result."""
-
-    def end(job_id: str) -> None:
-        key = f"results/{job_id}/t.mp4"
-        with store.scratch() as folder:
-            (folder / "result").write_bytes(CONTENT)
-            store.put(folder / "result", key)
-        output = Output(
-            key=key,
-            filename="clip-2x.mp4",
-            media_type="video/mp4",
-            size_bytes=len(CONTENT),
-            sha256=hashlib.sha256(CONTENT).hexdigest(),
-            frames=24,
-            frame_rate="48",
-            duration_seconds=0.5,
-        )
-        jobs.finish(job_id, State.SUCCEEDED, output=output)
-
-    return end
-
-
 def test_from_upload_to_download(
-    client: Client, clip: Path, tmp_path: Path, finish: Callable[[str], None], jobs: Jobs, store: Store
+    client: Client, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None], jobs: Jobs, store: Store
 ) -> None:
     job = client.submit(clip, {"target_fps": "60", "quality": 20, "factor": None})
     assert job["filename"] == "clip.mp4"
@@ -66,7 +40,7 @@ def test_from_upload_to_download(
     def on_progress(job: dict[str, str]) -> None:
         seen.append(job["status"])
         if len(seen) == 2:
-            finish(job["id"])
+            finish(job["id"], CONTENT)
 
     assert client.wait(job["id"], on_progress, interval=0.01)["status"] == "succeeded"
     assert seen == ["queued", "queued", "succeeded"]
@@ -169,11 +143,11 @@ def test_a_lost_answer_makes_no_second_job(url: str, clip: Path, jobs: Jobs) -> 
 
 @pytest.mark.usefixtures("patient")
 def test_a_broken_download_is_resumed(
-    url: str, clip: Path, tmp_path: Path, finish: Callable[[str], None]
+    url: str, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
 ) -> None:
     with Client(url) as client:
         job_id = client.submit(clip)["id"]
-    finish(job_id)
+    finish(job_id, CONTENT)
     down = [1_500_000, 1_000_000]
     with cutting_proxy(url, up=[], down=down) as proxy, Client(proxy) as client:
         client.download(job_id, tmp_path / "out.mp4")
@@ -182,10 +156,10 @@ def test_a_broken_download_is_resumed(
 
 
 def test_what_was_fetched_before_is_kept(
-    client: Client, url: str, clip: Path, tmp_path: Path, finish: Callable[[str], None]
+    client: Client, url: str, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
 ) -> None:
     job_id = client.submit(clip)["id"]
-    finish(job_id)
+    finish(job_id, CONTENT)
     (tmp_path / "out.mp4.part").write_bytes(CONTENT[:2_999_990])
     with (
         cutting_proxy(url, up=[], down=[20_000]) as proxy,
@@ -196,10 +170,10 @@ def test_what_was_fetched_before_is_kept(
 
 
 def test_a_damaged_part_is_noticed(
-    client: Client, clip: Path, tmp_path: Path, finish: Callable[[str], None]
+    client: Client, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
 ) -> None:
     job_id = client.submit(clip)["id"]
-    finish(job_id)
+    finish(job_id, CONTENT)
     (tmp_path / "out.mp4.part").write_bytes(bytes(1000))
     with pytest.raises(ClientError, match="damaged"):
         client.download(job_id, tmp_path / "out.mp4")

@@ -12,7 +12,7 @@ import pytest
 from service.errors import Problem
 from service.jobs import PLAN, Jobs, new_job_id
 from service.options import Options
-from service.records import Job, Output, State
+from service.records import Job, State
 from service.store import Store
 from tests.api import assert_problem
 
@@ -39,23 +39,9 @@ def job(make_job: Callable[[], Job]) -> Job:
 
 
 @pytest.fixture
-def finished(job: Job, jobs: Jobs, store: Store) -> Job:
+def finished(job: Job, jobs: Jobs, finish: Callable[[str, bytes], None]) -> Job:
     """A job whose result is in the store."""
-    key = f"results/{job.id}/attempt.mp4"
-    with store.scratch() as folder:
-        (folder / "result").write_bytes(CONTENT)
-        store.put(folder / "result", key)
-    output = Output(
-        key=key,
-        filename="café-2x.mp4",
-        media_type="video/mp4",
-        size_bytes=len(CONTENT),
-        sha256=SHA256,
-        frames=24,
-        frame_rate="48",
-        duration_seconds=0.5,
-    )
-    assert jobs.finish(job.id, State.SUCCEEDED, output=output)
+    finish(job.id, CONTENT)
     return jobs.get(job.id)
 
 

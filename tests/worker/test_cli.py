@@ -27,6 +27,7 @@ def test_a_clip_with_the_real_network(video: MakeVideo, tmp_path: Path) -> None:
     ("name", "arguments", "expected"),
     [
         ("out.mkv", [], "ends in .mp4"),
+        ("absent/out.mp4", [], "there is no folder"),
         ("out.mp4", ["--factor", "1"], "factor"),
         ("out.mp4", ["--factor", "2", "--target-fps", "60"], "not both"),
         ("out.mp4", ["--speed", "2"], "1/16 to below 1"),
