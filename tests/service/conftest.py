@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -65,7 +67,8 @@ def debris(store: Store, redis: Redis) -> Callable[[], list[str]]:
     """What is in the store, on record, queued or reserved: must be nothing after a refusal."""
 
     def look() -> list[str]:
-        files = [str(path) for path in store.root.rglob("*") if path.is_file()]
+        walk = os.walk(store.root)  # which passes over what vanishes meanwhile, as `rglob` does not
+        files = [str(Path(folder, name)) for folder, _, names in walk for name in names]
         folders = [str(path) for path in (store.root / "scratch").iterdir()]
         return files + folders + [key.decode() for key in redis.keys("*")]
 
