@@ -123,7 +123,7 @@ class Interpolator:
 
         Args:
             model: a name that `ModelConfig.named` knows; "auto" is dain on a GPU and dain-lite on a CPU.
-            device: see `named_device`.
+            device: "cpu", "cuda", "cuda:1", …, or "auto": see `named_device`.
             precision: "fp32", "fp16", "bf16" or, on compute capability 9.0, "fp8"; "auto" is fp16 on a GPU and, on
                 a CPU, bf16 if it has AMX, else fp32.
             weights: a file to load instead of the weights that come with the project.

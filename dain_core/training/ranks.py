@@ -67,7 +67,7 @@ def joined(device: str) -> Iterator[Ranks]:
     Inside of it again it changes nothing.
 
     Args:
-        device: see `named_device`; of several processes each takes a GPU of its own.
+        device: "cpu", "cuda" or "auto": see `named_device`; of several processes each takes a GPU of its own.
 
     Raises:
         DeviceError: there is no such device.

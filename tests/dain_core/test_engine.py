@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dain_core.checkpoint import SHIPPED
+from dain_core.devices import DeviceError
 from dain_core.engine import Interpolator
 from dain_core.metrics import psnr
 
@@ -155,6 +156,8 @@ def test_bad_options_are_refused() -> None:
         Interpolator.load(device="cpu", precision="int4")
     with pytest.raises(ValueError, match="fp8 needs a GPU of compute capability 9.0"):
         Interpolator.load(device="cpu", precision="fp8")
+    with pytest.raises(DeviceError, match="no device is called 'gpu'"):
+        Interpolator.load(device="gpu")
 
 
 def test_warming_up_leaves_no_trace(engine: Interpolator) -> None:

@@ -38,6 +38,18 @@ def test_a_table_and_the_same_as_json(tmp_path: Path) -> None:
     assert 0 < plain["ceiling_share"] < 1.5 and "bf16" in done.output
 
 
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [("--device=gpu", "no device is called 'gpu'"), ("--json=absent/rows.json", "there is no folder absent")],
+)
+def test_mistakes_are_sentences_before_anything_is_timed(
+    monkeypatch: pytest.MonkeyPatch, option: str, complaint: str
+) -> None:
+    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("it was timed"))
+    done = CliRunner().invoke(bench.bench, ["--size=64x64", option])
+    assert done.exit_code and complaint in done.output, done.output
+
+
 def test_the_table_fits_140_columns() -> None:
     row = measure.Row(
         "dain", "1080p", "eager", 12345.6, 1234.56, 12.34, 1234.5, 1234.5, 1234.5, 61.25, 72.25, 750.0, 801.0,
