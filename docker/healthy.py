@@ -7,8 +7,8 @@ import sys
 
 from redis import Redis
 
+from service.jobs.workers import Workers
 from service.settings import read_settings
-from service.workers import Workers
 
 
 def main() -> int:

@@ -22,15 +22,15 @@ import click
 from redis import Redis
 
 from scripts.simulate import running_redis
-from service.deps import Service
-from service.janitor import Janitor
-from service.jobs import PLAN, Claim, Jobs, new_job_id, segment_name
-from service.metrics import Metrics
-from service.options import Options
-from service.queue import Queue, WarmWorker
+from service.api.deps import Service
+from service.api.metrics import Metrics
+from service.jobs.janitor import Janitor
+from service.jobs.machine import PLAN, Claim, Jobs, new_job_id, segment_name
+from service.jobs.options import Options
+from service.jobs.queue import Queue, WarmWorker
+from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
-from service.store import Store
-from service.workers import WorkerRecord, Workers
+from service.store.local import Store
 
 SECONDS = 2.0  # for each operation
 TOTALS = {
@@ -117,9 +117,9 @@ class Segments:
 
     def __init__(self, bench: Bench, total: int):
         self.bench, self.total = bench, total
-        module = ModuleType("worker.tasks")  # by its name the queue finds what to run
+        module = ModuleType("worker.work")  # by its name the queue finds what to run
         vars(module).update(plan=self._plan, segment=self._segment, assemble=lambda *_: None)
-        sys.modules["worker.tasks"] = module
+        sys.modules["worker.work"] = module
         bench.redis.delete(bench.queue.rq.key)  # nothing but these segments
 
     def run(self) -> int:

@@ -22,14 +22,15 @@ import psutil
 from redis import Redis
 
 from scripts.simulate import running_redis
-from service.jobs import Jobs, new_job_id
-from service.options import Options
-from service.records import Output, State
+from service.jobs.machine import Jobs, new_job_id
+from service.jobs.options import Options
+from service.jobs.records import Output, State
 from service.settings import Settings
-from service.store import Store
-from worker import ffmpeg, pipeline
-from worker.frames import Encoder
-from worker.media import Limits
+from service.store.local import Store
+from worker import pipeline
+from worker.media import ffmpeg
+from worker.media.frames import Encoder
+from worker.media.probe import Limits
 from worker.plan import Plan
 from worker.schedule import Segment
 
@@ -49,7 +50,7 @@ class Api:
             "DAIN_LOG_LEVEL": "error",
         }
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "service.app"], env={**os.environ, **environment}
+            [sys.executable, "-m", "service.api.app"], env={**os.environ, **environment}
         )
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600)
         while not self._answers():

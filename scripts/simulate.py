@@ -1,8 +1,8 @@
 """A thousand workers on one Redis, without a GPU: `python -m scripts.simulate`.
 
-All but the network and the files is the service's own: a redis-server, `service.jobs`, `service.queue` with RQ's loop,
-the janitor, and `worker.main.run` with its heartbeats, leases and relay, once per thread instead of once per process.
-Tasks only wait. Jobs arrive evenly, at a rate that keeps a part of the fleet at work. Latencies are those of
+All but the network and the files is the service's own: a redis-server, `service.jobs`, RQ's loop, the janitor, and
+`worker.main.run` with its heartbeats, leases and relay, once per thread instead of once per process. Tasks only wait.
+Jobs arrive evenly, at a rate that keeps a part of the fleet at work. Latencies are those of
 Python threads that share a few cores, so they are upper bounds; Redis' own time is read from Redis.
 
 With `--faults` a part of the workers is killed at once and replaced, and another part is stopped until all that it
@@ -37,17 +37,18 @@ import torch
 from redis import Redis
 from rq.timeouts import BaseDeathPenalty
 
-from service.janitor import INTERVAL, Janitor
-from service.jobs import ASSEMBLE, PLAN, Jobs, new_job_id, segment_name
-from service.options import Options
-from service.queue import Queue, WarmWorker
-from service.records import Output, State
+from service.jobs.janitor import INTERVAL, Janitor
+from service.jobs.machine import ASSEMBLE, PLAN, Jobs, new_job_id, segment_name
+from service.jobs.options import Options
+from service.jobs.queue import Queue, WarmWorker
+from service.jobs.records import Output, State
+from service.jobs.workers import Workers
 from service.settings import Settings
-from service.store import Store
+from service.store.local import Store
 from service.up import redis_server
-from service.workers import Workers
-from worker import lease, tasks
+from worker import lease
 from worker import main as worker_main
+from worker import work as tasks
 from worker.lease import Void
 from worker.pipeline import SegmentStats
 

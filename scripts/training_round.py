@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from dain_core.model import ModelConfig
+from dain_core.network.model import ModelConfig
 from dain_core.training.batch import Source
 from dain_core.training.checkpoints import Run
 from dain_core.training.cli import open_data, processes, work

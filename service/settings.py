@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ByteSize, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.options import ModelName
+from service.jobs.options import ModelName
 
 GIB = 2**30
 HOUR = 3600

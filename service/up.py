@@ -96,10 +96,10 @@ def supervisor_config(
     if settings.redis_url is None:
         program("redis", _redis_command(state / "redis", runtime_dir), 1)
     python = [sys.executable, "-m"]
-    program("janitor", [*python, "service.janitor"], 2)
+    program("janitor", [*python, "service.jobs.janitor"], 2)
     for number, device in enumerate(workers):
         program(f"worker-{number}", [*python, "worker.main", "--device", device], 3)
-    program("api", [*python, "service.app"], 4)
+    program("api", [*python, "service.api.app"], 4)
     return config
 
 

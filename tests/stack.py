@@ -18,9 +18,9 @@ from service.client import Client
 
 PROGRAMS = {
     "redis": "redis-server",
-    "api": "service.app",
+    "api": "service.api.app",
     "worker": "worker.main",
-    "janitor": "service.janitor",
+    "janitor": "service.jobs.janitor",
 }
 
 

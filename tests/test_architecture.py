@@ -17,8 +17,8 @@ ALLOWED = {
     "service": set(),
     "worker": {"service", "dain_core"},
 }
-WITHOUT_TORCH = ["service", "worker/media.py", "worker/probe.py", "worker/schedule.py", "dain_core/pixels.py"]
-SPEAKS_RQ = {"service/queue.py"}
+WITHOUT_TORCH = ["service", "worker/media/probe.py", "worker/schedule.py", "dain_core/runtime/pixels.py"]
+SPEAKS_RQ = {"service/jobs/queue.py"}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -68,7 +68,7 @@ def test_one_module_speaks_rq() -> None:
 
 
 def test_the_service_runs_without_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import service.app, service.janitor, service.cli, service.up"
+    code = "import sys; sys.modules['torch'] = None; import service.api.app, service.jobs.janitor, service.cli, service.up"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

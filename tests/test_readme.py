@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from service.options import Options
+from service.jobs.options import Options
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]

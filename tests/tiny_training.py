@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from dain_core.model import ModelConfig
+from dain_core.network.model import ModelConfig
 from dain_core.training.batch import Batch, Source
 from dain_core.training.config import TrainConfig
 from dain_core.training.loop import train

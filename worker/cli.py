@@ -9,14 +9,14 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dain_core.checkpoint import WeightsError
-from dain_core.engine import Interpolator
 from dain_core.outputs import OutputFile
-from service.errors import Problem
-from service.options import Options
+from dain_core.runtime.engine import Interpolator
+from dain_core.weights.files import WeightsError
+from service.jobs.options import Options
+from service.jobs.problems import Problem
 from worker import pipeline
-from worker.ffmpeg import MediaError
-from worker.media import Limits
+from worker.media.ffmpeg import MediaError
+from worker.media.probe import Limits
 from worker.plan import Plan
 
 SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if the command is stopped

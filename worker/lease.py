@@ -8,7 +8,7 @@ from types import TracebackType
 
 from redis.exceptions import RedisError
 
-from service.jobs import Claim, Jobs
+from service.jobs.machine import Claim, Jobs
 from worker.telemetry import Telemetry
 
 log = logging.getLogger("dain.worker")

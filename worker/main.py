@@ -24,14 +24,14 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, TimeoutError
 from redis.retry import Retry
 
-from dain_core.devices import usable_devices
-from dain_core.engine import Interpolator
-from service.jobs import Jobs
-from service.queue import Queue, WarmWorker
+from dain_core.runtime.devices import usable_devices
+from dain_core.runtime.engine import Interpolator
+from service.jobs.machine import Jobs
+from service.jobs.queue import Queue, WarmWorker
+from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings, read_settings
-from service.store import Store
-from service.workers import WorkerRecord, Workers
-from worker import tasks
+from service.store.local import Store
+from worker import work as tasks
 from worker.models import Models
 from worker.telemetry import HUNG, Telemetry, describe
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from dain_core.engine import Interpolator
+from dain_core.runtime.engine import Interpolator
 
 
 class Models:

@@ -19,12 +19,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dain_core.color import ColorSpec
-from dain_core.pixels import PixelFormat
-from worker import scenes
+from dain_core.runtime.color import ColorSpec
+from dain_core.runtime.pixels import PixelFormat
+from worker import cuts as scenes
 from worker.channel import CHECK_SECONDS, Channel, Closed, nothing
-from worker.frames import Decoder, Encoder, Frame, Plane
-from worker.join import join
+from worker.media.frames import Decoder, Encoder, Frame, Plane
+from worker.media.join import join
 from worker.plan import Plan
 from worker.schedule import Blend, Copy, OutputFrame
 from worker.transfer import Pending, Stopwatch, Transfer, Uploaded
@@ -34,7 +34,7 @@ ALWAYS = nullcontext()  # the turn of one who has the interpolator alone
 
 
 class Interpolator(Protocol):
-    """What is used of ``dain_core.engine.Interpolator``."""
+    """What is used of ``dain_core.runtime.engine.Interpolator``."""
 
     recomputed: int
 
@@ -147,7 +147,7 @@ def interpolate(
 ) -> SegmentStats:
     """Write ``frames`` in order to ``sink``, made of the frames of ``source``; copies are the very same planes.
 
-    Between frames that differ by more than ``scene_threshold`` (see ``worker.scenes``) nothing is blended: the
+    Between frames that differ by more than ``scene_threshold`` (see ``worker.cuts``) nothing is blended: the
     nearer one is shown. Whatever ends this, its threads have ended too; an exception also kills ``source`` and
     ``sink``.
     """

@@ -10,10 +10,11 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
-from service.options import Options
-from worker import media, schedule
+from service.jobs.options import Options
+from worker import schedule
 from worker.channel import nothing
-from worker.media import Limits, Timeline, VideoInfo
+from worker.media import probe as media
+from worker.media.probe import Limits, Timeline, VideoInfo
 from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate
 
 

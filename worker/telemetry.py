@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from redis.exceptions import RedisError
 
-from service.workers import WorkerRecord, Workers
+from service.jobs.workers import WorkerRecord, Workers
 
 log = logging.getLogger("dain.worker")
 

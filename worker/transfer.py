@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dain_core.color import ColorSpec, to_rgb, to_yuv
-from dain_core.pixels import PixelFormat
-from worker.frames import Plane
+from dain_core.runtime.color import ColorSpec, to_rgb, to_yuv
+from dain_core.runtime.pixels import PixelFormat
+from worker.media.frames import Plane
 
 
 class Pending(Protocol):
-    """A new frame that the device is still making: a ``dain_core.engine.Pending``."""
+    """A new frame that the device is still making: a ``dain_core.runtime.engine.Pending``."""
 
     def result(self) -> Tensor: ...
 

@@ -15,8 +15,6 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from dain_core.devices import DeviceError, named_device
-from dain_core.engine import PRECISIONS
 from dain_core.evaluation import methods as ways
 from dain_core.evaluation.cases import Worst
 from dain_core.evaluation.clips import Clip, Selection, find_clips
@@ -28,6 +26,8 @@ from dain_core.evaluation.run import Results, evaluate_depth, evaluate_frames
 from dain_core.evaluation.scenes import MadeScenes
 from dain_core.evaluation.scores import load_lpips
 from dain_core.outputs import OutputFile, writing
+from dain_core.runtime.devices import DeviceError, named_device
+from dain_core.runtime.engine import PRECISIONS
 
 
 class Size(click.ParamType):

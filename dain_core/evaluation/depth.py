@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dain_core.checkpoint import WeightsError, load_weights
 from dain_core.evaluation.pictures import PICTURES, EvaluationError, pictures_of, read_gray16, read_picture
-from dain_core.model import DAIN, ModelConfig
+from dain_core.network.model import DAIN, ModelConfig
+from dain_core.weights.files import WeightsError, load_weights
 
 #: How many pairs of pixels are compared in a picture.
 PAIRS = 20_000

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cuda_ext import flow_projection
-from dain_core.checkpoint import WeightsError
-from dain_core.engine import Interpolator
 from dain_core.evaluation.pictures import EvaluationError
+from dain_core.runtime.engine import Interpolator
+from dain_core.weights.files import WeightsError
 
 #: Two frames (1, 3, H, W) in [0, 1] and times between them -> the frames then, (len(times), 3, H, W).
 Interpolate = Callable[[Tensor, Tensor, Sequence[float]], Tensor]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dain_core.evaluation.clips import Sample
+from dain_core.evaluation.metrics import interpolation_error, psnr, ssim
 from dain_core.evaluation.pictures import EvaluationError
-from dain_core.metrics import interpolation_error, psnr, ssim
 
 #: What equal frames count as, in dB: an infinite mean would say nothing.
 PSNR_OF_EQUALS = 100.0

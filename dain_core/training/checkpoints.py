@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dain_core import checkpoint
-from dain_core.model import ModelConfig
+from dain_core.network.model import ModelConfig
 from dain_core.training.config import TrainConfig
 from dain_core.training.errors import TrainingError
+from dain_core.weights import files as checkpoint
 
 _FORMAT = 1
 

@@ -14,9 +14,8 @@ import click
 import torch
 from click.core import ParameterSource
 
-from dain_core.checkpoint import SHIPPED, WeightsError
-from dain_core.devices import DeviceError
-from dain_core.model import CONFIGS, ModelConfig
+from dain_core.network.model import CONFIGS, ModelConfig
+from dain_core.runtime.devices import DeviceError
 from dain_core.training.batch import Source, TrainingDataError
 from dain_core.training.checkpoints import Run
 from dain_core.training.config import CROP_MULTIPLE, PARTS, TrainConfig
@@ -28,6 +27,7 @@ from dain_core.training.loop import train as run_training
 from dain_core.training.objective import WEIGHTS
 from dain_core.training.precision import LEVELS
 from dain_core.training.ranks import Ranks
+from dain_core.weights.files import SHIPPED, WeightsError
 
 
 class _Size(click.ParamType):

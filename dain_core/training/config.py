@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from dain_core.model import ModelConfig
+from dain_core.network.model import ModelConfig
 from dain_core.training.errors import TrainingError
 from dain_core.training.precision import Precision
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dain_core.fused import FusedDAIN
-from dain_core.fused.depth import FusedDepth
-from dain_core.model import DAIN
-from dain_core.modules.depth import depth_of
+from dain_core.network.model import DAIN
+from dain_core.network.modules.depth import depth_of
+from dain_core.runtime.backends.fused import FusedDAIN
+from dain_core.runtime.backends.fused.depth import FusedDepth
 from dain_core.training.batch import Batch
 
 

@@ -14,9 +14,9 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from dain_core.model import DAIN, ModelConfig
-from dain_core.modules.kernels import TAPS
-from dain_core.modules.layers import ResidualBlock
+from dain_core.network.model import DAIN, ModelConfig
+from dain_core.network.modules.kernels import TAPS
+from dain_core.network.modules.layers import ResidualBlock
 from dain_core.training.batch import Batch
 
 #: The four taps around the sampled position: with 1 on each, adaptive warping is bilinear sampling.

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dain_core.checkpoint import load_weights
-from dain_core.model import DAIN, ModelConfig
+from dain_core.network.model import DAIN, ModelConfig
 from dain_core.training.batch import Batch, Source
 from dain_core.training.checkpoints import Run
 from dain_core.training.config import PARTS, TrainConfig
@@ -24,6 +23,7 @@ from dain_core.training.precision import Precision
 from dain_core.training.ranks import Ranks, joined
 from dain_core.training.reports import Reports
 from dain_core.training.trainer import Trainer, rate_factor
+from dain_core.weights.files import load_weights
 
 #: Gives a process its data, on its device: others than every other process's.
 OpenSource = Callable[[TrainConfig, Ranks], Source]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dain_core.modules.layers import upsample
+from dain_core.network.modules.layers import upsample
 
 #: Of the flow's levels, from 1/64 of the frame's size to the full one.
 LEVEL_WEIGHTS = (0.2, 0.2, 0.25, 0.4, 1.0)

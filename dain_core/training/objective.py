@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dain_core.model import DAIN
-from dain_core.padding import Padding
+from dain_core.network.model import DAIN
+from dain_core.network.padding import Padding
 from dain_core.training import losses
 from dain_core.training.batch import Batch
 from dain_core.training.frozen import KnownDepth, Teacher

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dain_core.modules.layers import FullPrecision
+from dain_core.network.modules.layers import FullPrecision
 from dain_core.training.errors import TrainingError
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dain_core.devices import named_device
+from dain_core.runtime.devices import named_device
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dain_core.model import DAIN
+from dain_core.network.model import DAIN
 from dain_core.training.batch import Batch
 from dain_core.training.checkpoints import Run
 from dain_core.training.precision import Precision

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dain_core.keys import official_key
-from dain_core.model import DAIN
+from dain_core.network.keys import official_key
+from dain_core.network.model import DAIN
 from dain_core.training.batch import Batch
 from dain_core.training.config import TrainConfig
 from dain_core.training.errors import TrainingError

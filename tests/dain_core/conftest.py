@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dain_core.model import DAIN
+from dain_core.network.model import DAIN
 
 DATA = Path(__file__).parents[1] / "data"
 

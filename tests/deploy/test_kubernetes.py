@@ -14,13 +14,13 @@ import pytest
 import yaml
 from redis import Redis
 
-from service.app import GRACE_SECONDS, create_app
-from service.jobs import PLAN, Jobs, new_job_id
-from service.options import Options
-from service.queue import Queue
-from service.records import State
+from service.api.app import GRACE_SECONDS, create_app
+from service.api.uploads import MULTIPART_OVERHEAD
+from service.jobs.machine import PLAN, Jobs, new_job_id
+from service.jobs.options import Options
+from service.jobs.queue import Queue
+from service.jobs.records import State
 from service.settings import Settings
-from service.uploads import MULTIPART_OVERHEAD
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"

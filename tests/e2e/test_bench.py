@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.stack import Stack
-from worker.bench import bench
+from worker.bench.cli import bench
 
 
 def test_a_job_is_held_against_the_engine(stack: Stack, tmp_path: Path) -> None:

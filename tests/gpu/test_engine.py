@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 import cuda_ext
-from dain_core.checkpoint import load_weights
-from dain_core.engine import Interpolator
-from dain_core.memory import GIB, FrameTooLargeError
-from dain_core.metrics import psnr
-from dain_core.model import DAIN
-from dain_core.stages import FusedStages, PlainStages
+from dain_core.evaluation.metrics import psnr
+from dain_core.network.model import DAIN
+from dain_core.runtime.backends.stages import FusedStages, PlainStages
+from dain_core.runtime.engine import Interpolator
+from dain_core.runtime.memory import GIB, FrameTooLargeError
+from dain_core.weights.files import load_weights
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU that PyTorch can use", allow_module_level=True)

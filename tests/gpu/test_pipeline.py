@@ -35,19 +35,19 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError
 from redis.retry import Retry
 
-from dain_core.color import ColorSpec, to_rgb, to_yuv
-from dain_core.engine import Interpolator, Pending
-from dain_core.pixels import PixelFormat
-from service.jobs import PLAN, Jobs, new_job_id
-from service.options import Options
-from service.queue import Queue
-from service.records import State
+from dain_core.runtime.color import ColorSpec, to_rgb, to_yuv
+from dain_core.runtime.engine import Interpolator, Pending
+from dain_core.runtime.pixels import PixelFormat
+from service.jobs.machine import PLAN, Jobs, new_job_id
+from service.jobs.options import Options
+from service.jobs.queue import Queue
+from service.jobs.records import State
 from service.settings import Settings
-from service.store import Store
+from service.store.local import Store
 from service.up import redis_server
-from worker import ffmpeg
 from worker.channel import nothing
-from worker.frames import Frame, Plane
+from worker.media import ffmpeg
+from worker.media.frames import Frame, Plane
 from worker.pipeline import SegmentStats, interpolate
 from worker.schedule import Blend, Copy, Factor, OutputFrame, build
 from worker.telemetry import HUNG
@@ -228,7 +228,7 @@ def pinned_allocations() -> int:
 LOSES_ITS_GPU = f"""
 import sys
 import torch
-from dain_core.engine import Interpolator
+from dain_core.runtime.engine import Interpolator
 from service.settings import Settings
 from worker import main
 

@@ -22,7 +22,7 @@ if cuda_ext.backend() != "cuda":
     pytest.skip("the CUDA kernels are not built: python -m cuda_ext.build", allow_module_level=True)
 pytest.importorskip("av")
 
-from dain_core.model import DAIN, ModelConfig
+from dain_core.network.model import DAIN, ModelConfig
 from dain_core.training.batch import Batch
 from dain_core.training.checkpoints import Run
 from dain_core.training.config import TrainConfig

@@ -9,10 +9,10 @@ import httpx
 import pytest
 from redis import Redis
 
-from service.jobs import Jobs
-from service.records import Output, State
+from service.jobs.machine import Jobs
+from service.jobs.records import Output, State
 from service.settings import Settings
-from service.store import Store
+from service.store.local import Store
 from tests.api import serve
 
 

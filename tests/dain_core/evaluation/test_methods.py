@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dain_core.checkpoint import shipped_path
 from dain_core.evaluation.methods import Method, average, dense_inverse_search, model, plug_in
+from dain_core.evaluation.metrics import psnr
 from dain_core.evaluation.pictures import EvaluationError
-from dain_core.metrics import psnr
+from dain_core.weights.files import shipped_path
 
 PLUG_IN = "def interpolate(first, second, time):\n    return {}\n"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dain_core.model import DAIN
+from dain_core.network.model import DAIN
 from dain_core.training.batch import Batch
 from dain_core.training.config import PARTS
 from dain_core.training.initialise import initialise

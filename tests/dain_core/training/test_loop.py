@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dain_core.checkpoint import load_weights
 from dain_core.training.batch import Batch, Source
 from dain_core.training.checkpoints import CheckpointError, Run
 from dain_core.training.config import TrainConfig
@@ -26,6 +25,7 @@ from dain_core.training.launch import launch
 from dain_core.training.loop import LateCheck, train
 from dain_core.training.precision import NonFiniteError
 from dain_core.training.ranks import Ranks
+from dain_core.weights.files import load_weights
 from tests.tiny_training import TINY, Slides, settings, slides, train_quietly
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dain_core.model import DAIN
+from dain_core.network.model import DAIN
 from dain_core.training.errors import TrainingError
 from dain_core.training.objective import Objective
 from dain_core.training.precision import LEVELS, Masters, NanWatch, NonFiniteError, Precision

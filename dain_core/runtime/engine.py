@@ -1,0 +1,262 @@
+"""The frame interpolator: weights, device and precision around the network, frame by frame, pair by pair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cuda_ext import backend
+from dain_core.network.model import DAIN, ModelConfig, Motion
+from dain_core.runtime.backends.fused import FusedDAIN
+from dain_core.runtime.backends.stages import FusedStages, PlainStages, Stages, keep_freed_memory
+from dain_core.runtime.devices import named_device
+from dain_core.weights.files import load_weights
+
+#: In which a network runs; with the last, float16 but for the convolution that is most of the work.
+PRECISIONS = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8": torch.float8_e4m3fn,
+}
+
+
+def fastest_on_cpu() -> str:
+    """The precision to choose: bf16 is slower than fp32 without a CPU's matrix instructions, AMX."""
+    return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is known of one frame: worth keeping for the next pair."""
+
+    features: Any
+
+    @property
+    def size(self) -> torch.Size:
+        """Height and width."""
+        size: torch.Size = self.features.image.shape[2:]
+        return size
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is known of two neighbouring frames, whatever the time between them."""
+
+    first: Frame
+    second: Frame
+    motion: Motion
+
+
+class Pending:
+    """A new frame that the device is still making."""
+
+    def __init__(self, frame: Tensor, checksum: Tensor, recompute: Callable[[], Tensor]) -> None:
+        self._frame, self._recompute = frame, recompute
+        # Into pinned memory, without waiting.
+        self._checksum = checksum.to("cpu", non_blocking=True)
+        self._arrived: torch.cuda.Event | None = None
+        if frame.is_cuda:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(frame.device))
+
+    def result(self) -> Tensor:
+        """Wait for the frame; make it again in float32 if it is not finite.
+
+        Returns:
+            (1, 3, H, W), float32 in [0, 1].
+
+        Raises:
+            FloatingPointError: the frame is not finite, in float32 either.
+        """
+        if self._arrived:
+            self._arrived.synchronize()
+        if not math.isfinite(self._checksum.item()):
+            self._frame, self._checksum = self._recompute(), torch.zeros(())
+        return self._frame
+
+
+class Interpolator:
+    """A model on a device, ready to interpolate.
+
+    Attributes:
+        model_name: as `ModelConfig.named` knows it.
+        device: where frames must be, and results are.
+        precision: one of `PRECISIONS`. Below "fp32", coordinates and pixels stay float32.
+        recomputed: how many results below "fp32" were not finite, and were made again in float32.
+        replanned: how often a GPU's memory ran out, and frames were made in smaller parts from then on.
+    """
+
+    def __init__(
+        self, model_name: str, weights: str | Path, device: torch.device, precision: str, memory: int | None
+    ) -> None:
+        self.model_name = model_name
+        self.device = device
+        self.precision = precision
+        self.recomputed = 0
+        self._weights = weights
+        self._memory = memory
+        self._config = ModelConfig.named(model_name)
+        # What is known of frames and pairs is the network's own affair.
+        self._stages = self._load()
+        self._model = self._stages.model
+
+    @classmethod
+    def load(
+        cls,
+        model: str = "auto",
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        weights: str | Path | None = None,
+        memory: int | None = None,
+    ) -> Interpolator:
+        """Load a model.
+
+        Args:
+            model: a name that `ModelConfig.named` knows; "auto" is dain on a GPU and dain-lite on a CPU.
+            device: "cpu", "cuda", "cuda:1", …, or "auto": see `named_device`.
+            precision: "fp32", "fp16", "bf16" or, on compute capability 9.0, "fp8"; "auto" is fp16 on a GPU and, on
+                a CPU, bf16 if it has AMX, else fp32.
+            weights: a file to load instead of the weights that come with the project.
+            memory: bytes of a GPU's memory that may be used; None is four fifths of what this process can have when
+                it meets a new size of frames. Frames that need more are made in parts, which changes nothing of
+                the result.
+
+        Raises:
+            ValueError: no such model, device or precision, or a GPU that the operators are not built for.
+            WeightsError: the weights cannot be read or do not fit.
+        """
+        place = named_device(device)
+        if model == "auto":
+            model = "dain-lite" if place.type == "cpu" else "dain"
+        if precision == "auto":
+            precision = "fp16" if place.type == "cuda" else fastest_on_cpu()
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision!r} is none of auto, {', '.join(PRECISIONS)}")
+        if precision == "fp8" and (place.type != "cuda" or torch.cuda.get_device_capability(place) != (9, 0)):
+            raise ValueError(
+                "precision fp8 needs a GPU of compute capability 9.0, such as an H100: choose fp16"
+            )
+        return cls(model, model if weights is None else weights, place, precision, memory)
+
+    @property
+    def backend(self) -> str:
+        """Which operators run: "cuda" for the compiled kernels, "cpu" for the reference."""
+        return backend() if self.device.type == "cuda" else "cpu"
+
+    @property
+    def replanned(self) -> int:
+        return self._stages.replanned
+
+    def warm_up(self, height: int, width: int) -> None:
+        """Interpolate at this size, so that no real frame pays for loading kernels and capturing graphs."""
+        blank = torch.zeros((1, 3, height, width), device=self.device)
+        self.interpolate(blank, blank, [0.5])
+        if self.device.type == "cuda":
+            self.interpolate(blank, blank, [0.5])
+
+    @contextmanager
+    def interruptible(self, check: Callable[[], None]) -> Iterator[None]:
+        """While this lasts, call `check` before every layer on a CPU, where a frame takes seconds; it may raise."""
+        layers = [module for module in self._model.modules() if not list(module.children())]
+        hooks = [
+            layer.register_forward_pre_hook(lambda *_: check())
+            for layer in layers
+            if self.device.type == "cpu"
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @torch.inference_mode()
+    def frame(self, rgb: Tensor) -> Frame:
+        """The work that a frame needs once, whatever pairs it is in.
+
+        Args:
+            rgb: (1, 3, H, W) in [0, 1], of a floating dtype, on `device`; any size from 1x1.
+
+        Raises:
+            ValueError: the wrong shape, dtype or device; a FrameTooLargeError if memory does not suffice.
+        """
+        if rgb.dim() != 4 or rgb.shape[:2] != (1, 3) or rgb.numel() == 0:
+            raise ValueError(f"a frame is (1, 3, height, width), got {tuple(rgb.shape)}")
+        if not rgb.is_floating_point():
+            raise ValueError(f"a frame holds floats in [0, 1], got {rgb.dtype}: divide 8-bit values by 255")
+        if rgb.device != self.device:
+            raise ValueError(
+                f"the frame is on {rgb.device}, the model on {self.device}: move the frame there"
+            )
+        return Frame(self._stages.features(rgb.float().contiguous(memory_format=torch.channels_last)))
+
+    @torch.inference_mode()
+    def pair(self, first: Frame, second: Frame) -> Pair:
+        """The work that two neighbouring frames need once, whatever the times between them.
+
+        Raises:
+            ValueError: frames of different sizes.
+        """
+        if first.size != second.size:
+            sizes = " and ".join(f"{width}x{height}" for height, width in (first.size, second.size))
+            raise ValueError(f"the two frames must have one size, got {sizes}: scale one of them first")
+        return Pair(first, second, self._stages.motion(first.features, second.features))
+
+    @torch.inference_mode()
+    def submit(self, pair: Pair, time: float) -> Pending:
+        """Have the frame at `time` between the pair's first frame (0) and its second (1) made.
+
+        On a GPU this returns before the frame is there: give it its next work before asking for the `result`.
+
+        Raises:
+            ValueError: a time that is not between 0 and 1.
+        """
+        if not 0 < time < 1:
+            raise ValueError(f"the time must lie between the frames, 0 < t < 1, got {time}")
+        first, second = pair.first.features, pair.second.features
+        moment = torch.full((), time, device=self.device)
+        output, checksum = self._stages.synthesis(first, second, pair.motion, moment)
+        one, two = first.image, second.image  # not the pair, which is large
+        return Pending(output.clamp(0, 1), checksum, lambda: self._recompute(one, two, time))
+
+    def between(self, pair: Pair, time: float) -> Tensor:
+        """The frame at `time` between the pair's first frame (0) and its second (1): see `submit`, `Pending.result`."""
+        return self.submit(pair, time).result()
+
+    def interpolate(self, first: Tensor, second: Tensor, times: Sequence[float]) -> Tensor:
+        """The frames at `times` between two frames (1, 3, H, W): (len(times), 3, H, W) in [0, 1]."""
+        pair = self.pair(self.frame(first), self.frame(second))
+        pending = [self.submit(pair, time) for time in times]
+        return torch.cat([first[:0].float(), *(frame.result() for frame in pending)])
+
+    def _load(self) -> Stages:
+        dtype = PRECISIONS[self.precision]
+        with torch.device("meta"):
+            model = DAIN(self._config)
+        model.load_state_dict(load_weights(self._weights, self._config), assign=True)
+        if self.device.type == "cuda" and FusedDAIN.supports(self._config, self.device):
+            return FusedStages(FusedDAIN(model.to(self.device), dtype), self.device, self._memory)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        return PlainStages(model.prepare(dtype).to(self.device))
+
+    @cached_property
+    def _exact(self) -> Interpolator:
+        return Interpolator(self.model_name, self._weights, self.device, "fp32", self._memory)
+
+    def _recompute(self, first: Tensor, second: Tensor, time: float) -> Tensor:
+        if self.precision == "fp32":
+            raise FloatingPointError(
+                "the interpolated frame is not finite in float32: check the input frames and the weights for NaN"
+            )
+        self.recomputed += 1
+        return self._exact.interpolate(first, second, [time])

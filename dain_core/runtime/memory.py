@@ -1,0 +1,198 @@
+"""Fitting the fused network into a GPU's memory: what it takes, and the plan with the least work that fits.
+
+Three things are large, and can be smaller without any change to the result:
+
+* what the rectification sees, and its own maps: made in bands of rows. Bands overlap by what convolutions reach, so
+  the smaller they are the more rows are made twice;
+* the contexts, most of what is kept of a frame: made again for every new frame, band by band, as far as it reads them;
+* the depth network's maps at full size: made in bands, which runs its first convolution twice.
+
+Flow and kernels are always whole, and so are times: one frame is work enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cuda_ext import BLEND_CHANNELS
+from dain_core.network.model import ModelConfig
+from dain_core.network.modules.kernels import TAPS
+
+GIB = 2**30
+
+#: Frames of up to so many pixels take a GPU less time than launching its kernels one by one; where contexts are
+#: narrower than the official ones, and with them all else, of as many more.
+_GRAPH_PIXELS = 2**20
+#: The share of rows that may be made twice to save memory that is not scarce.
+_CHEAP = 0.02
+#: In bands of fewer rows it takes less to make contexts again; in bands of fewer still, nothing is worth it.
+_FEW_ROWS, _LEAST_ROWS = 128, 16
+#: Tensors of more elements are slow in some libraries.
+_MANY_ELEMENTS = 2**31
+
+#: Rows that a row of the synthesis, of the contexts and of the depth network depends on, above and below.
+_REACH, _CONTEXT_REACH, _DEPTH_REACH = 10, 17, 14
+
+# What parts of the network with the official widths take at their peak, as measured: elements for each pixel.
+_DEPTH, _DEPTH_IN_BANDS = 390, 240
+_FLOW_AND_KERNELS = 170
+#: How much more it is in float32, whose convolutions are cuDNN's: workspaces, and results that are copied.
+_FLOAT32 = 2.1
+#: Bytes for each pixel of images: those that the caller gives, and results that wait to be fetched.
+_CALLERS = 72
+#: Bytes for the workspaces of libraries.
+_WORKSPACES = 96 * 2**20
+
+
+def _padded(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple
+
+
+class FrameTooLargeError(ValueError):
+    """The frame does not fit into the memory that may be used, whatever the plan."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How frames of one size are made.
+
+    Attributes:
+        height, width: of the frame.
+        rows: of a band of the synthesis.
+        depth_rows: of a band of the depth network, which sees the frame padded.
+        keep_contexts: contexts are kept with a frame.
+        graphs: there are CUDA graphs, and what can runs beside each other.
+    """
+
+    height: int
+    width: int
+    rows: int
+    depth_rows: int
+    keep_contexts: bool = True
+    graphs: bool = False
+
+    @property
+    def small(self) -> bool:
+        """Whether whole stages are graphs, which copies all that they are given and make. Else depth and flow are."""
+        return self.height * self.width <= _GRAPH_PIXELS
+
+    def share(self, rows: int) -> float:
+        """Of the frame's height."""
+        return min(rows / self.height, 1)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans for one network.
+
+    Attributes:
+        element_bytes: of the network's dtype.
+        seen_bytes: of an element of what the rectification sees.
+        weight_bytes: of all weights.
+    """
+
+    config: ModelConfig
+    element_bytes: int
+    seen_bytes: int
+    weight_bytes: int
+
+    def best(self, height: int, width: int, budget: int) -> Plan:
+        """The plan with the least work that takes at most `budget` bytes.
+
+        Raises:
+            FrameTooLargeError: there is none.
+        """
+        plans = list(self._plans(height, width))
+        for plan in plans:
+            if self.peak(plan) <= budget:
+                return plan
+        least = min(self.peak(plan) for plan in plans)
+        raise FrameTooLargeError(
+            f"a frame of {width}x{height} needs at least {least / GIB:.1f} GiB of GPU memory, "
+            f"{budget / GIB:.1f} GiB may be used: free memory on the GPU, allow more of it, or scale the video down"
+        )
+
+    def smaller(self, plan: Plan) -> Plan:
+        """The plan to go on with where `plan` turned out to need more memory than there is, in whichever stage.
+
+        Raises:
+            FrameTooLargeError: there is no smaller plan.
+        """
+        size = self._size(plan)
+        plans = [other for other in self._plans(plan.height, plan.width) if self._size(other) < size]
+        if not plans:
+            raise FrameTooLargeError(
+                f"GPU memory ran out at a frame of {plan.width}x{plan.height}, which takes at least "
+                f"{self.peak(plan) / GIB:.1f} GiB: free memory on the GPU, or scale the video down"
+            )
+        clearly = (other for other in plans if self._size(other) < 0.85 * size)
+        return next(clearly, min(plans, key=self._size))
+
+    def peak(self, plan: Plan) -> int:
+        """Bytes that are allocated at most, while no more is kept than two frames and what lies between them.
+
+        These are weights, what is kept, images of the caller's, and the largest of the stages at work.
+        """
+        kept, stages = self._bytes(plan)
+        per_pixel = _CALLERS + kept + max(stages)
+        return self.weight_bytes + _WORKSPACES + int(plan.height * plan.width * per_pixel)
+
+    def _size(self, plan: Plan) -> float:
+        """Of a plan, to be compared: unlike the peak, it tells plans apart whose largest stage is the same."""
+        kept, stages = self._bytes(plan)
+        return kept + sum(stages)
+
+    def _bytes(self, plan: Plan) -> tuple[float, tuple[float, float, float]]:
+        """For each pixel: what is kept of two frames, and what each stage takes, with the motion where there is one."""
+        c, e = self.config, self.element_bytes
+        padded = _padded(plan.height, c.flow_multiple) * _padded(plan.width, c.flow_multiple)
+        around = padded / (plan.height * plan.width)
+        pyramid = around * sum(width / 4**level for level, width in enumerate(c.flow_pyramid, 1))
+        contexts = 3 * c.context_width * e if plan.keep_contexts else 0
+        frame = 20 + pyramid * e + contexts  # 20: image and depth in float32
+        motion = 16 + 2 * TAPS * e  # flows and kernels
+
+        depth = _DEPTH * plan.share(plan.depth_rows + 2 * _DEPTH_REACH)
+        narrower = c.depth_stem / ModelConfig.depth_stem / c.depth_scale**2
+        networks = narrower * max(depth, _DEPTH_IN_BANDS) * e, frame + c.context_width * e
+        features, beside = (sum(networks), 2) if plan.graphs else (max(networks), 1)
+        bands = 28 + self._band(plan)  # 28: flows at a time, result
+        much = _FLOAT32 if e == 4 else 1
+        pairs = beside * _FLOW_AND_KERNELS * e * around
+        stages = motion + much * features, much * pairs, motion + much * bands
+        # Graphs keep their results, and copies of all that they are given.
+        of_parts = 32 + 2 * pyramid * e  # image, depth and flows; pyramids
+        copies = (3 * (frame + motion) if plan.small else of_parts) if plan.graphs else 0
+        return 2 * frame + copies, stages
+
+    def _band(self, plan: Plan) -> float:
+        """Bytes for each pixel of the frame that a band of the synthesis takes."""
+        c, e = self.config, self.element_bytes
+        rows = plan.rows + 2 * _REACH
+        gathered = plan.share(rows) * (12 + self.seen_bytes * (6 * c.context_width + BLEND_CHANNELS))
+        # Of the maps that follow, four are alive at once, while what was gathered is not.
+        map_bytes = plan.share(rows) * e * c.rectify_width
+        contexts = plan.share(rows + 2 * _CONTEXT_REACH) * e * 4 * c.context_width
+        return max(gathered + (map_bytes if plan.keep_contexts else max(map_bytes, contexts)), 4 * map_bytes)
+
+    def _plans(self, height: int, width: int) -> Iterator[Plan]:
+        """All plans, from the one with the least work on."""
+        depth_height = _padded(height, self.config.depth_multiple)
+        if height * width * self.config.context_width <= _GRAPH_PIXELS * ModelConfig.context_width:
+            yield Plan(height, width, height, depth_height, graphs=True)
+        cheap = 1 + int(_CHEAP * height / (2 * _REACH))
+        for keep_contexts, first, fewest in ((True, cheap, _FEW_ROWS), (False, 1, _LEAST_ROWS)):
+            for bands in range(first, max(height // fewest, first) + 1):
+                for depth_bands in (1, 2, 4, 8):
+                    rows, depth_rows = -(-height // bands), depth_height // depth_bands
+                    plan = Plan(height, width, rows, depth_rows, keep_contexts)
+                    if self._most_elements(plan) < _MANY_ELEMENTS:
+                        yield plan
+
+    def _most_elements(self, plan: Plan) -> int:
+        """Of a tensor that a plan can make smaller."""
+        seen = (plan.rows + 2 * _REACH) * (6 * self.config.context_width + BLEND_CHANNELS)
+        context = plan.height * self.config.context_width if plan.keep_contexts else 0
+        depth = (plan.depth_rows + 2 * _DEPTH_REACH) * self.config.depth_stem
+        return plan.width * max(seen, context, depth)

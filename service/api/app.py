@@ -1,0 +1,93 @@
+"""The HTTP API: `create_app(settings)`. `python -m service.api.app` serves it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.deps import Service
+from service.api.metrics import Metrics, MetricsMiddleware
+from service.api.routes import health, jobs, workers
+from service.jobs.problems import install_handlers
+from service.settings import Settings, read_settings
+
+GRACE_SECONDS = 20  # for requests in hand after SIGTERM; an upload cut off then is sent again by its client
+
+DESCRIPTION = """Makes video smoother: upload a clip, get it back with more frames.
+
+`POST /jobs` takes a video and answers 202 with a job; `GET /jobs/{id}` says how far it is; `GET /jobs/{id}/result`
+is the finished file. Every error is an `application/problem+json` document whose `type` is stable."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API for `settings`. It starts without Redis, and says so in /readyz; `settings.redis_url` must be set."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = await run_in_threadpool(Service.from_settings, settings)
+        metrics.watch(service)
+        app.state.service = service
+        try:
+            yield
+        finally:
+            service.close()
+
+    app = FastAPI(title="DAIN", description=DESCRIPTION, version=installed_version(), lifespan=lifespan)
+    metrics = Metrics()
+    app.state.metrics = metrics
+    app.add_middleware(NoSniffMiddleware)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    install_handlers(app)
+    for router in (jobs.router, workers.router, health.router):
+        app.include_router(router)
+    return app
+
+
+def installed_version() -> str:
+    try:
+        return version("dain-service")
+    except PackageNotFoundError:  # run from a source tree
+        return "0"
+
+
+class NoSniffMiddleware:
+    """Browsers must not guess at a type: a result could otherwise be run as a page."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_header(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        await self.app(scope, receive, send_with_header)
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    settings = read_settings()
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+
+
+if __name__ == "__main__":
+    main()

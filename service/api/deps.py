@@ -1,0 +1,81 @@
+"""What routes work with: everything one API process holds, made by the app's lifespan."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import anyio
+from fastapi import Depends, Request
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError
+from redis.retry import Retry
+
+from service.jobs.machine import Jobs
+from service.jobs.problems import Problem
+from service.jobs.queue import Queue
+from service.jobs.records import Job
+from service.jobs.workers import Workers
+from service.settings import Settings
+from service.store.local import Store
+
+REDIS_CONNECT_SECONDS = 2.0
+REDIS_REPLY_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """One API process's share of the service."""
+
+    settings: Settings
+    redis: Redis
+    store: Store
+    jobs: Jobs
+    queue: Queue
+    workers: Workers
+    #: Probing costs a core and some memory: no more at a time than there are cores.
+    probing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(os.cpu_count() or 1))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Service:
+        redis = Redis.from_url(
+            settings.require_redis_url,
+            socket_connect_timeout=REDIS_CONNECT_SECONDS,
+            socket_timeout=REDIS_REPLY_SECONDS,
+            # A Redis that restarts is back at once; one that hangs would hang each attempt, so it gets one.
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3, (ConnectionError,)),
+        )
+        return cls(
+            settings=settings,
+            redis=redis,
+            store=Store.from_settings(settings),
+            jobs=Jobs.from_settings(redis, settings),
+            queue=Queue(redis),
+            workers=Workers(redis, ttl_seconds=settings.worker_ttl_seconds),
+        )
+
+    def close(self) -> None:
+        self.redis.close()
+
+
+def get_service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDep = Annotated[Service, Depends(get_service)]
+
+JOB_ID = re.compile(r"[0-9a-f]{28}")
+
+
+def get_job(job_id: str, service: ServiceDep) -> Job:
+    """The job in the path; Problem 404 where there is none, or can be none by that id."""
+    if not JOB_ID.fullmatch(job_id):
+        raise Problem.job_not_found(job_id[:100])
+    return service.jobs.get(job_id)
+
+
+JobDep = Annotated[Job, Depends(get_job)]

@@ -1,0 +1,111 @@
+"""Idempotency-Key: a request that is sent again makes no second job.
+
+A key is in flight while its first request is being read: a lease in Redis, renewed as long as the process lives, so a
+key is free again soon after an API process was killed. It is bound to its job in the transaction that records the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+
+import anyio
+from fastapi.concurrency import run_in_threadpool
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import LockError, RedisError
+from redis.lock import Lock
+
+from service.jobs.problems import Problem
+
+KEY_LIFETIME_SECONDS = 24 * 3600
+LEASE_SECONDS = 30.0
+RENEWAL_SECONDS = 10.0
+
+_QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255})"')
+_BARE = re.compile(r"[A-Za-z0-9._~:+/=-]{1,255}")
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a key stands for: a job, and the fingerprint of the request that made it."""
+
+    job_id: str
+    fingerprint: str
+
+
+class Key:
+    """An idempotency key held by this request."""
+
+    def __init__(self, redis: Redis, name: str, lease: Lock) -> None:
+        self._redis = redis
+        self._name = name
+        self._lease = lease
+
+    def binding(self) -> Binding | None:
+        """The job an earlier request with this key made."""
+        value = self._redis.get(self._name)
+        return None if value is None else Binding(**json.loads(value))
+
+    def bind(self, transaction: Pipeline, binding: Binding) -> None:
+        """Adds to `transaction` that the key stands for a job from now on."""
+        transaction.set(self._name, json.dumps(asdict(binding)), ex=KEY_LIFETIME_SECONDS)
+
+    def check(self) -> None:
+        """Raises Problem 409 if the lease was lost, as after a long stop of this process."""
+        if not self._lease.owned():
+            raise in_use()
+
+
+@contextlib.asynccontextmanager
+async def hold(redis: Redis, header: str | None) -> AsyncIterator[Key]:
+    """Holds the key that `header` names; Problem 409 while another request holds it, 400 if it is malformed.
+
+    A request without a key gets one that nobody else has.
+    """
+    text = uuid.uuid4().hex if header is None else parse(header)
+    name = f"dain:idempotency:{hashlib.sha256(text.encode()).hexdigest()}"
+    # Acquired in one thread, renewed and released in others.
+    lease = redis.lock(f"{name}:lease", timeout=LEASE_SECONDS, blocking=False, thread_local=False)
+    if not await run_in_threadpool(lease.acquire):
+        raise in_use()
+    renewal = asyncio.create_task(_renew(lease))
+    try:
+        yield Key(redis, name, lease)
+    finally:
+        renewal.cancel()
+        with anyio.CancelScope(shield=True), contextlib.suppress(LockError, RedisError):  # else it expires
+            await run_in_threadpool(lease.release)
+
+
+def parse(header: str) -> str:
+    """The key in a header: a quoted string as the draft has it, or bare as many clients send it."""
+    if quoted := _QUOTED.fullmatch(header):
+        return re.sub(r"\\(.)", r"\1", quoted[1])
+    if _BARE.fullmatch(header):
+        return header
+    raise Problem(
+        "invalid-idempotency-key",
+        'Send a quoted string of 1 to 255 printable ASCII characters, such as Idempotency-Key: "3f1c9a".',
+    )
+
+
+def in_use() -> Problem:
+    return Problem(
+        "idempotency-key-in-use",
+        "An earlier request with this key is still being read; send this one again in a few seconds.",
+        headers={"Retry-After": "5"},
+    )
+
+
+async def _renew(lease: Lock) -> None:
+    while True:
+        await asyncio.sleep(RENEWAL_SECONDS)
+        with contextlib.suppress(LockError, RedisError):  # `Key.check` decides; Redis may be back before then
+            await run_in_threadpool(lease.reacquire)

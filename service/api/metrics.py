@@ -1,0 +1,130 @@
+"""Prometheus metrics: the service's state as Redis has it, and this process's own requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.jobs.records import TERMINAL
+
+if TYPE_CHECKING:
+    from service.api.deps import Service
+
+
+class Metrics:
+    """One app's metrics, apart from any other's in the process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Histogram(
+            "dain_http_request_duration_seconds",
+            "Time from a request's first byte to its answer's last.",
+            ("method", "route", "status"),
+            registry=self.registry,
+            buckets=(0.005, 0.02, 0.1, 0.5, 1, 5, 30, 120, 600),
+        )
+
+    def watch(self, service: Service) -> None:
+        """Adds what `service` knows, read at each scrape."""
+        self.registry.register(ServiceCollector(service))
+
+    def text(self) -> bytes:
+        """The exposition; raises RedisError when the state cannot be read."""
+        return generate_latest(self.registry)
+
+
+class ServiceCollector(Collector):
+    """Reads Redis at each scrape, so that any API process tells of the whole service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())  # registering must not need Redis
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._jobs()
+        yield from self._workers()
+
+    def _jobs(self) -> Iterator[Metric]:
+        jobs = self._service.jobs
+        states = GaugeMetricFamily("dain_jobs", "Jobs on record, by state.", labels=["status"])
+        for status, count in jobs.counts().items():
+            states.add_metric([status], count)
+        yield states
+        yield GaugeMetricFamily("dain_queue_depth", "Tasks waiting.", value=self._service.queue.depth())
+        yield GaugeMetricFamily(
+            "dain_queue_oldest_age_seconds",
+            "How long the first waiting job has waited.",
+            self._service.jobs.longest_wait(),
+        )
+
+        counters = jobs.counters()
+        finished = CounterMetricFamily(
+            "dain_jobs_finished", "Jobs that ended, by outcome.", labels=["outcome"]
+        )
+        for outcome in sorted(TERMINAL):
+            finished.add_metric([outcome.value], counters.get(f"jobs_{outcome.value}", 0))
+        yield finished
+        stages = CounterMetricFamily(
+            "dain_stage_seconds", "Time spent by workers, by stage.", labels=["stage"]
+        )
+        for name, value in sorted(counters.items()):
+            if name.startswith("seconds_"):
+                stages.add_metric([name.removeprefix("seconds_")], value)
+        yield stages
+        for name, text in (
+            ("jobs_accepted", "Jobs accepted."),
+            ("frames", "Frames delivered."),
+            ("attempts_failed", "Attempts at a task that failed."),
+        ):
+            yield CounterMetricFamily(f"dain_{name}", text, value=counters.get(name, 0))
+
+    def _workers(self) -> Iterator[Metric]:
+        workers = self._service.workers.all()
+        present = GaugeMetricFamily("dain_workers", "Living workers.", labels=["ready"])
+        for ready in (True, False):
+            present.add_metric([str(ready).lower()], sum(worker.ready is ready for worker in workers))
+        yield present
+        for name, text in (
+            ("vram_used_bytes", "GPU memory in use."),
+            ("vram_total_bytes", "GPU memory there is."),
+            ("frames_per_second", "Output frames per second."),
+        ):
+            family = GaugeMetricFamily(f"dain_worker_{name}", text, labels=["worker", "device"])
+            for worker in workers:
+                family.add_metric([worker.name, worker.device], getattr(worker, name))
+            yield family
+
+
+class MetricsMiddleware:
+    """Times each request under its route's template, so that job ids make no new series."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        status = 500  # what an error that passes through here becomes
+
+        async def send_and_see(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        begun = time.perf_counter()
+        try:
+            await self.app(scope, receive, send_and_see)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            method = scope["method"] if route != "none" else "any"
+            self.metrics.requests.labels(method, route, str(status)).observe(time.perf_counter() - begun)

@@ -1,0 +1,67 @@
+"""Is it alive, can it take work, and how is it doing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from redis.exceptions import RedisError
+
+from service.api.deps import Service, ServiceDep
+from service.jobs.problems import Problem, documented
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+def alive() -> dict[str, str]:
+    """This process answers; nothing is said of Redis, the store or workers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses=documented("not-ready"))
+def ready(service: ServiceDep) -> dict[str, Any]:
+    """A job sent now would be stored, queued and worked on: Redis answers, the store has room, a worker is warm."""
+    checks: dict[str, str | None] = {"redis": None, "store": store_fault(service)}
+    try:
+        checks["workers"] = workers_fault(service)
+    except RedisError as error:
+        checks |= {"redis": f"does not answer ({type(error).__name__})", "workers": "unknown without Redis"}
+    faults = [f"{name}: {fault}" for name, fault in checks.items() if fault]
+    if faults:
+        detail = "; ".join(faults) + "."
+        raise Problem(
+            "not-ready",
+            detail,
+            headers={"Retry-After": "5"},
+            checks={name: fault or "ok" for name, fault in checks.items()},
+        )
+    return {"status": "ready", "checks": dict.fromkeys(checks, "ok")}
+
+
+@router.get("/metrics", response_class=Response, responses=documented("redis-unavailable"))
+def metrics(request: Request) -> Response:
+    """Prometheus text."""
+    return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def store_fault(service: Service) -> str | None:
+    try:
+        with service.store.scratch() as folder:
+            (folder / "written").write_bytes(b"yes")
+        free = service.store.free_bytes()
+    except OSError as error:
+        return f"cannot be written to ({error.strerror})"
+    if free < service.settings.min_free_bytes:
+        return f"has {free} bytes free, fewer than the {service.settings.min_free_bytes:d} to be kept"
+    return None
+
+
+def workers_fault(service: Service) -> str | None:
+    workers = service.workers.all()
+    if not workers:
+        return "none is running"
+    if not any(worker.ready for worker in workers):
+        return "none has finished warming up"
+    return None

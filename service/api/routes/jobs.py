@@ -1,0 +1,268 @@
+"""Jobs: submit, look at, fetch, cancel."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, Field
+from redis.exceptions import RedisError
+
+from service.api import idempotency, uploads
+from service.api.deps import JOB_ID, JobDep, Service, ServiceDep
+from service.api.probe import probe
+from service.api.routes.openapi import SUBMISSION
+from service.jobs.machine import PLAN, new_job_id
+from service.jobs.problems import Problem, documented
+from service.jobs.records import Job, Output, State
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+POLL_SECONDS = "2"
+
+
+class ResultView(Output):
+    key: str = Field(exclude=True)
+
+
+class JobView(Job):
+    """A job as a client sees it."""
+
+    source: str = Field(exclude=True)
+    output: ResultView | None = None
+    links: dict[str, str] = Field(description="`self`, and `result` while there is one to fetch")
+
+    @classmethod
+    def of(cls, job: Job) -> JobView:
+        links = {"self": f"/jobs/{job.id}"}
+        if job.status is State.SUCCEEDED and not job.expired:
+            links["result"] = f"/jobs/{job.id}/result"
+        return cls(**job.model_dump(), links=links)
+
+
+class Page(BaseModel):
+    """Some jobs, newest first."""
+
+    jobs: list[JobView]
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last")
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobView,
+    openapi_extra=SUBMISSION,
+    responses=documented(
+        "invalid-upload",
+        "invalid-idempotency-key",
+        "upload-too-slow",
+        "idempotency-key-in-use",
+        "job-gone",
+        "upload-too-large",
+        "unsupported-media-type",
+        "unsupported-format",
+        "invalid-option",
+        "idempotency-key-reused",
+        "unreadable-video",
+        "damaged-video",
+        "no-video-stream",
+        "limit-exceeded",
+        "queue-full",
+        "redis-unavailable",
+        "insufficient-storage",
+    ),
+)
+async def submit(request: Request, response: Response, service: ServiceDep) -> JobView:
+    """Takes a video and queues it. The answer comes once the upload is safe on disk and the job on record.
+
+    Sent again under the same `Idempotency-Key` within 24 hours, it answers with the job of the first time.
+    """
+    job = await take(request, service)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["Retry-After"] = POLL_SECONDS
+    return JobView.of(job)
+
+
+async def take(request: Request, service: Service) -> Job:
+    """Refuses what can be refused unread, then receives, probes, stores, records and queues."""
+    uploads.check_headers(request, service.settings.max_upload_bytes)
+    async with idempotency.hold(service.redis, request.headers.get("idempotency-key")) as key:
+        if not await run_in_threadpool(key.binding):
+            await run_in_threadpool(check_capacity, service, uploads.content_length(request))
+        async with contextmanager_in_threadpool(service.store.scratch()) as folder:
+            upload = await uploads.receive(
+                request,
+                folder / "upload",
+                max_bytes=service.settings.max_upload_bytes,
+                check_space=lambda: check_space(service, 0),
+            )
+            if binding := await run_in_threadpool(key.binding):
+                return await run_in_threadpool(replay, service, binding, upload)
+            facts = await anyio.to_thread.run_sync(
+                probe, upload.path, folder, service.settings, upload.options, limiter=service.probing
+            )
+            return await run_in_threadpool(accept, service, key, upload, facts)
+
+
+def check_capacity(service: Service, length: int | None) -> None:
+    """Problem 429 or 507 where one more job of `length` bytes cannot be taken."""
+    waiting = service.jobs.counts()[State.QUEUED]
+    if waiting >= service.settings.max_queued_jobs:
+        raise Problem(
+            "queue-full", f"{waiting} jobs are waiting; try again later.", headers={"Retry-After": "30"}
+        )
+    check_space(service, length or 0)
+
+
+def check_space(service: Service, length: int) -> None:
+    if service.store.free_bytes() < service.settings.min_free_bytes + length:
+        raise uploads.no_space()
+
+
+def replay(service: Service, binding: idempotency.Binding, upload: uploads.Upload) -> Job:
+    """The job that the key made before."""
+    if binding.fingerprint != upload.fingerprint:
+        raise Problem(
+            "idempotency-key-reused",
+            "This key came with another video or other options before; use a new key for a new request.",
+        )
+    try:
+        return service.jobs.get(binding.job_id)
+    except Problem:
+        raise Problem(
+            "job-gone", f"The job {binding.job_id} of this key was removed; use a new key to submit it again."
+        ) from None
+
+
+def accept(service: Service, key: idempotency.Key, upload: uploads.Upload, facts: dict[str, Any]) -> Job:
+    """Durable upload, then record, then queue: whatever stops this halfway, nothing recorded lacks its upload."""
+    job_id = new_job_id()
+    source = f"uploads/{job_id}"
+    key.check()
+    service.store.put(upload.path, source)
+    job = service.jobs.create(
+        job_id,
+        source=source,
+        filename=upload.filename,
+        options=upload.options,
+        input=facts,
+        also=lambda transaction: key.bind(transaction, idempotency.Binding(job_id, upload.fingerprint)),
+    )
+    try:
+        service.queue.enqueue(job_id, PLAN)
+    except RedisError as error:  # it is on record: the janitor queues it
+        log.warning("job %s could not be queued yet: %r", job_id, error)
+    return job
+
+
+@router.get("", response_model=Page, responses=documented("invalid-request", "redis-unavailable"))
+def list_jobs(
+    service: ServiceDep,
+    status: State | None = None,
+    cursor: Annotated[str | None, Query(pattern=f"^{JOB_ID.pattern}$")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Page:
+    """Jobs, newest first."""
+    jobs, next_cursor = service.jobs.page(status, cursor, limit)
+    return Page(jobs=[JobView.of(job) for job in jobs], next_cursor=next_cursor)
+
+
+@router.get("/{job_id}", response_model=JobView, responses=documented("job-not-found", "redis-unavailable"))
+def show(job: JobDep, response: Response) -> JobView:
+    """How far a job is, and what came of it."""
+    if not job.status.terminal:
+        response.headers["Retry-After"] = POLL_SECONDS
+    return JobView.of(job)
+
+
+@router.delete(
+    "/{job_id}",
+    response_model=JobView,
+    responses={
+        204: {"description": "It had ended; now it and its result are removed."},
+        **documented("job-not-found"),
+    },
+)
+def remove(job: JobDep, service: ServiceDep) -> JobView | Response:
+    """Cancels a job that has not ended, and answers with it; removes one that has."""
+    if not job.status.terminal:
+        return JobView.of(service.jobs.cancel(job.id))
+    service.store.delete(f"results/{job.id}/")
+    service.jobs.delete(job.id)
+    return Response(status_code=204)
+
+
+def get_output(job: JobDep) -> Output:
+    """What a finished job made; a Problem that says why there is nothing to fetch."""
+    if job.expired:
+        raise expired()
+    if job.status is State.FAILED:
+        detail = (job.error or {}).get("detail", "See the job.")
+        raise Problem("job-failed", f"There is no result: {detail}", error=job.error)
+    if job.status is State.CANCELLED:
+        raise Problem("job-cancelled", "There is no result; submit the video again.")
+    if job.output is None:
+        raise Problem(
+            "job-not-finished",
+            f"The job is {job.status.value}; ask GET /jobs/{job.id} until it has succeeded.",
+            headers={"Retry-After": POLL_SECONDS},
+        )
+    return job.output
+
+
+OutputDep = Annotated[Output, Depends(get_output)]
+
+
+def get_file(output: OutputDep, service: ServiceDep) -> Iterator[Path]:
+    """The result on this machine's disk, until the answer is sent."""
+    try:
+        with service.store.fetch(output.key) as path:
+            yield path
+    except FileNotFoundError:
+        raise expired() from None
+
+
+def expired() -> Problem:
+    return Problem("result-expired", "The result is no longer kept; submit the video again.")
+
+
+@router.head("/{job_id}/result", include_in_schema=False)
+@router.get(
+    "/{job_id}/result",
+    response_class=FileResponse,
+    responses={
+        200: {"description": "The file, whole.", "content": {"video/mp4": {}}},
+        206: {"description": "The ranges asked for."},
+        304: {"description": "Not changed: If-None-Match names its ETag, the SHA-256 of its content."},
+        416: {"description": "The range lies outside the file."},
+        **documented(
+            "job-not-found",
+            "job-not-finished",
+            "job-failed",
+            "job-cancelled",
+            "result-expired",
+            "redis-unavailable",
+        ),
+    },
+)
+def fetch_result(request: Request, output: OutputDep, path: Annotated[Path, Depends(get_file)]) -> Response:
+    """The finished file."""
+    etag = f'"{output.sha256}"'
+    if matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers={"ETag": etag})
+    return FileResponse(path, headers={"ETag": etag}, media_type=output.media_type, filename=output.filename)
+
+
+def matches(header: str | None, etag: str) -> bool:
+    """Whether an If-None-Match header names `etag`; the comparison is weak, as RFC 9110 has it."""
+    if header is None:
+        return False
+    return header.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in header.split(","))

@@ -1,0 +1,58 @@
+"""The body of POST /jobs, which is read as a stream and so has to be described by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.jobs.options import Options
+
+
+def _options() -> dict[str, Any]:
+    schema: dict[str, Any] = Options.model_json_schema()
+    return schema["properties"]
+
+
+_VIDEO = {"type": "string", "format": "binary"}
+
+SUBMISSION: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": 'Makes it safe to send again, for 24 hours. A quoted string: "3f1c9a".',
+            "schema": {"type": "string"},
+        },
+        {
+            "name": "Content-Disposition",
+            "in": "header",
+            "description": "For a body that is the video itself: its name.",
+            "schema": {"type": "string"},
+        },
+        {
+            "name": "filename",
+            "in": "query",
+            "description": "The same, where a header is inconvenient.",
+            "schema": {"type": "string"},
+        },
+        *(
+            {"name": name, "in": "query", "description": schema.get("description", ""), "schema": schema}
+            for name, schema in _options().items()
+        ),
+    ],
+    "requestBody": {
+        "required": True,
+        "description": "A form with the video in `file`, or the video itself with the options in the query.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "additionalProperties": False,
+                    "properties": {"file": _VIDEO | {"description": "The video."}, **_options()},
+                }
+            },
+            "video/*": {"schema": _VIDEO},
+            "application/octet-stream": {"schema": _VIDEO},
+        },
+    },
+}

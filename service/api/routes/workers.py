@@ -1,0 +1,17 @@
+"""Who does the work."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from service.api.deps import ServiceDep
+from service.jobs.problems import documented
+from service.jobs.workers import WorkerRecord
+
+router = APIRouter(tags=["workers"])
+
+
+@router.get("/workers", responses=documented("redis-unavailable"))
+def list_workers(service: ServiceDep) -> list[WorkerRecord]:
+    """Every living worker: its device, memory, model, speed and the job in hand."""
+    return service.workers.all()

@@ -1,0 +1,338 @@
+"""Receiving a video: the body is streamed to one file while its bytes are capped, counted and hashed.
+
+The framework's own form parser is not used: it takes in the whole body, without a limit, before a route is called.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import anyio
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
+
+from service.jobs.options import Options
+from service.jobs.problems import Problem
+
+MIB = 2**20
+MULTIPART_OVERHEAD = MIB  # bytes a body may have beside the video
+MAX_FIELD_BYTES = 1024
+MAX_PARTS = 32
+IDLE_SECONDS = 60.0  # a client that sends nothing for so long has gone, or is holding a connection on purpose
+WRITE_BYTES = MIB  # what is gathered before a thread writes and hashes it
+DEFAULT_FILENAME = "video"
+
+CHOOSE_A_TYPE = (
+    "Send multipart/form-data with the video in the field `file`, "
+    "or the video itself as video/* or application/octet-stream."
+)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A whole upload: the file that holds it, and what came with it."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    filename: str
+    options: Options
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two requests for the same work."""
+        return hashlib.sha256(f"{self.sha256} {self.options.model_dump_json()}".encode()).hexdigest()
+
+
+class Reader(Protocol):
+    """Takes a body piece by piece, and puts the video into a `VideoFile`."""
+
+    fields: dict[str, str]
+    filename: str | None
+
+    def feed(self, data: bytes) -> None: ...
+    def finish(self) -> None: ...
+
+
+class VideoFile:
+    """The file being written. `write` only gathers; `flush` does the slow work and belongs in a thread."""
+
+    def __init__(self, path: Path, max_bytes: int, check_space: Callable[[], None]) -> None:
+        self.path = path
+        self.size_bytes = 0
+        self._max_bytes = max_bytes
+        self._check_space = check_space
+        self._pending = bytearray()
+        self._digest = hashlib.sha256()
+        self._file = path.open("wb", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        self.size_bytes += len(data)
+        if self.size_bytes > self._max_bytes:
+            raise too_large(self._max_bytes)
+        self._pending += data
+
+    @property
+    def is_due(self) -> bool:
+        return len(self._pending) >= WRITE_BYTES
+
+    def flush(self) -> None:
+        self._check_space()
+        self._digest.update(self._pending)
+        try:
+            rest = memoryview(self._pending)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise no_space() from error
+            raise
+        self._pending = bytearray()
+
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class RawReader:
+    """The body is the video; options are in the query."""
+
+    def __init__(self, request: Request, video: VideoFile) -> None:
+        self.fields = query_fields(request)
+        self.filename = self.fields.pop("filename", None) or disposition_filename(request)
+        self.feed = video.write
+
+    def finish(self) -> None:
+        pass
+
+
+class MultipartReader:
+    """The video is the part `file`; every other part is an option."""
+
+    def __init__(self, boundary: bytes, request: Request, video: VideoFile) -> None:
+        self.fields = query_fields(request)
+        self.filename: str | None = None
+        self._video = video
+        self._video_seen = False
+        self._whole = False
+        self._parts = 0
+        self._header, self._value = b"", b""
+        self._name: str | None = None
+        self._disposition: dict[bytes, bytes] = {}
+        self._data = bytearray()
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._on_part_begin,
+                "on_header_field": self._on_header_field,
+                "on_header_value": self._on_header_value,
+                "on_header_end": self._on_header_end,
+                "on_headers_finished": self._on_headers_finished,
+                "on_part_data": self._on_part_data,
+                "on_part_end": self._on_part_end,
+                "on_end": self._on_end,
+            },
+        )
+
+    def feed(self, data: bytes) -> None:
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise invalid_upload(f"The multipart body is malformed: {error}.") from None
+
+    def finish(self) -> None:
+        if not self._whole:
+            raise invalid_upload("The multipart body ends before its last boundary; send it again.")
+        if not self._video_seen:
+            raise invalid_upload("The form has no part named `file`; put the video there.")
+
+    def _on_part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise invalid_upload(f"The form has more than {MAX_PARTS} parts.")
+        self._name, self._disposition, self._data = None, {}, bytearray()
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = parse_options_header(self._value)[1]
+        self._header, self._value = b"", b""
+
+    def _on_headers_finished(self) -> None:
+        if b"name" not in self._disposition:
+            raise invalid_upload("A part of the form has no name.")
+        self._name = decoded(self._disposition[b"name"])
+        if self._name != "file":
+            return
+        if self._video_seen:
+            raise invalid_upload("The form has two parts named `file`; send one video per job.")
+        Options.parse(self.fields)  # refuses what is wrong already before the video is sent, not after
+        self._video_seen = True
+        self.filename = decoded(self._disposition.get(b"filename", b""))
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._name == "file":
+            self._video.write(data[start:end])
+        elif len(self._data) + end - start > MAX_FIELD_BYTES:
+            raise invalid_upload(f"The field {self._name!r:.100} has more than {MAX_FIELD_BYTES} bytes.")
+        else:
+            self._data += data[start:end]
+
+    def _on_part_end(self) -> None:
+        if self._name is None or self._name == "file":
+            return
+        if self._name in self.fields:
+            raise invalid_upload(f"The field {self._name!r:.100} is given twice.")
+        self.fields[self._name] = decoded(bytes(self._data))
+
+    def _on_end(self) -> None:
+        self._whole = True
+
+
+async def receive(request: Request, path: Path, *, max_bytes: int, check_space: Callable[[], None]) -> Upload:
+    """Streams the request's video to `path`; raises Problem (400, 408, 413, 415, 422, 507) where it cannot be taken.
+
+    `check_space` is called before each write, and raises to refuse it. What is at `path` after an error is the
+    caller's to remove.
+    """
+    check_headers(request, max_bytes)
+    video = VideoFile(path, max_bytes, check_space)
+    try:
+        reader = choose_reader(request, video)
+        if isinstance(reader, RawReader):
+            Options.parse(reader.fields)
+        async for chunk in _chunks(request, max_bytes + MULTIPART_OVERHEAD):
+            reader.feed(chunk)
+            if video.is_due:
+                await run_in_threadpool(video.flush)
+        reader.finish()
+        if not video.size_bytes:
+            raise invalid_upload("The video is empty. " + CHOOSE_A_TYPE)
+        await run_in_threadpool(video.flush)
+    finally:
+        video.close()
+    options = Options.parse(reader.fields)
+    return Upload(path, video.size_bytes, video.sha256(), clean_filename(reader.filename), options)
+
+
+def check_headers(request: Request, max_bytes: int) -> None:
+    """Refuses by the headers alone what need not be read to be refused."""
+    length = content_length(request)
+    if length == 0:
+        raise invalid_upload("The body is empty. " + CHOOSE_A_TYPE)
+    if length is not None and length > max_bytes + MULTIPART_OVERHEAD:
+        raise too_large(max_bytes)
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Problem("unsupported-media-type", "Send the body without a content encoding.")
+
+
+def choose_reader(request: Request, video: VideoFile) -> Reader:
+    header = request.headers.get("content-type", "application/octet-stream")
+    kind, parameters = parse_options_header(header)
+    if kind == b"multipart/form-data":
+        if not parameters.get(b"boundary"):
+            raise invalid_upload("The Content-Type multipart/form-data names no boundary.")
+        try:
+            return MultipartReader(parameters[b"boundary"], request, video)
+        except FormParserError as error:
+            raise invalid_upload(f"The multipart boundary is not usable: {error}.") from None
+    if kind == b"application/octet-stream" or kind.startswith(b"video/"):
+        return RawReader(request, video)
+    raise Problem("unsupported-media-type", f"The Content-Type is {header!r:.100}. {CHOOSE_A_TYPE}")
+
+
+async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    received = 0
+    stream = aiter(request.stream())
+    while True:
+        try:
+            with anyio.fail_after(IDLE_SECONDS):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except ClientDisconnect:  # nobody is left to read the answer
+            raise invalid_upload("The upload was broken off.") from None
+        except TimeoutError:
+            raise Problem(
+                "upload-too-slow", f"Nothing came for {IDLE_SECONDS:.0f} s; send it again."
+            ) from None
+        received += len(chunk)
+        if received > max_bytes:
+            raise too_large(max_bytes)
+        yield chunk
+
+
+def content_length(request: Request) -> int | None:
+    """The body's announced size; the server has checked that it is a number. None where it comes in chunks."""
+    value = request.headers.get("content-length")
+    return None if value is None else int(value)
+
+
+def query_fields(request: Request) -> dict[str, str]:
+    fields = dict(request.query_params)
+    if len(fields) < len(request.query_params.multi_items()):
+        raise invalid_upload("An option is given twice in the query.")
+    return fields
+
+
+def disposition_filename(request: Request) -> str | None:
+    """The name in a Content-Disposition header: RFC 8187's `filename*`, or `filename` in plain UTF-8."""
+    message = Message()
+    message["Content-Disposition"] = (
+        request.headers.get("content-disposition", "").encode("latin-1").decode("utf-8", "replace")
+    )
+    try:
+        return message.get_filename()
+    except (
+        UnicodeError
+    ):  # `filename*` may name any codec, and some have no way to replace what they cannot decode
+        return None
+
+
+def decoded(data: bytes) -> str:
+    return data.decode("utf-8", errors="replace")
+
+
+def clean_filename(name: str | None) -> str:
+    """The last part of a path, printable and of bearable length; never empty, never hidden. It is only ever shown
+    to people: no file on disk is called by it."""
+    last = re.split(r"[/\\]", name or "")[-1]
+    printable = "".join(character for character in last if character.isprintable()).strip(" .")
+    path = PurePosixPath(printable or DEFAULT_FILENAME)
+    suffix = path.suffix[:16]
+    return path.name.removesuffix(path.suffix)[: 128 - len(suffix)] + suffix
+
+
+def invalid_upload(detail: str) -> Problem:
+    return Problem("invalid-upload", detail)
+
+
+def too_large(max_bytes: int) -> Problem:
+    return Problem(
+        "upload-too-large", f"An upload may have {max_bytes} bytes; this one has more.", max_bytes=max_bytes
+    )
+
+
+def no_space() -> Problem:
+    return Problem(
+        "insufficient-storage",
+        "The service's disk cannot hold this upload now; try again later.",
+        headers={"Retry-After": "300"},
+    )

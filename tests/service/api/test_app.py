@@ -1,0 +1,217 @@
+"""What belongs to no one route: errors, readiness, metrics, the description of the API."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
+
+from service.api import deps
+from service.jobs.machine import Jobs
+from service.jobs.options import Options
+from service.jobs.problems import PROBLEMS
+from service.jobs.workers import WorkerRecord, Workers
+from service.settings import Settings
+from service.store.local import Store
+from tests.api import assert_problem, serve
+
+POST = {"content": b"x", "headers": {"Content-Type": "video/mp4", "Idempotency-Key": "k"}}
+
+
+def record(ready: bool) -> WorkerRecord:
+    return WorkerRecord(
+        name="ann",
+        host="here",
+        pid=1,
+        device="cuda:0",
+        device_name="NVIDIA H100",
+        backend="cuda",
+        model="dain",
+        precision="fp16",
+        ready=ready,
+        vram_used_bytes=5,
+        vram_total_bytes=80,
+        frames_per_second=12.5,
+        started_at=time.time(),
+    )
+
+
+@pytest.fixture
+def workers(redis: Redis, settings: Settings) -> Workers:
+    return Workers(redis, ttl_seconds=settings.worker_ttl_seconds)
+
+
+# -- health ---------------------------------------------------------------------------------------
+
+
+def test_alive(http: httpx.Client) -> None:
+    assert http.get("/healthz").json() == {"status": "ok"}
+
+
+def test_ready_only_with_a_warm_worker(http: httpx.Client, workers: Workers) -> None:
+    problem = assert_problem(http.get("/readyz"), 503, "not-ready")
+    assert problem["checks"] == {"redis": "ok", "store": "ok", "workers": "none is running"}
+    workers.heartbeat(record(ready=False))
+    assert "warming up" in assert_problem(http.get("/readyz"), 503, "not-ready")["detail"]
+    workers.heartbeat(record(ready=True))
+    response = http.get("/readyz")
+    assert response.status_code == 200
+    assert response.json()["status"] == "ready"
+    assert http.get("/workers").json()[0]["vram_used_bytes"] == 5
+    workers.leave("ann")
+    assert http.get("/readyz").status_code == 503
+    assert http.get("/workers").json() == []
+
+
+def test_not_ready_when_the_store_cannot_be_written_to(http: httpx.Client, store: Store) -> None:
+    (store.root / "scratch").rmdir()
+    problem = assert_problem(http.get("/readyz"), 503, "not-ready")
+    assert problem["checks"]["store"].startswith("cannot be written to")
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"min_free_bytes": 2**60})
+
+    def test_not_ready(self, http: httpx.Client) -> None:
+        problem = assert_problem(http.get("/readyz"), 503, "not-ready")
+        assert "bytes free" in problem["checks"]["store"]
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+class TestRedisDown:
+    @pytest.fixture
+    def settings(self, settings: Settings, tmp_path: Path) -> Settings:
+        return settings.model_copy(update={"redis_url": f"unix://{tmp_path}/none.sock"})
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", "/jobs"),
+            ("GET", f"/jobs/{'0' * 28}"),
+            ("POST", "/jobs"),
+            ("GET", "/workers"),
+            ("GET", "/metrics"),
+        ],
+    )
+    def test_is_a_503_that_says_when_to_come_back(
+        self, method: str, path: str, http: httpx.Client, store: Store
+    ) -> None:
+        response = http.request(method, path, **(POST if method == "POST" else {}))
+        assert_problem(response, 503, "redis-unavailable")
+        assert int(response.headers["Retry-After"]) > 0
+        assert [p for p in store.root.rglob("*") if p.is_file()] == []
+
+    def test_health_tells_the_two_apart(self, http: httpx.Client) -> None:
+        assert http.get("/healthz").status_code == 200
+        problem = assert_problem(http.get("/readyz"), 503, "not-ready")
+        assert "does not answer" in problem["checks"]["redis"]
+
+
+class TestRedisHangs:
+    """It takes connections and says nothing, as a stopped process does."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+        monkeypatch.setattr(deps, "REDIS_REPLY_SECONDS", 0.2)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+            yield settings.model_copy(update={"redis_url": url})
+
+    def test_is_a_503_too(self, http: httpx.Client) -> None:
+        assert_problem(http.get("/jobs"), 503, "redis-unavailable")
+        problem = assert_problem(http.get("/readyz"), 503, "not-ready")
+        assert problem["checks"]["redis"] == "does not answer (TimeoutError)"
+
+
+class TestBug:
+    @pytest.fixture
+    def http(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+        def broken(self: Jobs, job_id: str) -> None:
+            raise ZeroDivisionError("the secret of line 42")
+
+        monkeypatch.setattr(Jobs, "get", broken)
+        with serve(settings) as url, httpx.Client(base_url=url, verify=False) as http:
+            yield http
+
+    def test_shows_nothing_of_its_inside(self, http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+        response = http.get(f"/jobs/{'0' * 28}")
+        problem = assert_problem(response, 500, "internal-error")
+        assert "secret" not in response.text and "Traceback" not in response.text
+        assert problem["error_id"] in problem["detail"]
+        assert problem["error_id"] in caplog.text and "the secret of line 42" in caplog.text
+
+
+def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
+    assert_problem(http.get("/films"), 404, "not-found")
+    response = http.put("/jobs")
+    assert_problem(response, 405, "method-not-allowed")
+    assert response.headers["Allow"] == "GET, POST" or set(response.headers["Allow"].split(", ")) <= {
+        "GET",
+        "POST",
+    }
+
+
+def test_every_slug_has_a_status_and_a_title() -> None:
+    for slug, (status, title) in PROBLEMS.items():
+        assert slug == slug.lower().replace(" ", "-") and 400 <= status < 600 and title[0].isupper()
+
+
+def test_every_slug_that_the_worker_uses_is_in_the_table() -> None:
+    sources = [path.read_text() for path in (Path(__file__).parents[3] / "worker").rglob("*.py")]
+    used = {slug for text in sources for slug in re.findall(r'MediaError\(\s*"([a-z-]+)"', text)}
+    assert used and used <= PROBLEMS.keys()
+
+
+# -- metrics and description ----------------------------------------------------------------------
+
+
+def samples(http: httpx.Client) -> dict[tuple[str, ...], float]:
+    text = http.get("/metrics").text
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics(http: httpx.Client, clip: Path, workers: Workers, jobs: Jobs) -> None:
+    workers.heartbeat(record(ready=True))
+    posted = http.post("/jobs", content=clip.read_bytes(), headers={"Content-Type": "video/mp4"})
+    job_id = posted.json()["id"]
+    http.get(f"/jobs/{job_id}")
+    http.get("/no/such/path")
+    seen = samples(http)
+    assert seen["dain_jobs", "queued"] == 1
+    assert seen["dain_queue_depth",] == 1
+    assert 0 < seen["dain_queue_oldest_age_seconds",] < 60
+    assert seen["dain_jobs_accepted_total",] == 1
+    assert seen["dain_workers", "true"] == 1
+    assert seen["dain_worker_vram_used_bytes", "cuda:0", "ann"] == 5
+    assert seen["dain_worker_frames_per_second", "cuda:0", "ann"] == 12.5
+    assert seen["dain_http_request_duration_seconds_count", "POST", "/jobs", "202"] == 1
+    assert seen["dain_http_request_duration_seconds_count", "GET", "/jobs/{job_id}", "200"] == 1
+    assert not [name for name in seen if job_id in name]
+    jobs.cancel(job_id)
+    assert samples(http)["dain_jobs_finished_total", "cancelled"] == 1
+
+
+def test_the_description_shows_how_to_submit(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    submit = document["paths"]["/jobs"]["post"]
+    form = submit["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert set(form["properties"]) == {"file", *Options.model_fields}
+    assert {"video/*", "application/octet-stream"} <= set(submit["requestBody"]["content"])
+    assert set(Options.model_fields) <= {parameter["name"] for parameter in submit["parameters"]}
+    assert {"202", "400", "409", "413", "415", "422", "429", "503", "507"} <= set(submit["responses"])
+    assert "application/problem+json" in submit["responses"]["413"]["content"]

@@ -1,0 +1,227 @@
+"""Jobs once they are on record: looking, listing, fetching the result, cancelling, removing."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from service.jobs.machine import PLAN, Jobs, new_job_id
+from service.jobs.options import Options
+from service.jobs.problems import Problem
+from service.jobs.records import Job, State
+from service.store.local import Store
+from tests.api import assert_problem
+
+CONTENT = random.Random(0).randbytes(300_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+ETAG = f'"{SHA256}"'
+
+
+@pytest.fixture
+def make_job(jobs: Jobs) -> Callable[[], Job]:
+    def make() -> Job:
+        job_id = new_job_id()
+        facts = {"width": 96, "height": 64}
+        return jobs.create(
+            job_id, source=f"uploads/{job_id}", filename="clip.mp4", options=Options.parse({}), input=facts
+        )
+
+    return make
+
+
+@pytest.fixture
+def job(make_job: Callable[[], Job]) -> Job:
+    return make_job()
+
+
+@pytest.fixture
+def finished(job: Job, jobs: Jobs, finish: Callable[[str, bytes], None]) -> Job:
+    """A job whose result is in the store."""
+    finish(job.id, CONTENT)
+    return jobs.get(job.id)
+
+
+# -- looking --------------------------------------------------------------------------------------
+
+
+def test_a_live_job(http: httpx.Client, job: Job, jobs: Jobs) -> None:
+    response = http.get(f"/jobs/{job.id}")
+    assert int(response.headers["Retry-After"]) > 0
+    assert response.json()["progress"]["queue_position"] == 0
+    assert response.json()["links"] == {"self": f"/jobs/{job.id}"}
+
+
+def test_a_finished_job(http: httpx.Client, finished: Job) -> None:
+    response = http.get(f"/jobs/{finished.id}")
+    assert "Retry-After" not in response.headers
+    shown = response.json()
+    assert shown["status"] == "succeeded"
+    assert shown["links"]["result"] == f"/jobs/{finished.id}/result"
+    assert shown["output"]["sha256"] == SHA256
+    assert "key" not in shown["output"] and "source" not in shown  # places in the store are nobody's business
+
+
+@pytest.mark.parametrize("job_id", ["0" * 28, "x", "..%2f..%2fetc", "0" * 5000, "*", "%00"])
+@pytest.mark.parametrize("path", ["/jobs/{}", "/jobs/{}/result"])
+def test_there_is_no_such_job(job_id: str, path: str, http: httpx.Client) -> None:
+    response = http.get(path.format(job_id))
+    assert response.status_code == 404
+    assert len(response.content) < 10_000
+    assert response.headers["Content-Type"] == "application/problem+json"
+
+
+def test_pages_are_newest_first_and_whole(
+    http: httpx.Client, make_job: Callable[[], Job], jobs: Jobs
+) -> None:
+    made = [make_job().id for _ in range(5)]
+    seen, query = [], {"limit": "2"}
+    while True:
+        page = http.get("/jobs", params=query).json()
+        seen += [job["id"] for job in page["jobs"]]
+        if page["next_cursor"] is None:
+            break
+        query["cursor"] = page["next_cursor"]
+    assert seen == made[::-1]
+    jobs.cancel(made[2])
+    assert [job["id"] for job in http.get("/jobs?status=cancelled").json()["jobs"]] == [made[2]]
+    assert len(http.get("/jobs?status=queued").json()["jobs"]) == 4
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=201", "limit=x", "status=lost", "cursor=%5B", "cursor=../x"]
+)
+def test_what_cannot_be_listed(query: str, http: httpx.Client) -> None:
+    problem = assert_problem(http.get(f"/jobs?{query}"), 422, "invalid-request")
+    assert query.partition("=")[0] in problem["detail"]
+
+
+# -- fetching -------------------------------------------------------------------------------------
+
+
+def test_the_whole_result(http: httpx.Client, finished: Job) -> None:
+    response = http.get(f"/jobs/{finished.id}/result")
+    assert response.status_code == 200
+    assert response.content == CONTENT
+    assert response.headers["ETag"] == ETAG
+    assert response.headers["Accept-Ranges"] == "bytes"
+    assert response.headers["Content-Type"] == "video/mp4"
+    assert response.headers["Content-Disposition"] == "attachment; filename*=utf-8''caf%C3%A9-2x.mp4"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_its_head(http: httpx.Client, finished: Job) -> None:
+    response = http.head(f"/jobs/{finished.id}/result")
+    assert response.status_code == 200
+    assert response.content == b""
+    assert response.headers["Content-Length"] == str(len(CONTENT))
+    assert response.headers["ETag"] == ETAG
+
+
+@pytest.mark.parametrize(
+    ("ranges", "part"),
+    [
+        ("0-0", slice(0, 1)),
+        ("100-199", slice(100, 200)),
+        ("299990-", slice(299990, None)),
+        ("-5", slice(-5, None)),
+    ],
+)
+def test_a_range(ranges: str, part: slice, http: httpx.Client, finished: Job) -> None:
+    response = http.get(f"/jobs/{finished.id}/result", headers={"Range": f"bytes={ranges}"})
+    assert response.status_code == 206
+    assert response.content == CONTENT[part]
+    first, stop, _ = part.indices(len(CONTENT))
+    assert response.headers["Content-Range"] == f"bytes {first}-{stop - 1}/{len(CONTENT)}"
+    assert response.headers["ETag"] == ETAG
+
+
+def test_several_ranges(http: httpx.Client, finished: Job) -> None:
+    response = http.get(f"/jobs/{finished.id}/result", headers={"Range": "bytes=0-9,500-509"})
+    assert response.status_code == 206
+    assert CONTENT[:10] in response.content and CONTENT[500:510] in response.content
+
+
+def test_a_range_outside_the_file(http: httpx.Client, finished: Job) -> None:
+    response = http.get(f"/jobs/{finished.id}/result", headers={"Range": "bytes=300000-"})
+    assert response.status_code == 416
+    assert response.headers["Content-Range"] == "bytes */300000"
+
+
+@pytest.mark.parametrize(("tag", "status"), [(ETAG, 206), ('"another"', 200), (f"W/{ETAG}", 200)])
+def test_a_range_of_the_same_file_only(tag: str, status: int, http: httpx.Client, finished: Job) -> None:
+    headers = {"Range": "bytes=0-9", "If-Range": tag}
+    response = http.get(f"/jobs/{finished.id}/result", headers=headers)
+    assert response.status_code == status
+    assert response.content == (CONTENT[:10] if status == 206 else CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [(ETAG, 304), ("*", 304), (f'"a", W/{ETAG}', 304), ('"a"', 200), (SHA256, 200)],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_if_none_match(method: str, header: str, status: int, http: httpx.Client, finished: Job) -> None:
+    response = http.request(method, f"/jobs/{finished.id}/result", headers={"If-None-Match": header})
+    assert response.status_code == status
+    assert response.headers["ETag"] == ETAG
+    if status == 304:
+        assert response.content == b""
+
+
+def test_not_finished(http: httpx.Client, job: Job, jobs: Jobs) -> None:
+    response = http.get(f"/jobs/{job.id}/result")
+    assert_problem(response, 409, "job-not-finished")
+    assert int(response.headers["Retry-After"]) > 0
+    jobs.claim(job.id, PLAN, "worker")
+    problem = assert_problem(http.get(f"/jobs/{job.id}/result"), 409, "job-not-finished")
+    assert "running" in problem["detail"]
+
+
+def test_failed(http: httpx.Client, job: Job, jobs: Jobs) -> None:
+    jobs.finish(job.id, State.FAILED, error=Problem("damaged-video", "Frame 7 cannot be decoded."))
+    problem = assert_problem(http.get(f"/jobs/{job.id}/result"), 409, "job-failed")
+    assert "Frame 7 cannot be decoded." in problem["detail"]
+    assert problem["error"] == http.get(f"/jobs/{job.id}").json()["error"]
+    assert problem["error"]["type"] == "urn:dain:problem:damaged-video"
+
+
+def test_cancelled(http: httpx.Client, job: Job, jobs: Jobs) -> None:
+    jobs.cancel(job.id)
+    assert_problem(http.get(f"/jobs/{job.id}/result"), 409, "job-cancelled")
+
+
+def test_expired(http: httpx.Client, finished: Job, jobs: Jobs) -> None:
+    jobs.mark_expired(finished.id)
+    assert_problem(http.get(f"/jobs/{finished.id}/result"), 410, "result-expired")
+    assert "result" not in http.get(f"/jobs/{finished.id}").json()["links"]
+
+
+def test_gone_from_the_store(http: httpx.Client, finished: Job, store: Store) -> None:
+    store.delete(f"results/{finished.id}")
+    assert_problem(http.get(f"/jobs/{finished.id}/result"), 410, "result-expired")
+
+
+# -- cancelling and removing ----------------------------------------------------------------------
+
+
+def test_delete_cancels_and_then_removes(http: httpx.Client, job: Job) -> None:
+    response = http.delete(f"/jobs/{job.id}")
+    assert response.status_code == 200
+    assert response.json()["status"] == "cancelled"
+    assert http.delete(f"/jobs/{job.id}").status_code == 204
+    assert_problem(http.delete(f"/jobs/{job.id}"), 404, "job-not-found")
+
+
+def test_delete_removes_a_finished_job_and_its_result(
+    http: httpx.Client, finished: Job, store: Store
+) -> None:
+    response = http.delete(f"/jobs/{finished.id}")
+    assert response.status_code == 204
+    assert response.content == b""
+    assert list(store.keys("results/")) == []
+    assert_problem(http.get(f"/jobs/{finished.id}"), 404, "job-not-found")
+    assert http.get("/jobs").json()["jobs"] == []

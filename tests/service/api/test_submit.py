@@ -1,0 +1,410 @@
+"""POST /jobs: what is taken, what is refused, and that a refusal leaves nothing behind."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from service.api import idempotency, uploads
+from service.jobs.machine import Jobs
+from service.jobs.queue import Queue
+from service.settings import Settings
+from service.store.local import Store
+from tests.api import assert_problem, until
+
+RAW = {"Content-Type": "application/octet-stream"}
+Debris = Callable[[], list[str]]
+
+
+def post_form(
+    http: httpx.Client, clip: Path, headers: dict[str, str] | None = None, **options: str
+) -> httpx.Response:
+    return http.post("/jobs", files={"file": (clip.name, clip.read_bytes())}, data=options, headers=headers)
+
+
+def post_raw(
+    http: httpx.Client, clip: Path, headers: dict[str, str] | None = None, **options: str
+) -> httpx.Response:
+    return http.post("/jobs", content=clip.read_bytes(), params=options, headers=RAW | (headers or {}))
+
+
+# -- accepted -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("post", [post_form, post_raw])
+def test_an_accepted_job_is_stored_recorded_and_queued(
+    post: Callable[..., httpx.Response],
+    http: httpx.Client,
+    clip: Path,
+    store: Store,
+    jobs: Jobs,
+    redis: Redis,
+) -> None:
+    response = post(http, clip, factor="3", audio="none")
+    assert response.status_code == 202, response.text
+    job = response.json()
+    assert response.headers["Location"] == f"/jobs/{job['id']}" == job["links"]["self"]
+    assert int(response.headers["Retry-After"]) > 0
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert job["status"] == "queued"
+    assert job["options"]["factor"] == 3
+    assert (job["input"]["width"], job["input"]["height"], job["input"]["frames"]) == (96, 64, 12)
+    assert "source" not in job and "result" not in job["links"]
+    with store.fetch(jobs.get(job["id"]).source) as upload:
+        assert upload.read_bytes() == clip.read_bytes()
+    assert Queue(redis).waiting() == {(job["id"], "plan")}
+    assert list((store.root / "scratch").iterdir()) == []
+    assert http.get(f"/jobs/{job['id']}").json()["id"] == job["id"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_options_may_come_before_or_after_the_file(before: bool, http: httpx.Client, clip: Path) -> None:
+    file, option = ("file", ("clip.mp4", clip.read_bytes())), ("target_fps", (None, b"59.94"))
+    response = http.post("/jobs", files=[option, file] if before else [file, option])
+    assert response.json()["options"]["target_fps"] == "60000/1001"
+
+
+@pytest.mark.parametrize("content_type", ["video/mp4", "video/x-matroska", "APPLICATION/Octet-Stream", None])
+def test_content_types_of_a_raw_body(content_type: str | None, http: httpx.Client, clip: Path) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    assert http.post("/jobs", content=clip.read_bytes(), headers=headers).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("header", "filename"),
+    [
+        ('attachment; filename="holiday.mp4"', "holiday.mp4"),
+        ("attachment; filename*=UTF-8''caf%C3%A9.mp4", "café.mp4"),
+        ('attachment; filename="café.mp4"', "café.mp4"),
+        ("attachment; filename*=idna''%ff%fe.mp4", "video"),
+        ("attachment; filename*=unicode_escape''%5Cud800.mp4", "mp4"),
+        ("attachment", "video"),
+        (None, "video"),
+    ],
+)
+def test_filename_of_a_raw_body(header: str | None, filename: str, http: httpx.Client, clip: Path) -> None:
+    headers = [(b"Content-Disposition", header.encode())] if header else []
+    response = http.post(
+        "/jobs", content=clip.read_bytes(), headers=[(b"Content-Type", b"video/mp4"), *headers]
+    )
+    assert response.json()["filename"] == filename
+
+
+def test_filename_in_the_query_and_in_a_form(http: httpx.Client, clip: Path) -> None:
+    assert post_raw(http, clip, filename="a b.mp4").json()["filename"] == "a b.mp4"
+    assert (
+        http.post("/jobs", files={"file": ("żółw.mp4", clip.read_bytes())}).json()["filename"] == "żółw.mp4"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\films\\one.mp4", "one.mp4"),
+        ("a\r\nX-Evil: 1\x00.mp4", "aX-Evil: 1.mp4"),
+        ("..", "video"),
+        ("", "video"),
+        (None, "video"),
+        (".hidden.mp4", "hidden.mp4"),
+        ("x" * 500 + ".mp4", "x" * 124 + ".mp4"),
+        ("x." + "y" * 500, "x" * 1 + "." + "y" * 15),
+    ],
+)
+def test_filenames_are_cleaned(given: str | None, shown: str) -> None:
+    assert uploads.clean_filename(given) == shown
+
+
+# -- refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("post", [post_form, post_raw])
+def test_a_bad_option_is_named_and_leaves_nothing(
+    post: Callable[..., httpx.Response], http: httpx.Client, clip: Path, debris: Debris
+) -> None:
+    problem = assert_problem(post(http, clip, factor="99"), 422, "invalid-option")
+    assert "factor" in problem["detail"] and "2 to 16" in problem["detail"] and "'99'" in problem["detail"]
+    assert "speed" in assert_problem(post(http, clip, speed="2"), 422, "invalid-option")["detail"]
+    assert debris() == []
+
+
+def test_what_is_no_video_leaves_nothing(http: httpx.Client, tmp_path: Path, debris: Debris) -> None:
+    text = tmp_path / "notes.mp4"
+    text.write_text("#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\nfile:///etc/passwd\n" * 100)
+    for post in (post_form, post_raw):
+        response = post(http, text)
+        assert response.status_code in (415, 422)
+        assert "/etc" not in response.text and str(tmp_path) not in response.text
+    assert debris() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "slug"),
+    [
+        (b"", RAW, 400, "invalid-upload"),
+        (b"x", {"Content-Type": "text/plain"}, 415, "unsupported-media-type"),
+        (b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported-media-type"),
+        (b"x", RAW | {"Content-Encoding": "gzip"}, 415, "unsupported-media-type"),
+        (b"x", {"Content-Type": "multipart/form-data"}, 400, "invalid-upload"),
+        (b"x", {"Content-Type": f"multipart/form-data; boundary={'b' * 300}"}, 400, "invalid-upload"),
+        (b"no boundary", {"Content-Type": "multipart/form-data; boundary=b"}, 400, "invalid-upload"),
+        (b"x", RAW | {"Idempotency-Key": '"unclosed'}, 400, "invalid-idempotency-key"),
+        (b"x", RAW | {"Idempotency-Key": '""'}, 400, "invalid-idempotency-key"),
+    ],
+)
+def test_malformed_requests(
+    content: bytes, headers: dict[str, str], status: int, slug: str, http: httpx.Client, debris: Debris
+) -> None:
+    assert_problem(http.post("/jobs", content=content, headers=headers), status, slug)
+    assert debris() == []
+
+
+FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\ndata\r\n'
+FACTOR = b'--b\r\nContent-Disposition: form-data; name="factor"\r\n\r\n2\r\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"--b--\r\n", "no part named `file`"),
+        (FACTOR + b"--b--\r\n", "no part named `file`"),
+        (FILE, "before its last boundary"),
+        (FILE[:-8], "before its last boundary"),
+        (FILE + FILE + b"--b--\r\n", "two parts named `file`"),
+        (FACTOR + FACTOR + FILE + b"--b--\r\n", "'factor' is given twice"),
+        (b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n--b--\r\n", "no name"),
+        (FACTOR.replace(b"2\r\n", b"2" * 2000 + b"\r\n") + b"--b--\r\n", "more than 1024 bytes"),
+        (
+            b"".join(FACTOR.replace(b"factor", b"f%d" % n) for n in range(40)) + b"--b--\r\n",
+            "more than 32 parts",
+        ),
+    ],
+)
+def test_malformed_forms(body: bytes, words: str, http: httpx.Client, debris: Debris) -> None:
+    response = http.post("/jobs", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
+    assert words in assert_problem(response, 400, "invalid-upload")["detail"]
+    assert debris() == []
+
+
+def test_an_option_given_twice_in_the_query(http: httpx.Client) -> None:
+    response = http.post("/jobs?factor=2&factor=3", content=b"x", headers=RAW)
+    assert_problem(response, 400, "invalid-upload")
+
+
+@pytest.mark.parametrize(
+    ("limit", "options"),
+    [
+        ({"max_pixels": 96 * 64 - 1}, {}),
+        ({"max_duration_seconds": 0.4}, {}),
+        ({"max_frames": 12 * 3 - 1}, {"factor": "3"}),
+        ({"max_frames": 29}, {"target_fps": "60"}),
+        ({"max_frames": 12 * 3 - 1}, {"speed": "1/3"}),
+        ({"max_frames": 59}, {"speed": "0.5", "target_fps": "60"}),
+    ],
+)
+class TestLimits:
+    @pytest.fixture
+    def settings(self, settings: Settings, limit: dict[str, Any]) -> Settings:
+        return settings.model_copy(update=limit)
+
+    def test_a_video_past_a_limit_leaves_nothing(
+        self, options: dict[str, str], http: httpx.Client, clip: Path, debris: Debris
+    ) -> None:
+        problem = assert_problem(post_raw(http, clip, **options), 422, "limit-exceeded")
+        assert "at most" in problem["detail"]
+        assert debris() == []
+
+
+class TestByteCap:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_upload_bytes": 3 * uploads.MIB})
+
+    def test_an_announced_size_is_refused_unread(self, http: httpx.Client, debris: Debris) -> None:
+        sent: list[int] = []
+        headers = RAW | {"Content-Length": str(2**40)}
+        assert_problem(http.post("/jobs", content=chunks(sent, 64), headers=headers), 413, "upload-too-large")
+        assert debris() == []
+
+    def test_the_server_stops_reading_at_the_cap(self, http: httpx.Client, debris: Debris) -> None:
+        sent: list[int] = []
+        response = http.post("/jobs", content=chunks(sent, 64), headers=RAW)
+        problem = assert_problem(response, 413, "upload-too-large")
+        assert problem["max_bytes"] == 3 * uploads.MIB
+        assert response.headers["Connection"] == "close"
+        assert sum(sent) < 32 * uploads.MIB  # what the sockets buffer, and no more
+        assert debris() == []
+
+    def test_in_a_form_too(self, http: httpx.Client, debris: Debris) -> None:
+        response = http.post("/jobs", files={"file": ("a.mp4", bytes(3 * uploads.MIB + 1))})
+        assert_problem(response, 413, "upload-too-large")
+        assert debris() == []
+
+    def test_padding_does_not_pass_the_cap(self, http: httpx.Client, debris: Debris) -> None:
+        def body() -> Iterator[bytes]:
+            yield FILE + b"--b--\r\n"
+            yield from chunks([], 64)
+
+        response = http.post(
+            "/jobs", content=body(), headers={"Content-Type": "multipart/form-data; boundary=b"}
+        )
+        assert_problem(response, 413, "upload-too-large")
+        assert debris() == []
+
+
+def chunks(sent: list[int], count: int) -> Iterator[bytes]:
+    for _ in range(count):
+        yield bytes(uploads.MIB)
+        sent.append(uploads.MIB)
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"min_free_bytes": 2**60})
+
+    def test_is_said_before_the_body_is_read(self, http: httpx.Client, clip: Path, debris: Debris) -> None:
+        response = post_raw(http, clip)
+        assert_problem(response, 507, "insufficient-storage")
+        assert int(response.headers["Retry-After"]) > 0
+        assert debris() == []
+
+
+class TestFullQueue:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_queued_jobs": 1})
+
+    def test_refuses_new_jobs_and_answers_repeated_requests(self, http: httpx.Client, clip: Path) -> None:
+        key = {"Idempotency-Key": '"first"'}
+        first = post_raw(http, clip, key)
+        response = post_raw(http, clip)
+        assert_problem(response, 429, "queue-full")
+        assert int(response.headers["Retry-After"]) > 0
+        assert post_raw(http, clip, key).json()["id"] == first.json()["id"]
+
+
+def half_a_request(url: str, headers: str = "") -> socket.socket:
+    """A connection on which half of an upload has been sent."""
+    address = httpx.URL(url)
+    connection = socket.create_connection((address.host, address.port or 80))
+    head = "POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\nContent-Length: 4000000\r\n"
+    connection.sendall(f"{head}{headers}\r\n".encode() + bytes(2_000_000))
+    return connection
+
+
+def test_a_client_that_goes_away_leaves_nothing(url: str, store: Store, debris: Debris) -> None:
+    with half_a_request(url, 'Idempotency-Key: "gone"\r\n'):
+        until(lambda: list((store.root / "scratch").rglob("upload")))
+    until(lambda: debris() == [])
+
+
+def test_a_client_that_stops_sending_is_let_go(
+    url: str, debris: Debris, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.2)
+    with half_a_request(url) as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+    until(lambda: debris() == [])
+
+
+# -- idempotency ----------------------------------------------------------------------------------
+
+KEY = {"Idempotency-Key": '"a key"'}
+
+
+def test_a_repeated_request_gets_the_first_ones_job(http: httpx.Client, clip: Path, jobs: Jobs) -> None:
+    first, again = (
+        post_raw(http, clip, KEY),
+        post_form(http, clip, KEY),
+    )  # the work counts, not how it was sent
+    assert again.status_code == 202
+    assert again.json()["id"] == first.json()["id"]
+    assert again.headers["Location"] == first.headers["Location"]
+    assert jobs.counts()["queued"] == 1
+
+
+def test_bare_and_quoted_keys_are_the_same() -> None:
+    assert idempotency.parse("abc") == idempotency.parse('"abc"')
+    assert idempotency.parse(r'"a\"b\\c"') == r'a"b\c'
+
+
+def test_a_key_is_not_for_other_requests(
+    http: httpx.Client, clip: Path, make_clip: Callable[..., Path]
+) -> None:
+    post_raw(http, clip, KEY)
+    other = make_clip("other.mp4", source="color=red:size=32x32:rate=10:duration=0.5")
+    assert_problem(post_raw(http, other, KEY), 422, "idempotency-key-reused")
+    assert_problem(post_raw(http, clip, KEY, factor="3"), 422, "idempotency-key-reused")
+
+
+def test_the_key_of_a_removed_job_makes_no_new_one(http: httpx.Client, clip: Path, jobs: Jobs) -> None:
+    job = post_raw(http, clip, KEY).json()
+    jobs.cancel(job["id"])
+    http.delete(f"/jobs/{job['id']}")
+    assert_problem(post_raw(http, clip, KEY), 410, "job-gone")
+
+
+def test_a_refused_request_frees_its_key(http: httpx.Client, clip: Path) -> None:
+    assert post_raw(http, clip, KEY, factor="1").status_code == 422
+    assert post_raw(http, clip, KEY, factor="2").status_code == 202
+
+
+def test_racing_requests_make_one_job(http: httpx.Client, clip: Path, jobs: Jobs, store: Store) -> None:
+    responses: list[httpx.Response] = []
+    racers = [threading.Thread(target=lambda: responses.append(post_raw(http, clip, KEY))) for _ in range(6)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    assert {response.status_code for response in responses} <= {202, 409}
+    assert len({response.json()["id"] for response in responses if response.status_code == 202}) == 1
+    assert jobs.counts()["queued"] == 1
+    assert len(list(store.keys("uploads/"))) == 1
+
+
+def test_a_key_is_in_use_as_long_as_its_request_lasts(
+    url: str, http: httpx.Client, clip: Path, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(idempotency, "RENEWAL_SECONDS", 0.1)
+    with half_a_request(url, 'Idempotency-Key: "a key"\r\n'):
+        until(lambda: redis.keys("*:lease"))
+        time.sleep(1.0)  # two leases long
+        response = post_raw(http, clip, KEY)
+        assert_problem(response, 409, "idempotency-key-in-use")
+        assert int(response.headers["Retry-After"]) > 0
+    until(lambda: post_raw(http, clip, KEY).status_code == 202)
+
+
+def test_a_key_is_free_soon_after_its_process_was_killed(
+    http: httpx.Client, clip: Path, redis: Redis
+) -> None:
+    assert post_raw(http, clip, KEY).status_code == 202
+    (name,) = redis.keys("dain:idempotency:*")
+    redis.delete(name)
+    redis.set(f"{name.decode()}:lease", "a dead process's token", px=300)
+    assert post_raw(http, clip, KEY).status_code == 409
+    until(lambda: post_raw(http, clip, KEY).status_code == 202)
+
+
+def test_a_lost_lease_makes_no_job(
+    url: str, http: httpx.Client, clip: Path, redis: Redis, store: Store
+) -> None:
+    """Another request may hold the key by now, after this process was stopped for longer than the lease."""
+
+    def slow() -> Iterator[bytes]:
+        yield clip.read_bytes()
+        until(lambda: redis.keys("*:lease"))
+        redis.set(redis.keys("*:lease")[0], "another request's token")
+
+    assert_problem(http.post("/jobs", content=slow(), headers=RAW | KEY), 409, "idempotency-key-in-use")
+    assert list(store.keys("uploads/")) == []

@@ -1,0 +1,182 @@
+"""The sweeper: lost tasks come back, finished jobs leave no debris, results expire."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from service.jobs import janitor as janitor_module
+from service.jobs.janitor import Janitor
+from service.jobs.machine import FINISHED, PLAN, RESULTS, Jobs, new_job_id
+from service.jobs.options import Options
+from service.jobs.problems import Problem
+from service.jobs.queue import Queue
+from service.jobs.records import Job, Output, State
+from service.jobs.workers import Workers, worker_key
+from service.settings import Settings
+from service.store.local import Store
+from tests.api import until
+
+
+@pytest.fixture
+def jobs(redis: Redis, settings: Settings) -> Jobs:
+    return Jobs.from_settings(redis, settings)
+
+
+@pytest.fixture
+def queue(redis: Redis) -> Queue:
+    return Queue(redis)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Store:
+    return Store.from_settings(settings)
+
+
+@pytest.fixture
+def janitor(jobs: Jobs, queue: Queue, store: Store, redis: Redis) -> Janitor:
+    return Janitor(jobs, queue, Workers(redis, ttl_seconds=15), store, record_ttl_seconds=1000)
+
+
+@pytest.fixture
+def job(jobs: Jobs, store: Store, tmp_path: Path) -> Job:
+    job_id = new_job_id()
+    put(store, tmp_path, f"uploads/{job_id}")
+    return jobs.create(
+        job_id, source=f"uploads/{job_id}", filename="a.mp4", options=Options.parse({}), input={}
+    )
+
+
+def put(store: Store, folder: Path, key: str) -> None:
+    path = folder / "made"
+    path.write_bytes(b"bytes")
+    store.put(path, key)
+
+
+def files(store: Store) -> list[str]:
+    return [key for kind in ("uploads", "plans", "segments", "results") for key in store.keys(f"{kind}/")]
+
+
+def test_a_dead_workers_task_is_delivered_again(
+    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis
+) -> None:
+    redis.set(worker_key("ann"), "alive")
+    jobs.claim(job.id, PLAN, "ann")
+    janitor.redeliver()
+    assert queue.waiting() == set()
+    redis.delete(worker_key("ann"))
+    janitor.redeliver()
+    assert queue.waiting() == {(job.id, PLAN)}
+    janitor.redeliver()
+    assert queue.depth() == 1
+
+
+def test_a_task_that_keeps_killing_workers_fails_its_job(
+    janitor: Janitor, jobs: Jobs, job: Job, settings: Settings
+) -> None:
+    for _ in range(settings.max_attempts):
+        jobs.claim(job.id, PLAN, "dead")
+        janitor.redeliver()
+    failed = jobs.get(job.id)
+    assert failed.status is State.FAILED
+    assert failed.error is not None and failed.error["type"] == "urn:dain:problem:too-many-attempts"
+
+
+def test_a_task_in_no_queue_is_delivered_after_a_while(
+    janitor: Janitor, queue: Queue, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    janitor.redeliver()  # accepted, and the API died before it was queued
+    assert queue.waiting() == set()
+    monkeypatch.setattr(janitor_module, "LOST_AFTER", 0.0)
+    janitor.redeliver()
+    assert queue.waiting() == {(job.id, PLAN)}
+
+
+def test_a_waiting_task_is_left_alone(
+    janitor: Janitor, queue: Queue, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor_module, "LOST_AFTER", 0.0)
+    queue.enqueue(job.id, PLAN)
+    janitor.redeliver()
+    janitor.redeliver()
+    assert queue.depth() == 1
+
+
+def test_a_job_that_is_over_keeps_only_its_result(
+    janitor: Janitor, jobs: Jobs, store: Store, job: Job, tmp_path: Path
+) -> None:
+    for key in (f"plans/{job.id}.json", f"segments/{job.id}/0.aa.mp4", f"results/{job.id}/aa.mp4"):
+        put(store, tmp_path, key)
+    other = new_job_id()
+    put(store, tmp_path, f"uploads/{other}")
+    jobs.finish(job.id, State.FAILED, error=Problem("damaged-video", "cut"))
+    janitor.clean_up()
+    assert files(store) == [f"uploads/{other}", f"results/{job.id}/aa.mp4"]
+    assert jobs.unclean() == []
+
+
+def test_an_upload_without_a_job_is_removed_after_an_hour(
+    janitor: Janitor, store: Store, job: Job, tmp_path: Path
+) -> None:
+    old, new = f"{int((time.time() - 4000) * 1000):012x}{'0' * 16}", new_job_id()
+    for orphan in (old, new):
+        put(store, tmp_path, f"uploads/{orphan}")
+    janitor.clean_up()
+    assert files(store) == sorted([job.source, f"uploads/{new}"])
+
+
+def test_results_expire_before_records(
+    janitor: Janitor, jobs: Jobs, store: Store, job: Job, redis: Redis, tmp_path: Path
+) -> None:
+    output = Output(
+        key=f"results/{job.id}/aa.mp4", filename="a-2x.mp4", media_type="video/mp4", size_bytes=5, sha256="",
+        frames=2, frame_rate="2", duration_seconds=1.0,
+    )  # fmt: skip
+    put(store, tmp_path, output.key)
+    jobs.finish(job.id, State.SUCCEEDED, output=output)
+    janitor.expire()
+    assert store.exists(output.key)
+
+    redis.zadd(RESULTS, {job.id: time.time() - 1})
+    janitor.expire()
+    assert not store.exists(output.key) and jobs.get(job.id).expired
+
+    redis.zadd(FINISHED, {job.id: time.time() - 2000})
+    janitor.expire()
+    with pytest.raises(Problem):
+        jobs.get(job.id)
+
+
+def test_a_janitor_that_dies_in_a_sweep_or_takes_long_stops_no_other(
+    jobs: Jobs, store: Store, job: Job, redis: Redis, settings: Settings
+) -> None:
+    script = (
+        "import sys, time\nfrom service import janitor\njanitor.INTERVAL, janitor.LOCK_SECONDS = 0.1, 0.5\n"
+        "sweep = janitor.Janitor.sweep\n"
+        "janitor.Janitor.sweep = lambda self: (time.sleep(float(sys.argv[1])), sweep(self))\njanitor.main()"
+    )
+    environment = os.environ | {
+        "DAIN_REDIS_URL": str(settings.redis_url),
+        "DAIN_STATE_DIR": str(settings.state_dir),
+    }
+
+    def start(seconds: float) -> subprocess.Popen[str]:
+        arguments = [sys.executable, "-c", script, str(seconds)]
+        return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+
+    assert jobs.cancel(job.id)
+    with start(600) as victim:
+        until(lambda: bool(redis.keys("dain:janitor")))
+        victim.kill()
+    with start(1.0) as next_one:
+        until(lambda: not files(store))
+        until(lambda: not redis.keys("dain:janitor"))
+        next_one.terminate()
+        _, said = next_one.communicate()
+    assert next_one.returncode == 0 and said == ""

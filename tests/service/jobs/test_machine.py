@@ -1,0 +1,340 @@
+"""The state machine: what is handed out, to whom, and which outcome stands."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError
+from redis.retry import Retry
+
+from service.jobs.machine import ASSEMBLE, PLAN, Claim, Jobs, Refused, created_at, new_job_id
+from service.jobs.options import Options
+from service.jobs.problems import Problem
+from service.jobs.records import Job, Output, State
+from service.jobs.workers import worker_key
+from service.settings import Settings
+
+
+@pytest.fixture
+def jobs(redis: Redis, settings: Settings) -> Jobs:
+    for worker in ("ann", "bob"):
+        redis.set(worker_key(worker), "alive")
+    return Jobs.from_settings(redis, settings.model_copy(update={"segments_in_flight": 2, "max_attempts": 3}))
+
+
+@pytest.fixture
+def job(jobs: Jobs) -> Job:
+    return accept(jobs)
+
+
+def accept(jobs: Jobs) -> Job:
+    job_id = new_job_id()
+    return jobs.create(
+        job_id,
+        source=f"uploads/{job_id}",
+        filename="clip.mp4",
+        options=Options.parse({}),
+        input={"frames": 12},
+    )
+
+
+def planned(jobs: Jobs, job: Job, segments: int) -> list[str]:
+    claim = jobs.claim(job.id, PLAN, "ann")
+    ready = jobs.complete(claim, job={"segments_total": segments, "frames_total": 10 * segments})
+    assert ready is not None
+    return ready
+
+
+def output(job: Job) -> Output:
+    return Output(
+        key=f"results/{job.id}/0.mp4",
+        filename="clip-2x.mp4",
+        media_type="video/mp4",
+        size_bytes=1,
+        sha256="00",
+        frames=24,
+        frame_rate="48",
+        duration_seconds=0.5,
+    )
+
+
+def refusal(jobs: Jobs, job: Job, task: str, worker: str = "bob") -> str:
+    with pytest.raises(Refused) as caught:
+        jobs.claim(job.id, task, worker)
+    return caught.value.reason
+
+
+class Forgetful(Redis):
+    """A Redis of which one script's answer is lost with its connection, after it has done what it was told."""
+
+    loses_next = False
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        answer = super().parse_response(connection, command_name, **options)
+        if self.loses_next and command_name == "EVALSHA":
+            self.loses_next = False
+            raise ConnectionError("the connection broke")
+        return answer
+
+
+@pytest.fixture
+def forgetful(redis: Redis, settings: Settings) -> tuple[Forgetful, Jobs]:
+    redis.set(worker_key("ann"), "alive")
+    client = Forgetful.from_url(
+        settings.require_redis_url, retry=Retry(NoBackoff(), 1), retry_on_error=[ConnectionError]
+    )
+    return client, Jobs.from_settings(client, settings)
+
+
+def test_a_lost_answer_changes_nothing(forgetful: tuple[Forgetful, Jobs]) -> None:
+    """To whatever call: the claim holds, what was completed or finished is so, and counted once."""
+    client, jobs = forgetful
+    job = accept(jobs)
+    client.loses_next = True
+    claim = jobs.claim(job.id, PLAN, "ann")
+    assert claim.attempt == 1 and jobs.report(claim, 0)
+    client.loses_next = True
+    assert jobs.complete(claim, job={"segments_total": 1, "frames_total": 10}) == ["segment-0"]
+    claim = jobs.claim(job.id, "segment-0", "ann")
+    client.loses_next = True
+    assert jobs.complete(claim, add={"frames": 10}) == [ASSEMBLE]
+    claim = jobs.claim(job.id, ASSEMBLE, "ann")
+    client.loses_next = True
+    assert jobs.finish(job.id, State.SUCCEEDED, output=output(job), claim=claim)
+    done, counters = jobs.get(job.id), jobs.counters()
+    assert done.status == State.SUCCEEDED and done.progress.frames_done == 10
+    assert done.metrics.segments_done == 1 and done.metrics.attempts_failed == 0
+    assert counters["jobs_succeeded"] == 1 and counters["frames"] == 10
+    assert not client.loses_next
+
+
+def test_a_new_job_is_queued_with_its_place_in_the_line(jobs: Jobs) -> None:
+    first, second = accept(jobs), accept(jobs)
+    assert [first.status, second.status] == [State.QUEUED, State.QUEUED]
+    assert [first.progress.queue_position, second.progress.queue_position] == [0, 1]
+    assert first.filename == "clip.mp4" and first.input == {"frames": 12} and first.options.factor == 2
+
+
+def test_ids_sort_by_time_of_creation() -> None:
+    before = time.time()
+    ids = [new_job_id() for _ in range(1000)]
+    assert ids == sorted(ids)
+    assert all(before - 0.001 <= created_at(job_id) <= time.time() for job_id in ids)
+
+
+def test_an_unknown_job_is_a_404(jobs: Jobs) -> None:
+    with pytest.raises(Problem) as caught:
+        jobs.get(new_job_id())
+    assert (caught.value.slug, caught.value.status) == ("job-not-found", 404)
+
+
+def test_the_whole_way_of_a_job(jobs: Jobs, job: Job) -> None:
+    assert planned(jobs, job, segments=3) == ["segment-0", "segment-1"]  # two in flight
+    first, second = jobs.claim(job.id, "segment-0", "ann"), jobs.claim(job.id, "segment-1", "bob")
+    assert jobs.complete(first, add={"frames": 10, "seconds_decode": 0.5}) == ["segment-2"]
+    assert jobs.complete(second, add={"frames": 10, "seconds_decode": 0.25}) == []
+    assert jobs.complete(jobs.claim(job.id, "segment-2", "bob"), add={"frames": 10}) == [ASSEMBLE]
+    last = jobs.claim(job.id, ASSEMBLE, "ann")
+    assert jobs.finish(job.id, State.SUCCEEDED, output=output(job), claim=last)
+
+    done = jobs.get(job.id)
+    assert done.status is State.SUCCEEDED and done.output == output(job)
+    assert done.progress.fraction == 1.0 and done.progress.frames_done == 30
+    assert done.metrics.stage_seconds == {"decode": 0.75} and done.metrics.segments_done == 3
+    assert jobs.counts() == {"queued": 0, "running": 0, "succeeded": 1, "failed": 0, "cancelled": 0}
+    assert jobs.counters()["frames"] == 30 and jobs.counters()["jobs_succeeded"] == 1
+    assert jobs.live_tasks() == []
+
+
+def test_progress_counts_what_running_attempts_have_made(jobs: Jobs, job: Job) -> None:
+    planned(jobs, job, segments=2)
+    claim = jobs.claim(job.id, "segment-0", "ann")
+    assert jobs.report(claim, 7)
+    progress = jobs.get(job.id).progress
+    assert (progress.frames_done, progress.frames_total, progress.fraction) == (7, 20, 0.35)
+    assert progress.fps and progress.eta_seconds
+    assert jobs.release(claim, failed=True)
+    assert jobs.get(job.id).progress.frames_done == 0
+
+
+def test_a_task_goes_to_one_live_worker(jobs: Jobs, job: Job) -> None:
+    jobs.claim(job.id, PLAN, "ann")
+    assert refusal(jobs, job, PLAN) == "busy"
+
+
+def test_a_done_task_is_not_done_again(jobs: Jobs, job: Job) -> None:
+    planned(jobs, job, segments=1)
+    assert refusal(jobs, job, PLAN) == "done"
+
+
+def test_a_task_that_was_never_started_is_not_to_be_had(jobs: Jobs, job: Job) -> None:
+    assert refusal(jobs, job, "segment-7") == "gone"
+
+
+def test_a_dead_workers_task_goes_to_another_and_the_dead_one_is_not_heard(
+    jobs: Jobs, job: Job, redis: Redis
+) -> None:
+    old = jobs.claim(job.id, PLAN, "ann")
+    redis.delete(worker_key("ann"))
+    new = jobs.claim(job.id, PLAN, "bob")
+    assert new.attempt == 2
+    assert not jobs.report(old, 5)
+    assert jobs.complete(old, job={"segments_total": 1, "frames_total": 1}) is None
+    assert not jobs.release(old, failed=True)
+    assert not jobs.finish(job.id, State.FAILED, error=Problem("damaged-video", "cut"), claim=old)
+    assert jobs.complete(new, job={"segments_total": 1, "frames_total": 1}) == ["segment-0"]
+
+
+def test_attempts_are_capped(jobs: Jobs, job: Job) -> None:
+    for attempt in (1, 2, 3):
+        claim = jobs.claim(job.id, PLAN, "ann")
+        assert claim.attempt == attempt
+        assert jobs.release(claim, failed=True)
+    assert refusal(jobs, job, PLAN) == "exhausted"
+    assert jobs.get(job.id).metrics.attempts_failed == 3
+
+
+def test_draining_costs_no_attempt(jobs: Jobs, job: Job) -> None:
+    for _ in range(5):
+        claim = jobs.claim(job.id, PLAN, "ann")
+        assert claim.attempt == 1
+        assert jobs.release(claim, failed=False)
+    assert jobs.get(job.id).metrics.attempts_failed == 0
+
+
+def test_a_lost_task_is_queued_again_until_its_attempts_are_used_up(jobs: Jobs, job: Job) -> None:
+    for expected in ("requeued", "requeued", "exhausted"):
+        claim = jobs.claim(job.id, PLAN, "ann")
+        assert jobs.requeue_lost(job.id, PLAN, claim.token) == expected
+    assert jobs.requeue_lost(job.id, PLAN, "an old token") == "void"
+
+
+def test_a_task_that_waited_is_not_charged_for_the_end_of_its_worker(jobs: Jobs, job: Job) -> None:
+    """Three times, as often as a harmful neighbour may be tried."""
+    for _ in range(3):
+        claim = jobs.claim(job.id, PLAN, "ann")
+        assert jobs.report(claim, 0, waiting=True)
+        assert jobs.requeue_lost(job.id, PLAN, claim.token) == "requeued"
+    claim = jobs.claim(job.id, PLAN, "ann")
+    assert claim.attempt == 1 and jobs.get(job.id).metrics.attempts_failed == 0
+    assert jobs.report(claim, 0, waiting=True) and jobs.report(claim, 0)  # its turn has come
+    assert jobs.requeue_lost(job.id, PLAN, claim.token) == "requeued"
+    assert jobs.get(job.id).metrics.attempts_failed == 1
+
+
+def test_cancelling_ends_what_runs(jobs: Jobs, job: Job) -> None:
+    planned(jobs, job, segments=2)
+    claim = jobs.claim(job.id, "segment-0", "ann")
+    assert jobs.cancel(job.id).status is State.CANCELLED
+    assert not jobs.report(claim, 1)
+    assert jobs.complete(claim) is None
+    assert refusal(jobs, job, "segment-1") == "gone"
+    assert jobs.unclean() == [job.id]
+
+
+@pytest.mark.parametrize("first", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
+def test_the_first_outcome_stands(jobs: Jobs, job: Job, first: State) -> None:
+    problem = Problem("damaged-video", "It is cut off.")
+    results: dict[State, dict[str, Any]] = {
+        State.SUCCEEDED: {"output": output(job)},
+        State.FAILED: {"error": problem},
+        State.CANCELLED: {},
+    }
+    assert jobs.finish(job.id, first, **results[first])
+    for later, fields in results.items():
+        assert not jobs.finish(job.id, later, **fields)
+    assert jobs.get(job.id).status is first
+    assert sum(jobs.counts().values()) == 1
+
+
+def test_racing_outcomes_leave_one(jobs: Jobs, job: Job) -> None:
+    won: list[State] = []
+    start = threading.Barrier(8)
+
+    def finish(state: State) -> None:
+        start.wait()
+        if jobs.finish(job.id, state):
+            won.append(state)
+
+    threads = [threading.Thread(target=finish, args=(s,)) for s in (State.CANCELLED, State.FAILED) * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert won == [jobs.get(job.id).status]
+
+
+def test_racing_claims_give_one_token(jobs: Jobs, job: Job) -> None:
+    got: list[Claim] = []
+    start = threading.Barrier(8)
+
+    def claim() -> None:
+        start.wait()
+        try:
+            got.append(jobs.claim(job.id, PLAN, "ann"))
+        except Refused as refused:
+            assert refused.reason == "busy"
+
+    threads = [threading.Thread(target=claim) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1
+
+
+def test_a_failed_job_carries_the_problem_document(jobs: Jobs, job: Job) -> None:
+    jobs.finish(job.id, State.FAILED, error=Problem("damaged-video", "It is cut off."))
+    error = jobs.get(job.id).error
+    assert error is not None
+    assert error["type"] == "urn:dain:problem:damaged-video" and error["instance"] == f"/jobs/{job.id}"
+
+
+def test_pages_are_newest_first_and_end(jobs: Jobs) -> None:
+    ids = [accept(jobs).id for _ in range(5)]
+    jobs.cancel(ids[2])
+    page, cursor = jobs.page(limit=3)
+    rest, end = jobs.page(limit=3, cursor=cursor)
+    assert [job.id for job in page + rest] == sorted(ids, reverse=True)
+    assert end is None
+    assert [job.id for job in jobs.page(status=State.CANCELLED)[0]] == [ids[2]]
+
+
+def test_a_deleted_job_leaves_nothing(jobs: Jobs, job: Job, redis: Redis) -> None:
+    planned(jobs, job, segments=3)
+    jobs.complete(jobs.claim(job.id, "segment-0", "ann"), task={"key": "k"})
+    jobs.cancel(job.id)
+    jobs.delete(job.id)
+    assert not [key for key in redis.scan_iter() if job.id.encode() in key]
+    assert jobs.page()[0] == [] and sum(jobs.counts().values()) == 0
+
+
+def test_of_a_job_that_is_over_and_cleaned_up_only_its_record_is_left(
+    jobs: Jobs, job: Job, redis: Redis
+) -> None:
+    planned(jobs, job, segments=3)
+    late = jobs.claim(job.id, "segment-0", "ann")
+    jobs.cancel(job.id)
+    jobs.cleaned(job.id)
+    assert not jobs.report(late, 5) and jobs.complete(late) is None
+    assert not jobs.release(late, failed=True)
+    assert [key.decode() for key in redis.scan_iter("dain:job:*")] == [f"dain:job:{job.id}"]
+    assert jobs.unclean() == [] and jobs.get(job.id).status is State.CANCELLED
+
+
+def test_what_else_belongs_to_the_acceptance_is_in_the_same_transaction(jobs: Jobs, redis: Redis) -> None:
+    job_id = new_job_id()
+    jobs.create(
+        job_id,
+        source=f"uploads/{job_id}",
+        filename="clip.mp4",
+        options=Options.parse({}),
+        input={},
+        also=lambda pipe: pipe.set("with", job_id),
+    )
+    assert redis.get("with") == job_id.encode()
