@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.deps import Service
 from service.api.metrics import Metrics, MetricsMiddleware
+from service.api.problems import install_handlers
 from service.api.routes import health, jobs, workers
-from service.jobs.problems import install_handlers
 from service.settings import Settings, read_settings
 
 GRACE_SECONDS = 20  # for requests in hand after SIGTERM; an upload cut off then is sent again by its client
@@ -40,15 +40,27 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             service.close()
 
-    app = FastAPI(title="DAIN", description=DESCRIPTION, version=installed_version(), lifespan=lifespan)
+    app = Application(
+        title="DAIN",
+        description=DESCRIPTION,
+        version=installed_version(),
+        lifespan=lifespan,
+        redirect_slashes=False,  # such a redirect leads to whatever host the request names
+    )
     metrics = Metrics()
     app.state.metrics = metrics
-    app.add_middleware(NoSniffMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     install_handlers(app)
     for router in (jobs.router, workers.router, health.router):
         app.include_router(router)
     return app
+
+
+class Application(FastAPI):
+    """FastAPI with `nosniff` on every response, those to unexpected errors included: no middleware sees these."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return NoSniff(super().build_middleware_stack())
 
 
 def installed_version() -> str:
@@ -58,8 +70,8 @@ def installed_version() -> str:
         return "0"
 
 
-class NoSniffMiddleware:
-    """Browsers must not guess at a type: a result could otherwise be run as a page."""
+class NoSniff:
+    """Keeps browsers from guessing a response's type; a browser could otherwise run a result as a page."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,26 +1,12 @@
-"""Errors as RFC 9457 problem documents: one table from slug to status and title, and the handlers.
+"""Errors as RFC 9457 problem documents: one table from slug to status and title.
 
-The same document is a failed job's ``error``.
+The same document is a failed job's ``error``. `service.api.problems` turns problems into HTTP responses.
 """
 
 from __future__ import annotations
 
-import logging
-import uuid
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
-
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
-from redis.exceptions import RedisError
-from starlette.exceptions import HTTPException
-
-log = logging.getLogger(__name__)
-
-MEDIA_TYPE = "application/problem+json"
 
 #: slug -> (HTTP status, title). A slug is part of the interface: clients tell problems apart by it.
 PROBLEMS: dict[str, tuple[int, str]] = {
@@ -34,6 +20,10 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "upload-too-slow": (408, "The upload stalled"),
     "upload-too-large": (413, "The upload is too large"),
     "unsupported-media-type": (415, "The content type is not supported"),
+    "unknown-host": (403, "The Host header is no name of this service"),
+    "cross-site-request": (403, "The request comes from another web site"),
+    "invalid-range": (400, "The Range header is malformed"),
+    "range-not-satisfiable": (416, "The range lies outside the file"),
     # the video
     "unsupported-format": (415, "The video's format is not supported"),
     "unreadable-video": (422, "The file cannot be read as a video"),
@@ -101,82 +91,3 @@ def problem_document(
     if instance is not None:
         document["instance"] = instance
     return document | extra
-
-
-def problem_response(problem: Problem, request: Request) -> JSONResponse:
-    # What is left of a refused upload is not worth reading; on a connection to be kept, the server would.
-    close = {"Connection": "close"} if request.method == "POST" else {}
-    return JSONResponse(
-        problem.as_dict(instance=request.url.path),
-        problem.status,
-        problem.headers | close,
-        media_type=MEDIA_TYPE,
-    )
-
-
-async def _on_problem(request: Request, error: Problem) -> JSONResponse:
-    return problem_response(error, request)
-
-
-async def _on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
-    faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
-    return problem_response(Problem("invalid-request", "; ".join(faults)), request)
-
-
-async def _on_http_exception(request: Request, error: HTTPException) -> JSONResponse:
-    """The framework's own refusals: unknown path, wrong method."""
-    title = HTTPStatus(error.status_code).phrase
-    detail = f"{request.method} {request.url.path}: {error.detail}. GET /docs lists what there is."
-    document = problem_document(
-        title.lower().replace(" ", "-"), error.status_code, title, detail, request.url.path
-    )
-    return JSONResponse(document, error.status_code, error.headers, media_type=MEDIA_TYPE)
-
-
-async def _on_redis_error(request: Request, error: RedisError) -> JSONResponse:
-    """Redis is down, loading, full or read-only: all of it passes, or is the operator's to mend."""
-    log.error("Redis: %r", error)
-    problem = Problem(
-        "redis-unavailable", "The job queue does not answer; try again shortly.", headers={"Retry-After": "5"}
-    )
-    return problem_response(problem, request)
-
-
-async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
-    error_id = uuid.uuid4().hex[:12]
-    log.error("error %s in %s %s", error_id, request.method, request.url.path, exc_info=error)
-    detail = f"The request failed unexpectedly. Try again; if it persists, report error {error_id}."
-    return problem_response(Problem("internal-error", detail, error_id=error_id), request)
-
-
-def install_handlers(app: FastAPI) -> None:
-    """Makes every error that leaves a route of `app` a problem document."""
-    handlers: dict[type[Exception], Any] = {
-        Problem: _on_problem,
-        RequestValidationError: _on_invalid_request,
-        HTTPException: _on_http_exception,
-        RedisError: _on_redis_error,
-        Exception: _on_unexpected,
-    }
-    for error, handler in handlers.items():
-        app.add_exception_handler(error, handler)
-
-
-class ProblemDocument(BaseModel):
-    """RFC 9457."""
-
-    type: str = Field(description="urn:dain:problem:<slug>; what to tell problems apart by")
-    title: str
-    status: int
-    detail: str = Field(description="what was wrong, and what to do")
-    instance: str | None = None
-
-
-def documented(*slugs: str) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may end in these problems."""
-    responses: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({PROBLEMS[slug][0] for slug in slugs}):
-        titles = [PROBLEMS[slug][1] for slug in slugs if PROBLEMS[slug][0] == status]
-        content = {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}}
-        responses[status] = {"description": "; ".join(titles), "content": content}
-    return responses

@@ -9,7 +9,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import RedisError
 
 from service.api.deps import Service, ServiceDep
-from service.jobs.problems import Problem, documented
+from service.api.problems import documented
+from service.jobs.problems import Problem
 
 router = APIRouter(tags=["health"])
 

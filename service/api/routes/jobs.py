@@ -17,9 +17,10 @@ from redis.exceptions import RedisError
 from service.api import idempotency, uploads
 from service.api.deps import JOB_ID, JobDep, Service, ServiceDep
 from service.api.probe import probe
+from service.api.problems import documented
 from service.api.routes.openapi import SUBMISSION
 from service.jobs.machine import PLAN, new_job_id
-from service.jobs.problems import Problem, documented
+from service.jobs.problems import Problem
 from service.jobs.records import Job, Output, State
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from service.api.deps import ServiceDep
-from service.jobs.problems import documented
+from service.api.problems import documented
 from service.jobs.workers import WorkerRecord
 
 router = APIRouter(tags=["workers"])

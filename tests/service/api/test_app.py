@@ -150,16 +150,23 @@ class TestBug:
         assert "secret" not in response.text and "Traceback" not in response.text
         assert problem["error_id"] in problem["detail"]
         assert problem["error_id"] in caplog.text and "the secret of line 42" in caplog.text
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
 def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
     assert_problem(http.get("/films"), 404, "not-found")
-    response = http.put("/jobs")
-    assert_problem(response, 405, "method-not-allowed")
-    assert response.headers["Allow"] == "GET, POST" or set(response.headers["Allow"].split(", ")) <= {
-        "GET",
-        "POST",
-    }
+    for path, methods in (
+        ("/jobs", "GET, POST"),
+        (f"/jobs/{'0' * 28}", "DELETE, GET"),
+        (f"/jobs/{'0' * 28}/result", "GET, HEAD"),
+    ):
+        response = http.put(path)
+        assert_problem(response, 405, "method-not-allowed")
+        assert response.headers["Allow"] == methods
+
+
+def test_a_slash_too_many_is_no_redirect_to_a_host_of_the_callers_choice(http: httpx.Client) -> None:
+    assert_problem(http.get("/jobs/"), 404, "not-found")
 
 
 def test_every_slug_has_a_status_and_a_title() -> None:
