@@ -68,7 +68,8 @@ def test_one_module_speaks_rq() -> None:
 
 
 def test_the_service_runs_without_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import service.api.app, service.jobs.janitor, service.cli, service.up"
+    modules = "service.api.app, service.jobs.janitor, service.cli, service.up"
+    code = f"import sys; sys.modules['torch'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

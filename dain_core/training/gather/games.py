@@ -1,7 +1,7 @@
 """Footage to train on whose motion blur is true: matches between OpenArena's bots, played back at 500 frames a second.
 
     apt-get install openarena xvfb
-    python -m scripts.record_footage games --maps oa_dm1,delta,islanddm
+    python -m dain_core.training.gather.games games --maps oa_dm1,delta,islanddm
 
 The game draws as many moments as it is asked for, however long that takes; a camera's frame is the mean light of those
 while its shutter is open. What moves fast, comes in from beyond the frame or hides something does so as in film, and
@@ -128,18 +128,19 @@ def play(home: Path, commands: str) -> None:
 def moments(path: Path) -> Iterator[Frame]:
     with av.open(str(path)) as file:
         for frame in file.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+            yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
 
 def exposed(moments: Iterable[Frame], period: int, opened: int) -> Iterator[Frame]:
     """A frame for every `period` moments: the mean light of the first `opened` of them."""
-    light = np.zeros(())
+    light: NDArray[np.uint32] = np.zeros((), np.uint32)
     for index, moment in enumerate(moments):
         place = index % period
         if place < opened:
-            light = _LIGHT[moment] + (light if place else np.uint32(0))
+            light = _LIGHT[moment] + light if place else _LIGHT[moment].astype(np.uint32)
         if place == opened - 1:
-            yield _PICTURE[light // opened]
+            picture: Frame = _PICTURE[light // opened]
+            yield picture
 
 
 def write(path: Path, rate: Fraction, frames: Iterable[Frame]) -> int:

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from service.client import Client
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parents[2]
 OUT = HERE / "demo"
 START = "5.56"  # seconds: cars that pass behind a fence
 FRAMES = 33

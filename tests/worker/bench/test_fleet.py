@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.slow
@@ -24,7 +24,7 @@ def test_a_fleet_loses_and_doubles_nothing_when_workers_vanish_and_come_back() -
         "idle-seconds": 1,
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "scripts.simulate", *words, "--faults"]
+    command = [sys.executable, "-m", "worker.bench.fleet", *words, "--faults"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 jobs of 16 segments: none lost, none doubled" in done.stdout

@@ -1,8 +1,8 @@
 """A round of training for the weights that ship: every step of it, each going on from the weights of the last.
 
-    python -m scripts.training_data data
-    python -m scripts.record_footage data/games
-    python -m scripts.training_round data round --minutes 24
+    python -m dain_core.training.gather.packages data
+    python -m dain_core.training.gather.games data/games
+    python -m dain_core.training.rounds data round --minutes 24
 
 A step is a run of `dain train` with a folder of its own, round/1-motion and so on. The data of the next are read while
 one trains, since measuring footage takes a minute. The same command goes on with a round that was ended or killed.

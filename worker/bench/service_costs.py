@@ -1,4 +1,4 @@
-"""What the API, the planner, the assembler and the janitor take beside Redis: `python -m scripts.service_costs`.
+"""What the API, the planner, the assembler and the janitor take beside Redis: `python -m worker.bench.service_costs`.
 
 The API is a process of its own, asked over HTTP by one client; its processor time is what the system counts, the
 sandboxed probe included. The planner's and the assembler's frames are tiny: what they cost is per frame, not per pixel.
@@ -21,13 +21,13 @@ import numpy as np
 import psutil
 from redis import Redis
 
-from scripts.simulate import running_redis
 from service.jobs.machine import Jobs, new_job_id
 from service.jobs.options import Options
 from service.jobs.records import Output, State
 from service.settings import Settings
 from service.store.local import Store
 from worker import pipeline
+from worker.bench.fleet import running_redis
 from worker.media import ffmpeg
 from worker.media.frames import Encoder
 from worker.media.probe import Limits
