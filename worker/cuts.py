@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from worker.media.frames import Plane
+from worker.media.decode import Plane
 
 GRID = 32  # thumbnails this small keep what is where, and forget how far it moved
 WINDOW = 8

@@ -23,7 +23,8 @@ from dain_core.runtime.color import ColorSpec
 from dain_core.runtime.pixels import PixelFormat
 from worker import cuts as scenes
 from worker.channel import CHECK_SECONDS, Channel, Closed, nothing
-from worker.media.frames import Decoder, Encoder, Frame, Plane
+from worker.media.decode import Decoder, Frame, Plane
+from worker.media.encode import Encoder
 from worker.media.join import join
 from worker.plan import Plan
 from worker.schedule import Blend, Copy, OutputFrame

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dain_core.runtime.color import ColorSpec, to_rgb, to_yuv
 from dain_core.runtime.pixels import PixelFormat
-from worker.media.frames import Plane
+from worker.media.decode import Plane
 
 
 class Pending(Protocol):

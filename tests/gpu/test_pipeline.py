@@ -47,7 +47,7 @@ from service.store.local import Store
 from service.up import redis_server
 from worker.channel import nothing
 from worker.media import ffmpeg
-from worker.media.frames import Frame, Plane
+from worker.media.decode import Frame, Plane
 from worker.pipeline import SegmentStats, interpolate
 from worker.schedule import Blend, Copy, Factor, OutputFrame, build
 from worker.telemetry import HUNG

@@ -23,7 +23,8 @@ from tests.worker.conftest import Average, Done, MakeVideo
 from worker import cuts as scenes
 from worker import pipeline
 from worker.channel import Channel, Closed
-from worker.media.frames import Decoder, Encoder, Frame, Plane
+from worker.media.decode import Decoder, Frame, Plane
+from worker.media.encode import Encoder
 from worker.media.probe import Limits, MediaError, frame_times, probe
 from worker.pipeline import SegmentStats, interpolate
 from worker.plan import Plan

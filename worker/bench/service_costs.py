@@ -29,7 +29,7 @@ from service.store.local import Store
 from worker import pipeline
 from worker.bench.fleet import running_redis
 from worker.media import ffmpeg
-from worker.media.frames import Encoder
+from worker.media.encode import Encoder
 from worker.media.probe import Limits
 from worker.plan import Plan
 from worker.schedule import Segment
