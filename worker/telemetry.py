@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from redis.exceptions import RedisError
 
-from service.jobs.workers import WorkerRecord, Workers
+from service.jobs.workers import TaskInHand, WorkerRecord, Workers
 
 log = logging.getLogger("dain.worker")
 
@@ -57,7 +57,7 @@ class Telemetry(threading.Thread):
             if not self._signs_of_life:
                 self._working_since = time.monotonic()
             self._signs_of_life[job_id, task] = time.monotonic()
-        self.update(job=job_id, task=task)
+        self.update(job=job_id, task=task, tasks=self._tasks())
 
     def touch(self, job_id: str, task: str) -> None:
         """A sign of life from a task in hand."""
@@ -76,7 +76,11 @@ class Telemetry(threading.Thread):
             rate = sum(count for _, count, _ in self._frames) / worked if worked else 0.0
             job, current = next(reversed(self._signs_of_life), (None, None))
             total = self._record.frames_total + frames
-        self.update(job=job, task=current, frames_per_second=rate, frames_total=total)
+        self.update(job=job, task=current, tasks=self._tasks(), frames_per_second=rate, frames_total=total)
+
+    def _tasks(self) -> list[TaskInHand]:
+        with self._lock:
+            return [TaskInHand(job=job_id, task=task) for job_id, task in self._signs_of_life]
 
     def run(self) -> None:
         while not self._stopping.wait(self._interval):

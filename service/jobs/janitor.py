@@ -20,7 +20,7 @@ from service.jobs.machine import Jobs, created_at
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
 from service.jobs.records import State
-from service.jobs.workers import Workers
+from service.jobs.workers import WorkerRecord, Workers
 from service.settings import read_settings
 from service.store.local import Store
 
@@ -28,9 +28,9 @@ log = logging.getLogger("dain.janitor")
 
 INTERVAL = 2.0  # seconds between sweeps
 LOCK_SECONDS = 10.0  # by so much a janitor that is killed in a sweep delays the next
-LOST_AFTER = (
-    10.0  # seconds a task may be neither waiting nor running: longer than any worker needs from pop to claim
-)
+# Seconds a task may be in no queue, or running and on no worker's list: longer than any worker needs from pop to
+# claim, or from one heartbeat to the next.
+LOST_AFTER = 10.0
 SCRATCH_AGE = 60.0  # seconds: a new folder has no lock yet
 ORPHAN_AGE = 3600.0  # seconds after which a file that nobody claims is nobody's
 
@@ -46,7 +46,7 @@ class Janitor:
         self._workers = workers
         self._store = store
         self._record_ttl = record_ttl_seconds
-        self._missing_since: dict[tuple[str, str], float] = {}
+        self._missing_since: dict[tuple[str, ...], float] = {}
 
     def sweep(self) -> None:
         self.redeliver()
@@ -54,24 +54,32 @@ class Janitor:
         self.expire()
 
     def redeliver(self) -> None:
-        """Queue again each task whose worker died, or that is queued and yet in no queue."""
+        """Queue again each task whose worker died or dropped it, or that is queued and yet in no queue."""
         waiting = self._queue.waiting()
-        missing: dict[tuple[str, str], float] = {}
-        for job_id, task, fields in self._jobs.live_tasks():
-            key = (job_id, task)
-            if fields["state"] == "running" and not self._workers.alive(fields["worker"]):
-                self._requeue_lost(job_id, task, fields)
-            elif fields["state"] == "queued" and key not in waiting:
-                missing[key] = self._missing_since.get(key, time.monotonic())
-                if time.monotonic() - missing[key] > LOST_AFTER:
-                    log.warning("task %s of job %s was in no queue; delivered again", task, job_id)
-                    self._deliver(job_id, task)
-                    del missing[key]
+        live = self._jobs.live_tasks()
+        workers = {worker.name: worker for worker in self._workers.all()}
+        missing: dict[tuple[str, ...], float] = {}
+
+        def is_missing_for_long(*key: str) -> bool:
+            missing[key] = self._missing_since.get(key, time.monotonic())
+            return time.monotonic() - missing[key] > LOST_AFTER
+
+        for job_id, task, fields in live:
+            if fields["state"] == "running":
+                worker = workers.get(fields["worker"])
+                if worker is None:
+                    self._requeue_lost(job_id, task, fields, "died in")
+                elif not _has(worker, job_id, task) and is_missing_for_long(job_id, task, fields["token"]):
+                    self._requeue_lost(job_id, task, fields, "no longer has")
+            elif (job_id, task) not in waiting and is_missing_for_long(job_id, task):
+                log.warning("task %s of job %s was in no queue; delivered again", task, job_id)
+                self._deliver(job_id, task)
+                del missing[job_id, task]
         self._missing_since = missing
 
-    def _requeue_lost(self, job_id: str, task: str, fields: dict[str, str]) -> None:
+    def _requeue_lost(self, job_id: str, task: str, fields: dict[str, str], how: str) -> None:
         outcome = self._jobs.requeue_lost(job_id, task, fields["token"])
-        log.warning("worker %s died in task %s of job %s: %s", fields["worker"], task, job_id, outcome)
+        log.warning("worker %s %s task %s of job %s: %s", fields["worker"], how, task, job_id, outcome)
         if outcome == "requeued":
             self._deliver(job_id, task)
         elif outcome == "exhausted":
@@ -106,6 +114,11 @@ class Janitor:
         for job_id in self._jobs.finished_before(now - self._record_ttl):
             self._store.delete(f"results/{job_id}/")
             self._jobs.delete(job_id)
+
+
+def _has(worker: WorkerRecord, job_id: str, task: str) -> bool:
+    """Whether the worker lists the task, or is of a version that lists none."""
+    return worker.tasks is None or any((had.job, had.task) == (job_id, task) for had in worker.tasks)
 
 
 def main() -> None:

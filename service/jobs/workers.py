@@ -11,6 +11,13 @@ from redis import Redis
 NAMES = "dain:workers"
 
 
+class TaskInHand(BaseModel):
+    """A task that a worker has taken."""
+
+    job: str
+    task: str
+
+
 class WorkerRecord(BaseModel):
     """One worker as it last reported."""
 
@@ -29,6 +36,10 @@ class WorkerRecord(BaseModel):
     frames_total: int = 0
     job: str | None = None
     task: str | None = None
+    tasks: list[TaskInHand] | None = Field(
+        default=None,
+        description="every task in hand: one that ends may overlap the next. Null from a worker that does not say",
+    )
     started_at: float
     heartbeat_at: float = 0.0
 
@@ -73,6 +84,3 @@ class Workers:
         if dead:
             self._redis.srem(NAMES, *dead)
         return [WorkerRecord.model_validate_json(raw) for raw in records if raw is not None]
-
-    def alive(self, name: str) -> bool:
-        return bool(self._redis.exists(worker_key(name)))

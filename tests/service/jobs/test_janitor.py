@@ -18,7 +18,7 @@ from service.jobs.options import Options
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
 from service.jobs.records import Job, Output, State
-from service.jobs.workers import Workers, worker_key
+from service.jobs.workers import TaskInHand, WorkerRecord, Workers, worker_key
 from service.settings import Settings
 from service.store.local import Store
 from tests.api import until
@@ -66,7 +66,7 @@ def files(store: Store) -> list[str]:
 def test_a_dead_workers_task_is_delivered_again(
     janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis
 ) -> None:
-    redis.set(worker_key("ann"), "alive")
+    Workers(redis, ttl_seconds=15).heartbeat(worker("ann"))
     jobs.claim(job.id, PLAN, "ann")
     janitor.redeliver()
     assert queue.waiting() == set()
@@ -75,6 +75,33 @@ def test_a_dead_workers_task_is_delivered_again(
     assert queue.waiting() == {(job.id, PLAN)}
     janitor.redeliver()
     assert queue.depth() == 1
+
+
+def worker(name: str, tasks: list[TaskInHand] | None = None) -> WorkerRecord:
+    return WorkerRecord(
+        name=name, host="here", pid=1, device="cpu", device_name="cpu", backend="cpu", model="dain",
+        precision="fp32", ready=True, started_at=0.0, tasks=tasks,
+    )  # fmt: skip
+
+
+def test_a_task_that_its_living_worker_no_longer_has_is_delivered_again(
+    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers(redis, ttl_seconds=15)
+    workers.heartbeat(worker("ann", [TaskInHand(job=job.id, task=PLAN)]))
+    jobs.claim(job.id, PLAN, "ann")
+    workers.heartbeat(worker("ann", []))
+    janitor.redeliver()  # the list may be older than the claim
+    assert queue.waiting() == set()
+    monkeypatch.setattr(janitor_module, "LOST_AFTER", 0.0)
+    workers.heartbeat(worker("ann", [TaskInHand(job=job.id, task=PLAN)]))
+    janitor.redeliver()
+    workers.heartbeat(worker("ann"))  # of a version that has no list
+    janitor.redeliver()
+    assert queue.waiting() == set()
+    workers.heartbeat(worker("ann", []))
+    janitor.redeliver()
+    assert queue.waiting() == {(job.id, PLAN)}
 
 
 def test_a_task_that_keeps_killing_workers_fails_its_job(
