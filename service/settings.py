@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ByteSize, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.jobs.options import ModelName
 
@@ -16,6 +17,7 @@ GIB = 2**30
 HOUR = 3600
 DAY = 24 * HOUR
 PREFIX = "DAIN_"
+_HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 def _default_state_dir() -> Path:
@@ -25,6 +27,16 @@ def _default_state_dir() -> Path:
 
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
+
+
+def _host_names(value: object) -> object:
+    """The host names in a list with commas between them; ValueError where one is no bare name."""
+    if not isinstance(value, str):
+        return value
+    names = {name.strip().lower() for name in value.split(",") if name.strip()}
+    if wrong := sorted(name for name in names if not _HOST_NAME.fullmatch(name)):
+        raise ValueError(f"{wrong[0]!r} is no host name: give names alone, without scheme, port or path")
+    return names
 
 
 def _default_store_url(values: dict[str, Any]) -> str:
@@ -59,6 +71,11 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="Address the API listens on; this machine only unless set."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on.")
+    allowed_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_host_names)] = Field(
+        default=frozenset(),
+        description="Names under which clients reach the API, beside `localhost` and the address it listens on: "
+        "`dain.example.com,dain-api`. Requests to any other are refused.",
+    )
 
     max_upload_bytes: ByteSize = Field(default=ByteSize(4 * GIB), gt=0, description="Largest upload taken.")
     max_pixels: int = Field(default=8192 * 4320, gt=0, description="Largest picture taken, width x height.")

@@ -14,6 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.deps import Service
+from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
 from service.api.problems import install_handlers
 from service.api.routes import health, jobs, workers
@@ -49,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     metrics = Metrics()
     app.state.metrics = metrics
+    app.add_middleware(GuardMiddleware, settings=settings)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     install_handlers(app)
     for router in (jobs.router, workers.router, health.router):

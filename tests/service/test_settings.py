@@ -35,6 +35,9 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("DEVICE", "gpu"),
         ("PRECISION", "int4"),
         ("LOG_LEVEL", "loud"),
+        ("ALLOWED_HOSTS", "https://dain.example.com"),
+        ("ALLOWED_HOSTS", "dain.example.com:8000"),
+        ("ALLOWED_HOSTS", "*"),
     ],
 )
 def test_nonsense_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +52,11 @@ def test_a_process_ends_with_the_names_of_what_is_wrong(monkeypatch: pytest.Monk
     with pytest.raises(SystemExit, match="(?s)DAIN_MAX_UPLOAD_BYTES=lots: .*DAIN_LOG_LEVEL=loud: ") as ended:
         read_settings()
     assert "Nothing was started" in str(ended.value)
+
+
+def test_names_of_the_service_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAIN_ALLOWED_HOSTS", " dain.example.com,API ,")
+    assert Settings().allowed_hosts == {"dain.example.com", "api"}
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -296,7 +296,7 @@ def half_a_request(url: str, headers: str = "") -> socket.socket:
     """A connection on which half of an upload has been sent."""
     address = httpx.URL(url)
     connection = socket.create_connection((address.host, address.port or 80))
-    head = "POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\nContent-Length: 4000000\r\n"
+    head = "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: video/mp4\r\nContent-Length: 4000000\r\n"
     connection.sendall(f"{head}{headers}\r\n".encode() + bytes(2_000_000))
     return connection
 
