@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from pathlib import Path
 
@@ -51,6 +52,37 @@ def test_a_varying_rate(video: MakeVideo, interpolated: Interpolate, name: str) 
 
 
 @pytest.mark.parametrize(
+    "expression",
+    [
+        "if(N,30+N/25,0)",  # a gap of 30 s after the first frame
+        "N*10",
+        "if(eq(N,14),20,N/25)",  # the last but one is shown for long
+        "N*N/100",
+        "N/25",
+    ],
+)
+def test_frames_are_as_long_as_they_were_however_uneven(
+    video: MakeVideo, interpolated: Interpolate, expression: str
+) -> None:
+    name = "uneven-" + "".join(filter(str.isalnum, expression))
+    plain = video(f"{name}.mkv", "-vf", f"setpts='({expression})/TB'", "-fps_mode", "passthrough", *H264)
+    source = video(f"{name}.mp4", "-i", plain, "-c", "copy", "-video_track_timescale", 1000)
+    times, end = frame_times(source)[:2]
+    result = interpolated(source, factor=2, segment_frames=12)
+    shown = [frame.time - times[0] for frame in build(times, end, Factor(2))]
+    made = frame_times(result)
+    assert made.times == shown
+    assert made.end == end - times[0]
+    with av.open(str(result)) as file:
+        stream = file.streams.video[0]
+        lengths = {
+            frame.pts * stream.time_base: frame.duration * stream.time_base for frame in file.decode(stream)
+        }
+        assert abs(file.duration / av.time_base - (end - times[0])) < Fraction(1, 1000)
+    assert lengths == {a: b - a for a, b in itertools.pairwise([*shown, end - times[0]])}
+
+
+@pytest.mark.parametrize(
     ("options", "times"),
     [
         ({"speed": "0.25"}, [Fraction(k, 25) for k in range(60)]),  # 25 frames a second, as the source
@@ -64,7 +96,7 @@ def test_slow_motion(
     result = interpolated(video("even.mp4", *H264, "-bf", "3"), **options)
     assert packet_times(result) == times
     assert len(decoded(result, "yuv420p")) == len(times)
-    assert frame_times(result)[1] == len(times) * times[1]
+    assert frame_times(result)[1] == Fraction(15, 25) / Fraction(str(options["speed"]))
 
 
 def test_slow_motion_keeps_every_source_frame_of_a_varying_rate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import fcntl
 import itertools
 import os
 import subprocess
@@ -27,8 +26,6 @@ REORDER = 16
 # Where there is no index, a seek lands anywhere, and the decoder needs a key frame before the first frame.
 UNINDEXED = ("mpegts", "mpeg")
 KEY_FRAME_SECONDS = 15
-
-PIPE_BYTES = 1 << 20  # the most that Linux gives without privileges: fewer switches for each frame
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,6 @@ class Decoder:
                 self._process = process
                 if self._stopped:
                     process.kill()
-                fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
                 stamps = read_stamps(stamp_lines)
                 # The frame first: FFmpeg may not write its stamp before we have taken it.
                 while (planes := self._read(process.stdout)) and (stamp := next(stamps, None)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import numpy as np
 
 from dain_core.runtime.pixels import PixelFormat
 from worker.media import ffmpeg
-from worker.media.decode import PIPE_BYTES, Plane
+from worker.media.decode import Plane
 from worker.media.ffmpeg import MediaError
 from worker.media.probe import VideoInfo
 
@@ -44,7 +43,6 @@ class Encoder:
         self._itemsize = pixels.dtype.itemsize
         command = _encoding(path, info, rate, quality, preset)
         self._process = ffmpeg.Process(command, stdin=subprocess.PIPE)
-        fcntl.fcntl(self._process.stdin, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def write(self, planes: Sequence[Plane]) -> None:
         """Append a frame; MediaError("encode-failed") where the encoder has given up."""

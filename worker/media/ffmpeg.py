@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
+import fcntl
 import functools
 import os
 import resource
@@ -23,6 +25,7 @@ PROTOCOLS = "file"
 
 DISK_FULL = "The disk ran full while the video was worked on. Make room on it, and try again."
 
+PIPE_BYTES = 1 << 20  # the most that Linux gives to a process without privileges
 MEMORY_BYTES = 16 << 30  # of address space, which a decoder's threads reserve far more of than they use
 
 
@@ -99,11 +102,20 @@ class Process:
             pass_fds=pass_fds,
             start_new_session=True,  # a Ctrl-C in the terminal reaches us alone, and we end it in order
         )
-        for kind, limit in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
-            _limit(self._popen.pid, kind, limit)
         self._messages: collections.deque[str] = collections.deque(maxlen=8)
         self._drain = threading.Thread(target=self._collect, name="ffmpeg-stderr", daemon=True)
-        self._drain.start()
+        try:
+            for kind, limit in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
+                _limit(self._popen.pid, kind, limit)
+            for pipe in (self._popen.stdin, self._popen.stdout):
+                if pipe is not None:
+                    enlarge(pipe)
+            self._drain.start()
+        except BaseException:
+            self._popen.kill()
+            self._popen.wait()
+            self._close_pipes()
+            raise
 
     @property
     def stdin(self) -> IO[Any]:
@@ -138,9 +150,7 @@ class Process:
         """End it, and leave neither process, thread nor pipe."""
         self.kill()
         self.wait()
-        for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
-            if pipe is not None:
-                pipe.close()
+        self._close_pipes()
 
     def __enter__(self) -> Self:
         return self
@@ -150,14 +160,28 @@ class Process:
     ) -> None:
         self.close()
 
+    def _close_pipes(self) -> None:
+        for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
+            if pipe is not None:
+                pipe.close()
+
     def _collect(self) -> None:
         assert self._popen.stderr is not None
         with open(self._popen.stderr.fileno(), errors="replace", closefd=False) as lines:
             self._messages.extend(line.strip()[:300] for line in lines)
 
 
+def enlarge(pipe: IO[Any]) -> None:
+    """Give ``pipe`` room for ``PIPE_BYTES``, so that a frame takes fewer switches between processes.
+
+    The kernel refuses where one user has many pipes. The pipe then keeps its size, and works more slowly.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
 def _limit(pid: int, kind: int, limit: int) -> None:
-    try:
-        resource.prlimit(pid, kind, (limit, limit))
-    except ProcessLookupError:
-        return  # already over; waiting for it tells why
+    """Lower a limit of process ``pid``. A lower one, which it has inherited from us, stays: only root may raise it."""
+    with contextlib.suppress(ProcessLookupError):  # the process is over, and waiting for it tells why
+        present = [limit if each == resource.RLIM_INFINITY else each for each in resource.prlimit(pid, kind)]
+        resource.prlimit(pid, kind, (min(limit, present[0]), min(limit, present[1])))

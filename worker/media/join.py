@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -84,14 +85,10 @@ def _join_pictures(
     orders = [_display_order(segment) for segment in segments]
     if sum(map(len, orders)) != len(ticks) - 1:
         raise _incomplete(f"{sum(map(len, orders))} frames of {len(ticks) - 1} were encoded")
-    # Packet k is decoded when frame k - delay is shown. That is not after its own time if the delay is the
-    # furthest that a packet lies behind its place in the order of display.
-    delay = max(k - shown for order in orders for k, shown in enumerate(order))
-    step = ticks[1] - ticks[0]
-    decoded = [ticks[0] - step * ahead for ahead in range(delay, 0, -1)] + list(ticks)
+    stamps = iter(_stamps(orders, ticks))
     with av.open(str(path), "w", format="mp4", options={"video_track_timescale": str(clock)}) as joined:
-        stream, first = None, 0
-        for segment, order in zip(segments, orders, strict=True):
+        stream = None
+        for segment in segments:
             check()
             with av.open(str(segment)) as part:
                 [template] = part.streams.video
@@ -102,13 +99,32 @@ def _join_pictures(
                         stream.set_display_matrix(info.display_matrix)
                 if template.codec_context.extradata != parameters:
                     raise _incomplete("its segments were encoded by different versions of x264")
-                for k, packet in enumerate(_packets(part)):
-                    shown = first + order[k]
+                for packet in _packets(part):
                     packet.stream, packet.time_base = stream, Fraction(1, clock)
-                    packet.pts, packet.dts = ticks[shown], decoded[first + k]
-                    packet.duration = ticks[shown + 1] - ticks[shown]
+                    packet.pts, packet.dts, packet.duration = next(stamps)
                     joined.mux(packet)
-            first += len(order)
+
+
+def _stamps(orders: Sequence[Sequence[int]], ticks: Sequence[int]) -> list[tuple[int, int, int]]:
+    """For each packet in the order of decoding: when it is shown, when it is decoded, and how long it is shown.
+
+    ``orders`` hold the places of a segment's packets in the order of display, ``ticks`` the times of all frames in
+    the order of display and the end of the last. MP4 stores no lengths: a reader takes the time from the decoding of
+    a packet to the decoding of the next one for the length of the first. So packets are decoded as far apart as their
+    frames are long. Decoding begins as early as it must for no frame to be decoded after it is shown.
+
+        >>> _stamps([[0, 2, 1]], [0, 10, 20, 30])
+        [(0, -10, 10), (20, 0, 10), (10, 10, 10)]
+    """
+    begins = itertools.accumulate(map(len, orders), initial=0)
+    places = [begin + place for begin, order in zip(begins, orders, strict=False) for place in order]
+    lengths = [ticks[place + 1] - ticks[place] for place in places]
+    decoded = list(itertools.accumulate(lengths[:-1], initial=ticks[0]))
+    ahead = max(dts - ticks[place] for dts, place in zip(decoded, places, strict=True))
+    return [
+        (ticks[place], dts - ahead, length)
+        for place, dts, length in zip(places, decoded, lengths, strict=True)
+    ]
 
 
 def _packets(part: av.container.InputContainer) -> Iterator[av.Packet[Any]]:
