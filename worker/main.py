@@ -1,7 +1,7 @@
-"""The worker process: `python -m worker.main`. Warms the model, then takes tasks until it is told to stop.
+"""The worker process: `python -m worker.main` warms the model, then takes tasks until it is told to stop.
 
-SIGTERM hands the task in hand back to the queue and ends. The process also ends (status 70) when a task hangs or
-the GPU fails, so it belongs under something that starts it again.
+SIGTERM hands the tasks in hand back to the queue and ends. The process also ends, with status 70, when a task makes no
+progress or the GPU fails, so it belongs under something that starts it again.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from service.jobs.queue import Queue, WarmWorker
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings, read_settings
 from service.store.local import Store
-from worker import work as tasks
+from worker import work
+from worker.attempt import Runtime
 from worker.models import Models
-from worker.telemetry import HUNG, Telemetry, describe
+from worker.telemetry import Telemetry, describe
+from worker.watchdog import HUNG, Watchdog
 
 log = logging.getLogger("dain.worker")
 
@@ -51,6 +53,7 @@ def connect(settings: Settings) -> Redis:
 
 
 def load(settings: Settings) -> Models:
+    """The models of a worker with these settings; the first is loaded."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     load_one = partial(
@@ -66,7 +69,7 @@ def load(settings: Settings) -> Models:
 
 
 def describe_worker(interpolator: Interpolator) -> WorkerRecord:
-    """This process under a name of its own: RQ refuses a killed worker's until its record expires."""
+    """The record of this process. Its name is new: RQ refuses the name of a killed worker until its record expires."""
     return WorkerRecord(
         name=f"{platform.node()}-{uuid.uuid4().hex[:8]}",
         host=platform.node(),
@@ -84,16 +87,19 @@ def describe_worker(interpolator: Interpolator) -> WorkerRecord:
 def run(settings: Settings) -> int:
     """Work until told to stop; returns the exit status."""
     redis = connect(settings)
+    watchdog = Watchdog(settings.stall_seconds)
+    watchdog.start()
     models = load(settings)
     record = describe_worker(models.default)
     ttl = settings.worker_ttl_seconds
     workers = Workers(redis, ttl_seconds=ttl)
-    telemetry = Telemetry(workers, record, ttl_seconds=ttl, stall_seconds=settings.stall_seconds)
+    telemetry = Telemetry(workers, record, ttl_seconds=ttl)
     telemetry.start()
-    models.default.warm_up(*WARM_UP_SIZE)
+    with watchdog.watch("the warm-up"):
+        models.default.warm_up(*WARM_UP_SIZE)
     draining = threading.Event()
     worker = WarmWorker(redis, record.name, on_drain=draining.set)
-    runtime = tasks.Runtime(
+    runtime = Runtime(
         name=record.name,
         settings=settings,
         jobs=Jobs.from_settings(redis, settings),
@@ -101,10 +107,11 @@ def run(settings: Settings) -> int:
         store=Store.from_settings(settings),
         models=models,
         telemetry=telemetry,
+        watchdog=watchdog,
         draining=draining,
         stop_after_task=worker.stop_after_task,
     )
-    tasks.install(runtime)
+    work.install(runtime)
     telemetry.also(worker.beat)
     telemetry.update(ready=True)
     where = f"{record.model} on {record.device_name}, {record.precision}, operators: {record.backend}"

@@ -53,9 +53,10 @@ class Source(Iterable[Frame], Protocol):
 
 
 class Sink(Protocol):
-    """Where frames go; ``kill`` ends a write in progress. An ``Encoder``."""
+    """Where frames go. ``close`` waits for the last of them, ``kill`` ends a wait. An ``Encoder``."""
 
     def write(self, planes: Sequence[Plane]) -> None: ...
+    def close(self) -> None: ...
     def kill(self) -> None: ...
 
 
@@ -86,16 +87,21 @@ def render_segment(
     *,
     on_frame: Callable[[int], None] = lambda frames: None,
     check: Callable[[], None] = nothing,
+    progressed: Callable[[], None] = nothing,
     turn: AbstractContextManager[object] = ALWAYS,
 ) -> SegmentStats:
     """Make the output frames of segment ``index`` of the plan and encode them into ``out_path``.
 
-    ``on_frame`` is told how many more frames are made; ``check`` is called several times a second and may raise
-    to stop; within ``turn`` the interpolator is used. Raises MediaError where the source cannot be decoded or the
-    result not be encoded.
+    ``on_frame`` is told how many more frames are made. ``check`` is called several times a second, and may raise to
+    stop. ``progressed`` is called for each frame that is read, made or encoded, by any thread. Within ``turn`` the
+    interpolator is used.
+
+    Raises:
+        MediaError: the source cannot be decoded, or the result not be encoded.
     """
     info, schedule, segment, options = plan.info, plan.schedule, plan.segments[index], plan.options
-    decoder = Decoder(source_path, info, segment.first_source, segment.last_source, schedule.times)
+    first, last = segment.first_source, segment.last_source
+    decoder = Decoder(source_path, info, first, last, schedule.times, progressed=progressed)
     with decoder, Encoder(out_path, info, schedule.average_rate, quality=options.quality) as encoder:
         return interpolate(
             decoder,
@@ -107,6 +113,7 @@ def render_segment(
             scene_threshold=options.scene_threshold,
             on_frame=on_frame,
             check=check,
+            progressed=progressed,
             turn=turn,
         )
 
@@ -118,6 +125,7 @@ def assemble(
     out_path: Path,
     *,
     check: Callable[[], None] = nothing,
+    progressed: Callable[[], None] = nothing,
 ) -> None:
     """Join all segments of the plan, and what the source has beside its picture, into an MP4 at ``out_path``."""
     join(
@@ -130,6 +138,7 @@ def assemble(
         audio=plan.options.audio == "copy",
         in_time=plan.options.speed is None,
         check=check,
+        progressed=progressed,
     )
 
 
@@ -144,18 +153,23 @@ def interpolate(
     scene_threshold: float,
     on_frame: Callable[[int], None] = lambda frames: None,
     check: Callable[[], None] = nothing,
+    progressed: Callable[[], None] = nothing,
     turn: AbstractContextManager[object] = ALWAYS,
 ) -> SegmentStats:
     """Write ``frames`` in order to ``sink``, made of the frames of ``source``; copies are the very same planes.
 
     Between frames that differ by more than ``scene_threshold`` (see ``worker.cuts``) nothing is blended: the
-    nearer one is shown. Whatever ends this, its threads have ended too; an exception also kills ``source`` and
-    ``sink``.
+    nearer one is shown. In the end ``sink`` is closed. Whatever ends this, its threads have ended too; an exception
+    also kills ``source`` and ``sink``. For ``on_frame``, ``check``, ``progressed`` and ``turn`` see `render_segment`.
     """
     stats, transfer = SegmentStats(), Transfer(interpolator.device, pixels, colors)
     decoded, made = Channel[Arrival](AHEAD), Channel[Frame | Made](AHEAD)
-    reader = threading.Thread(target=_decode, args=(source, transfer, decoded, stats), name="decode")
-    writer = threading.Thread(target=_encode, args=(made, transfer, interpolator, sink, stats), name="encode")
+    reader = threading.Thread(
+        target=_decode, args=(source, transfer, decoded, stats, progressed), name="decode"
+    )
+    writer = threading.Thread(
+        target=_encode, args=(made, transfer, interpolator, sink, stats, progressed), name="encode"
+    )
     reader.start()
     writer.start()
     try:
@@ -204,10 +218,17 @@ class Made:
     sources: Sequence[Uploaded]  # that the device may not have looked at yet
 
 
-def _decode(source: Source, transfer: Transfer, decoded: Channel[Arrival], stats: SegmentStats) -> None:
+def _decode(
+    source: Source,
+    transfer: Transfer,
+    decoded: Channel[Arrival],
+    stats: SegmentStats,
+    progressed: Callable[[], None],
+) -> None:
     try:
         began = time.monotonic()
         for frame in source:
+            progressed()
             stats.seconds_decode += time.monotonic() - began
             thumbnail = scenes.thumbnail(frame.planes[0])
             decoded.put(Arrival(frame, thumbnail, transfer.upload(frame.planes)))
@@ -225,6 +246,7 @@ def _encode(
     interpolator: Interpolator,
     sink: Sink,
     stats: SegmentStats,
+    progressed: Callable[[], None],
 ) -> None:
     try:
         for item in made.read():
@@ -233,11 +255,16 @@ def _encode(
                 recomputed = interpolator.recomputed
                 planes = transfer.download(item.pending)
                 stats.recomputed_frames += interpolator.recomputed - recomputed
+                progressed()
             else:
                 planes = item.planes
             began = time.monotonic()
             sink.write(planes)
+            progressed()
             stats.seconds_encode += time.monotonic() - began
+        began = time.monotonic()
+        sink.close()  # here, where a stop can reach it: the last frames of large pictures take their time
+        stats.seconds_encode += time.monotonic() - began
     except BaseException as error:  # raised again by whoever puts
         made.close(error)
 

@@ -1,16 +1,19 @@
-"""Tasks one after another, the beginning of each beside the end of the one before.
+"""Tasks one after another. Each begins beside the end of the one before.
 
 A segment opens files and looks for its first frame before the network can start, and its last frames are encoded
-after the network is done: about a second that the device would otherwise wait each time.
+after the network is done. The device would otherwise wait about a second each time.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from worker.channel import CHECK_SECONDS
+
+HEAD_START = 2.0  # seconds before the end of a task's turn that the next task begins
 
 
 class Leg(threading.Thread):
@@ -20,6 +23,7 @@ class Leg(threading.Thread):
         super().__init__(name="task")
         self._work = work
         self._device = device
+        self._turn_began = 0.0
         self.passed = threading.Event()
 
     def run(self) -> None:
@@ -29,18 +33,28 @@ class Leg(threading.Thread):
             self.pass_on()
 
     def pass_on(self) -> None:
-        """The next task may begin."""
+        """Let the next task begin."""
         self.passed.set()
 
     @contextmanager
     def turn(self, check: Callable[[], None]) -> Iterator[None]:
-        """Have the device alone; `check` is called while waiting for it, and may raise to give up."""
+        """Have the device alone; then let the next task begin.
+
+        `check` is called several times a second while another task has the device. It may raise to give up.
+        """
         while not self._device.acquire(timeout=CHECK_SECONDS):
             check()
+        self._turn_began = time.monotonic()
         try:
             yield
         finally:
             self._device.release()
+        self.pass_on()
+
+    def advance(self, done: int, total: int) -> None:
+        """Say that `done` of the turn's `total` frames are made. The next task begins shortly before the last."""
+        if (total - done) * (time.monotonic() - self._turn_began) < HEAD_START * done:
+            self.pass_on()
 
 
 class Relay:
@@ -51,7 +65,7 @@ class Relay:
         self._last: Leg | None = None
 
     def run(self, work: Callable[[Leg], None]) -> None:
-        """Start a task; returns when the next may be taken: it has passed on, and the one before it has ended."""
+        """Start a task. Return when the next may be taken: this one has passed on, and the one before has ended."""
         before, self._last = self._last, Leg(work, self._device)
         self._last.start()
         self._last.passed.wait()

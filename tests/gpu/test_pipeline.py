@@ -50,7 +50,7 @@ from worker.media import ffmpeg
 from worker.media.decode import Frame, Plane
 from worker.pipeline import SegmentStats, interpolate
 from worker.schedule import Blend, Copy, Factor, OutputFrame, build
-from worker.telemetry import HUNG
+from worker.watchdog import HUNG
 
 # With several, not the one that is everyone's default.
 GPU = torch.device("cuda", torch.cuda.device_count() - 1)
@@ -87,6 +87,7 @@ class Sink:
         self._pause()
         self.written.append([plane.copy() for plane in planes])
 
+    def close(self) -> None: ...
     def kill(self) -> None: ...
 
 

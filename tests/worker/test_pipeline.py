@@ -55,10 +55,13 @@ class Flat:
 class Sink:
     def __init__(self) -> None:
         self.written: list[Sequence[Plane]] = []
-        self.killed = False
+        self.closed = self.killed = False
 
     def write(self, planes: Sequence[Plane]) -> None:
         self.written.append(planes)
+
+    def close(self) -> None:
+        self.closed = True
 
     def kill(self) -> None:
         self.killed = True

@@ -1,7 +1,7 @@
 """A thousand workers on one Redis, without a GPU: `python -m worker.bench.fleet`.
 
 All but the network and the files is the service's own: a redis-server, `service.jobs`, RQ's loop, the janitor, and
-`worker.main.run` with its heartbeats, leases and relay, once per thread instead of once per process. Tasks only wait.
+`worker.main.run` with its heartbeats, attempts and relay, once per thread instead of once per process. Tasks only wait.
 Jobs arrive evenly, at a rate that keeps a part of the fleet at work. Latencies are those of
 Python threads that share a few cores, so they are upper bounds; Redis' own time is read from Redis.
 
@@ -45,10 +45,10 @@ from service.jobs.workers import Workers
 from service.settings import Settings
 from service.store.local import Store
 from service.up import redis_server
-from worker import lease
+from worker import attempt as attempt_module
 from worker import main as worker_main
 from worker import work as tasks
-from worker.lease import Void
+from worker.attempt import Attempt, Runtime
 from worker.pipeline import SegmentStats
 
 FRAMES = 96  # of a segment, as DAIN_SEGMENT_FRAMES has it
@@ -94,12 +94,12 @@ class NoNetwork:
 class RuntimeOfThread(threading.local):
     """In the place of `tasks._runtime`: a worker for each thread."""
 
-    runtime: tasks.Runtime
+    runtime: Runtime
 
-    def __iter__(self) -> Iterator[tasks.Runtime]:
+    def __iter__(self) -> Iterator[Runtime]:
         yield self.runtime
 
-    def __setitem__(self, index: slice, runtimes: list[tasks.Runtime]) -> None:
+    def __setitem__(self, index: slice, runtimes: list[Runtime]) -> None:
         [self.runtime] = runtimes
 
 
@@ -129,7 +129,7 @@ def crew(fleet: Fleet, settings: Settings, parent: Connection) -> None:
     replace("_plan", plan)
     replace("_segment", partial(segment, fleet))
     replace("_assemble", assemble)
-    lease.INTERVAL = fleet.report_seconds
+    attempt_module.REPORT_SECONDS = fleet.report_seconds
     setattr(worker_main, "load", lambda settings: NoNetwork())  # noqa: B010  # a function, to mypy
     setattr(WarmWorker, "_install_signal_handlers", lambda worker: None)  # noqa: B010  # main threads only
     # The service has RQ's time limit off, and only a main thread could have it.
@@ -140,26 +140,24 @@ def crew(fleet: Fleet, settings: Settings, parent: Connection) -> None:
     parent.send(dict(latencies))
 
 
-def plan(attempt: tasks.Attempt) -> None:
-    tasks._complete(attempt, job={"segments_total": SEGMENTS, "frames_total": SEGMENTS * FRAMES})
+def plan(attempt: Attempt) -> None:
+    attempt.complete(job={"segments_total": SEGMENTS, "frames_total": SEGMENTS * FRAMES})
 
 
-def segment(fleet: Fleet, attempt: tasks.Attempt) -> None:
-    check = attempt.lease.check
-    with attempt.leg.turn(check):
-        for tick in range(1, TICKS + 1):
+def segment(fleet: Fleet, attempt: Attempt) -> None:
+    with attempt.turn():
+        for _ in range(TICKS):
             time.sleep(fleet.segment_seconds / TICKS)
-            check()
-            attempt.lease.advance(FRAMES // TICKS)
-            if fleet.segment_seconds * (1 - tick / TICKS) <= tasks.HEAD_START:
-                attempt.leg.pass_on()
+            attempt.check()
+            attempt.advance(FRAMES // TICKS)
+            attempt.leg.advance(attempt.frames, FRAMES)
     claim = attempt.claim
     stats = SegmentStats(FRAMES, FRAMES // 2, 1, 0, 1.0, fleet.segment_seconds, 1.0, 2**32)
     key = f"segments/{claim.job_id}/{claim.task}.{claim.token}.mp4"
-    tasks._complete(attempt, task={"key": key}, add=stats.sums())
+    attempt.complete(task={"key": key}, add=stats.sums())
 
 
-def assemble(attempt: tasks.Attempt) -> None:
+def assemble(attempt: Attempt) -> None:
     job = attempt.job
     output = Output(
         key=f"results/{job.id}/{attempt.claim.token}.mp4",
@@ -171,8 +169,7 @@ def assemble(attempt: tasks.Attempt) -> None:
         frame_rate="48",
         duration_seconds=2.0,
     )
-    if not attempt.runtime.jobs.finish(job.id, State.SUCCEEDED, output=output, claim=attempt.claim):
-        raise Void
+    attempt.succeed(output)
 
 
 # -- the rest of the service, in this process -------------------------------------------------------
@@ -413,7 +410,12 @@ def running_redis(folder: Path, fsync: str) -> Iterator[str]:
 @click.option("--load", default=0.7, show_default=True, help="Share of the workers that are kept at work.")
 @click.option("--seconds", default=180.0, show_default=True, help="How long jobs arrive.")
 @click.option("--segment-seconds", default=20.0, show_default=True, help="How long one segment takes.")
-@click.option("--report-seconds", default=lease.INTERVAL, show_default=True, help="Between progress reports.")
+@click.option(
+    "--report-seconds",
+    default=attempt_module.REPORT_SECONDS,
+    show_default=True,
+    help="Between progress reports.",
+)
 @click.option("--fsync", type=click.Choice(["always", "everysec", "no"]), default="always", show_default=True)
 @click.option("--worker-ttl", default=15, show_default=True, help="DAIN_WORKER_TTL_SECONDS.")
 @click.option("--idle-seconds", default=10.0, show_default=True, help="How long the idle fleet is watched.")

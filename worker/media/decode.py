@@ -6,7 +6,7 @@ import bisect
 import itertools
 import os
 import subprocess
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from dain_core.runtime.pixels import PixelFormat
+from worker.channel import nothing
 from worker.media import ffmpeg
 from worker.media.probe import VideoInfo, damaged, read_stamps, stamps_output
 
@@ -42,15 +43,26 @@ class Decoder:
 
     ``times`` are the presentation times of all frames of the video; each decoded frame is known by its own. A
     frame that the decoder does not give is held from the one before it, as a player would; ``held`` counts
-    these. Iterating raises MediaError("damaged-video") where not one of the frames can be decoded.
+    these. ``progressed`` is called for each decoded frame, those on the way to ``first`` among them. Iterating raises
+    MediaError("damaged-video") where not one of the frames can be decoded.
     """
 
-    def __init__(self, path: Path, info: VideoInfo, first: int, last: int, times: Sequence[Fraction]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: VideoInfo,
+        first: int,
+        last: int,
+        times: Sequence[Fraction],
+        *,
+        progressed: Callable[[], None] = nothing,
+    ) -> None:
         self._path = path
         self._info = info
         self._first = first
         self._last = last
         self._times = times
+        self._progressed = progressed
         self._format = PixelFormat.named(info.working_format)
         self._process: ffmpeg.Process | None = None
         self._messages = ""
@@ -141,6 +153,7 @@ class Decoder:
                 stamps = read_stamps(stamp_lines)
                 # The frame first: FFmpeg may not write its stamp before we have taken it.
                 while (planes := self._read(process.stdout)) and (stamp := next(stamps, None)):
+                    self._progressed()
                     yield stamp[0], planes
                 process.wait()
                 self._messages = process.messages

@@ -128,6 +128,10 @@ class Process:
         return self._popen.stdout
 
     @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
     def messages(self) -> str:
         """The last lines it complained with."""
         return "; ".join(self._messages) or f"it ended with status {self.poll()} and gave no reason"

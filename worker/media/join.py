@@ -17,6 +17,7 @@ import ffmpeg as command_line
 from worker.channel import CHECK_SECONDS, nothing
 from worker.media import ffmpeg
 from worker.media.ffmpeg import MediaError
+from worker.media.moved import Moved
 from worker.media.probe import VideoInfo
 
 # What MP4 players can be relied on to play; other sound becomes AAC.
@@ -40,6 +41,7 @@ def join(
     audio: bool = True,
     in_time: bool = True,
     check: Callable[[], None] = nothing,
+    progressed: Callable[[], None] = nothing,
 ) -> None:
     """Make an MP4 of segments, frame k shown at ``output_times[k]``, the last one until ``end``.
 
@@ -49,7 +51,8 @@ def join(
     source, text and chapters stay out, and the file begins with its first frame.
 
     The picture's clock is such that every time is exact; where that would take more than 10,000,000 ticks a
-    second, times are rounded to one of these. ``check`` is called several times a second and may raise to stop.
+    second, times are rounded to one of these. ``check`` is called several times a second and may raise to stop;
+    ``progressed`` is called when packets or bytes of the file are written.
     Raises MediaError("encode-failed") where the segments do not make up the video.
     """
     # A whole number of milliseconds is exact on every clock in use, FFmpeg's own microseconds among them.
@@ -60,12 +63,20 @@ def join(
     picture = out_path.with_name(f"{out_path.name}.picture.mp4")
     try:
         _join_pictures(
-            segment_paths, [round(moment * clock) for moment in shown], clock, info, picture, check
+            segment_paths,
+            [round(moment * clock) for moment in shown],
+            clock,
+            info,
+            picture,
+            check,
+            progressed,
         )
         command = _muxing(picture, source_path, begin, clock, info, out_path, audio, in_time)
         with ffmpeg.Process(command) as process:
+            moved = Moved(process.pid, progressed)
             while process.poll() is None:
                 check()
+                moved.look()
                 time.sleep(CHECK_SECONDS / 10)
             if process.wait():
                 raise _incomplete(process.messages)
@@ -80,9 +91,10 @@ def _join_pictures(
     info: VideoInfo,
     path: Path,
     check: Callable[[], None],
+    progressed: Callable[[], None],
 ) -> None:
     """Copy the segments' packets into one file; ``ticks`` are the frames' times and the end of the last."""
-    orders = [_display_order(segment) for segment in segments]
+    orders = [_display_order(segment, progressed) for segment in segments]
     if sum(map(len, orders)) != len(ticks) - 1:
         raise _incomplete(f"{sum(map(len, orders))} frames of {len(ticks) - 1} were encoded")
     stamps = iter(_stamps(orders, ticks))
@@ -103,6 +115,7 @@ def _join_pictures(
                     packet.stream, packet.time_base = stream, Fraction(1, clock)
                     packet.pts, packet.dts, packet.duration = next(stamps)
                     joined.mux(packet)
+                    progressed()
 
 
 def _stamps(orders: Sequence[Sequence[int]], ticks: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -131,10 +144,11 @@ def _packets(part: av.container.InputContainer) -> Iterator[av.Packet[Any]]:
     return (packet for packet in part.demux(video=0) if packet.size)
 
 
-def _display_order(segment: Path) -> list[int]:
+def _display_order(segment: Path, progressed: Callable[[], None]) -> list[int]:
     """For each packet in the order of decoding, when it is shown: 0 for the first frame of the segment."""
     with av.open(str(segment)) as part:
         stamps = [packet.pts or 0 for packet in _packets(part)]
+    progressed()
     place = {pts: shown for shown, pts in enumerate(sorted(stamps))}
     return [place[pts] for pts in stamps]
 

@@ -1,0 +1,293 @@
+"""One attempt at a task: it takes the claim, reports progress, learns when to stop, and settles the outcome.
+
+    queue ▶ Relay ▶ Attempt.run ▶ work(attempt)          the work, in `worker.work`, calls `check` and `progressed`
+                        └▶ done | given back | job failed                             `Attempt._settle` decides which
+
+A task may be attempted twice, on any worker, and still happens once: only the attempt whose claim holds is recorded.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from redis.exceptions import RedisError
+
+from dain_core.runtime.memory import FrameTooLargeError
+from service.jobs.machine import Claim, Jobs, Refused, new_token
+from service.jobs.problems import Problem
+from service.jobs.queue import Queue
+from service.jobs.records import Job, Output, State
+from service.settings import Settings
+from service.store.local import Store
+from worker.media.ffmpeg import DISK_FULL, MediaError
+from worker.models import Models
+from worker.relay import Leg, Relay
+from worker.telemetry import Telemetry
+from worker.watchdog import Watch, Watchdog
+
+log = logging.getLogger("dain.worker")
+
+T = TypeVar("T")
+
+NOT_THE_VIDEO = ("encode-failed", "insufficient-storage")  # what another attempt may be spared
+REPORT_SECONDS = 0.5  # between two reports of progress: how soon a cancelled job stops
+RETRY_SECONDS = 1.0  # between two calls of a Redis that is away
+
+
+class Void(Exception):
+    """The task is no longer this attempt's: its job is over (cancelled, say), or another worker has it."""
+
+
+class Drained(Exception):
+    """The worker is to stop: the task goes back to the queue."""
+
+
+@dataclass
+class Runtime:
+    """What every attempt of a worker shares. `worker.main` makes it once."""
+
+    name: str
+    settings: Settings
+    jobs: Jobs
+    queue: Queue
+    store: Store
+    models: Models
+    telemetry: Telemetry
+    watchdog: Watchdog
+    draining: threading.Event
+    stop_after_task: Callable[[], None]
+    relay: Relay = field(default_factory=Relay)
+    #: Errors after which this process can use its GPU no more. They hold on to GPU memory: freeing it would abort us.
+    device_errors: list[Exception] = field(default_factory=list)
+
+    def stop(self, error: Exception) -> None:
+        """End this worker after `error` has cost it its GPU; what else it has in hand goes back to the queue."""
+        log.critical("the GPU is in an unknown state: this worker ends")
+        self.device_errors.append(error)
+        self.draining.set()
+        self.stop_after_task()
+
+
+class Attempt:
+    """One attempt at the task called `task` of a job.
+
+    Attributes that the work may use: `runtime`, `leg`, and from the claim on `claim`, `job` and `scratch`, a private
+    folder that is gone afterwards. `frames` counts the output frames that are made.
+    """
+
+    claim: Claim
+    job: Job
+    scratch: Path
+
+    def __init__(self, runtime: Runtime, job_id: str, task: str, leg: Leg) -> None:
+        self.runtime = runtime
+        self.leg = leg
+        self.frames = 0
+        self._job_id = job_id
+        self._task = task
+        self._is_void = False
+        self._is_waiting = False
+        self._watch = Watch("")
+
+    def run(self, work: Callable[[Attempt], None]) -> None:
+        """Claim the task, do the work and settle the outcome. A task that is not to be had is left alone."""
+        listed = self.runtime.telemetry.in_hand(self._job_id, self._task, lambda: self.frames)
+        watched = self.runtime.watchdog.watch(f"{self._task} of job {self._job_id}")
+        try:
+            with listed, watched as self._watch:
+                if self._take():
+                    self._attempt(work)
+        except (
+            RedisError
+        ) as error:  # once the worker is to stop; the janitor misses the task, and delivers it again
+            log.error("the outcome of %s of job %s is not recorded: %s", self._task, self._job_id, error)
+
+    # -- what the work calls ----------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise `Void` or `Drained` when the work is to stop. To be called several times a second."""
+        if self._is_void:
+            raise Void
+        if self.runtime.draining.is_set():
+            raise Drained
+
+    def progressed(self) -> None:
+        """Say that the work has got on; see `Watch.progressed`."""
+        self._watch.progressed()
+
+    def step(self) -> None:
+        """Say that the work has got on, and `check` whether it is to go on."""
+        self.progressed()
+        self.check()
+
+    def advance(self, frames: int) -> None:
+        """Say that `frames` more output frames are made."""
+        self.frames += frames
+        self.progressed()
+
+    def wait(self) -> None:
+        """Say that this attempt is not to blame for its worker's end until it has its `turn`."""
+        self._is_waiting = True
+        self._report()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have the device alone."""
+        with ExitStack() as turn:
+            with self._watch.paused():  # the task that has the device is under a watch of its own
+                turn.enter_context(self.leg.turn(self.check))
+            self._is_waiting = False
+            self._report()
+            yield
+
+    def complete(self, **results: Mapping[str, Any]) -> None:
+        """Record the task as done, with `results` as `Jobs.complete` takes them, and queue what may start now.
+
+        Raises:
+            Void: the task is no longer this attempt's.
+        """
+        ready = self._insist(lambda: self.runtime.jobs.complete(self.claim, **results))
+        if ready is None:
+            raise Void
+        for task in ready:
+            self._insist(functools.partial(self.runtime.queue.enqueue, self._job_id, task))
+
+    def succeed(self, output: Output) -> None:
+        """Record the job as done.
+
+        Raises:
+            Void: the task is no longer this attempt's.
+        """
+        jobs, claim = self.runtime.jobs, self.claim
+        if not self._insist(lambda: jobs.finish(self._job_id, State.SUCCEEDED, output=output, claim=claim)):
+            raise Void
+
+    # -- the claim --------------------------------------------------------------------------------
+
+    def _take(self) -> bool:
+        runtime, token = self.runtime, new_token()
+        try:
+            self.claim = self._insist(
+                lambda: runtime.jobs.claim(self._job_id, self._task, runtime.name, token)
+            )
+        except Refused as refusal:
+            log.info("%s of job %s is not taken: %s", self._task, self._job_id, refusal.reason)
+            if refusal.reason == "exhausted":
+                self._fail(Problem.attempts_exhausted(self._task, runtime.settings.max_attempts))
+            return False
+        return True
+
+    def _attempt(self, work: Callable[[Attempt], None]) -> None:
+        try:
+            with self._reporting(), self.runtime.store.scratch() as self.scratch:
+                self.job = self.runtime.jobs.get(self._job_id)
+                work(self)
+        except Exception as error:  # the cap on attempts ends what no attempt can do
+            self._settle(error)
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Report progress twice a second. Redis being away does not end the attempt."""
+        over = threading.Event()
+
+        def report_often() -> None:
+            while not self._is_void and not over.wait(REPORT_SECONDS):
+                self._report()
+
+        reporter = threading.Thread(target=report_often, name="report", daemon=True)
+        reporter.start()
+        try:
+            yield
+        finally:
+            over.set()
+            reporter.join()
+
+    def _report(self) -> None:
+        try:
+            self._is_void = not self.runtime.jobs.report(self.claim, self.frames, waiting=self._is_waiting)
+        except RedisError as error:
+            log.warning("progress of %s of job %s is not reported: %s", self._task, self._job_id, error)
+
+    # -- the outcome ------------------------------------------------------------------------------
+
+    def _settle(self, error: Exception) -> None:
+        """Record an attempt that ended without a result."""
+        if isinstance(error, Void):
+            log.info("%s of job %s is no longer ours; dropped", self._task, self._job_id)
+        elif isinstance(error, Drained | RedisError):
+            self._give_back(failed=False)
+        else:
+            self._settle_failure(error)
+
+    def _settle_failure(self, error: Exception) -> None:
+        runtime, number = self.runtime, self.claim.attempt
+        problem, is_final = _judge(error, self.claim)
+        log.warning(
+            "%s of job %s, attempt %d: %s", self._task, self._job_id, number, error, exc_info=not is_final
+        )
+        if _is_lost(runtime.models.device, error):
+            runtime.stop(error)
+        # Where two tasks lose the same GPU, the attempt of one of them is to blame.
+        is_culprit = runtime.device_errors[:1] in ([], [error])
+        if is_final or (is_culprit and number >= runtime.settings.max_attempts):
+            self._fail(problem, self.claim)
+        else:
+            self._give_back(failed=is_culprit)
+
+    def _give_back(self, *, failed: bool) -> None:
+        jobs, queue = self.runtime.jobs, self.runtime.queue
+        if self._insist(lambda: jobs.release(self.claim, failed=failed)):
+            self._insist(lambda: queue.enqueue(self._job_id, self._task))
+
+    def _fail(self, problem: Problem, claim: Claim | None = None) -> None:
+        jobs = self.runtime.jobs
+        if self._insist(lambda: jobs.finish(self._job_id, State.FAILED, error=problem, claim=claim)):
+            log.warning("job %s failed: %s", self._job_id, problem.detail)
+
+    def _insist(self, call: Callable[[], T]) -> T:
+        """The result of `call`, however long Redis is away: an outage loses neither tasks nor finished work.
+
+        A worker that is to stop does not wait: then the call's RedisError is raised.
+        """
+        with self._watch.paused():  # calls of Redis have time limits of their own
+            while True:
+                try:
+                    return call()
+                except RedisError as error:
+                    if self.runtime.draining.is_set():
+                        raise
+                    log.warning("Redis: %s; trying again", error)
+                    time.sleep(RETRY_SECONDS)
+
+
+def _is_lost(device: torch.device, error: Exception) -> bool:
+    """Whether the GPU answers this process no more: so it is after some errors, until the process ends."""
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    try:  # libraries raise errors of their own for the same cause
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
+
+
+def _judge(error: Exception, claim: Claim) -> tuple[Problem, bool]:
+    """The problem to tell the caller of should this be the last attempt, and whether any other would end the same."""
+    if isinstance(error, MediaError):
+        return Problem(error.slug, error.detail), error.slug not in NOT_THE_VIDEO
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Problem("insufficient-storage", DISK_FULL), False
+    if isinstance(error, FrameTooLargeError):  # another worker's GPU may be larger
+        return Problem("limit-exceeded", f"The worker's GPU is too small: {error}."), False
+    return Problem.attempts_exhausted(claim.task, claim.attempt), False
