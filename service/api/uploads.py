@@ -10,9 +10,9 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from email.message import Message
 from pathlib import Path, PurePosixPath
 from typing import Protocol
+from urllib.parse import unquote
 
 import anyio
 from fastapi import Request
@@ -31,6 +31,9 @@ MAX_PARTS = 32
 IDLE_SECONDS = 60.0  # a client that sends nothing for so long has gone, or is holding a connection on purpose
 WRITE_BYTES = MIB  # what is gathered before a thread writes and hashes it
 DEFAULT_FILENAME = "video"
+
+_EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)", re.IGNORECASE)
+_PLAIN_FILENAME = re.compile(r';\s*filename\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s"]+))', re.IGNORECASE)
 
 CHOOSE_A_TYPE = (
     "Send multipart/form-data with the video in the field `file`, "
@@ -180,6 +183,10 @@ class MultipartReader:
             raise invalid_upload("A part of the form has no name.")
         self._name = decoded(self._disposition[b"name"])
         if self._name != "file":
+            if b"filename" in self._disposition and self._name not in Options.model_fields:
+                raise invalid_upload(
+                    f"The form has a file in the field {self._name!r:.100}: put the video into the field `file`."
+                )
             return
         if self._video_seen:
             raise invalid_upload("The form has two parts named `file`; send one video per job.")
@@ -198,9 +205,7 @@ class MultipartReader:
     def _on_part_end(self) -> None:
         if self._name is None or self._name == "file":
             return
-        if self._name in self.fields:
-            raise invalid_upload(f"The field {self._name!r:.100} is given twice.")
-        self.fields[self._name] = decoded(bytes(self._data))
+        add_field(self.fields, self._name, decoded(bytes(self._data)))
 
     def _on_end(self) -> None:
         self._whole = True
@@ -286,24 +291,35 @@ def content_length(request: Request) -> int | None:
 
 
 def query_fields(request: Request) -> dict[str, str]:
-    fields = dict(request.query_params)
-    if len(fields) < len(request.query_params.multi_items()):
-        raise invalid_upload("An option is given twice in the query.")
+    """The options in the query; Problem 400 where one has two values."""
+    fields: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        add_field(fields, name, value)
     return fields
 
 
+def add_field(fields: dict[str, str], name: str, value: str) -> None:
+    """Adds an option to `fields`; Problem 400 where it has another value there.
+
+    Clients that are generated from the OpenAPI description send an option in the query and in the form.
+    """
+    if fields.setdefault(name, value) != value:
+        raise invalid_upload(
+            f"The option {name!r:.100} is given twice, as {fields[name]!r:.100} and as {value!r:.100}; give it once."
+        )
+
+
 def disposition_filename(request: Request) -> str | None:
-    """The name in a Content-Disposition header: RFC 8187's `filename*`, or `filename` in plain UTF-8."""
-    message = Message()
-    message["Content-Disposition"] = (
-        request.headers.get("content-disposition", "").encode("latin-1").decode("utf-8", "replace")
-    )
-    try:
-        return message.get_filename()
-    except (
-        UnicodeError
-    ):  # `filename*` may name any codec, and some have no way to replace what they cannot decode
-        return None
+    """The name in the Content-Disposition header: RFC 8187's `filename*` in UTF-8, else `filename` in plain UTF-8.
+
+    Returns None where the header has no name that can be read.
+    """
+    header = decoded(request.headers.get("content-disposition", "").encode("latin-1"))
+    if extended := _EXTENDED_FILENAME.search(header):
+        return unquote(extended[1], errors="replace")
+    if plain := _PLAIN_FILENAME.search(header):
+        return plain[2] or re.sub(r"\\(.)", r"\1", plain[1] or "")
+    return None
 
 
 def decoded(data: bytes) -> str:

@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 
-from service.api import idempotency, uploads
+from service.api import idempotency, ranges, uploads
 from service.api.deps import JOB_ID, JobDep, Service, ServiceDep
 from service.api.probe import probe
 from service.api.problems import documented
@@ -223,10 +223,10 @@ OutputDep = Annotated[Output, Depends(get_output)]
 
 
 def get_file(output: OutputDep, service: ServiceDep) -> Iterator[Path]:
-    """The result on this machine's disk, until the answer is sent."""
+    """The result as an open file, by a path that stays valid until the answer is sent, even if the job is removed."""
     try:
-        with service.store.fetch(output.key) as path:
-            yield path
+        with service.store.fetch(output.key) as path, path.open("rb") as file:
+            yield Path(f"/proc/self/fd/{file.fileno()}")
     except FileNotFoundError:
         raise expired() from None
 
@@ -243,9 +243,10 @@ def expired() -> Problem:
         200: {"description": "The file, whole.", "content": {"video/mp4": {}}},
         206: {"description": "The ranges asked for."},
         304: {"description": "Not changed: If-None-Match names its ETag, the SHA-256 of its content."},
-        416: {"description": "The range lies outside the file."},
         **documented(
+            "invalid-range",
             "job-not-found",
+            "range-not-satisfiable",
             "job-not-finished",
             "job-failed",
             "job-cancelled",
@@ -259,6 +260,7 @@ def fetch_result(request: Request, output: OutputDep, path: Annotated[Path, Depe
     etag = f'"{output.sha256}"'
     if matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers={"ETag": etag})
+    ranges.settle(request, path.stat().st_size, etag)
     return FileResponse(path, headers={"ETag": etag}, media_type=output.media_type, filename=output.filename)
 
 

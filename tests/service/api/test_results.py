@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
+from fastapi.responses import FileResponse
 
+from service.api.routes import jobs as routes
 from service.jobs.machine import PLAN, Jobs, new_job_id
 from service.jobs.options import Options
 from service.jobs.problems import Problem
@@ -145,10 +149,47 @@ def test_several_ranges(http: httpx.Client, finished: Job) -> None:
     assert CONTENT[:10] in response.content and CONTENT[500:510] in response.content
 
 
-def test_a_range_outside_the_file(http: httpx.Client, finished: Job) -> None:
-    response = http.get(f"/jobs/{finished.id}/result", headers={"Range": "bytes=300000-"})
-    assert response.status_code == 416
+@pytest.mark.parametrize("ranges", ["300000-", "300000-300001,400000-", "-0", f"{'9' * 4000}-"])
+def test_a_range_outside_the_file(ranges: str, http: httpx.Client, finished: Job) -> None:
+    response = http.get(f"/jobs/{finished.id}/result", headers={"Range": f"bytes={ranges}"})
+    problem = assert_problem(response, 416, "range-not-satisfiable")
+    assert "300000 bytes" in problem["detail"]
     assert response.headers["Content-Range"] == "bytes */300000"
+
+
+def test_what_lies_outside_is_left_out(http: httpx.Client, finished: Job) -> None:
+    headers = {"Range": "bytes=0-9, 300000-300009"}
+    response = http.get(f"/jobs/{finished.id}/result", headers=headers)
+    assert (response.status_code, response.content) == (206, CONTENT[:10])
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        "1_0-2_0",
+        "+1-+5",
+        "5-2",
+        "x-y",
+        "",
+        ",",
+        "-",
+        "1-2-3",
+        "1-2,x",
+        "--5",
+        "0x1-0x2",
+        "1 - 2",
+        f"0-{'9' * 5000}",
+    ],
+)
+def test_a_malformed_range(ranges: str, http: httpx.Client, finished: Job) -> None:
+    response = http.get(f"/jobs/{finished.id}/result", headers={"Range": f"bytes={ranges}"})
+    assert "bytes=0-499" in assert_problem(response, 400, "invalid-range")["detail"]
+
+
+@pytest.mark.parametrize("header", ["frames=0-9", "0-9", ""])
+def test_a_range_of_something_else_is_ignored(header: str, http: httpx.Client, finished: Job) -> None:
+    response = http.get(f"/jobs/{finished.id}/result", headers={"Range": header})
+    assert (response.status_code, response.content) == (200, CONTENT)
 
 
 @pytest.mark.parametrize(("tag", "status"), [(ETAG, 206), ('"another"', 200), (f"W/{ETAG}", 200)])
@@ -157,6 +198,8 @@ def test_a_range_of_the_same_file_only(tag: str, status: int, http: httpx.Client
     response = http.get(f"/jobs/{finished.id}/result", headers=headers)
     assert response.status_code == status
     assert response.content == (CONTENT[:10] if status == 206 else CONTENT)
+    response = http.get(f"/jobs/{finished.id}/result", headers=headers | {"Range": "bytes=300000-"})
+    assert response.status_code == (416 if status == 206 else 200)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +246,36 @@ def test_expired(http: httpx.Client, finished: Job, jobs: Jobs) -> None:
 def test_gone_from_the_store(http: httpx.Client, finished: Job, store: Store) -> None:
     store.delete(f"results/{finished.id}")
     assert_problem(http.get(f"/jobs/{finished.id}/result"), 410, "result-expired")
+
+
+def test_a_result_that_is_removed_meanwhile_arrives_whole(
+    http: httpx.Client, finished: Job, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a DELETE comes between the look at the store and the sending."""
+
+    def remove_first(*arguments: Any, **named: Any) -> FileResponse:
+        store.delete(f"results/{finished.id}/")
+        return FileResponse(*arguments, **named)
+
+    monkeypatch.setattr(routes, "FileResponse", remove_first)
+    for headers, part in (({}, CONTENT), ({"Range": "bytes=5-9"}, CONTENT[5:10])):
+        response = http.get(f"/jobs/{finished.id}/result", headers=headers)
+        assert (response.content if response.is_success else response.status_code) in (part, 410)
+    assert http.get(f"/jobs/{finished.id}/result").status_code == 410
+
+
+def test_fetching_and_removing_at_once(
+    http: httpx.Client, make_job: Callable[[], Job], finish: Callable[[str, bytes], None]
+) -> None:
+    for _ in range(20):
+        job = make_job()
+        finish(job.id, CONTENT)
+        with ThreadPoolExecutor(3) as pool:
+            fetched = [pool.submit(http.get, f"/jobs/{job.id}/result") for _ in range(2)]
+            pool.submit(http.delete, f"/jobs/{job.id}").result()
+        for response in (each.result() for each in fetched):
+            assert response.status_code in (200, 404, 410)
+            assert response.status_code != 200 or response.content == CONTENT
 
 
 # -- cancelling and removing ----------------------------------------------------------------------

@@ -85,7 +85,14 @@ def test_content_types_of_a_raw_body(content_type: str | None, http: httpx.Clien
         ("attachment; filename*=UTF-8''caf%C3%A9.mp4", "café.mp4"),
         ('attachment; filename="café.mp4"', "café.mp4"),
         ("attachment; filename*=idna''%ff%fe.mp4", "video"),
-        ("attachment; filename*=unicode_escape''%5Cud800.mp4", "mp4"),
+        ("attachment; filename*=unicode_escape''%5Cud800.mp4", "video"),
+        ("attachment; filename*=UTF-8'en'%ff%fe.mp4; filename=plain.mp4", "��.mp4"),
+        ("attachment; filename=plain.mp4; filename*=UTF-8''caf%C3%A9.mp4", "café.mp4"),
+        ("attachment; filename=plain.mp4;", "plain.mp4"),
+        (r'attachment; filename="a \"b\".mp4"', 'a "b".mp4'),
+        (f"attachment; filename*{'9' * 5000}=x", "video"),
+        ("attachment; filename*=x; filename*0=y; filename*é*=z", "video"),
+        ('attachment; filename="open', "video"),
         ("attachment", "video"),
         (None, "video"),
     ],
@@ -179,7 +186,15 @@ FACTOR = b'--b\r\nContent-Disposition: form-data; name="factor"\r\n\r\n2\r\n'
         (FILE, "before its last boundary"),
         (FILE[:-8], "before its last boundary"),
         (FILE + FILE + b"--b--\r\n", "two parts named `file`"),
-        (FACTOR + FACTOR + FILE + b"--b--\r\n", "'factor' is given twice"),
+        (FACTOR + FACTOR.replace(b"2\r\n", b"3\r\n") + FILE + b"--b--\r\n", "twice, as '2' and as '3'"),
+        (
+            FILE.replace(b'"file"', b'"fil"') + b"--b--\r\n",
+            "file in the field 'fil': put the video into the field `file`",
+        ),
+        (
+            FILE.replace(b'"file"', b'"fil"').replace(b"data", b"d" * 2000) + b"--b--\r\n",
+            "put the video into the field `file`",
+        ),
         (b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n--b--\r\n", "no name"),
         (FACTOR.replace(b"2\r\n", b"2" * 2000 + b"\r\n") + b"--b--\r\n", "more than 1024 bytes"),
         (
@@ -194,9 +209,20 @@ def test_malformed_forms(body: bytes, words: str, http: httpx.Client, debris: De
     assert debris() == []
 
 
-def test_an_option_given_twice_in_the_query(http: httpx.Client) -> None:
+def test_an_option_with_two_values(http: httpx.Client, clip: Path) -> None:
     response = http.post("/jobs?factor=2&factor=3", content=b"x", headers=RAW)
     assert_problem(response, 400, "invalid-upload")
+    file = {"file": ("clip.mp4", clip.read_bytes())}
+    response = http.post("/jobs?model=dain", files=file, data={"model": "dain-lite"})
+    assert "'model' is given twice" in assert_problem(response, 400, "invalid-upload")["detail"]
+
+
+def test_an_option_given_twice_with_one_value(http: httpx.Client, clip: Path) -> None:
+    file = {"file": ("clip.mp4", clip.read_bytes())}
+    response = http.post("/jobs?model=dain&factor=3", files=file, data={"model": "dain", "quality": "20"})
+    assert response.status_code == 202, response.text
+    options = response.json()["options"]
+    assert (options["model"], options["factor"], options["quality"]) == ("dain", 3, 20)
 
 
 @pytest.mark.parametrize(
