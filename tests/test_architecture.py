@@ -17,7 +17,15 @@ ALLOWED = {
     "service": set(),
     "worker": {"service", "dain_core"},
 }
-WITHOUT_TORCH = ["service", "worker/media/probe.py", "worker/schedule.py", "dain_core/runtime/pixels.py"]
+WITHOUT_TORCH = [
+    "service",
+    "worker/media/errors.py",
+    "worker/media/facts.py",
+    "worker/media/probe.py",
+    "worker/media/sandbox.py",
+    "worker/schedule.py",
+    "dain_core/runtime/pixels.py",
+]
 SPEAKS_RQ = {"service/jobs/queue.py"}
 
 

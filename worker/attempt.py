@@ -29,7 +29,8 @@ from service.jobs.queue import Queue
 from service.jobs.records import Job, Output, State
 from service.settings import Settings
 from service.store.local import Store
-from worker.media.ffmpeg import DISK_FULL, MediaError
+from worker.media.errors import MediaError
+from worker.media.ffmpeg import DISK_FULL
 from worker.models import Models
 from worker.relay import Leg, Relay
 from worker.telemetry import Telemetry
@@ -39,7 +40,7 @@ log = logging.getLogger("dain.worker")
 
 T = TypeVar("T")
 
-NOT_THE_VIDEO = ("encode-failed", "insufficient-storage")  # what another attempt may be spared
+NOT_THE_VIDEO = ("encode-failed", "insufficient-storage", "machine-failed")  # what another attempt may be spared
 REPORT_SECONDS = 0.5  # between two reports of progress: how soon a cancelled job stops
 RETRY_SECONDS = 1.0  # between two calls of a Redis that is away
 

@@ -15,8 +15,8 @@ from dain_core.weights.files import WeightsError
 from service.jobs.options import Options
 from service.jobs.problems import Problem
 from worker import pipeline
-from worker.media.ffmpeg import MediaError
-from worker.media.probe import Limits
+from worker.media.errors import MediaError
+from worker.media.sandbox import probe
 from worker.plan import Plan
 
 SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if the command is stopped
@@ -76,7 +76,7 @@ def interpolate(
         raise click.BadParameter("the result is an MP4: give it a name that ends in .mp4", param_hint="OUT")
     try:
         options = Options.parse({name: value for name, value in wanted.items() if value is not None})
-        plan = Plan.make(source, options, limits=Limits(), segment_frames=SEGMENT_FRAMES)
+        plan = Plan.make(source, probe(source), options, segment_frames=SEGMENT_FRAMES)
         interpolator = Interpolator.load(model, device=device, precision=precision)
         _run(plan, source, result, interpolator)
     except (Problem, MediaError) as error:

@@ -1,11 +1,17 @@
-"""A job's plan: what its tasks agree on. Made once, stored as JSON, and enough to make any segment by itself."""
+"""A job's plan: what its tasks agree on. It is made once, stored as JSON, and enough to make any segment by itself.
+
+A plan may be read by another release than the one that made it, while workers are updated. So a reader ignores fields
+that it does not know; a missing field has a default, which means what releases without that field did; ``VERSION``
+rises only where an older reader would make something else of the plan, and a reader refuses a newer version. Nobody
+writes a plan again, so what a reader ignores is not lost.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +19,13 @@ from pathlib import Path
 from service.jobs.options import Options
 from worker import schedule
 from worker.channel import nothing
-from worker.media import probe as media
-from worker.media.probe import Limits, Timeline, VideoInfo
+from worker.media.errors import exceeded
+from worker.media.facts import VideoInfo, check_version
+from worker.media.times import Timeline, frame_times
 from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate
+
+_SEGMENT = [each.name for each in fields(Segment)]
+VERSION = 1  # plans without a version are of version 1, too
 
 
 @dataclass(frozen=True)
@@ -31,23 +41,26 @@ class Plan:
     def make(
         cls,
         source: Path,
+        info: VideoInfo,
         options: Options,
         *,
-        limits: Limits,
         segment_frames: int,
+        max_frames: int | None = None,
         check: Callable[[], None] = nothing,
     ) -> Plan:
-        """Look into `source` and lay out the result, in segments of about `segment_frames` output frames.
+        """Read the times of `source` and lay out the result, in segments of about `segment_frames` output frames.
 
-        `check` is called often where that takes long, and may raise to stop.
+        `info` are the facts that `worker.media.sandbox.probe` found about `source`. `check` is called several times a
+        second, and may raise to stop.
 
         Raises:
-            MediaError: the video cannot be taken.
+            MediaError: the video cannot be read, or the result would have more than `max_frames` frames.
+            MachineError: the machine was too slow for the file's size.
         """
-        info, timeline = media.probe(source, limits), media.frame_times(source, check)
+        timeline = frame_times(source, check)
         whole = cls(info, timeline, options, ())
-        if limits.max_frames is not None and whole.frames > limits.max_frames:
-            raise media.exceeded(f"{whole.frames} frames in the result", f"{limits.max_frames} frames")
+        if max_frames is not None and whole.frames > max_frames:
+            raise exceeded(f"{whole.frames} frames in the result", f"{max_frames} frames")
         source_frames = max(1, round(segment_frames * len(timeline.times) / whole.frames))
         return cls(info, timeline, options, tuple(schedule.segments(whole.schedule, source_frames)))
 
@@ -57,7 +70,7 @@ class Plan:
         return schedule.build(self.timeline.times, self.timeline.end, self._retime())
 
     def _retime(self) -> Retime:
-        """On the source's clock: in slow motion as many times the frames as it lasts longer."""
+        """The rate on the source's clock: slow motion has as many times the frames as it lasts longer."""
         options = self.options
         if options.factor:
             return Factor(options.factor)
@@ -72,7 +85,7 @@ class Plan:
 
     @property
     def frames(self) -> int:
-        """Output frames."""
+        """Number of output frames."""
         return len(self.schedule)
 
     @property
@@ -82,12 +95,12 @@ class Plan:
 
     @property
     def frame_rate(self) -> Fraction:
-        """Of the result; the mean where the source's varies."""
+        """Frames a second of the result; the mean where the source's rate varies."""
         return self.options.rate or self.info.average_rate * (self.options.factor or 1)
 
     @property
     def suffix(self) -> str:
-        """What the result's file name says of it: `2x`, `59.94fps`, `4x-slower`, `4x-slower-60fps`."""
+        """What the name of the result's file says about it: `2x`, `59.94fps`, `4x-slower`, `4x-slower-60fps`."""
         options = self.options
         parts = [f"{options.factor}x"] if options.factor else []
         parts += [f"{float(options.stretch):.4g}x-slower"] if options.speed else []
@@ -95,9 +108,11 @@ class Plan:
         return "-".join(parts)
 
     def to_json(self) -> str:
+        """The plan as it is stored."""
         denominator = math.lcm(*(time.denominator for time in (*self.timeline.times, self.timeline.end)))
         return json.dumps(
             {
+                "version": VERSION,
                 "info": self.info.as_dict(),
                 "unit": str(Fraction(1, denominator)),
                 "times": [int(time * denominator) for time in self.timeline.times],
@@ -109,11 +124,13 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` gave, in this release or another; raises MachineError on a newer version."""
         stored = json.loads(text)
+        check_version("the plan", stored.get("version", VERSION), VERSION)
         unit = Fraction(stored["unit"])
         return cls(
             info=VideoInfo.from_dict(stored["info"]),
             timeline=Timeline([time * unit for time in stored["times"]], stored["end"] * unit),
             options=Options.model_validate(stored["options"]),
-            segments=tuple(Segment(**segment) for segment in stored["segments"]),
+            segments=tuple(Segment(**{name: each[name] for name in _SEGMENT}) for each in stored["segments"]),
         )

@@ -16,7 +16,7 @@ from service.jobs.machine import ASSEMBLE, PLAN, segment_index, segment_name
 from service.jobs.records import Output
 from worker import pipeline
 from worker.attempt import Attempt, Runtime, Void
-from worker.media.probe import Limits
+from worker.media.facts import VideoInfo
 from worker.plan import Plan
 
 _runtime: list[Runtime] = []  # RQ calls tasks by name, with nothing but their arguments
@@ -59,9 +59,10 @@ def _plan(attempt: Attempt) -> None:
     with runtime.store.fetch(job.source) as source:
         made = Plan.make(
             source,
+            VideoInfo.from_dict(job.input),
             options,
-            limits=Limits(settings.max_pixels, settings.max_frames, settings.max_duration_seconds),
             segment_frames=settings.segment_frames,
+            max_frames=settings.max_frames,
             check=attempt.step,
         )
     path = attempt.scratch / "plan.json"

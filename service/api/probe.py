@@ -1,8 +1,7 @@
-"""Is this file a video that can be taken? Asked of the worker's prober, in a process of its own.
+"""Whether an uploaded file is a video that can be taken, and the facts about it.
 
-The file is a stranger's, and demuxers are where such files do their harm. The process gets an empty folder, an empty
-environment, limits on memory, time and output, and is killed with its children when it overstays. Whatever becomes of
-it, the answer is the video's facts or a `Problem`.
+The file is a stranger's. The worker's sandbox (`python -m worker.media.sandbox`) looks into it, in a process with
+limits. The service starts it by name, imports nothing of it, and gives it none of the service's environment.
 """
 
 from __future__ import annotations
@@ -10,12 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import service
@@ -25,105 +23,77 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PROBER = "worker.media.probe"
-WALL_SECONDS = 60.0
-SLOWEST_DISK = 20e6  # bytes/s: the whole file is read
-CPU_SECONDS = 60
-MEMORY_KIB = 4 * 2**20  # address space, which threads and libraries fill faster than memory
-OUTPUT_BLOCKS = 2048  # of 512 bytes: more than any answer needs
+SANDBOX = "worker.media.sandbox"
 PACKAGES = Path(service.__file__).parent.parent
+# The sandbox has time limits of its own. This longer one is for a sandbox that hangs, as on a disk that is gone.
+LEAST_SECONDS = 150.0
+SLOWEST_DISK = 8e6  # bytes a second
+RETRY_SECONDS = "60"
 
-# Limits are set by the shell before Python starts: a hook between fork and exec is not safe in a process with threads.
-LIMITED = (
-    f'ulimit -c 0; ulimit -t {CPU_SECONDS}; ulimit -v {MEMORY_KIB}; ulimit -f {OUTPUT_BLOCKS}; exec "$@"'
-)
 
+def probe(path: Path, settings: Settings, options: Options) -> dict[str, Any]:
+    """The facts about the video at `path`, as `worker.media.facts.VideoInfo` writes them.
 
-def probe(path: Path, folder: Path, settings: Settings, options: Options) -> dict[str, Any]:
-    """The facts of the video at `path`; raises Problem 415 or 422 where it cannot be taken.
-
-    `folder` is for scratch.
+    Raises:
+        Problem: 415 or 422 where the video cannot be taken; 503 where this machine could not find out.
     """
-    output = run_prober(path, folder, settings)
-    try:
-        answer = json.loads(output)
-        if error := answer.get("error"):
-            slug = error["type"] if error["type"] in PROBLEMS else "unreadable-video"
-            raise Problem(slug, error["detail"].replace(str(path), "the file"))
-        video: dict[str, Any] = answer["video"]
-        check_result_frames(video, settings, options)
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        # A process that a file has taken over may print anything.
-        log.warning("the prober answered %r", output[:200], exc_info=True)
-        raise unreadable("looking into it failed") from None
+    answer = look(path, settings)
+    if error := answer.get("error"):
+        slug = error["type"] if error["type"] in PROBLEMS else "unreadable-video"
+        raise machine_failed(error["detail"]) if slug == "machine-failed" else Problem(slug, error["detail"])
+    video: dict[str, Any] = answer["video"]
+    check_result_frames(video, settings, options)
     return video
 
 
-def run_prober(path: Path, folder: Path, settings: Settings) -> bytes:
-    """What the prober printed; raises Problem when it crashed or took too long."""
-    work = folder / "probe"
-    work.mkdir(mode=0o700)
+def look(path: Path, settings: Settings) -> dict[str, Any]:
+    """What the sandbox answers about the file at `path`; raises Problem 503 where it gives no answer."""
     limits = [
         f"--max-pixels={settings.max_pixels}",
         f"--max-frames={settings.max_frames}",
         f"--max-duration={settings.max_duration_seconds}",
     ]
-    python = [sys.executable, "-P", "-s", "-m", PROBER, "probe", *limits, str(path.absolute())]
-    command = ["/bin/sh", "-c", LIMITED, "sh", *python]
-    environment = {
-        "PATH": os.defpath,
-        "PYTHONPATH": str(PACKAGES),
-        "LANG": "C.UTF-8",
-        "OPENBLAS_NUM_THREADS": "1",
-        "HOME": str(work),
-    }
-    with (work / "answer").open("w+b") as answer, (work / "messages").open("w+b") as messages:
-        process = subprocess.Popen(
-            command,
-            cwd=work,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=answer,
-            stderr=messages,
-            start_new_session=True,
-        )
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-s", "-m", SANDBOX, *limits, str(path.absolute())],
+        env={"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LANG": "C.UTF-8", "TMPDIR": gettempdir()},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
         try:
-            status = process.wait(WALL_SECONDS + path.stat().st_size / SLOWEST_DISK)
+            output, messages = process.communicate(timeout=LEAST_SECONDS + path.stat().st_size / SLOWEST_DISK)
         except subprocess.TimeoutExpired:
-            raise unreadable("looking into it took too long") from None
+            raise machine_failed(
+                "Looking into the file took too long: the machine or its disk is too slow."
+            ) from None
         finally:
-            end(process)
-        if status != 0:
-            messages.seek(0)
-            log.warning("the prober ended with %d: %s", status, messages.read(4096).decode(errors="replace"))
-            raise unreadable("looking into it failed")
-        answer.seek(0)
-        return answer.read()
+            process.terminate()  # upon which it ends the process inside
+    if process.returncode == 0:
+        answer: dict[str, Any] = json.loads(output)
+        return answer
+    log.error("%s ended with %d: %s", SANDBOX, process.returncode, messages[-4096:].decode(errors="replace"))
+    raise machine_failed("The part of the service that looks into files does not work.")
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kills whatever is left of the prober's process group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def machine_failed(detail: str) -> Problem:
+    """The service, not the file, is at fault."""
+    return Problem(
+        "machine-failed",
+        f"{detail} The file may be fine: send it again later.",
+        headers={"Retry-After": RETRY_SECONDS},
+    )
 
 
 def check_result_frames(video: dict[str, Any], settings: Settings, options: Options) -> None:
-    """Raises Problem 422 where the result would have too many frames."""
+    """Raise Problem 422 where the result would have too many frames."""
     if options.rate:
         frames = int(Fraction(video["duration"]) * options.stretch * options.rate)
     else:
-        frames = int(int(video["frames"]) * options.stretch * (options.factor or 1))
+        frames = int(video["frames"] * options.stretch * (options.factor or 1))
     if frames > settings.max_frames:
         raise Problem(
             "limit-exceeded",
             f"The result would have {frames} frames; at most {settings.max_frames} are made. "
             "Ask for fewer frames, or send the video in parts.",
         )
-
-
-def unreadable(reason: str) -> Problem:
-    return Problem(
-        "unreadable-video",
-        f"The file cannot be read as a video: {reason}. Check that it plays, or convert it to MP4 (H.264).",
-    )

@@ -43,6 +43,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "queue-full": (429, "Too many jobs are waiting"),
     "redis-unavailable": (503, "The job queue does not answer"),
     "not-ready": (503, "The service cannot take work now"),
+    "machine-failed": (503, "A machine of the service could not do its part"),
     "insufficient-storage": (507, "There is not enough disk space"),
     "internal-error": (500, "Something went wrong on our side"),
 }

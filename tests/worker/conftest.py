@@ -17,7 +17,7 @@ from dain_core.runtime.pixels import PixelFormat
 from service.jobs.options import Options
 from worker import pipeline
 from worker.media import ffmpeg
-from worker.media.probe import Limits
+from worker.media.sandbox import probe
 from worker.plan import Plan
 
 MakeVideo = Callable[..., Path]
@@ -83,7 +83,7 @@ def interpolated(tmp_path: Path, average: Average) -> Interpolate:
     """Takes a video all the way: `interpolated(path, segment_frames=…, **options)`."""
 
     def run(source: Path, segment_frames: int = 1000, **options: object) -> Path:
-        plan = Plan.make(source, Options.parse(options), limits=Limits(), segment_frames=segment_frames)
+        plan = Plan.make(source, probe(source), Options.parse(options), segment_frames=segment_frames)
         parts = [tmp_path / f"{segment_frames}-{k}.mp4" for k in range(len(plan.segments))]
         for k, part in enumerate(parts):
             pipeline.render_segment(plan, k, source, part, average)

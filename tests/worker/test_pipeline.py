@@ -24,7 +24,9 @@ from worker import pipeline
 from worker.channel import Channel, Closed
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
-from worker.media.probe import Limits, MediaError, frame_times, probe
+from worker.media.errors import MediaError
+from worker.media.sandbox import probe
+from worker.media.times import frame_times
 from worker.pipeline import SegmentStats, interpolate
 from worker.plan import Plan
 from worker.schedule import Factor, Retime, TargetRate, build
@@ -210,7 +212,7 @@ def children() -> list[psutil.Process]:
 @pytest.fixture
 def plan(video: MakeVideo) -> Plan:
     source = video("minute.mp4", "-vf", "loop=loop=40:size=15", "-t", "20", *H264)
-    return Plan.make(source, Options.parse({"factor": 2}), limits=Limits(), segment_frames=100000)
+    return Plan.make(source, probe(source), Options.parse({"factor": 2}), segment_frames=100000)
 
 
 @pytest.mark.parametrize("after", [0, 1, 50])

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.worker.conftest import Interpolate, MakeVideo, decoded, packet_times
-from worker.media.probe import frame_times, probe
+from worker.media.sandbox import probe
+from worker.media.times import frame_times
 from worker.schedule import Factor, TargetRate, build
 
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")

@@ -29,6 +29,7 @@ from tests.worker.conftest import Average
 from worker import relay
 from worker import work as tasks
 from worker.attempt import Runtime
+from worker.media.sandbox import probe
 from worker.models import Models
 from worker.plan import Plan
 from worker.telemetry import Telemetry
@@ -77,17 +78,18 @@ class Bench:
     def load(self, name: str) -> Any:
         return Interruptible("dain-lite" if name == "auto" else name)
 
-    def accept(self, source: Path, tmp_path: Path, **options: object) -> Job:
+    def accept(self, source: Path, tmp_path: Path, upload: bytes | None = None, **options: object) -> Job:
+        """A job on `source`; where `upload` is given, that is what the store holds of it meanwhile."""
         job_id = new_job_id()
         copy = tmp_path / "upload"
-        copy.write_bytes(source.read_bytes())
+        copy.write_bytes(source.read_bytes() if upload is None else upload)
         self.store.put(copy, f"uploads/{job_id}")
         job = self.jobs.create(
             job_id,
             source=f"uploads/{job_id}",
             filename=source.name,
             options=Options.parse(options),
-            input={},
+            input=probe(source).as_dict(),
         )
         self.queue.enqueue(job_id, PLAN)
         return job
@@ -305,9 +307,7 @@ def test_the_next_task_begins_shortly_before_the_last_is_through_with_the_device
 
 
 def test_a_video_at_fault_fails_at_once_and_says_why(bench: Bench, clip: Path, tmp_path: Path) -> None:
-    cut = tmp_path / "cut.mp4"
-    cut.write_bytes(clip.read_bytes()[:200])
-    job = bench.accept(cut, tmp_path)
+    job = bench.accept(clip, tmp_path, upload=clip.read_bytes()[:200])
     assert bench.work() == 1
     failed = bench.jobs.get(job.id)
     assert failed.status is State.FAILED and failed.error is not None

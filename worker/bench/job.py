@@ -24,7 +24,7 @@ from dain_core.outputs import OutputFile, writing
 from service.client import Client
 from worker.bench.measure import Picture, Size, between, load, panned, steady
 from worker.media import ffmpeg
-from worker.media.probe import probe
+from worker.media.sandbox import probe
 
 # Everything moves, and a little grain makes it as hard on the codecs as what a camera gives.
 MOTION = "testsrc2=size={width}x{height}:rate=30,scroll=horizontal=0.003:vertical=0.001,noise=alls=4:allf=t"

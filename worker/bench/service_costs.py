@@ -30,7 +30,7 @@ from worker import pipeline
 from worker.bench.fleet import running_redis
 from worker.media import ffmpeg
 from worker.media.encode import Encoder
-from worker.media.probe import Limits
+from worker.media.sandbox import probe
 from worker.plan import Plan
 from worker.schedule import Segment
 
@@ -143,7 +143,8 @@ def measure_plan(folder: Path, frames: int) -> None:
     make = ["-f", "lavfi", "-i", picture, "-preset", "ultrafast", "-pix_fmt", "yuv420p", str(source)]
     subprocess.run([ffmpeg.binary(), "-loglevel", "error", *make], check=True)
     plans: list[Plan] = []
-    planned = timed(lambda: plans.append(Plan.make(source, Options(), limits=Limits(), segment_frames=96)))
+    info = probe(source)
+    planned = timed(lambda: plans.append(Plan.make(source, info, Options(), segment_frames=96)))
     [plan] = plans
     text = plan.to_json()
     print(f"a plan of {plan.frames} frames in {len(plan.segments)} segments: {len(text)} bytes")

@@ -18,7 +18,9 @@ import numpy as np
 from dain_core.runtime.pixels import PixelFormat
 from worker.channel import nothing
 from worker.media import ffmpeg
-from worker.media.probe import VideoInfo, damaged, read_stamps, stamps_output
+from worker.media.errors import damaged
+from worker.media.facts import VideoInfo
+from worker.media.times import read_stamps, stamps_output
 
 Plane = np.ndarray[Any, np.dtype[Any]]
 

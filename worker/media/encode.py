@@ -16,8 +16,8 @@ import numpy as np
 from dain_core.runtime.pixels import PixelFormat
 from worker.media import ffmpeg
 from worker.media.decode import Plane
-from worker.media.ffmpeg import MediaError
-from worker.media.probe import VideoInfo
+from worker.media.errors import MediaError
+from worker.media.facts import VideoInfo
 
 # Encoding must not hold up the network. At 1280x720 and CRF 18 a CPU core encodes some 15 frames a second on this
 # preset, a third more than on x264's default, "medium", at 0.4 dB less; "veryfast" gives away another 1.2 dB.

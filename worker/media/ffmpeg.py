@@ -19,26 +19,14 @@ from typing import IO, Any, Self
 import ffmpeg
 import imageio_ffmpeg
 
-# Demuxers for files of strangers. Playlists (HLS, DASH, concat) are not among them: they open other files.
-FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,yuv4mpegpipe"
-PROTOCOLS = "file"
+from worker.media.errors import MediaError
+from worker.media.sandbox import FORMATS, PROTOCOLS
+from worker.media.sandbox import url as url
 
 DISK_FULL = "The disk ran full while the video was worked on. Make room on it, and try again."
 
 PIPE_BYTES = 1 << 20  # the most that Linux gives to a process without privileges
 MEMORY_BYTES = 16 << 30  # of address space, which a decoder's threads reserve far more of than they use
-
-
-class MediaError(Exception):
-    """A video that cannot be read or written.
-
-    ``slug`` is stable and for programs; ``detail`` says to a person what was wrong and what to do.
-    """
-
-    def __init__(self, slug: str, detail: str) -> None:
-        super().__init__(detail)
-        self.slug = slug
-        self.detail = detail
 
 
 def not_written(done: str, why: str) -> MediaError:
@@ -55,11 +43,6 @@ def binary() -> str:
     Not the system's: versions differ in when sound begins (5.1 puts a transport stream's 0.2 s early).
     """
     return str(imageio_ffmpeg.get_ffmpeg_exe())
-
-
-def url(path: Path) -> str:
-    """The path so that FFmpeg takes no part of it for a protocol or an option."""
-    return f"file:{path.absolute()}"
 
 
 def source(path: Path, **options: Any) -> Any:

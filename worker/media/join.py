@@ -16,9 +16,9 @@ import ffmpeg as command_line
 
 from worker.channel import CHECK_SECONDS, nothing
 from worker.media import ffmpeg
-from worker.media.ffmpeg import MediaError
+from worker.media.errors import MediaError
+from worker.media.facts import VideoInfo
 from worker.media.moved import Moved
-from worker.media.probe import VideoInfo
 
 # What MP4 players can be relied on to play; other sound becomes AAC.
 MP4_AUDIO = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}

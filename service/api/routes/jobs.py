@@ -78,6 +78,7 @@ class Page(BaseModel):
         "limit-exceeded",
         "queue-full",
         "redis-unavailable",
+        "machine-failed",
         "insufficient-storage",
     ),
 )
@@ -108,7 +109,7 @@ async def take(request: Request, service: Service) -> Job:
             if binding := await run_in_threadpool(key.binding):
                 return await run_in_threadpool(replay, service, binding, upload)
             facts = await anyio.to_thread.run_sync(
-                probe, upload.path, folder, service.settings, upload.options, limiter=service.probing
+                probe, upload.path, service.settings, upload.options, limiter=service.probing
             )
             return await run_in_threadpool(accept, service, key, upload, facts)
 

@@ -13,8 +13,10 @@ import pytest
 
 from tests.worker.conftest import MakeVideo, packet_times
 from worker.media import probe as media
-from worker.media.ffmpeg import MediaError
-from worker.media.probe import Limits, VideoInfo, frame_times, probe
+from worker.media.errors import MediaError
+from worker.media.facts import Limits, VideoInfo
+from worker.media.sandbox import probe
+from worker.media.times import frame_times
 
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
 
@@ -178,6 +180,14 @@ def test_a_picture_too_large_is_refused_by_its_header(video: MakeVideo, tmp_path
     path = tmp_path / "huge.gif"
     path.write_bytes(data)
     assert refused(path) == "limit-exceeded"
+
+
+def test_a_picture_too_large_to_open_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "huge.y4m"
+    path.write_bytes(b"YUV4MPEG2 W16384 H16384 F25:1 C420\nFRAME\n" + bytes(1000))
+    with pytest.raises(MediaError, match="16384x16384 pixels; at most 1000 pixels") as caught:
+        probe(path, Limits(max_pixels=1000))
+    assert caught.value.slug == "limit-exceeded"
 
 
 @pytest.mark.parametrize(

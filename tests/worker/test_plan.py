@@ -1,0 +1,60 @@
+"""Plans as they are stored: what another release began is finished by this one."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from service.jobs.options import Options
+from tests.worker.conftest import Average, decoded, packet_times
+from worker import pipeline
+from worker.media.errors import MachineError, MediaError
+from worker.media.sandbox import probe
+from worker.plan import Plan
+
+COMPAT = Path(__file__).parents[1] / "compat"
+PLANS = sorted(COMPAT.glob("*/plan-*.json"))
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_job_that_another_release_began_is_finished(path: Path, tmp_path: Path, average: Average) -> None:
+    """The first segment is the other release's, too."""
+    plan, source = Plan.from_json(path.read_text()), path.with_name("source.mp4")
+    first = path.with_name(f"{path.stem.replace('plan', 'segment')}.mp4")
+    parts = [first, *(tmp_path / f"{index}.mp4" for index in range(1, len(plan.segments)))]
+    for index, part in enumerate(parts[1:], 1):
+        pipeline.render_segment(plan, index, source, part, average)
+    result = tmp_path / "result.mp4"
+    pipeline.assemble(plan, parts, source, result)
+    begin = Fraction(0) if plan.options.speed else plan.timeline.times[0]
+    assert packet_times(result) == [begin + plan.shown(frame.time) for frame in plan.schedule]
+    assert len(decoded(result, "yuv420p")) == plan.frames
+    today = Plan.make(source, probe(source), plan.options, segment_frames=12)
+    assert today == plan
+
+
+def test_a_plan_is_read_as_it_was_written(clip: Path) -> None:
+    plan = Plan.make(clip, probe(clip), Options.parse({"target_fps": "59.94"}), segment_frames=8)
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_what_a_later_release_added_is_ignored(clip: Path) -> None:
+    plan = Plan.make(clip, probe(clip), Options.parse({}), segment_frames=8)
+    stored = json.loads(plan.to_json()) | {"grain": 3}
+    stored["segments"][0]["weight"] = 1
+    read = Plan.from_json(json.dumps(stored))
+    assert (read.schedule[:], read.segments) == (plan.schedule[:], plan.segments)
+
+
+def test_a_plan_of_a_newer_version_is_refused_in_a_sentence(clip: Path) -> None:
+    plan = Plan.make(clip, probe(clip), Options.parse({}), segment_frames=8)
+    with pytest.raises(MachineError, match="newer release wrote the plan .* Update this worker"):
+        Plan.from_json(json.dumps(json.loads(plan.to_json()) | {"version": 2}))
+
+
+def test_too_many_frames_are_refused(clip: Path) -> None:
+    with pytest.raises(MediaError, match="24 frames in the result; at most 23"):
+        Plan.make(clip, probe(clip), Options.parse({}), segment_frames=8, max_frames=23)

@@ -1,0 +1,49 @@
+"""Errors of reading and writing video.
+
+MediaError            a video cannot be read or written; most often the video is at fault
+  MachineError        the machine is at fault: the same video may pass in another attempt, or elsewhere
+"""
+
+from __future__ import annotations
+
+EXPORT_AGAIN = "Check that it plays, or export it again as MP4 (H.264)."
+
+
+class MediaError(Exception):
+    """A video cannot be read or written.
+
+    ``slug`` is stable, for programs. ``detail`` tells a person what was wrong and what to do.
+    """
+
+    def __init__(self, slug: str, detail: str) -> None:
+        super().__init__(detail)
+        self.slug = slug
+        self.detail = detail
+
+
+class MachineError(MediaError):
+    """Work on a video stopped for a reason that says nothing about the video, such as a disk that is too slow.
+
+    Another attempt, or another machine, may get through. ``detail`` names what the operator can look at.
+    """
+
+    SLUG = "machine-failed"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(self.SLUG, detail)
+
+
+def unreadable(reason: str) -> MediaError:
+    """The file is no video, or not one that can be opened."""
+    return MediaError("unreadable-video", f"The file cannot be read as a video: {reason}. {EXPORT_AGAIN}")
+
+
+def damaged(what: str) -> MediaError:
+    """The file is a video, but ``what`` is wrong with its contents."""
+    return MediaError("damaged-video", f"The video is damaged: {what}. {EXPORT_AGAIN}")
+
+
+def exceeded(fact: str, limit: str) -> MediaError:
+    """The video has ``fact`` ("300 frames"), and only ``limit`` ("200 frames") is accepted."""
+    detail = f"The video has {fact}; at most {limit} are accepted. Scale it down or cut it."
+    return MediaError("limit-exceeded", detail)

@@ -1,0 +1,186 @@
+"""The facts about a video: found once, when a job is accepted, and stored with the job and in its plan.
+
+Facts are stored as JSON, and outlive the release that found them. So:
+
+- A reader ignores fields that it does not know, and keeps them: they are written again as they came.
+- A missing field has a default, which means what releases without that field did.
+- ``VERSION`` rises only where an older reader would misunderstand the facts. A reader refuses a newer version.
+
+Nothing here opens a file: see ``worker.media.sandbox``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from typing import Any, Self, TypeVar
+
+from worker.media.errors import MachineError
+
+VERSION = 1  # facts without a version are of version 1, too
+
+Time = TypeVar("Time", int, Fraction)
+
+PLAIN: dict[str, type] = {"int": int, "str": str, "bool": bool}  # by their names in annotations
+_FRACTION = re.compile(r"-?\d{1,40}(/\d{1,40})?", re.ASCII)  # "1e999999999" would be one for `Fraction`, too
+
+UNSPECIFIED = 2  # in the code points of ITU-T H.273, which all colour tags here are
+MAX_PIXELS = 8192 * 4608  # a little more than 8K
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest video that is accepted; None is no limit. ``max_duration`` is in seconds."""
+
+    max_pixels: int = MAX_PIXELS
+    max_frames: int | None = None
+    max_duration: float | None = None
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A record that is stored as JSON by the rules above."""
+
+    more: Mapping[str, Any] = field(
+        default_factory=dict, kw_only=True
+    )  #: fields of a later release, as they came
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """The record in plain JSON types; raises KeyError, TypeError or ValueError where it is not one."""
+        for each in fields(cls):
+            plain = PLAIN.get(str(each.type))
+            if plain and type(stored.get(each.name, each.default)) is not plain:
+                raise TypeError(
+                    f"{each.name} is {stored.get(each.name)!r:.100}, which is no {plain.__name__}"
+                )
+        known = {each.name for each in fields(cls)} - {"more"}
+        more = {name: value for name, value in stored.items() if name not in known}
+        return cls(**{name: value for name, value in stored.items() if name in known}, more=more)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record in plain JSON types; fractions become strings such as "30000/1001"."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "more"}
+        return {**{name: _plain(value) for name, value in values.items()}, **self.more}
+
+
+@dataclass(frozen=True)
+class AudioInfo(Stored):
+    """One sound track."""
+
+    index: int  #: of the stream in the file
+    codec: str
+    channels: int
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class SubtitleInfo(Stored):
+    """One subtitle track."""
+
+    index: int  #: of the stream in the file
+    codec: str
+
+
+@dataclass(frozen=True)
+class VideoInfo(Stored):
+    """The facts about a video. Times are seconds on the file's own clock. Colour tags are code points of H.273.
+
+    >>> VideoInfo.from_dict(info.as_dict()) == info
+    True
+    """
+
+    container: str
+    codec: str
+    stream: int  #: index of the video stream in the file
+    width: int  #: in pixels, of a decoded frame before any rotation
+    height: int
+    pixel_format: str  #: of a decoded frame, by FFmpeg's name
+    working_format: str  #: a name in ``dain_core.runtime.pixels``: the planes that frames are made in
+    frames: int  #: number of packets to be shown; ``worker.media.times`` counts the frames themselves
+    time_base: Fraction
+    start: Fraction  #: when the first of picture and sound begins
+    average_rate: Fraction  #: frames a second
+    duration: Fraction  #: of the picture
+    primaries: int
+    transfer: int
+    matrix: int
+    full_range: bool
+    sample_aspect_ratio: Fraction  #: 1 where the file does not say
+    display_matrix: tuple[int, ...]  #: FFmpeg's nine numbers; empty where frames are shown as they are
+    rotation: int  #: degrees counterclockwise, 0 to 359, that ``display_matrix`` turns the picture by
+    audio: tuple[AudioInfo, ...]
+    subtitles: tuple[SubtitleInfo, ...]
+    version: int = VERSION
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """The facts that ``as_dict`` gave, in this release or another.
+
+        Raises:
+            MachineError: they are of a newer version.
+            KeyError, TypeError, ValueError: they are no facts.
+        """
+        check_version("the video facts", stored.get("version", VERSION), VERSION)
+        rationals = ("time_base", "start", "average_rate", "duration", "sample_aspect_ratio")
+        return super().from_dict(
+            {
+                **stored,
+                **{name: _fraction(stored[name]) for name in rationals},
+                "display_matrix": tuple(stored["display_matrix"]),
+                "audio": tuple(map(AudioInfo.from_dict, stored["audio"])),
+                "subtitles": tuple(map(SubtitleInfo.from_dict, stored["subtitles"])),
+            }
+        )
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the source has no YUV planes. Its frames then get planes by BT.709 in limited range."""
+        import av  # the rest of this module is wanted where no video is opened
+
+        return is_rgb(av.VideoFormat(self.pixel_format))
+
+    @property
+    def color_matrix(self) -> str:
+        """The matrix between YUV and RGB, as ``dain_core.runtime.color`` names it; guessed by size where untagged."""
+        if self.matrix == UNSPECIFIED:
+            return "bt709" if self.width >= 1280 or self.height > 576 else "bt601"
+        return {4: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020", 10: "bt2020"}.get(self.matrix, "bt709")
+
+
+def is_rgb(pixels: Any) -> bool:
+    """Whether a pixel format (an ``av.VideoFormat``) has colours where YUV has planes."""
+    return bool(pixels.is_rgb or pixels.has_palette or pixels.is_bayer)
+
+
+def usual_gap(times: Sequence[Time], alone: Time) -> Time:
+    """How long a last frame of unknown duration is shown: as long as the one before it, or else ``alone``."""
+    return times[-1] - times[-2] if len(times) > 1 else alone
+
+
+def check_version(what: str, version: int, known: int) -> None:
+    """Raise MachineError where ``what`` ("the plan") is of a newer version than the one that is known here."""
+    if version > known:
+        raise MachineError(
+            f"A newer release wrote {what} of this job, in version {version}; this worker reads up to version {known}. "
+            "Update this worker."
+        )
+
+
+def _fraction(text: str) -> Fraction:
+    if not _FRACTION.fullmatch(text):
+        raise ValueError(f"{text!r:.100} is no fraction")
+    return Fraction(text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Stored):
+        return value.as_dict()
+    if isinstance(value, Fraction):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,268 @@
+"""The one way to look into a stranger's file: a process that can do no harm, whatever the file makes of it.
+
+Demuxers and decoders are where such files do their harm. So the service and the worker open no file themselves. They
+ask a process of its own (`worker.media.probe`), which has limits on memory, processor time, output and open files, an
+empty folder that nothing can be put into, and an empty environment. It is killed with its children when it overstays.
+
+    sandbox.probe(path)                           from a worker
+    python -P -m worker.media.sandbox FILE        from the service, which imports nothing of the worker
+
+A question is answered by a verdict on the file, which is final (``MediaError``, or what was asked for), or by nothing
+(``MachineError``). Only what the process itself does counts against the file. A process that was too slow, or that
+something outside ended, says nothing about it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from worker.media.errors import MachineError, MediaError, unreadable
+from worker.media.facts import DEFAULT_LIMITS, MAX_PIXELS, Limits, VideoInfo
+
+T = TypeVar("T")
+
+PROBER = "worker.media.probe"
+PACKAGES = Path(__file__).parents[2]
+
+# Demuxers for files of strangers. Playlists (HLS, DASH, concat) are not among them: they open other files.
+FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,yuv4mpegpipe"
+PROTOCOLS = "file"
+
+MEMORY_BYTES = 4 << 30  # of address space, which threads and libraries fill faster than memory
+OUTPUT_BYTES = 32 << 20  # the times of some millions of frames
+OPEN_FILES = 64
+LEAST_SECONDS = 60.0
+SLOWEST_DISK = 20e6  # bytes a second: a look may read the whole file
+CPU_SHARE = 0.5  # of these seconds: a file that is hard to read uses the processor, a slow disk does not
+LOOK_SECONDS = 0.2  # between two calls of `check`
+HARD_LIMIT_SECONDS = 5  # after SIGXCPU comes SIGKILL
+
+VERDICTS = {"unreadable-video", "unsupported-format", "no-video-stream", "damaged-video", "limit-exceeded"}
+
+# A process that one of these signals ended is the victim of something outside it.
+FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+class _Crashed(Exception):
+    """The process ended itself without an answer."""
+
+
+def url(path: Path) -> str:
+    """``path`` in a form of which FFmpeg takes no part for a protocol or an option."""
+    return f"file:{path.absolute()}"
+
+
+def seconds_for(path: Path) -> float:
+    """How long a look into ``path`` may take: it grows with the file's size."""
+    return LEAST_SECONDS + path.stat().st_size / SLOWEST_DISK
+
+
+def probe(path: Path, limits: Limits = DEFAULT_LIMITS, check: Callable[[], None] = lambda: None) -> VideoInfo:
+    """The facts about the video at ``path``.
+
+    ``check`` is called several times a second, and may raise to stop.
+
+    Raises:
+        MediaError: the file is no video, is damaged, or is beyond ``limits``.
+        MachineError: the machine was too slow, or ended the look.
+    """
+    asked = [
+        f"--{name.replace('_', '-')}={value}" for name, value in vars(limits).items() if value is not None
+    ]
+    return look("probe", path, *asked, read=lambda answer: VideoInfo.from_dict(answer["video"]), check=check)
+
+
+def look(
+    question: str,
+    path: Path,
+    *arguments: str,
+    read: Callable[[dict[str, Any]], T],
+    check: Callable[[], None] = lambda: None,
+) -> T:
+    """Ask ``question`` ("probe", "times") about the file at ``path``; ``read`` makes sense of the prober's answer.
+
+    A process that crashes gets a successor: only what happens twice is laid to the file. Raises as `probe` does.
+    """
+    for is_last in (False, True):
+        try:
+            answer = json.loads(_look(question, path, arguments, check))
+            if error := answer.get("error"):
+                raise _verdict(error["type"], error["detail"].replace(str(path.absolute()), "the file"))
+            return read(answer)
+        except _Crashed as crash:
+            if is_last:
+                raise unreadable(f"reading it failed twice ({crash})") from crash
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+            # A process that a file has taken over may print anything.
+            raise unreadable("reading it gave no sensible answer") from None
+    raise AssertionError
+
+
+def _verdict(slug: str, detail: str) -> MediaError:
+    if slug == MachineError.SLUG:
+        return MachineError(detail)
+    return MediaError(slug if slug in VERDICTS else "unreadable-video", detail)
+
+
+def _look(question: str, path: Path, arguments: Sequence[str], check: Callable[[], None]) -> bytes:
+    """What one process of the prober printed."""
+    seconds = seconds_for(path)
+    inside = [
+        sys.executable,
+        "-P",
+        "-s",
+        "-m",
+        "worker.media.sandbox",
+        "--inside",
+        str(int(seconds * CPU_SHARE)),
+    ]
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LANG": "C.UTF-8"}
+    folder = tempfile.mkdtemp()
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as messages:
+        try:
+            process = subprocess.Popen(
+                [*inside, PROBER, question, *arguments, str(path.absolute())],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=answer,
+                stderr=messages,
+                start_new_session=True,
+            )
+        finally:
+            os.rmdir(folder)  # it stays the process's folder, and nothing can be put into it
+        try:
+            _wait(process, time.monotonic() + seconds, check)
+        except subprocess.TimeoutExpired:
+            raise MachineError(
+                f"Looking into the file took longer than {seconds:.0f} s, which is ample for its size. "
+                "The disk or the machine is too slow or too busy. Try again later."
+            ) from None
+        finally:
+            _end(process)
+        _judge(process.returncode, messages)
+        answer.seek(0)
+        return answer.read()
+
+
+def _wait(process: subprocess.Popen[bytes], until: float, check: Callable[[], None]) -> None:
+    while True:
+        check()
+        try:
+            process.wait(max(0.0, min(LOOK_SECONDS, until - time.monotonic())))
+            return
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= until:
+                raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of the process's group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _judge(status: int, messages: IO[bytes]) -> None:
+    """Raise where a process that ended by ``status`` gave no answer."""
+    if status == 0:
+        return
+    if status < 0:
+        name = signal.Signals(-status).name
+        if -status in FROM_OUTSIDE:
+            raise MachineError(
+                f"The process that looked into the file was ended from outside ({name}). "
+                "The machine may be short of memory, or stopping. Try again."
+            )
+        if -status == signal.SIGXCPU:
+            raise unreadable("reading it takes far too long")
+        raise _Crashed(name)
+    messages.seek(0)
+    lines = messages.read(1 << 16).decode(errors="replace").strip().splitlines()
+    raise MachineError(
+        f"The process that looks into files cannot work here: {lines[-1][:300] if lines else f'status {status}'}. "
+        "Check the installation, and the memory that a process may have."
+    )
+
+
+# -- in the process of its own ------------------------------------------------------------------------
+
+
+def limit_this_process(cpu_seconds: int) -> None:
+    """Bound what this process may use. A lower bound that it came with stays."""
+    limits = {
+        resource.RLIMIT_AS: (MEMORY_BYTES, MEMORY_BYTES),
+        resource.RLIMIT_CPU: (cpu_seconds, cpu_seconds + HARD_LIMIT_SECONDS),
+        resource.RLIMIT_FSIZE: (OUTPUT_BYTES, OUTPUT_BYTES),
+        resource.RLIMIT_NOFILE: (OPEN_FILES, OPEN_FILES),
+        resource.RLIMIT_CORE: (0, 0),
+    }
+    for kind, wanted in limits.items():
+        present = resource.getrlimit(kind)
+        soft, hard = (min(each, key=_height) for each in zip(wanted, present, strict=True))
+        resource.setrlimit(kind, (soft, hard))
+
+
+def _height(limit: int) -> float:
+    return float("inf") if limit == resource.RLIM_INFINITY else limit
+
+
+def is_short_of_memory() -> bool:
+    """Whether this process has less memory than any file may take: then what is too much for it may be fine."""
+    return _height(resource.getrlimit(resource.RLIMIT_AS)[0]) < MEMORY_BYTES
+
+
+def parser(program: str, description: str | None, *questions: str) -> argparse.ArgumentParser:
+    """A parser of one of ``questions``, if there are any, a file, and the limits for it."""
+    made = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    if questions:
+        made.add_argument("question", choices=questions)
+    made.add_argument("file", type=Path)
+    made.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
+    made.add_argument("--max-frames", type=int)
+    made.add_argument("--max-duration", type=float, help="in seconds")
+    return made
+
+
+def read_limits(arguments: argparse.Namespace) -> Limits:
+    """The limits among the arguments of `parser`."""
+    return Limits(**{each.name: getattr(arguments, each.name) for each in fields(Limits)})
+
+
+def main() -> None:
+    """Print the facts about a video as JSON: {"video": …}, or {"error": {"type": slug, "detail": sentence}}."""
+    if sys.argv[1:2] == ["--inside"]:
+        _run_inside(*sys.argv[2:])
+        return
+    asked = parser("worker.media.sandbox", main.__doc__).parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the process inside is ended, too
+    try:
+        answer = {"video": probe(asked.file, read_limits(asked)).as_dict()}
+    except MediaError as error:
+        answer = {"error": {"type": error.slug, "detail": error.detail}}
+    json.dump(answer, sys.stdout)
+
+
+def _run_inside(cpu_seconds: str, program: str, *arguments: str) -> None:
+    limit_this_process(int(cpu_seconds))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores: too much output ends the process
+    sys.argv = [program, *arguments]
+    runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
