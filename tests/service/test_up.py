@@ -1,0 +1,157 @@
+"""`dain up` where it cannot work: it says whose fault that is within seconds, and starts nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from service import up
+from service.settings import Settings
+from tests.api import serve
+
+Up = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Up:
+    """Runs `dain up` with such options and settings, which must fail at once; returns what it says."""
+
+    def run(*options: object, state: Path = tmp_path / "state", **settings: str) -> str:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("DAIN_")}
+        command = [sys.executable, "-m", "service.cli", "up", "--state-dir", str(state), *map(str, options)]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment | settings,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 1, done.stdout
+        assert "Ready" not in done.stdout and "Traceback" not in done.stderr
+        assert not (state / "supervisord.conf").exists()  # nothing was started
+        return done.stderr
+
+    return run
+
+
+def test_a_port_that_another_program_holds(refused: Up) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        words = refused("--port", port)
+    assert f"Port {port} of 127.0.0.1 is taken by another program" in words and "--port" in words
+
+
+def test_a_port_that_another_service_holds(refused: Up, settings: Settings) -> None:
+    with serve(settings) as url:
+        words = refused("--port", url.rpartition(":")[2])
+    assert "taken by another DAIN service" in words
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--host", "192.0.2.1"), "192.0.2.1, which is no address of this machine"),
+        (("--host", "no such host"), "which is no address"),
+    ],
+)
+def test_an_address_that_is_not_this_machines(options: tuple[str, ...], words: str, refused: Up) -> None:
+    assert words in refused("--port", 0, *options)
+
+
+def test_a_port_for_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as root, who may listen on any port."""
+
+    def forbid(self: socket.socket, address: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", forbid)
+    with pytest.raises(click.ClickException, match="Port 80 of 127.0.0.1 is for root alone.*1024"):
+        up.claim_port("127.0.0.1", 80)
+
+
+def test_a_state_folder_that_is_none(refused: Up, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for state in (tmp_path / "file", tmp_path / "file" / "state", Path("/proc/none/state")):
+        words = refused("--port", 0, state=state)
+        assert str(state) in words and "--state-dir" in words
+
+
+def test_a_redis_that_does_not_answer_is_named_without_its_password(refused: Up) -> None:
+    words = refused("--port", 0, DAIN_REDIS_URL="redis://:s3cret@127.0.0.1:9/0")
+    assert "The Redis of DAIN_REDIS_URL, 127.0.0.1:9, does not answer" in words and "s3cret" not in words
+    assert "no Redis URL" in refused("--port", 0, DAIN_REDIS_URL="http://:s3cret@127.0.0.1/")
+
+
+def test_a_free_port_is_taken_where_any_will_do() -> None:
+    assert up.claim_port("127.0.0.1", 0) > 0 and up.claim_port("localhost", 0) > 0
+
+
+def test_another_service_is_not_taken_for_ours(settings: Settings) -> None:
+    with serve(settings) as url:
+        missing = up.what_is_missing(url, "our token", settings)
+        assert missing is not None and "another DAIN service" in missing
+        ours = up.what_is_missing(url, up._instance_at(url) or "", settings)
+        assert ours == "workers: none is running."
+
+
+def test_a_silent_api_is_explained_by_its_log(settings: Settings) -> None:
+    (settings.state_dir / "logs").mkdir(parents=True)
+    log = settings.state_dir / "logs" / "api.log"
+    log.write_text("Traceback (most recent call last):\n  File\nValueError: store_url is 's3'\nExiting.\n")
+    missing = up.what_is_missing("http://127.0.0.1:9", "token", settings)
+    assert missing is not None and str(log) in missing and missing.endswith("ValueError: store_url is 's3'")
+
+
+def test_a_full_disk_is_one_sentence(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    code = """
+from supervisor.loggers import getLogger, handle_file
+logger = getLogger()
+handle_file(logger, "/dev/full", "%(message)s\\n")
+for number in range(3):
+    logger.info(f"line {number}")
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True).stderr
+    assert printed.count(b"Traceback") == 3
+    up.relay_errors(io.BytesIO(printed + b"Error: something else\n"), settings)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[1] == "Error: something else"
+    assert re.match(rf"The disk of {settings.state_dir} is full: .* Make room\.", said[0])
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "dain-left"
+    left.mkdir()
+    (tmp_path / "lock").write_text(str(left))
+    with up._only_one(tmp_path) as (_, runtime_dir):
+        assert not left.exists() and runtime_dir.is_dir()
+        assert (tmp_path / "lock").read_text() == str(runtime_dir)
+        with pytest.raises(click.ClickException, match="is running"), up._only_one(tmp_path):
+            pass
+    assert not runtime_dir.exists()
+
+
+@pytest.mark.parametrize(("host", "exposed"), [("0.0.0.0", True), ("::", True), ("10.0.0.1", True), ("dain", True),
+                                               ("127.0.0.1", False), ("::1", False), ("localhost", False)])  # fmt: skip
+def test_listening_beyond_this_machine_is_warned_of(host: str, exposed: bool) -> None:
+    warning = Settings(host=host).exposure
+    assert (warning is not None) is exposed
+    assert warning is None or (host in warning and "no login" in warning)
+
+
+def test_modules_in_the_current_folder_stand_in_for_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service" / "__init__.py").write_text("raise SystemExit('a stranger')")
+    (tmp_path / "worker.py").write_text("raise SystemExit('a stranger')")
+    command = [*up.PYTHON, "service.bound", *up.PYTHON, "worker.main", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
