@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from service.jobs.options import Options
+from service.api.options import RequestedOptions
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +20,7 @@ def test_every_setting_is_in_the_table_in_its_own_words() -> None:
 
 
 def test_every_option_is_in_the_table() -> None:
-    for name in Options.model_fields:
+    for name in RequestedOptions.model_fields:
         assert f"| `{name}` |" in README
 
 

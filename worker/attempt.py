@@ -13,7 +13,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +26,9 @@ from dain_core.runtime.memory import FrameTooLargeError
 from service.jobs.machine import Claim, Jobs, Refused, new_token
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
-from service.jobs.records import Job, Output, State
+from service.jobs.records import Job, Output, State, UnreadableRecord
 from service.settings import Settings
-from service.store.local import Store
+from service.store import Store, StoreDamaged
 from worker.media.errors import MediaError
 from worker.media.ffmpeg import DISK_FULL
 from worker.models import Models
@@ -151,7 +151,7 @@ class Attempt:
             self._report()
             yield
 
-    def complete(self, **results: Mapping[str, Any]) -> None:
+    def complete(self, **results: Any) -> None:
         """Record the task as done, with `results` as `Jobs.complete` takes them, and queue what may start now.
 
         Raises:
@@ -291,4 +291,8 @@ def _judge(error: Exception, claim: Claim) -> tuple[Problem, bool]:
         return Problem("insufficient-storage", DISK_FULL), False
     if isinstance(error, FrameTooLargeError):  # another worker's GPU may be larger
         return Problem("limit-exceeded", f"The worker's GPU is too small: {error}."), False
+    if isinstance(error, StoreDamaged):
+        return Problem("stored-file-damaged", str(error)), False
+    if isinstance(error, UnreadableRecord):  # a worker of another version may be able to read it
+        return error.problem, False
     return Problem.attempts_exhausted(claim.task, claim.attempt), False

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 from rich.console import Console
@@ -12,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dain_core.outputs import OutputFile
 from dain_core.runtime.engine import Interpolator
 from dain_core.weights.files import WeightsError
-from service.jobs.options import Options
-from service.jobs.problems import Problem
+from service.jobs.options import ModelName, Options, parse_rate, parse_speed, settle_rate
 from worker import pipeline
 from worker.media.errors import MediaError
 from worker.media.sandbox import probe
@@ -22,14 +24,42 @@ from worker.plan import Plan
 SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if the command is stopped
 
 
+class Exact(click.ParamType):
+    """A number that `parse` reads as a fraction; its ValueError says what is wrong."""
+
+    def __init__(self, name: str, parse: Callable[[object], Fraction]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return str(self._parse(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("result", metavar="OUT", type=OutputFile())
-@click.option("--factor", metavar="N", help="Frames per source frame, 2 to 16.  [default: 2]")
-@click.option("--target-fps", metavar="RATE", help="Frame rate instead of a factor: 60, 59.94, 60000/1001.")
-@click.option("--speed", metavar="SPEED", help="Slow motion, without sound: 0.5, 1/3, down to 1/16.")
+@click.option(
+    "--factor",
+    type=click.IntRange(2, 16),
+    metavar="N",
+    help="Frames per source frame, 2 to 16.  [default: 2]",
+)
+@click.option(
+    "--target-fps",
+    type=Exact("rate", parse_rate),
+    help="Frame rate instead of a factor: 60, 59.94, 60000/1001.",
+)
+@click.option(
+    "--speed",
+    type=Exact("speed", parse_speed),
+    help="Slow motion, without sound: 0.5, 1/3, down to 1/16.",
+)
 @click.option(
     "--model",
+    type=click.Choice(get_args(ModelName)),
     default="auto",
     show_default=True,
     help="Network that interpolates: dain, dain-lite, or auto: dain on a GPU, dain-lite on a CPU.",
@@ -41,9 +71,16 @@ SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if 
     show_default=True,
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--quality", default=18, show_default=True, help="H.264 CRF: 0 (lossless) to 51 (worst).")
+@click.option(
+    "--quality",
+    type=click.IntRange(0, 51),
+    default=18,
+    show_default=True,
+    help="H.264 CRF: 0 (lossless) to 51 (worst).",
+)
 @click.option(
     "--scene-threshold",
+    type=click.FloatRange(0, 1),
     default=0.3,
     show_default=True,
     help="How different two frames are at a cut, where nothing is blended: 0 to 1; 1 finds none.",
@@ -52,7 +89,7 @@ SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if 
 def interpolate(
     source: Path,
     result: Path,
-    factor: str | None,
+    factor: int | None,
     target_fps: str | None,
     speed: str | None,
     model: str,
@@ -75,11 +112,11 @@ def interpolate(
     if result.suffix.lower() not in {".mp4", ".m4v"}:
         raise click.BadParameter("the result is an MP4: give it a name that ends in .mp4", param_hint="OUT")
     try:
-        options = Options.parse({name: value for name, value in wanted.items() if value is not None})
+        options = Options(**settle_rate(wanted))
         plan = Plan.make(source, probe(source), options, segment_frames=SEGMENT_FRAMES)
         interpolator = Interpolator.load(model, device=device, precision=precision)
         _run(plan, source, result, interpolator)
-    except (Problem, MediaError) as error:
+    except MediaError as error:
         raise click.ClickException(error.detail) from error
     except (WeightsError, ValueError) as error:
         raise click.ClickException(str(error)) from error

@@ -30,7 +30,7 @@ from service.jobs.machine import Jobs
 from service.jobs.queue import Queue, WarmWorker
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings, read_settings
-from service.store.local import Store
+from service.store import open_store
 from worker import work
 from worker.attempt import Runtime
 from worker.models import Models
@@ -104,7 +104,7 @@ def run(settings: Settings) -> int:
         settings=settings,
         jobs=Jobs.from_settings(redis, settings),
         queue=Queue(redis),
-        store=Store.from_settings(settings),
+        store=open_store(settings.store_url),
         models=models,
         telemetry=telemetry,
         watchdog=watchdog,

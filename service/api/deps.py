@@ -17,10 +17,10 @@ from redis.retry import Retry
 from service.jobs.machine import Jobs
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
-from service.jobs.records import Job
+from service.jobs.records import DEFAULT_OWNER, Job
 from service.jobs.workers import Workers
 from service.settings import Settings
-from service.store.local import Store
+from service.store import Store, open_store
 
 REDIS_CONNECT_SECONDS = 2.0
 REDIS_REPLY_SECONDS = 5.0
@@ -51,7 +51,7 @@ class Service:
         return cls(
             settings=settings,
             redis=redis,
-            store=Store.from_settings(settings),
+            store=open_store(settings.store_url),
             jobs=Jobs.from_settings(redis, settings),
             queue=Queue(redis),
             workers=Workers(redis, ttl_seconds=settings.worker_ttl_seconds),
@@ -75,7 +75,7 @@ def get_job(job_id: str, service: ServiceDep) -> Job:
     """The job in the path; Problem 404 where there is none, or can be none by that id."""
     if not JOB_ID.fullmatch(job_id):
         raise Problem.job_not_found(job_id[:100])
-    return service.jobs.get(job_id)
+    return service.jobs.show(job_id, owner=DEFAULT_OWNER)
 
 
 JobDep = Annotated[Job, Depends(get_job)]

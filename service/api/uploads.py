@@ -21,6 +21,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
+from service.api.options import parse_options
 from service.jobs.options import Options
 from service.jobs.problems import Problem
 
@@ -190,7 +191,7 @@ class MultipartReader:
             return
         if self._video_seen:
             raise invalid_upload("The form has two parts named `file`; send one video per job.")
-        Options.parse(self.fields)  # refuses what is wrong already before the video is sent, not after
+        parse_options(self.fields)  # refuses what is wrong already before the video is sent, not after
         self._video_seen = True
         self.filename = decoded(self._disposition.get(b"filename", b""))
 
@@ -222,7 +223,7 @@ async def receive(request: Request, path: Path, *, max_bytes: int, check_space: 
     try:
         reader = choose_reader(request, video)
         if isinstance(reader, RawReader):
-            Options.parse(reader.fields)
+            parse_options(reader.fields)
         async for chunk in _chunks(request, max_bytes + MULTIPART_OVERHEAD):
             reader.feed(chunk)
             if video.is_due:
@@ -233,7 +234,7 @@ async def receive(request: Request, path: Path, *, max_bytes: int, check_space: 
         await run_in_threadpool(video.flush)
     finally:
         video.close()
-    options = Options.parse(reader.fields)
+    options = parse_options(reader.fields)
     return Upload(path, video.size_bytes, video.sha256(), clean_filename(reader.filename), options)
 
 

@@ -22,7 +22,7 @@ from service.jobs.queue import Queue
 from service.jobs.records import State
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import read_settings
-from service.store.local import Store
+from service.store import Store, open_store
 
 log = logging.getLogger("dain.janitor")
 
@@ -128,7 +128,7 @@ def main() -> None:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     redis = Redis.from_url(settings.require_redis_url)
-    jobs, store = Jobs.from_settings(redis, settings), Store.from_settings(settings)
+    jobs, store = Jobs.from_settings(redis, settings), open_store(settings.store_url)
     workers = Workers(redis, ttl_seconds=settings.worker_ttl_seconds)
     janitor = Janitor(jobs, Queue(redis), workers, store, record_ttl_seconds=settings.record_ttl_seconds)
     stop = threading.Event()

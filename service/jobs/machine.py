@@ -1,4 +1,4 @@
-"""The job record and its state machine, in Redis.
+"""The state machine of jobs and their tasks, in Redis.
 
 A job is cut into tasks: `plan`, then `segment-0` … `segment-n`, then `assemble`. The tasks' own records here
 are the truth about what has been done; the queue only carries their names and may lose or repeat them.
@@ -6,9 +6,10 @@ are the truth about what has been done; the queue only carries their names and m
     job    queued ──▶ running ──▶ succeeded | failed | cancelled        the first terminal state wins
     task   queued ──▶ running ──▶ done                                  running ──▶ queued when an attempt ends early
 
-Every change that depends on the present state is one Lua script, so that two processes can never both make
-it. An attempt at a task holds a token; what it reports under an old token is refused, so a worker that was
-taken for dead and comes back changes nothing.
+Every change is one Lua script of the folder `lua`, so that two processes can never both make it. A script that
+changes a job's state appends an event to a stream; see `service.jobs.events`. An attempt at a task holds a token.
+What a worker reports under an old token is refused, so a worker that was taken for dead and comes back changes
+nothing.
 """
 
 from __future__ import annotations
@@ -16,19 +17,30 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
 
-from service.jobs import scripts
+from service.errors import DainError
 from service.jobs.options import Options
 from service.jobs.problems import Problem
-from service.jobs.records import Job, Output, State, job_from_fields
+from service.jobs.records import (
+    DEFAULT_OWNER,
+    STORED_STATES,
+    VERSION,
+    Job,
+    Output,
+    State,
+    UnreadableRecord,
+    read_job,
+)
 from service.jobs.workers import text, worker_key
 from service.settings import Settings
+from service.store import Stored
 
 PLAN = "plan"
 ASSEMBLE = "assemble"
@@ -45,7 +57,7 @@ class Claim:
     attempt: int
 
 
-class Refused(Exception):
+class Refused(DainError):
     """A task was not handed out: `reason` is gone (job over), done, busy (a live worker has it) or exhausted."""
 
     def __init__(self, reason: str):
@@ -54,13 +66,13 @@ class Refused(Exception):
 
 
 def new_job_id() -> str:
-    """28 hex digits that sort by time of creation: milliseconds, 65536ths of one, then 48 random bits."""
+    """28 hex digits: milliseconds since the epoch by this machine's clock, 65536ths of one, then 48 random bits."""
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     return f"{milliseconds:012x}{rest * 65536 // 1_000_000:04x}{secrets.token_hex(6)}"
 
 
 def new_token() -> str:
-    """What an attempt at a task proves itself by."""
+    """The secret that proves an attempt at a task."""
     return secrets.token_hex(8)
 
 
@@ -89,13 +101,23 @@ def state_key(state: State) -> str:
     return f"dain:jobs:{state.value}"
 
 
-Arguments = list[bytes | str | int | float]  # of a script
+Arguments = list[str | int | float]  # of a script
 
 ALL = "dain:jobs"
+EVENTS = "dain:events"  # the stream; see `service.jobs.events`
 FINISHED = "dain:finished"  # scored by time of finishing
+LAST_ID = "dain:last_id"  # of a job
 RESULTS = "dain:results"  # jobs with a result in the store, scored by when it expires
 UNCLEAN = "dain:unclean"  # finished jobs whose upload and segments are still in the store
 COUNTERS = "dain:counters"
+
+_FOLDER = files("service.jobs") / "lua"
+_COMMON = (_FOLDER / "common.lua").read_text()
+SCRIPTS = {
+    file.name.removesuffix(".lua"): _COMMON + file.read_text()
+    for file in _FOLDER.iterdir()
+    if file.name.endswith(".lua") and file.name != "common.lua"
+}
 
 
 class Jobs:
@@ -112,7 +134,7 @@ class Jobs:
         self._segments_in_flight = segments_in_flight
         self._max_attempts = max_attempts
         self._result_ttl = result_ttl_seconds
-        self._scripts = {name: redis.register_script(text) for name, text in scripts.ALL.items()}
+        self._scripts = {name: redis.register_script(source) for name, source in SCRIPTS.items()}
 
     @classmethod
     def from_settings(cls, redis: Redis, settings: Settings) -> Jobs:
@@ -125,6 +147,10 @@ class Jobs:
 
     # -- what the API does ------------------------------------------------------------------------
 
+    def new_id(self) -> str:
+        """An id for a job: above every id before it, even where the clock was set back."""
+        return text(self._call("next_id", new_job_id(), [LAST_ID], []))
+
     def create(
         self,
         job_id: str,
@@ -133,40 +159,64 @@ class Jobs:
         filename: str,
         options: Options,
         input: Mapping[str, Any],
+        facts: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
+        source_sha256: str | None = None,
+        owner: str = DEFAULT_OWNER,
         also: Callable[[Pipeline], None] | None = None,
     ) -> Job:
-        """Record an accepted job with its plan task waiting; `also` adds commands to the same transaction."""
-        now = time.time()
-        record: dict[Any, Any] = {
-            "state": State.QUEUED.value,
-            "created_at": now,
+        """Record an accepted job with its plan task waiting.
+
+        Args:
+            source: the upload's key in the store; `source_sha256` is its hash, which each reader checks.
+            input: the facts about the upload that callers see.
+            facts: everything that the prober found, for the worker that plans.
+            notes: sentences that name what of the input will not come through.
+            also: adds commands to the same transaction.
+        """
+        record: dict[str, str] = {
+            "version": str(VERSION),
+            "owner": owner,
             "source": source,
             "filename": filename,
             "options": options.model_dump_json(),
             "input": json.dumps(dict(input)),
+            "facts": json.dumps(dict(facts or {})),
         }
+        if source_sha256 is not None:
+            record["source_sha256"] = source_sha256
+        keys = [task_key(job_id, PLAN), job_key(job_id, "active"), ALL, state_key(State.QUEUED), COUNTERS]
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(job_key(job_id), mapping=record)
-            pipe.hset(task_key(job_id, PLAN), mapping={"state": "queued", "queued_at": now})
-            pipe.sadd(job_key(job_id, "active"), PLAN)
-            pipe.zadd(ALL, {job_id: 0})
-            pipe.zadd(state_key(State.QUEUED), {job_id: 0})
-            pipe.hincrby(COUNTERS, "jobs_accepted")
+            self._call("create", job_id, keys, [json.dumps(record), json.dumps(list(notes))], client=pipe)
             if also is not None:
                 also(pipe)
             pipe.execute()
         return self.get(job_id)
 
-    def get(self, job_id: str) -> Job:
-        """The job as it stands; a 404 `Problem` when there is none."""
+    def get(self, job_id: str, *, owner: str | None = None) -> Job:
+        """The job as it stands, for whoever works on it. With `owner`, another owner's job counts as absent.
+
+        Raises:
+            Problem: 404 `job-not-found`.
+            UnreadableRecord: this version cannot read all of the job's record.
+        """
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(job_key(job_id))
             pipe.smembers(job_key(job_id, "active"))
             pipe.zrank(state_key(State.QUEUED), job_id)
             fields, active, rank = pipe.execute()
-        if not fields:
+        if not fields or (
+            owner is not None and fields.get(b"owner", DEFAULT_OWNER.encode()) != owner.encode()
+        ):
             raise Problem.job_not_found(job_id)
-        return job_from_fields(job_id, _text(fields), rank, self._frames_in_hand(job_id, active))
+        return read_job(job_id, _text(fields), rank, self._frames_in_hand(job_id, active))
+
+    def show(self, job_id: str, *, owner: str | None = None) -> Job:
+        """As `get`, for whoever only shows the job: what cannot be read of it is a default, and `error` says so."""
+        try:
+            return self.get(job_id, owner=owner)
+        except UnreadableRecord as error:
+            return error.job
 
     def page(
         self, status: State | None = None, cursor: str | None = None, limit: int = 50
@@ -175,29 +225,23 @@ class Jobs:
         key = state_key(status) if status else ALL
         upper = f"({cursor}" if cursor else "+"
         ids = [text(raw) for raw in self._redis.zrevrangebylex(key, upper, "-", start=0, num=limit + 1)]
-        jobs = [job for job in map(self._get_if_there, ids[:limit]) if job]
+        jobs = [job for job in map(self._show_if_there, ids[:limit]) if job]
         return jobs, ids[limit - 1] if len(ids) > limit else None
 
     def cancel(self, job_id: str) -> Job:
         """End a live job as cancelled; a job that is over stays as it is. Workers stop at their next check."""
-        self.get(job_id)
+        self.show(job_id)
         self.finish(job_id, State.CANCELLED)
-        return self.get(job_id)
+        return self.show(job_id)
 
     def delete(self, job_id: str) -> None:
         """Forget a job that is over.
 
-        Its upload and segments go with the next sweep; its result is the caller's to remove.
+        The next sweep removes its upload and segments; the caller removes its result.
         """
-        keys = [job_key(job_id), job_key(job_id, "active"), *self._task_keys(job_id)]
-        with self._redis.pipeline(transaction=True) as pipe:
-            for state in State:
-                pipe.zrem(state_key(state), job_id)
-            for index in (ALL, FINISHED, RESULTS):
-                pipe.zrem(index, job_id)
-            pipe.sadd(UNCLEAN, job_id)
-            pipe.delete(*keys)
-            pipe.execute()
+        indexes = [ALL, FINISHED, RESULTS, *map(state_key, STORED_STATES)]
+        keys = [job_key(job_id, "active"), UNCLEAN, *indexes]
+        self._call("delete", job_id, keys, [job_key(job_id, "task:")])
 
     def longest_wait(self) -> float:
         """Seconds since the first job in the line was accepted; 0 when nobody waits."""
@@ -207,9 +251,9 @@ class Jobs:
     def counts(self) -> dict[str, int]:
         """Jobs now in each state."""
         with self._redis.pipeline(transaction=False) as pipe:
-            for state in State:
+            for state in STORED_STATES:
                 pipe.zcard(state_key(state))
-            return dict(zip([state.value for state in State], pipe.execute(), strict=True))
+            return dict(zip([state.value for state in STORED_STATES], pipe.execute(), strict=True))
 
     def counters(self) -> dict[str, float]:
         """Totals that only grow: `jobs_accepted`, `jobs_<outcome>`, `frames`, `attempts_failed`, `seconds_<stage>`."""
@@ -218,20 +262,21 @@ class Jobs:
     # -- what a worker does -----------------------------------------------------------------------
 
     def claim(self, job_id: str, task: str, worker: str, token: str | None = None) -> Claim:
-        """Take a task; `Refused` when it is not to be had.
+        """Take a task.
 
-        Whoever calls again after an error gives the same `new_token` again: the first call may have had its way.
+        Whoever calls again after an error gives the same `new_token` again: Redis may have run the first call.
+
+        Raises:
+            Refused: the task is not to be had.
         """
         token = token or new_token()
         keys = [
-            job_key(job_id),
             task_key(job_id, task),
             job_key(job_id, "active"),
             state_key(State.QUEUED),
             state_key(State.RUNNING),
         ]
-        arguments: Arguments = [job_id, task, worker, token, time.time(), self._max_attempts, worker_key("")]
-        reply = self._scripts["claim"](keys=keys, args=arguments)
+        reply = self._call("claim", job_id, keys, [task, worker, token, self._max_attempts, worker_key("")])
         if isinstance(reply, bytes):
             raise Refused(text(reply))
         return Claim(job_id, task, token, int(reply))
@@ -241,8 +286,9 @@ class Jobs:
 
         `waiting` is an attempt that has not begun what could harm its worker: it is not charged for the worker's end.
         """
-        keys = [job_key(claim.job_id), task_key(claim.job_id, claim.task)]
-        return bool(self._scripts["report"](keys=keys, args=[claim.token, frames, time.time(), int(waiting)]))
+        keys = [task_key(claim.job_id, claim.task), job_key(claim.job_id, "active")]
+        arguments: Arguments = [claim.token, frames, int(waiting), job_key(claim.job_id, "task:")]
+        return bool(self._call("report", claim.job_id, keys, arguments))
 
     def complete(
         self,
@@ -251,26 +297,39 @@ class Jobs:
         task: Mapping[str, Any] | None = None,
         job: Mapping[str, Any] | None = None,
         add: Mapping[str, float] | None = None,
+        notes: Sequence[str] = (),
     ) -> list[str] | None:
         """Record a task as done and return the tasks that may start now; None when the claim is void.
 
-        `task` and `job` are fields to set, `add` numbers to add to the job's and the service's totals.
+        `task` and `job` are fields to set, `add` numbers to add to the job's and the service's totals, `notes`
+        sentences to add to the job's. A segment gives its file as `task=stored.as_fields()`; the plan gives its file
+        as the job's fields `plan` and `plan_sha256`.
         """
         job_id = claim.job_id
-        keys = [job_key(job_id), task_key(job_id, claim.task), job_key(job_id, "active"), COUNTERS]
-        arguments: Arguments = [claim.token, claim.task, time.time(), self._segments_in_flight]
+        keys = [task_key(job_id, claim.task), job_key(job_id, "active"), COUNTERS]
+        arguments: Arguments = [claim.token, claim.task, self._segments_in_flight]
         arguments += [
             job_key(job_id, "task:"),
             *(json.dumps(dict(values or {})) for values in (task, job, add)),
+            json.dumps(list(notes)),
         ]
-        reply = self._scripts["complete"](keys=keys, args=arguments)
+        reply = self._call("complete", job_id, keys, arguments)
         return None if reply is None else [text(name) for name in reply]
+
+    def redo(self, claim: Claim, segments: Iterable[str]) -> bool:
+        """Have damaged segments made again before the claimed task, which starts anew after them.
+
+        The caller queues the segments. False: the claim is void. The attempt counts.
+        """
+        job_id = claim.job_id
+        keys = [task_key(job_id, claim.task), job_key(job_id, "active")]
+        arguments: Arguments = [claim.token, claim.task, job_key(job_id, "task:"), json.dumps(list(segments))]
+        return bool(self._call("redo", job_id, keys, arguments))
 
     def release(self, claim: Claim, *, failed: bool) -> bool:
         """Give a task back to be queued again; a failed attempt counts, a drained one does not. False: claim void."""
-        job_id = claim.job_id
-        keys = [job_key(job_id), task_key(job_id, claim.task), COUNTERS]
-        return bool(self._scripts["release"](keys=keys, args=[claim.token, time.time(), int(failed)]))
+        keys = [task_key(claim.job_id, claim.task), COUNTERS]
+        return bool(self._call("release", claim.job_id, keys, [claim.token, int(failed)]))
 
     def finish(
         self,
@@ -279,17 +338,11 @@ class Jobs:
         *,
         error: Problem | None = None,
         output: Output | None = None,
+        notes: Sequence[str] = (),
         claim: Claim | None = None,
     ) -> bool:
         """End a job; False when it was over already or `claim`, if given, is void. The first outcome stands."""
-        now = time.time()
-        fields: dict[str, Any] = {"finished_at": now}
-        if error is not None:
-            fields["error"] = json.dumps(error.as_dict(instance=f"/jobs/{job_id}"))
-        if output is not None:
-            fields |= {"output": output.model_dump_json(), "expires_at": now + self._result_ttl}
         keys = [
-            job_key(job_id),
             job_key(job_id, "active"),
             state_key(State.QUEUED),
             state_key(State.RUNNING),
@@ -300,9 +353,15 @@ class Jobs:
             task_key(job_id, claim.task if claim else ""),
             RESULTS,
         ]
-        token, expires_at = claim.token if claim else "", fields.get("expires_at", "")
-        arguments = [job_id, state.value, now, json.dumps(fields), token, expires_at]
-        return bool(self._scripts["finish"](keys=keys, args=arguments))
+        arguments: Arguments = [
+            state.value,
+            json.dumps({} if output is None else {"output": output.model_dump_json()}),
+            claim.token if claim else "",
+            "" if output is None else self._result_ttl,
+            json.dumps(list(notes)),
+            "" if error is None else json.dumps(error.as_dict(instance=f"/jobs/{job_id}")),
+        ]
+        return bool(self._call("finish", job_id, keys, arguments))
 
     def task_fields(self, job_id: str, tasks: Iterable[str], field: str) -> list[str | None]:
         """One field of each of several tasks, in their order."""
@@ -310,6 +369,13 @@ class Jobs:
             for task in tasks:
                 pipe.hget(task_key(job_id, task), field)
             return [None if raw is None else text(raw) for raw in pipe.execute()]
+
+    def segment_files(self, job_id: str, segments: int) -> list[Stored | None]:
+        """The files of a job's first `segments` segments as they were published, in order; None where one is not."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for index in range(segments):
+                pipe.hgetall(task_key(job_id, segment_name(index)))
+            return [Stored.from_fields(_text(fields)) for fields in pipe.execute()]
 
     # -- what the janitor does --------------------------------------------------------------------
 
@@ -333,10 +399,9 @@ class Jobs:
             return [(*name, _text(fields)) for name, fields in zip(names, pipe.execute(), strict=True)]
 
     def requeue_lost(self, job_id: str, task: str, token: str) -> str:
-        """Queue a task again whose worker died holding `token`: requeued, exhausted (no attempts left) or void."""
-        keys = [job_key(job_id), task_key(job_id, task), COUNTERS]
-        reply: bytes = self._scripts["requeue_lost"](keys=keys, args=[token, time.time(), self._max_attempts])
-        return text(reply)
+        """Queue a task again whose worker lost it holding `token`: requeued, exhausted (no attempts left) or void."""
+        keys = [task_key(job_id, task), COUNTERS]
+        return text(self._call("requeue_lost", job_id, keys, [token, self._max_attempts]))
 
     def known(self, job_id: str) -> bool:
         """Whether there is a record of this job."""
@@ -347,11 +412,8 @@ class Jobs:
         return [text(raw) for raw in self._redis.smembers(UNCLEAN)]
 
     def cleaned(self, job_id: str) -> None:
-        """Say that they are gone. Its tasks' records, most of what a job takes here, go with them."""
-        with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(*self._task_keys(job_id))
-            pipe.srem(UNCLEAN, job_id)
-            pipe.execute()
+        """Say that they are gone. The records of the job's tasks, most of what it takes here, go with them."""
+        self._call("cleaned", job_id, [UNCLEAN], [job_key(job_id, "task:")])
 
     def finished_before(self, moment: float) -> list[str]:
         """Jobs that ended before `moment`, oldest first."""
@@ -361,22 +423,29 @@ class Jobs:
         """Jobs whose result's time was up by `moment`."""
         return [text(raw) for raw in self._redis.zrangebyscore(RESULTS, "-inf", moment)]
 
-    def mark_expired(self, job_id: str) -> None:
-        """Say that the result is gone, while the record stays."""
-        with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(job_key(job_id), "expired", 1)
-            pipe.zrem(RESULTS, job_id)
-            pipe.execute()
+    def mark_expired(self, job_id: str) -> bool:
+        """Say that the result is gone, while the record stays. False: the job was deleted, or marked before."""
+        return bool(self._call("expire", job_id, [RESULTS], []))
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def _task_keys(self, job_id: str) -> list[str]:
-        segments = int(self._redis.hget(job_key(job_id), "segments_total") or 0)
-        return [task_key(job_id, task) for task in (PLAN, ASSEMBLE, *map(segment_name, range(segments)))]
+    def _call(
+        self,
+        script: str,
+        job_id: str,
+        keys: Sequence[str],
+        arguments: Arguments,
+        *,
+        client: Pipeline | None = None,
+    ) -> Any:
+        """Run a script on a job; `client` is the transaction that it belongs to."""
+        return self._scripts[script](
+            keys=[EVENTS, job_key(job_id), *keys], args=[job_id, *arguments], client=client
+        )
 
-    def _get_if_there(self, job_id: str) -> Job | None:
+    def _show_if_there(self, job_id: str) -> Job | None:
         try:
-            return self.get(job_id)
+            return self.show(job_id)
         except Problem:
             return None  # deleted since the page was read
 
@@ -385,8 +454,8 @@ class Jobs:
         with self._redis.pipeline(transaction=False) as pipe:
             for task in active:
                 pipe.hget(task_key(job_id, text(task)), "frames")
-            return sum(int(raw or 0) for raw in pipe.execute())
+            return sum(int(raw) for raw in pipe.execute() if raw is not None and raw.isdigit())
 
 
 def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {text(name): text(value) for name, value in fields.items()}
+    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}

@@ -1,4 +1,9 @@
-"""What a caller may ask of a job."""
+"""The options of a job as they are stored, and how exact numbers are read.
+
+`service.api.options` and the command line check what a caller asks for. The types here only read what was stored
+before, perhaps by another version of this program: they ignore and keep what they do not know, and give a default to
+what is missing.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
-
-from service.jobs.problems import Problem
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 #: A network's name, or "auto": what suits the device it runs on.
 ModelName = Literal["auto", "dain", "dain-lite"]
@@ -18,47 +20,76 @@ ModelName = Literal["auto", "dain", "dain-lite"]
 DEFAULT_FACTOR = 2
 MIN_FPS, MAX_FPS = 1, 1000
 SLOWEST = Fraction(1, 16)
+#: A number whose exact denominator is larger becomes the nearest fraction within it. Six decimals stay exact.
+MAX_DENOMINATOR = 10**6
 
-_WHOLE_OR_DECIMAL = re.compile(r"\d{1,4}(?:\.(\d{1,9}))?")
-_RATIO = re.compile(r"\d{1,9}/\d{1,9}")
+_WHOLE_OR_DECIMAL = re.compile(r"\d{1,4}(?:\.(\d{1,30}))?", re.ASCII)
+_RATIO = re.compile(r"\d{1,9}/\d{1,9}", re.ASCII)
 
 
 def parse_rate(value: object) -> Fraction:
-    """A frame rate, exactly: "60", "60000/1001", or a decimal.
+    """Read a frame rate: "60", "60000/1001", or a decimal.
 
-    The decimals by which NTSC rates go (23.976, 23.98, 29.97, 59.94, 119.88, ...) mean n * 1000/1001 for a
-    multiple n of 24 or 30, rounded or cut off at any digit from the second on. Raises ValueError outside 1 to
-    1000 frames per second.
+    A decimal that rounds or cuts off an NTSC rate (23.976, 23.98, 29.97, 59.94, 119.88, ...) at any digit from the
+    second on means that rate: n * 1000/1001 for a multiple n of 24 or 30. A number with a denominator above
+    `MAX_DENOMINATOR` becomes the nearest fraction that has none. `parse_rate(str(rate))` gives the same rate.
+
+    Raises:
+        ValueError: `value` is no number, or lies outside 1 to 1000 frames per second.
     """
     text = str(value).strip()
     rate = _parse_number(text)
     if rate is None:
         raise ValueError(f"{text!r} is not a frame rate")
-    decimal = _WHOLE_OR_DECIMAL.fullmatch(text)
-    if decimal and decimal[1]:
-        rate = _snap_to_ntsc(rate, digits=len(decimal[1]))
     if not MIN_FPS <= rate <= MAX_FPS:
         raise ValueError(f"{text!r} is not from {MIN_FPS} to {MAX_FPS} frames per second")
     return rate
 
 
 def parse_speed(value: object) -> Fraction:
-    """A speed of slow motion, exactly: "0.25" or "1/4". Raises ValueError below 1/16 and from 1 on."""
+    """Read a speed of slow motion: "0.25", "1/4", or "0.333333333", which means 1/3.
+
+    A number with a denominator above `MAX_DENOMINATOR` becomes the nearest fraction that has none.
+
+    Raises:
+        ValueError: `value` is no number, or lies below 1/16 or not below 1.
+    """
     text = str(value).strip()
-    speed = _parse_number(text)
+    speed = _parse_number(text, ntsc=False)
     if speed is None or not SLOWEST <= speed < 1:
         raise ValueError(f"{text!r} is not a speed from {SLOWEST} to below 1")
     return speed
 
 
-def _parse_number(text: str) -> Fraction | None:
-    """A decimal or a ratio; None where it is neither."""
-    if not _WHOLE_OR_DECIMAL.fullmatch(text) and not _RATIO.fullmatch(text):
+def settle_rate(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` with what follows from them: the default factor, and no sound in slow motion.
+
+    Raises:
+        ValueError: two of the options contradict each other.
+    """
+    given = [name for name in ("factor", "target_fps", "speed") if options.get(name) is not None]
+    if "factor" in given and len(given) > 1:
+        raise ValueError(f"give factor or {given[1]}, not both")
+    if "speed" in given and options.get("audio") == "copy":
+        raise ValueError("in slow motion there is no sound: leave out audio, or give none")
+    implied: dict[str, Any] = {"audio": "none"} if "speed" in given else {}
+    if not given:
+        implied["factor"] = DEFAULT_FACTOR
+    return implied | {name: value for name, value in options.items() if value is not None}
+
+
+def _parse_number(text: str, *, ntsc: bool = True) -> Fraction | None:
+    """A decimal or a ratio; None where `text` is neither."""
+    decimal = _WHOLE_OR_DECIMAL.fullmatch(text)
+    if not decimal and not _RATIO.fullmatch(text):
         return None
     try:
-        return Fraction(text)
+        number = Fraction(text)
     except ZeroDivisionError:
         return None
+    if ntsc and decimal and decimal[1]:
+        number = _snap_to_ntsc(number, digits=len(decimal[1]))
+    return number.limit_denominator(MAX_DENOMINATOR)
 
 
 def _snap_to_ntsc(rate: Fraction, digits: int) -> Fraction:
@@ -69,89 +100,54 @@ def _snap_to_ntsc(rate: Fraction, digits: int) -> Fraction:
     return ntsc if is_ntsc else rate
 
 
+def _positive_fraction(text: str) -> str:
+    try:
+        if Fraction(text) <= 0:
+            raise ValueError
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{text!r} is not a positive fraction") from None
+    return text
+
+
+FractionText = Annotated[str, AfterValidator(_positive_fraction)]
+
+
 class Options(BaseModel):
-    """The options of one job, checked and made explicit: either `factor` is set, or `target_fps`, `speed` or both."""
+    """The options that a job was accepted with. One of `factor`, `target_fps` and `speed` is set, or the latter two.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Ranges are not checked: a later version may have accepted more. `Options(target_fps="60000/1001")` takes a rate as
+    a fraction's text.
+    """
 
-    factor: int | None = Field(
-        default=None,
-        ge=2,
-        le=16,
-        description=f"Frames per source frame: a whole number from 2 to 16; {DEFAULT_FACTOR} "
-        "where neither this nor target_fps nor speed is given.",
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    factor: int | None = Field(default=None, ge=1, description="Frames of the result per source frame.")
+    target_fps: FractionText | None = Field(
+        default=None, description="Frame rate of the result: a whole number or a ratio."
     )
-    target_fps: Annotated[
-        str | None, BeforeValidator(lambda v: None if v is None else str(parse_rate(v)))
-    ] = Field(
-        default=None,
-        description="Frame rate of the result, instead of factor: 1 to 1000, exactly; "
-        "a number (60, 59.94) or a ratio (60000/1001).",
+    speed: FractionText | None = Field(
+        default=None, description="Speed of slow motion: a ratio of the source's speed."
     )
-    speed: Annotated[str | None, BeforeValidator(lambda v: None if v is None else str(parse_speed(v)))] = (
-        Field(
-            default=None,
-            description="Slow motion: how fast the result plays, from 1/16 to below 1, exactly; a number (0.25) or a "
-            "ratio (1/3). At the source's frame rate or at target_fps; without sound.",
-        )
-    )
-    model: ModelName = Field(
-        default="auto",
-        description="Network that interpolates: dain, dain-lite (a twentieth of the work), or auto, which is the "
-        "worker's own: dain on a GPU, dain-lite on a CPU.",
-    )
-    scene_threshold: float = Field(
-        default=0.3,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="How different two frames must be to count as a scene cut, where nothing is blended: "
-        "0 to 1; 1 finds none.",
-    )
-    quality: int = Field(default=18, ge=0, le=51, description="H.264 CRF: 0 (lossless) to 51 (worst).")
-    audio: Literal["copy", "none"] = Field(
-        default="copy", description="The sound: copy keeps it, none drops it."
-    )
+    model: str = Field(default="auto", description="Network that interpolates.")
+    scene_threshold: float = Field(default=0.3, description="How different two frames are at a scene cut.")
+    quality: int = Field(default=18, description="H.264 CRF.")
+    audio: str = Field(default="copy", description="The sound: copy or none.")
 
     @model_validator(mode="before")
     @classmethod
-    def _choose_rate(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        given = [name for name in ("factor", "target_fps", "speed") if values.get(name) is not None]
-        if "factor" in given and len(given) > 1:
-            raise ValueError(f"give factor or {given[1]}, not both")
-        if "speed" in given and values.get("audio") == "copy":
-            raise ValueError("in slow motion there is no sound: leave out audio, or give none")
-        if "speed" in given:
-            values = {"audio": "none", **values}
-        return values if given else {**values, "factor": DEFAULT_FACTOR}
+    def _default_factor(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and not any(
+            values.get(name) is not None for name in ("factor", "target_fps", "speed")
+        ):
+            return {**values, "factor": DEFAULT_FACTOR}
+        return values
 
     @property
     def rate(self) -> Fraction | None:
-        """`target_fps` as a number; None where `factor` or `speed` decides."""
+        """`target_fps` in frames per second; None where `factor` or `speed` decides."""
         return None if self.target_fps is None else Fraction(self.target_fps)
 
     @property
     def stretch(self) -> Fraction:
-        """How many times as long as the source the result lasts: 1 but in slow motion."""
+        """How many times as long as the source the result lasts: 1 without slow motion."""
         return Fraction(1) if self.speed is None else 1 / Fraction(self.speed)
-
-    @classmethod
-    def parse(cls, fields: Mapping[str, object]) -> Options:
-        """Options from form fields or a query; raises Problem 422 that names each option at fault."""
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            faults = [_fault(details) for details in error.errors()]
-            raise Problem("invalid-option", "; ".join(faults) + ".") from None
-
-
-def _fault(error: ErrorDetails) -> str:
-    if not error["loc"]:
-        return str(error["ctx"]["error"])
-    name, given = str(error["loc"][0])[:100], str(error["input"])[:100]
-    if error["type"] == "extra_forbidden":
-        return f"there is no option {name!r}; the options are {', '.join(Options.model_fields)}"
-    description = (Options.model_fields[name].description or "").rstrip(".")
-    return f"{name} was {given!r}, which is not accepted: {description}"

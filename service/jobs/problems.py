@@ -5,8 +5,10 @@ The same document is a failed job's ``error``. `service.api.problems` turns prob
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from service.errors import DainError
 
 #: slug -> (HTTP status, title). A slug is part of the interface: clients tell problems apart by it.
 PROBLEMS: dict[str, tuple[int, str]] = {
@@ -39,6 +41,8 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "result-expired": (410, "The result has expired"),
     "encode-failed": (500, "The result could not be made"),
     "too-many-attempts": (500, "The job was given up after repeated failures"),
+    "unreadable-record": (500, "The job's record cannot be read"),
+    "stored-file-damaged": (500, "A stored file is damaged"),
     # the service
     "queue-full": (429, "Too many jobs are waiting"),
     "redis-unavailable": (503, "The job queue does not answer"),
@@ -49,7 +53,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
 }
 
 
-class Problem(Exception):
+class Problem(DainError):
     """An error that a caller can act on.
 
     `slug` is a key of `PROBLEMS`; `detail` says what was wrong and what to do; `headers` go with an HTTP
@@ -69,6 +73,15 @@ class Problem(Exception):
     @classmethod
     def job_not_found(cls, job_id: str) -> Problem:
         return cls("job-not-found", f"There is no job {job_id}; GET /jobs lists those there are.")
+
+    @classmethod
+    def unreadable_record(cls, job_id: str, fields: Sequence[str]) -> Problem:
+        return cls(
+            "unreadable-record",
+            f"The service cannot read {', '.join(fields)} in its record of job {job_id}; a later version may have "
+            "written it. What is shown for these fields is a default. Update the service, or delete the job.",
+            fields=list(fields),
+        )
 
     @classmethod
     def attempts_exhausted(cls, task: str, attempts: int) -> Problem:

@@ -1,32 +1,51 @@
-"""A job as the service shows it, made from what `service.jobs.machine` keeps."""
+"""A job as it is stored in Redis (`Record`), and as the service shows it (`Job`).
+
+How records outlive the version that wrote them:
+
+- A record carries the `version` of the rules it was written by; a record without one is of version 0.
+- A reader ignores the fields it does not know. It never removes them: every change sets single fields.
+- A reader gives a default to a field that is missing.
+- A field never changes its meaning. A new meaning gets a new name.
+- A record that cannot be read is shown with what can be read of it, and an error that says so; see `read_job`.
+"""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
+from service.errors import DainError
 from service.jobs.options import Options
+from service.jobs.problems import Problem
+
+#: The version of the rules that new records are written by.
+VERSION = 1
+#: Whose the jobs are, while the service tells no owners apart.
+DEFAULT_OWNER = "default"
+STAGE = "seconds_"  # prefix of the fields that sum up a stage's time
 
 
 class State(StrEnum):
-    """A job's state; the last three are terminal."""
+    """A job's state. The middle three are terminal: they never change again."""
 
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    UNKNOWN = "unknown"  #: the record names no state that this version knows; no stored job has it
 
     @property
     def terminal(self) -> bool:
-        return self in TERMINAL
+        """Whether this version expects no further change."""
+        return self in TERMINAL or self is State.UNKNOWN
 
 
+STORED_STATES = tuple(state for state in State if state is not State.UNKNOWN)
 TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 
@@ -69,10 +88,59 @@ class Metrics(BaseModel):
     stage_seconds: dict[str, float] = Field(default_factory=dict, description="summed over segments")
 
 
+class Record(BaseModel):
+    """The fields of a job's hash in Redis. Each has a default, so that any part of a record can be read."""
+
+    model_config = ConfigDict(extra="allow")
+
+    version: int = 0
+    owner: str = DEFAULT_OWNER
+    state: State = State.UNKNOWN
+    created_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    expires_at: float | None = None
+    expired: bool = False
+    filename: str = ""
+    source: str = ""  #: the upload's key in the store
+    source_sha256: str | None = None
+    plan: str | None = None  #: the plan's key in the store
+    plan_sha256: str | None = None
+    options: Json[Options] = Field(default_factory=Options)
+    input: Json[dict[str, Any]] = Field(default_factory=dict)
+    facts: Json[dict[str, Any]] = Field(default_factory=dict)
+    notes: Json[list[str]] = Field(default_factory=list)
+    output: Json[Output] | None = None
+    error: Json[dict[str, Any]] | None = None
+    frames: int = 0  #: of the result, in finished segments
+    frames_total: int | None = None
+    segments_done: int = 0
+    segments_total: int | None = None
+    attempts_failed: int = 0
+    new_frames: int = 0
+    scene_cuts: int = 0
+    recomputed_frames: int = 0
+    vram_peak_bytes: int = 0
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds that workers spent in each stage; a value that is no number is left out."""
+        found = {}
+        for name, value in (self.model_extra or {}).items():
+            if name.startswith(STAGE):
+                try:
+                    found[name.removeprefix(STAGE)] = float(value)
+                except ValueError:
+                    continue
+        return found
+
+
 class Job(BaseModel):
     """A job as it stands."""
 
     id: str
+    version: int = Field(VERSION, exclude=True)
+    owner: str = Field(DEFAULT_OWNER, exclude=True)
     status: State
     created_at: float = Field(description="seconds since the epoch, like every `_at`")
     started_at: float | None = None
@@ -81,41 +149,88 @@ class Job(BaseModel):
     expired: bool = False
     filename: str
     source: str = Field(description="the upload's place in the store")
+    source_sha256: str | None = Field(None, exclude=True)
+    plan: str | None = Field(None, exclude=True, description="the plan's place in the store")
+    plan_sha256: str | None = Field(None, exclude=True)
     options: Options
     input: dict[str, Any]
+    facts: dict[str, Any] = Field(
+        default_factory=dict, exclude=True, description="what the prober found in the upload"
+    )
+    notes: list[str] = Field(
+        default_factory=list,
+        description="sentences that name what of the input did not come through to the result",
+    )
     progress: Progress
     output: Output | None = None
     metrics: Metrics
     error: dict[str, Any] | None = Field(None, description="the problem document of a failed job")
 
 
-def job_from_fields(job_id: str, fields: Mapping[str, str], queue_position: int | None, in_hand: int) -> Job:
-    """The job with these fields in Redis; `in_hand` frames are made by running attempts and not yet delivered."""
-    number = {name: float(value) for name, value in fields.items() if _is_number(value)}
-    return Job(
+class UnreadableRecord(DainError):
+    """A job's record holds fields that this version cannot read. `job` is what can be read of it."""
+
+    def __init__(self, problem: Problem, job: Job) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+        self.job = job
+
+
+def read_job(job_id: str, fields: Mapping[str, str], queue_position: int | None, in_hand: int) -> Job:
+    """The job of a hash in Redis; running attempts have made `in_hand` frames that are not delivered yet.
+
+    Raises:
+        UnreadableRecord: fields cannot be read.
+    """
+    record, unreadable = _read_record(fields)
+    job = Job(
         id=job_id,
-        status=State(fields["state"]),
-        created_at=number["created_at"],
-        started_at=number.get("started_at"),
-        finished_at=number.get("finished_at"),
-        expires_at=number.get("expires_at"),
-        expired="expired" in fields,
-        filename=fields["filename"],
-        source=fields["source"],
-        options=Options.model_validate_json(fields["options"]),
-        input=json.loads(fields["input"]),
-        progress=_progress(number, in_hand, queue_position),
-        output=Output.model_validate_json(fields["output"]) if "output" in fields else None,
-        metrics=_metrics(number),
-        error=json.loads(fields["error"]) if "error" in fields else None,
+        version=record.version,
+        owner=record.owner,
+        status=record.state,
+        created_at=record.created_at,
+        started_at=record.started_at,
+        finished_at=record.finished_at,
+        expires_at=record.expires_at,
+        expired=record.expired,
+        filename=record.filename,
+        source=record.source,
+        source_sha256=record.source_sha256,
+        plan=record.plan,
+        plan_sha256=record.plan_sha256,
+        options=record.options,
+        input=record.input,
+        facts=record.facts,
+        notes=record.notes,
+        progress=_progress(record, in_hand, queue_position),
+        output=record.output,
+        metrics=Metrics(
+            **record.model_dump(include=Metrics.model_fields.keys() - {"stage_seconds"}),
+            stage_seconds=record.stage_seconds,
+        ),
+        error=record.error,
     )
+    if unreadable:
+        problem = Problem.unreadable_record(job_id, unreadable)
+        job.error = problem.as_dict(instance=f"/jobs/{job_id}")
+        raise UnreadableRecord(problem, job)
+    return job
 
 
-def _progress(number: Mapping[str, float], in_hand: int, queue_position: int | None) -> Progress:
-    done = int(number.get("frames", 0)) + in_hand
-    total = int(number["frames_total"]) if "frames_total" in number else None
-    started = number.get("started_at")
-    elapsed = number.get("finished_at", time.time()) - started if started else 0.0
+def _read_record(fields: Mapping[str, str]) -> tuple[Record, list[str]]:
+    """The record, with defaults for the fields that cannot be read, and the names of those fields."""
+    unreadable: set[str] = set() if "state" in fields else {"state"}
+    try:
+        return Record.model_validate(fields), sorted(unreadable)
+    except ValidationError as error:
+        unreadable |= {str(fault["loc"][0]) for fault in error.errors()}
+    readable = {name: value for name, value in fields.items() if name not in unreadable}
+    return Record.model_validate(readable), sorted(unreadable)
+
+
+def _progress(record: Record, in_hand: int, queue_position: int | None) -> Progress:
+    done, total = record.frames + in_hand, record.frames_total
+    elapsed = (record.finished_at or time.time()) - record.started_at if record.started_at else 0.0
     fps = done / elapsed if done and elapsed > 0 else None
     return Progress(
         frames_done=done,
@@ -125,28 +240,3 @@ def _progress(number: Mapping[str, float], in_hand: int, queue_position: int | N
         eta_seconds=max(total - done, 0) / fps if total and fps else None,
         queue_position=queue_position,
     )
-
-
-def _metrics(number: Mapping[str, float]) -> Metrics:
-    return Metrics(
-        segments_done=int(number.get("segments_done", 0)),
-        segments_total=int(number["segments_total"]) if "segments_total" in number else None,
-        attempts_failed=int(number.get("attempts_failed", 0)),
-        new_frames=int(number.get("new_frames", 0)),
-        scene_cuts=int(number.get("scene_cuts", 0)),
-        recomputed_frames=int(number.get("recomputed_frames", 0)),
-        vram_peak_bytes=int(number.get("vram_peak_bytes", 0)),
-        stage_seconds={
-            name.removeprefix("seconds_"): value
-            for name, value in number.items()
-            if name.startswith("seconds_")
-        },
-    )
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True

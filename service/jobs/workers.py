@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from redis import Redis
 
 NAMES = "dain:workers"
@@ -42,6 +42,9 @@ class WorkerRecord(BaseModel):
     )
     started_at: float
     heartbeat_at: float = 0.0
+    error: str | None = Field(
+        default=None, description="why this worker's record cannot be read, where it cannot"
+    )
 
 
 def text(reply: Any) -> str:
@@ -83,4 +86,25 @@ class Workers:
         dead = [name for name, raw in zip(names, records, strict=True) if raw is None]
         if dead:
             self._redis.srem(NAMES, *dead)
-        return [WorkerRecord.model_validate_json(raw) for raw in records if raw is not None]
+        return [_read(name, raw) for name, raw in zip(names, records, strict=True) if raw is not None]
+
+
+def _read(name: str, raw: bytes | str) -> WorkerRecord:
+    """A worker's record; one that this version cannot read still says that the worker lives."""
+    try:
+        return WorkerRecord.model_validate_json(raw)
+    except ValidationError as error:
+        fields = ", ".join(sorted({".".join(map(str, fault["loc"])) or "all" for fault in error.errors()}))
+        return WorkerRecord(
+            name=name,
+            host="",
+            pid=0,
+            device="",
+            device_name="",
+            backend="",
+            model="",
+            precision="",
+            ready=False,
+            started_at=0.0,
+            error=f"This worker's record cannot be read ({fields}): it may be of another version.",
+        )

@@ -1,39 +1,46 @@
-"""Uploads, segments and results by key, in a local directory."""
+"""A store in a local directory, which several machines may share."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import logging
 import os
 import re
 import shutil
+import threading
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from service.settings import Settings
+from service.store import Stored, StoreDamaged, StoreMissing, check_key, check_prefix, is_key
 
-_KEY = re.compile(r"(uploads|plans|segments|results)(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){1,3}")
-_PREFIX = re.compile(r"(uploads|plans|segments|results)/([A-Za-z0-9][A-Za-z0-9._-]{0,127}/?){0,3}")
+log = logging.getLogger("dain.store")
+
+_SCRATCH_NAME = re.compile(r"[0-9a-f]{32}")
+MOST_REMEMBERED = 4096  # hashes of files that were checked
 
 
-class Store:
-    """Files under keys such as ``uploads/<job>``: durable, whole or absent, never changed once put.
+class LocalStore:
+    """The files of `service.store.Store` under the folder `root`, which is made where it is not there.
 
-    Nothing is under a key before `put` made it durable, and whatever is not put is gone with its `scratch`
-    folder. Keys are this service's own; a malformed one raises ValueError.
+    What else lies in the folder (`lost+found`, `.nfs…`, `.DS_Store`) is passed over, and named in the log once.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._scratch = root / "scratch"
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._strangers: set[Path] = set()
+        self._checked = _Checked()
 
     @classmethod
-    def from_url(cls, url: str) -> Store:
-        """The store at a ``file:///folder`` URL, made where there is none; ValueError on any other URL."""
+    def from_url(cls, url: str) -> LocalStore:
+        """The store at a ``file:///folder`` URL; raises ValueError on any other URL."""
         parts = urlsplit(url)
         if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
             raise ValueError(
@@ -41,16 +48,12 @@ class Store:
             )
         return cls(Path(unquote(parts.path)))
 
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Store:
-        return cls.from_url(settings.store_url)
-
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A private, empty folder on the store's disk for one attempt at something, removed on the way out.
 
-        The lock beside it tells `sweep_scratch` that its owner lives; it is freed with the process, however
-        that ends.
+        The lock beside it tells `sweep_scratch` that its owner lives. The kernel frees the lock when the process
+        ends, however it ends.
         """
         folder = self._scratch / uuid.uuid4().hex
         folder.mkdir(mode=0o700)
@@ -64,10 +67,13 @@ class Store:
             shutil.rmtree(folder)
 
     def sweep_scratch(self, min_age_seconds: float) -> int:
-        """Removes scratch folders older than `min_age_seconds` whose owner is dead; returns how many."""
+        """Remove scratch folders older than `min_age_seconds` whose owner is dead; returns how many."""
         oldest_kept = time.time() - min_age_seconds
         swept = 0
         for folder in self._scratch.iterdir():
+            if not _SCRATCH_NAME.fullmatch(folder.name) or not folder.is_dir():
+                self._pass_over(folder)
+                continue
             try:
                 if folder.stat().st_mtime <= oldest_kept and not _is_locked(folder / "owner"):
                     shutil.rmtree(folder)
@@ -76,9 +82,9 @@ class Store:
                 continue
         return swept
 
-    def put(self, path: Path, key: str) -> None:
-        """Moves the scratch file `path` to `key`. When this returns, the file survives a power cut."""
+    def put(self, path: Path, key: str, *, sha256: str | None = None) -> Stored:
         target = self._path(key)
+        stored = Stored(key, path.stat().st_size, sha256 or hash_file(path))
         _sync(path)
         while True:
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -92,58 +98,99 @@ class Store:
             _sync(folder)
             if folder == self.root:
                 break
+        return stored
 
     @contextmanager
-    def fetch(self, key: str) -> Iterator[Path]:
-        """A local file to read while the context lasts; raises FileNotFoundError where there is none."""
+    def fetch(self, key: str, *, size_bytes: int | None = None, sha256: str | None = None) -> Iterator[Path]:
+        """The file itself. It is hashed once for as long as its time stamps and inode stay the same."""
         path = self._path(key)
-        path.stat()
+        size = self.size(key)
+        if size_bytes is not None and size != size_bytes:
+            raise StoreDamaged(key, f"has {size} bytes instead of {size_bytes}")
+        try:
+            if sha256 is not None and self._checked.hash(path) != sha256:
+                raise StoreDamaged(key, "has other contents than were put there")
+        except FileNotFoundError:
+            raise StoreMissing(key) from None
         yield path
 
     def size(self, key: str) -> int:
-        """Bytes under `key`; raises FileNotFoundError where there is nothing."""
-        return self._path(key).stat().st_size
+        try:
+            return self._path(key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreMissing(key) from None
 
     def exists(self, key: str) -> bool:
         return self._path(key).exists()
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """The keys that begin with `prefix`, e.g. ``segments/<job>/``; at the least a kind and its slash."""
         for path in self._under(prefix):
             yield path.relative_to(self.root).as_posix()
 
     def delete(self, prefix: str) -> None:
-        """Removes every key that begins with `prefix`; none is no error. Open readers keep what they read.
-
-        A prefix that ends in a slash costs what lies under it; any other has all its neighbours looked at.
-        """
+        """As in the protocol. A prefix that ends in a slash costs what lies under it; any other looks at all its
+        neighbours."""
         for path in self._under(prefix):
             path.unlink(missing_ok=True)
             if path.parent.parent != self.root:
                 _remove_if_empty(path.parent)
 
     def free_bytes(self) -> int:
-        """Disk space left for new files."""
         return shutil.disk_usage(self.root).free
 
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
-            raise ValueError(f"{key!r} is no store key")
-        return self.root / key
+        return self.root / check_key(key)
 
     def _under(self, prefix: str) -> list[Path]:
-        if not _PREFIX.fullmatch(prefix):
-            raise ValueError(f"{prefix!r} is no store prefix")
-        folder, start = self.root / prefix.rpartition("/")[0], prefix.rpartition("/")[2]
-        if not folder.is_dir():
-            return []
-        found = [path for path in folder.iterdir() if path.name.startswith(start)]
-        return sorted(
-            file
-            for path in found
-            for file in ([path] if path.is_file() else path.rglob("*"))
-            if file.is_file()
-        )
+        """The files whose keys begin with `prefix`, in order."""
+        folder, _, start = check_prefix(prefix).rpartition("/")
+        return sorted(self._files(self.root / folder, start))
+
+    def _files(self, folder: Path, start: str = "") -> Iterator[Path]:
+        try:
+            entries = [path for path in folder.iterdir() if path.name.startswith(start)]
+        except (FileNotFoundError, NotADirectoryError):  # never made, or removed meanwhile
+            return
+        for path in entries:
+            if not is_key(path.relative_to(self.root).as_posix()):
+                self._pass_over(path)
+            elif path.is_dir():
+                yield from self._files(path)
+            elif path.is_file():
+                yield path
+
+    def _pass_over(self, path: Path) -> None:
+        if path not in self._strangers:
+            self._strangers.add(path)
+            log.warning("%s is no file of the service and is left alone", path.relative_to(self.root))
+
+
+class _Checked:
+    """Hashes of files, kept for as long as the files' time stamps say that nobody wrote to them."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[int, ...], str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def hash(self, path: Path) -> str:
+        """The SHA-256 of the file at `path`, in hex."""
+        facts = path.stat()
+        mark = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        with self._lock:
+            if mark in self._known:
+                return self._known[mark]
+        found = hash_file(path)
+        with self._lock:
+            self._known[mark] = found
+            while len(self._known) > MOST_REMEMBERED:
+                self._known.popitem(last=False)
+        return found
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_locked(path: Path) -> bool:

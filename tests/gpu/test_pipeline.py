@@ -43,7 +43,7 @@ from service.jobs.options import Options
 from service.jobs.queue import Queue
 from service.jobs.records import State
 from service.settings import Settings
-from service.store.local import Store
+from service.store import open_store
 from service.up import redis_server
 from worker.channel import nothing
 from worker.media import ffmpeg
@@ -263,7 +263,7 @@ def test_a_worker_that_loses_its_gpu_gives_its_task_back_and_ends(settings: Sett
         settings.require_redis_url,
         retry=Retry(ConstantBackoff(0.05), 200, (ConnectionError, BusyLoadingError)),
     )
-    jobs, queue, store = Jobs.from_settings(redis, settings), Queue(redis), Store.from_settings(settings)
+    jobs, queue, store = Jobs.from_settings(redis, settings), Queue(redis), open_store(settings.store_url)
     job_id, clip = new_job_id(), tmp_path / "clip.mp4"
     picture = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24:duration=1", "-pix_fmt", "yuv420p"]
     subprocess.run([ffmpeg.binary(), "-v", "error", *picture, str(clip)], check=True)

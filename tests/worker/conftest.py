@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dain_core.runtime.pixels import PixelFormat
-from service.jobs.options import Options
+from service.api.options import parse_options
 from worker import pipeline
 from worker.media import ffmpeg
 from worker.media.sandbox import probe
@@ -83,7 +83,7 @@ def interpolated(tmp_path: Path, average: Average) -> Interpolate:
     """Takes a video all the way: `interpolated(path, segment_frames=…, **options)`."""
 
     def run(source: Path, segment_frames: int = 1000, **options: object) -> Path:
-        plan = Plan.make(source, probe(source), Options.parse(options), segment_frames=segment_frames)
+        plan = Plan.make(source, probe(source), parse_options(options), segment_frames=segment_frames)
         parts = [tmp_path / f"{segment_frames}-{k}.mp4" for k in range(len(plan.segments))]
         for k, part in enumerate(parts):
             pipeline.render_segment(plan, k, source, part, average)

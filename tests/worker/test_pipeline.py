@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dain_core.runtime.color import ColorSpec
 from dain_core.runtime.pixels import PixelFormat
-from service.jobs.options import Options
+from service.api.options import parse_options
 from tests.worker.conftest import Average, Done, MakeVideo
 from worker import cuts as scenes
 from worker import pipeline
@@ -212,7 +212,7 @@ def children() -> list[psutil.Process]:
 @pytest.fixture
 def plan(video: MakeVideo) -> Plan:
     source = video("minute.mp4", "-vf", "loop=loop=40:size=15", "-t", "20", *H264)
-    return Plan.make(source, probe(source), Options.parse({"factor": 2}), segment_frames=100000)
+    return Plan.make(source, probe(source), parse_options({"factor": 2}), segment_frames=100000)
 
 
 @pytest.mark.parametrize("after", [0, 1, 50])

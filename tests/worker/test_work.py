@@ -17,13 +17,13 @@ from redis import Redis
 from redis.exceptions import ConnectionError
 
 from dain_core.runtime.memory import FrameTooLargeError
+from service.api.options import parse_options
 from service.jobs.machine import ASSEMBLE, PLAN, Jobs, new_job_id, segment_name
-from service.jobs.options import Options
 from service.jobs.queue import Queue, split_id
 from service.jobs.records import Job, State
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
-from service.store.local import Store
+from service.store import open_store
 from tests.api import until
 from tests.worker.conftest import Average
 from worker import relay
@@ -51,7 +51,7 @@ class Bench:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.jobs, self.queue = Jobs.from_settings(redis, settings), Queue(redis)
-        self.store, self.workers = Store.from_settings(settings), Workers(redis, ttl_seconds=15)
+        self.store, self.workers = open_store(settings.store_url), Workers(redis, ttl_seconds=15)
         record = WorkerRecord(
             name="bench", host="here", pid=1, device="cpu", device_name="cpu", backend="cpu", model="dain",
             precision="fp32", ready=True, started_at=0.0,
@@ -88,7 +88,7 @@ class Bench:
             job_id,
             source=f"uploads/{job_id}",
             filename=source.name,
-            options=Options.parse(options),
+            options=parse_options(options),
             input=probe(source).as_dict(),
         )
         self.queue.enqueue(job_id, PLAN)

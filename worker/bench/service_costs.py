@@ -25,7 +25,7 @@ from service.jobs.machine import Jobs, new_job_id
 from service.jobs.options import Options
 from service.jobs.records import Output, State
 from service.settings import Settings
-from service.store.local import Store
+from service.store import Store, open_store
 from worker import pipeline
 from worker.bench.fleet import running_redis
 from worker.media import ffmpeg
@@ -84,7 +84,7 @@ def measure_api(settings: Settings, port: int, clip: Path, mib: int) -> None:
     api = Api(settings, port)
     try:
         jobs = Jobs.from_settings(Redis.from_url(settings.require_redis_url), settings)
-        result = finished_job(jobs, Store.from_settings(settings), mib)
+        result = finished_job(jobs, open_store(settings.store_url), mib)
 
         def upload(client: httpx.Client, padding: int = 0) -> None:
             body = clip.read_bytes() + (padding + 8).to_bytes(4, "big") + b"free" + bytes(padding)
@@ -172,7 +172,7 @@ def encoded(folder: Path, plan: Plan, frames: int) -> Path:
 
 
 def measure_store(folder: Path, files: int) -> None:
-    store = Store(folder)
+    store = open_store(folder.as_uri())
     kept = [folder / "results" / f"{number:028x}" / "0.mp4" for number in range(files)]
     for path in kept:
         path.parent.mkdir(parents=True)

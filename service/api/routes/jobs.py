@@ -19,9 +19,10 @@ from service.api.deps import JOB_ID, JobDep, Service, ServiceDep
 from service.api.probe import probe
 from service.api.problems import documented
 from service.api.routes.openapi import SUBMISSION
-from service.jobs.machine import PLAN, new_job_id
+from service.jobs.machine import PLAN
 from service.jobs.problems import Problem
 from service.jobs.records import Job, Output, State
+from service.store import StoreDamaged, StoreMissing
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def replay(service: Service, binding: idempotency.Binding, upload: uploads.Uploa
             "This key came with another video or other options before; use a new key for a new request.",
         )
     try:
-        return service.jobs.get(binding.job_id)
+        return service.jobs.show(binding.job_id)
     except Problem:
         raise Problem(
             "job-gone", f"The job {binding.job_id} of this key was removed; use a new key to submit it again."
@@ -146,13 +147,14 @@ def replay(service: Service, binding: idempotency.Binding, upload: uploads.Uploa
 
 def accept(service: Service, key: idempotency.Key, upload: uploads.Upload, facts: dict[str, Any]) -> Job:
     """Durable upload, then record, then queue: whatever stops this halfway, nothing recorded lacks its upload."""
-    job_id = new_job_id()
+    job_id = service.jobs.new_id()
     source = f"uploads/{job_id}"
     key.check()
-    service.store.put(upload.path, source)
+    service.store.put(upload.path, source, sha256=upload.sha256)
     job = service.jobs.create(
         job_id,
         source=source,
+        source_sha256=upload.sha256,
         filename=upload.filename,
         options=upload.options,
         input=facts,
@@ -226,10 +228,14 @@ OutputDep = Annotated[Output, Depends(get_output)]
 def get_file(output: OutputDep, service: ServiceDep) -> Iterator[Path]:
     """The result as an open file, by a path that stays valid until the answer is sent, even if the job is removed."""
     try:
-        with service.store.fetch(output.key) as path, path.open("rb") as file:
+        stored = service.store.fetch(output.key, size_bytes=output.size_bytes, sha256=output.sha256)
+        with stored as path, path.open("rb") as file:
             yield Path(f"/proc/self/fd/{file.fileno()}")
-    except FileNotFoundError:
+    except (StoreMissing, FileNotFoundError):
         raise expired() from None
+    except StoreDamaged as error:
+        log.error("%s", error)
+        raise Problem("stored-file-damaged", f"{error} Submit the video again for a new result.") from None
 
 
 def expired() -> Problem:
@@ -252,6 +258,7 @@ def expired() -> Problem:
             "job-failed",
             "job-cancelled",
             "result-expired",
+            "stored-file-damaged",
             "redis-unavailable",
         ),
     },

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.jobs.options import Options
+from service.api.options import RequestedOptions
 
 
 def _options() -> dict[str, Any]:
-    schema: dict[str, Any] = Options.model_json_schema()
+    schema: dict[str, Any] = RequestedOptions.model_json_schema()
     return schema["properties"]
 
 

@@ -19,7 +19,7 @@ from service.jobs.options import Options
 from service.jobs.problems import PROBLEMS
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
-from service.store.local import Store
+from service.store import Store
 from tests.api import assert_problem, serve
 
 POST = {"content": b"x", "headers": {"Content-Type": "video/mp4", "Idempotency-Key": "k"}}
@@ -137,7 +137,7 @@ class TestRedisHangs:
 class TestBug:
     @pytest.fixture
     def http(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
-        def broken(self: Jobs, job_id: str) -> None:
+        def broken(self: Jobs, job_id: str, **_: object) -> None:
             raise ZeroDivisionError("the secret of line 42")
 
         monkeypatch.setattr(Jobs, "get", broken)

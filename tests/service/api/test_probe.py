@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from service.api import probe as probing
+from service.api.options import parse_options
 from service.api.probe import probe
-from service.jobs.options import Options
 from service.jobs.problems import Problem
 from service.settings import Settings
 
-OPTIONS = Options.parse({})
+OPTIONS = parse_options({})
 
 
 @pytest.fixture

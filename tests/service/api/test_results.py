@@ -12,12 +12,12 @@ import httpx
 import pytest
 from fastapi.responses import FileResponse
 
+from service.api.options import parse_options
 from service.api.routes import jobs as routes
 from service.jobs.machine import PLAN, Jobs, new_job_id
-from service.jobs.options import Options
 from service.jobs.problems import Problem
 from service.jobs.records import Job, State
-from service.store.local import Store
+from service.store import Store
 from tests.api import assert_problem
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -31,7 +31,7 @@ def make_job(jobs: Jobs) -> Callable[[], Job]:
         job_id = new_job_id()
         facts = {"width": 96, "height": 64}
         return jobs.create(
-            job_id, source=f"uploads/{job_id}", filename="clip.mp4", options=Options.parse({}), input=facts
+            job_id, source=f"uploads/{job_id}", filename="clip.mp4", options=parse_options({}), input=facts
         )
 
     return make

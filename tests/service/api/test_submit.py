@@ -17,7 +17,7 @@ from service.api import idempotency, uploads
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue
 from service.settings import Settings
-from service.store.local import Store
+from service.store import Store
 from tests.api import assert_problem, until
 
 RAW = {"Content-Type": "application/octet-stream"}

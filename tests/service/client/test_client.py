@@ -15,7 +15,7 @@ from service import client as client_module
 from service.client import Client, ClientError
 from service.jobs.machine import Jobs
 from service.settings import Settings
-from service.store.local import Store
+from service.store import Store
 from tests.api import serve, until
 
 CONTENT = random.Random(1).randbytes(3_000_000)

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from service.api.options import parse_options
 from service.jobs import janitor as janitor_module
 from service.jobs.janitor import Janitor
 from service.jobs.machine import FINISHED, PLAN, RESULTS, Jobs, new_job_id
-from service.jobs.options import Options
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
 from service.jobs.records import Job, Output, State
 from service.jobs.workers import TaskInHand, WorkerRecord, Workers, worker_key
 from service.settings import Settings
-from service.store.local import Store
+from service.store import Store, open_store
 from tests.api import until
 
 
@@ -36,7 +36,7 @@ def queue(redis: Redis) -> Queue:
 
 @pytest.fixture
 def store(settings: Settings) -> Store:
-    return Store.from_settings(settings)
+    return open_store(settings.store_url)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def job(jobs: Jobs, store: Store, tmp_path: Path) -> Job:
     job_id = new_job_id()
     put(store, tmp_path, f"uploads/{job_id}")
     return jobs.create(
-        job_id, source=f"uploads/{job_id}", filename="a.mp4", options=Options.parse({}), input={}
+        job_id, source=f"uploads/{job_id}", filename="a.mp4", options=parse_options({}), input={}
     )
 
 
@@ -184,7 +184,7 @@ def test_a_janitor_that_dies_in_a_sweep_or_takes_long_stops_no_other(
     jobs: Jobs, store: Store, job: Job, redis: Redis, settings: Settings
 ) -> None:
     script = (
-        "import sys, time\nfrom service import janitor\njanitor.INTERVAL, janitor.LOCK_SECONDS = 0.1, 0.5\n"
+        "import sys, time\nfrom service.jobs import janitor\njanitor.INTERVAL, janitor.LOCK_SECONDS = 0.1, 0.5\n"
         "sweep = janitor.Janitor.sweep\n"
         "janitor.Janitor.sweep = lambda self: (time.sleep(float(sys.argv[1])), sweep(self))\njanitor.main()"
     )

@@ -12,8 +12,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
+from service.api.options import parse_options
 from service.jobs.machine import ASSEMBLE, PLAN, Claim, Jobs, Refused, created_at, new_job_id
-from service.jobs.options import Options
 from service.jobs.problems import Problem
 from service.jobs.records import Job, Output, State
 from service.jobs.workers import worker_key
@@ -38,7 +38,7 @@ def accept(jobs: Jobs) -> Job:
         job_id,
         source=f"uploads/{job_id}",
         filename="clip.mp4",
-        options=Options.parse({}),
+        options=parse_options({}),
         input={"frames": 12},
     )
 
@@ -333,7 +333,7 @@ def test_what_else_belongs_to_the_acceptance_is_in_the_same_transaction(jobs: Jo
         job_id,
         source=f"uploads/{job_id}",
         filename="clip.mp4",
-        options=Options.parse({}),
+        options=parse_options({}),
         input={},
         also=lambda pipe: pipe.set("with", job_id),
     )

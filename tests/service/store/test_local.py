@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from service.store.local import Store
+from service.store import Store, StoreMissing, open_store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store.from_url((tmp_path / "a store").as_uri())
+    return open_store((tmp_path / "a store").as_uri())
 
 
 def put(store: Store, key: str, data: bytes = b"data") -> None:
@@ -36,9 +36,9 @@ def test_put_and_fetch(store: Store) -> None:
 
 def test_absent_keys(store: Store) -> None:
     assert not store.exists("uploads/job")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StoreMissing, match="uploads/job"):
         store.size("uploads/job")
-    with pytest.raises(FileNotFoundError), store.fetch("uploads/job"):
+    with pytest.raises(StoreMissing), store.fetch("uploads/job"):
         pass
     store.delete("uploads/job")
 
@@ -77,7 +77,7 @@ def test_a_prefix_cannot_name_everything(store: Store, prefix: str) -> None:
 @pytest.mark.parametrize("url", ["s3://bucket", "/var/lib/dain", "file://host/folder", "file:"])
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="file:///"):
-        Store.from_url(url)
+        open_store(url)
 
 
 def test_scratch_is_private_and_leaves_nothing(store: Store) -> None:
@@ -101,8 +101,8 @@ def test_the_sweep_spares_the_living_and_the_young(store: Store) -> None:
 
 def test_the_sweep_takes_what_a_killed_process_left(store: Store) -> None:
     killed = (
-        "import os, signal, sys; from pathlib import Path; from service.store import Store\n"
-        "with Store(Path(sys.argv[1])).scratch() as folder:\n"
+        "import os, signal, sys; from pathlib import Path; from service.store.local import LocalStore\n"
+        "with LocalStore(Path(sys.argv[1])).scratch() as folder:\n"
         "    (folder / 'half').write_bytes(b'x'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", killed, str(store.root)])

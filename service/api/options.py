@@ -1,0 +1,85 @@
+"""The options that a request may ask for: their names, ranges and meanings. Unknown options are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from service.jobs.options import DEFAULT_FACTOR, ModelName, Options, parse_rate, parse_speed, settle_rate
+from service.jobs.problems import Problem
+
+
+class RequestedOptions(BaseModel):
+    """The options of one request, checked. `parse_options` makes a job's `Options` of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    factor: int | None = Field(
+        default=None,
+        ge=2,
+        le=16,
+        description=f"Frames per source frame: a whole number from 2 to 16; {DEFAULT_FACTOR} "
+        "where neither this nor target_fps nor speed is given.",
+    )
+    target_fps: Annotated[
+        str | None, BeforeValidator(lambda v: None if v is None else str(parse_rate(v)))
+    ] = Field(
+        default=None,
+        description="Frame rate of the result, instead of factor: 1 to 1000; "
+        "a number (60, 59.94) or a ratio (60000/1001).",
+    )
+    speed: Annotated[str | None, BeforeValidator(lambda v: None if v is None else str(parse_speed(v)))] = (
+        Field(
+            default=None,
+            description="Slow motion: how fast the result plays, from 1/16 to below 1; a number (0.25) or a "
+            "ratio (1/3). At the source's frame rate or at target_fps; without sound.",
+        )
+    )
+    model: ModelName = Field(
+        default="auto",
+        description="Network that interpolates: dain, dain-lite (a twentieth of the work), or auto, which is the "
+        "worker's own: dain on a GPU, dain-lite on a CPU.",
+    )
+    scene_threshold: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How different two frames must be to count as a scene cut, where nothing is blended: "
+        "0 to 1; 1 finds none.",
+    )
+    quality: int = Field(default=18, ge=0, le=51, description="H.264 CRF: 0 (lossless) to 51 (worst).")
+    audio: Literal["copy", "none"] = Field(
+        default="copy", description="The sound: copy keeps it, none drops it."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settle_rate(cls, values: Any) -> Any:
+        return settle_rate(values) if isinstance(values, Mapping) else values
+
+
+def parse_options(fields: Mapping[str, object]) -> Options:
+    """A job's options from form fields or a query, e.g. `parse_options({"target_fps": "59.94"})`.
+
+    Raises:
+        Problem: 422 `invalid-option`; its detail names each option at fault.
+    """
+    try:
+        return Options(**RequestedOptions.model_validate(fields).model_dump())
+    except ValidationError as error:
+        faults = [_fault(details) for details in error.errors()]
+        raise Problem("invalid-option", "; ".join(faults) + ".") from None
+
+
+def _fault(error: ErrorDetails) -> str:
+    if not error["loc"]:
+        return str(error["ctx"]["error"])
+    name, given = str(error["loc"][0])[:100], str(error["input"])[:100]
+    if error["type"] == "extra_forbidden":
+        return f"there is no option {name!r}; the options are {', '.join(RequestedOptions.model_fields)}"
+    description = (RequestedOptions.model_fields[name].description or "").rstrip(".")
+    return f"{name} was {given!r}, which is not accepted: {description}"

@@ -1,0 +1,92 @@
+"""What earlier releases left in Redis is read by this one.
+
+`redis-<release>.json` holds every key that the release wrote for a few jobs, as its own calls made them: `jobs` names
+them, `keys` has the values. Each release adds its file; none is ever changed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from service.jobs.janitor import Janitor
+from service.jobs.machine import ASSEMBLE, Jobs
+from service.jobs.queue import Queue
+from service.jobs.records import State
+from service.jobs.workers import Workers
+from service.settings import Settings
+from service.store import open_store
+
+RELEASES = sorted(Path(__file__).parent.glob("redis-*.json"))
+
+
+@pytest.fixture(params=RELEASES, ids=lambda path: path.stem)
+def release(request: pytest.FixtureRequest, redis: Redis) -> dict[str, Any]:
+    """One release's jobs, now in Redis."""
+    written: dict[str, Any] = json.loads(request.param.read_text())
+    for key, value in written["keys"].items():
+        if isinstance(value, str):
+            redis.set(key, value)
+        elif isinstance(value, list):
+            redis.sadd(key, *value)
+        elif all(isinstance(each, str) for each in value.values()):
+            redis.hset(key, mapping=value)
+        else:
+            redis.zadd(key, value)
+    return written
+
+
+@pytest.fixture
+def jobs(redis: Redis, settings: Settings) -> Jobs:
+    return Jobs.from_settings(redis, settings)
+
+
+def test_every_job_is_listed_as_it_was(release: dict[str, Any], jobs: Jobs) -> None:
+    listed = {job.id: job for job in jobs.page()[0]}
+    assert sorted(listed) == sorted(release["jobs"].values())
+    found = {name: listed[job_id] for name, job_id in release["jobs"].items()}
+    for name in ("queued", "running", "succeeded", "failed", "cancelled"):
+        assert found[name].status is State(name)
+        assert found[name].filename == "clip.mp4" and found[name].input["frames"] == 12
+    assert found["queued"].options.target_fps == "60000/1001" and found["queued"].options.audio == "none"
+    assert (
+        found["running"].progress.frames_done == 17
+        and found["running"].metrics.stage_seconds["network"] == 1.5
+    )
+    assert found["succeeded"].output is not None and found["succeeded"].output.frames == 36
+    assert found["expired"].expired and found["expired"].options.model == "dain-lite"
+    assert (found["failed"].error or {})["type"] == "urn:dain:problem:damaged-video"
+    recorded_and_refused = found["unreadable-then"]  # by the release itself, for 30 days
+    assert recorded_and_refused.options.speed == "333333333/1000000000"
+    assert all(job.error is None for job in listed.values() if job.status is not State.FAILED)
+    assert all(job.owner == "default" and job.notes == [] for job in listed.values())
+
+
+def test_a_running_job_goes_on(release: dict[str, Any], jobs: Jobs, redis: Redis) -> None:
+    job_id = release["jobs"]["running"]
+    token = release["keys"][f"dain:job:{job_id}:task:segment-1"]["token"]
+    claim = jobs.claim(job_id, "segment-1", "ann-1", token)
+    assert jobs.report(claim, 7)
+    assert jobs.complete(claim, add={"frames": 12}) == [ASSEMBLE]
+    assert jobs.segment_files(job_id, 1)[0] is not None
+
+
+def test_workers_and_the_janitor_read_it(
+    release: dict[str, Any], jobs: Jobs, redis: Redis, settings: Settings
+) -> None:
+    workers = Workers(redis, ttl_seconds=15)
+    assert [worker.error for worker in workers.all()] == [None]
+    store = open_store(settings.store_url)
+    Janitor(jobs, Queue(redis), workers, store, record_ttl_seconds=10**9).sweep()
+    assert jobs.unclean() == []
+
+
+def test_every_job_can_be_deleted(release: dict[str, Any], jobs: Jobs, redis: Redis) -> None:
+    for job_id in release["jobs"].values():
+        jobs.cancel(job_id)
+        jobs.delete(job_id)
+    assert jobs.page()[0] == [] and not redis.keys("dain:job:*")
