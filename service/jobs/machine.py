@@ -302,8 +302,8 @@ class Jobs:
         """Record a task as done and return the tasks that may start now; None when the claim is void.
 
         `task` and `job` are fields to set, `add` numbers to add to the job's and the service's totals, `notes`
-        sentences to add to the job's. A segment gives its file as `task=stored.as_fields()`; the plan gives its file
-        as the job's fields `plan` and `plan_sha256`.
+        sentences to add to the job's. A task that published a file records it with `task=stored.as_fields()`; see
+        `task_files`.
         """
         job_id = claim.job_id
         keys = [task_key(job_id, claim.task), job_key(job_id, "active"), COUNTERS]
@@ -370,11 +370,11 @@ class Jobs:
                 pipe.hget(task_key(job_id, task), field)
             return [None if raw is None else text(raw) for raw in pipe.execute()]
 
-    def segment_files(self, job_id: str, segments: int) -> list[Stored | None]:
-        """The files of a job's first `segments` segments as they were published, in order; None where one is not."""
+    def task_files(self, job_id: str, tasks: Iterable[str]) -> list[Stored | None]:
+        """The file that each of several tasks published, in their order; None where a task recorded none."""
         with self._redis.pipeline(transaction=False) as pipe:
-            for index in range(segments):
-                pipe.hgetall(task_key(job_id, segment_name(index)))
+            for task in tasks:
+                pipe.hgetall(task_key(job_id, task))
             return [Stored.from_fields(_text(fields)) for fields in pipe.execute()]
 
     # -- what the janitor does --------------------------------------------------------------------

@@ -104,8 +104,6 @@ class Record(BaseModel):
     filename: str = ""
     source: str = ""  #: the upload's key in the store
     source_sha256: str | None = None
-    plan: str | None = None  #: the plan's key in the store
-    plan_sha256: str | None = None
     options: Json[Options] = Field(default_factory=Options)
     input: Json[dict[str, Any]] = Field(default_factory=dict)
     facts: Json[dict[str, Any]] = Field(default_factory=dict)
@@ -150,8 +148,6 @@ class Job(BaseModel):
     filename: str
     source: str = Field(description="the upload's place in the store")
     source_sha256: str | None = Field(None, exclude=True)
-    plan: str | None = Field(None, exclude=True, description="the plan's place in the store")
-    plan_sha256: str | None = Field(None, exclude=True)
     options: Options
     input: dict[str, Any]
     facts: dict[str, Any] = Field(
@@ -196,8 +192,6 @@ def read_job(job_id: str, fields: Mapping[str, str], queue_position: int | None,
         filename=record.filename,
         source=record.source,
         source_sha256=record.source_sha256,
-        plan=record.plan,
-        plan_sha256=record.plan_sha256,
         options=record.options,
         input=record.input,
         facts=record.facts,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,10 @@ KINDS = ("uploads", "plans", "segments", "results")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _KEY = re.compile(rf"({'|'.join(KINDS)})(/{_NAME}){{1,3}}")
 _PREFIX = re.compile(rf"({'|'.join(KINDS)})/({_NAME}/?){{0,3}}")
+
+
+def nothing() -> None:
+    """The step of a caller that does not follow the work."""
 
 
 class StoreDamaged(DainError):
@@ -76,17 +80,27 @@ class Store(Protocol):
         """Remove the scratch folders of dead processes that are older than `min_age_seconds`; returns how many."""
         ...
 
-    def put(self, path: Path, key: str, *, sha256: str | None = None) -> Stored:
+    def put(
+        self, path: Path, key: str, *, sha256: str | None = None, step: Callable[[], None] = nothing
+    ) -> Stored:
         """Move the scratch file `path` to `key`. When this returns, the file survives a power cut.
 
-        `sha256` is the file's hash where the caller has it already.
+        `sha256` is the file's hash where the caller has it already. Otherwise `step` is called after each block that
+        is hashed, and may raise to stop.
         """
         ...
 
     def fetch(
-        self, key: str, *, size_bytes: int | None = None, sha256: str | None = None
+        self,
+        key: str,
+        *,
+        size_bytes: int | None = None,
+        sha256: str | None = None,
+        step: Callable[[], None] = nothing,
     ) -> AbstractContextManager[Path]:
         """A local file to read while the context lasts, e.g. ``with store.fetch(key, sha256=known) as path``.
+
+        `step` is called after each block that is hashed, and may raise to stop.
 
         Raises:
             StoreMissing: nothing is under `key`.

@@ -12,16 +12,17 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from service.store import Stored, StoreDamaged, StoreMissing, check_key, check_prefix, is_key
+from service.store import Stored, StoreDamaged, StoreMissing, check_key, check_prefix, is_key, nothing
 
 log = logging.getLogger("dain.store")
 
 _SCRATCH_NAME = re.compile(r"[0-9a-f]{32}")
+BLOCK_BYTES = 2**20
 MOST_REMEMBERED = 4096  # hashes of files that were checked
 
 
@@ -82,9 +83,11 @@ class LocalStore:
                 continue
         return swept
 
-    def put(self, path: Path, key: str, *, sha256: str | None = None) -> Stored:
+    def put(
+        self, path: Path, key: str, *, sha256: str | None = None, step: Callable[[], None] = nothing
+    ) -> Stored:
         target = self._path(key)
-        stored = Stored(key, path.stat().st_size, sha256 or hash_file(path))
+        stored = Stored(key, path.stat().st_size, sha256 or hash_file(path, step))
         _sync(path)
         while True:
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -101,14 +104,21 @@ class LocalStore:
         return stored
 
     @contextmanager
-    def fetch(self, key: str, *, size_bytes: int | None = None, sha256: str | None = None) -> Iterator[Path]:
+    def fetch(
+        self,
+        key: str,
+        *,
+        size_bytes: int | None = None,
+        sha256: str | None = None,
+        step: Callable[[], None] = nothing,
+    ) -> Iterator[Path]:
         """The file itself. It is hashed once for as long as its time stamps and inode stay the same."""
         path = self._path(key)
         size = self.size(key)
         if size_bytes is not None and size != size_bytes:
             raise StoreDamaged(key, f"has {size} bytes instead of {size_bytes}")
         try:
-            if sha256 is not None and self._checked.hash(path) != sha256:
+            if sha256 is not None and self._checked.hash(path, step) != sha256:
                 raise StoreDamaged(key, "has other contents than were put there")
         except FileNotFoundError:
             raise StoreMissing(key) from None
@@ -172,14 +182,14 @@ class _Checked:
         self._known: OrderedDict[tuple[int, ...], str] = OrderedDict()
         self._lock = threading.Lock()
 
-    def hash(self, path: Path) -> str:
+    def hash(self, path: Path, step: Callable[[], None]) -> str:
         """The SHA-256 of the file at `path`, in hex."""
         facts = path.stat()
         mark = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
         with self._lock:
             if mark in self._known:
                 return self._known[mark]
-        found = hash_file(path)
+        found = hash_file(path, step)
         with self._lock:
             self._known[mark] = found
             while len(self._known) > MOST_REMEMBERED:
@@ -187,10 +197,14 @@ class _Checked:
         return found
 
 
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def hash_file(path: Path, step: Callable[[], None] = nothing) -> str:
+    """The SHA-256 of a file's content, in hex; `step` is called after each block."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            step()
+    return digest.hexdigest()
 
 
 def _is_locked(path: Path) -> bool:

@@ -19,7 +19,7 @@ from service.jobs.queue import Queue
 from service.jobs.records import State
 from service.jobs.workers import Workers
 from service.settings import Settings
-from service.store import open_store
+from service.store import Stored, open_store
 
 RELEASES = sorted(Path(__file__).parent.glob("redis-*.json"))
 
@@ -72,7 +72,7 @@ def test_a_running_job_goes_on(release: dict[str, Any], jobs: Jobs, redis: Redis
     claim = jobs.claim(job_id, "segment-1", "ann-1", token)
     assert jobs.report(claim, 7)
     assert jobs.complete(claim, add={"frames": 12}) == [ASSEMBLE]
-    assert jobs.segment_files(job_id, 1)[0] is not None
+    assert jobs.task_files(job_id, ["segment-0"]) == [Stored("segments/x/0.mp4")]
 
 
 def test_workers_and_the_janitor_read_it(
