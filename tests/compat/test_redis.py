@@ -1,6 +1,6 @@
 """What earlier releases left in Redis is read by this one.
 
-`redis-<release>.json` holds every key that the release wrote for a few jobs, as its own calls made them: `jobs` names
+`<release>/redis.json` holds every key that the release wrote for a few jobs, as its own calls made them: `jobs` names
 them, `keys` has the values. Each release adds its file; none is ever changed.
 """
 
@@ -21,10 +21,10 @@ from service.jobs.workers import Workers
 from service.settings import Settings
 from service.store import Stored, open_store
 
-RELEASES = sorted(Path(__file__).parent.glob("redis-*.json"))
+RELEASES = sorted(Path(__file__).parent.glob("*/redis.json"))
 
 
-@pytest.fixture(params=RELEASES, ids=lambda path: path.stem)
+@pytest.fixture(params=RELEASES, ids=lambda path: path.parent.name)
 def release(request: pytest.FixtureRequest, redis: Redis) -> dict[str, Any]:
     """One release's jobs, now in Redis."""
     written: dict[str, Any] = json.loads(request.param.read_text())
