@@ -40,7 +40,11 @@ log = logging.getLogger("dain.worker")
 
 T = TypeVar("T")
 
-NOT_THE_VIDEO = ("encode-failed", "insufficient-storage", "machine-failed")  # what another attempt may be spared
+NOT_THE_VIDEO = (
+    "encode-failed",
+    "insufficient-storage",
+    "machine-failed",
+)  # what another attempt may be spared
 REPORT_SECONDS = 0.5  # between two reports of progress: how soon a cancelled job stops
 RETRY_SECONDS = 1.0  # between two calls of a Redis that is away
 

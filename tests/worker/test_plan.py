@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.jobs.options import Options
+from service.api.options import parse_options
 from tests.worker.conftest import Average, decoded, packet_times
 from worker import pipeline
 from worker.media.errors import MachineError, MediaError
@@ -37,12 +37,12 @@ def test_a_job_that_another_release_began_is_finished(path: Path, tmp_path: Path
 
 
 def test_a_plan_is_read_as_it_was_written(clip: Path) -> None:
-    plan = Plan.make(clip, probe(clip), Options.parse({"target_fps": "59.94"}), segment_frames=8)
+    plan = Plan.make(clip, probe(clip), parse_options({"target_fps": "59.94"}), segment_frames=8)
     assert Plan.from_json(plan.to_json()) == plan
 
 
 def test_what_a_later_release_added_is_ignored(clip: Path) -> None:
-    plan = Plan.make(clip, probe(clip), Options.parse({}), segment_frames=8)
+    plan = Plan.make(clip, probe(clip), parse_options({}), segment_frames=8)
     stored = json.loads(plan.to_json()) | {"grain": 3}
     stored["segments"][0]["weight"] = 1
     read = Plan.from_json(json.dumps(stored))
@@ -50,11 +50,11 @@ def test_what_a_later_release_added_is_ignored(clip: Path) -> None:
 
 
 def test_a_plan_of_a_newer_version_is_refused_in_a_sentence(clip: Path) -> None:
-    plan = Plan.make(clip, probe(clip), Options.parse({}), segment_frames=8)
+    plan = Plan.make(clip, probe(clip), parse_options({}), segment_frames=8)
     with pytest.raises(MachineError, match="newer release wrote the plan .* Update this worker"):
         Plan.from_json(json.dumps(json.loads(plan.to_json()) | {"version": 2}))
 
 
 def test_too_many_frames_are_refused(clip: Path) -> None:
     with pytest.raises(MediaError, match="24 frames in the result; at most 23"):
-        Plan.make(clip, probe(clip), Options.parse({}), segment_frames=8, max_frames=23)
+        Plan.make(clip, probe(clip), parse_options({}), segment_frames=8, max_frames=23)
