@@ -6,17 +6,30 @@ BIN    := $(VENV)/bin
 CONTAINERS   ?= docker
 DAIN_VERSION ?= latest
 
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+
 .PHONY: setup demo test lint kernels compose-test lock audit licences clean
 
 setup: $(VENV)/installed
 
+# A machine without a GPU gets PyTorch's CPU build where the configured package index has one: it takes a third of the
+# space. Elsewhere pip installs the build with CUDA.
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { \
 	  echo "Python's venv module is missing: apt-get install python3-venv (as root), then again."; exit 1; }
+	@echo "Setting up $(VENV). With PyTorch for CPUs: 0.35 GB to fetch, 1.9 GB of disk. With CUDA: 5.6 GB of disk."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,embedded,dev]'
+	@if [ -e /dev/nvidiactl ]; then \
+	  echo "This machine has an NVIDIA GPU: PyTorch comes with CUDA."; \
+	elif $(BIN)/pip install --constraint constraints.txt "torch==$(TORCH)+cpu"; then \
+	  echo "No NVIDIA GPU here: PyTorch is the build for CPUs."; \
+	else \
+	  echo "The package index has no PyTorch for CPUs, so the build with CUDA follows. It works on a CPU, too."; \
+	  echo "To save 4 GB, stop here and set PIP_EXTRA_INDEX_URL to an index that has torch $(TORCH)+cpu."; \
+	fi
+	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
 	@if command -v nvcc >/dev/null && $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 	  $(BIN)/python -m cuda_ext.build; fi
 	@touch $@

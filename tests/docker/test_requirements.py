@@ -1,4 +1,4 @@
-"""What is locked for the images fits what the project asks for, and the GPU worker's file has all of it."""
+"""The locked packages of each image fit what the project asks for; the GPU worker's file has those of every image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-WORKER = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["worker"]
+SERVICE = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["service"]
+WORKER = SERVICE + PROJECT["optional-dependencies"]["worker"]
+NOT_IN_THE_SERVICE = {"ffmpeg-python", "imageio-ffmpeg", "numpy", "torch"}
 
 
 def locked(image: str) -> dict[str, Version]:
@@ -26,7 +28,7 @@ def locked(image: str) -> dict[str, Version]:
 
 @pytest.mark.parametrize(
     ("image", "wanted"),
-    [("service", PROJECT["dependencies"]), ("worker", WORKER), ("worker-cpu", WORKER)],
+    [("service", SERVICE), ("worker", WORKER), ("worker-cpu", WORKER)],
 )
 def test_what_the_project_asks_for_is_locked(image: str, wanted: list[str]) -> None:
     versions = locked(image)
@@ -40,3 +42,8 @@ def test_an_audit_of_the_gpu_worker_sees_every_package(image: str) -> None:
     assert {name: worker[name].public for name in locked(image)} == {
         name: version.public for name, version in locked(image).items()
     }
+
+
+def test_the_service_carries_no_ffmpeg_program_no_numpy_and_no_torch() -> None:
+    assert not NOT_IN_THE_SERVICE & locked("service").keys()
+    assert locked("worker").keys() >= NOT_IN_THE_SERVICE

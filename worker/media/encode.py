@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import ffmpeg as command_line
 import numpy as np
 
 from dain_core.runtime.pixels import PixelFormat
@@ -87,7 +86,7 @@ class Encoder:
 
 def _encoding(path: Path, info: VideoInfo, rate: Fraction, quality: int, preset: str) -> list[str]:
     rate = min(max(rate, Fraction(1)), Fraction(1000)).limit_denominator(1001)
-    frames = command_line.input(
+    frames = ffmpeg.own_source(
         "pipe:0",
         format="rawvideo",
         pixel_format=info.working_format,

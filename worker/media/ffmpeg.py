@@ -1,4 +1,7 @@
-"""The FFmpeg program: where it is, what it may open, and a process of it that never outlives its owner."""
+"""The FFmpeg program: where it is, what it may open, and a process of it that never outlives its owner.
+
+No other module speaks to ffmpeg-python, which writes the command lines.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,16 @@ def source(path: Path, **options: Any) -> Any:
         copyts=None,
         **options,
     )
+
+
+def own_source(url: str, **options: Any) -> Any:
+    """An input of ffmpeg-python that this program makes itself: a file, or a pipe such as "pipe:0"."""
+    return ffmpeg.input(url, **options)
+
+
+def output(*streams: Any, url: str, **options: Any) -> Any:
+    """An output of ffmpeg-python: `streams` of its inputs, written to the file or pipe `url`."""
+    return ffmpeg.output(*streams, url, **options)
 
 
 def command(*outputs: Any) -> list[str]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import av
 import av.container
-import ffmpeg as command_line
 
 from worker.channel import CHECK_SECONDS, nothing
 from worker.media import ffmpeg
@@ -169,7 +168,7 @@ def _muxing(
 ) -> list[str]:
     """Mux the picture with what else the source has, on one clock that starts at 0."""
     source = ffmpeg.source(source_path, itsoffset=f"{float(-begin):.3f}")
-    streams = [command_line.input(ffmpeg.url(picture), copyts=None)["v:0"]]
+    streams = [ffmpeg.own_source(ffmpeg.url(picture), copyts=None)["v:0"]]
     streams.append(source["t:99?"])  # matches nothing, but makes the source an input for its metadata
     options: dict[str, Any] = {"c": "copy"}
     for k, sound in enumerate(info.audio if audio else ()):
@@ -183,9 +182,9 @@ def _muxing(
     # The clock of the whole file places each track's start: it must have a tick for every one of them.
     rates = [sound.sample_rate for sound in info.audio]
     movie_clock = math.lcm(clock, *rates)
-    output = command_line.output(
+    output = ffmpeg.output(
         *streams,
-        ffmpeg.url(path),
+        url=ffmpeg.url(path),
         format="mp4",
         map_metadata=1,
         map_chapters=1 if in_time else -1,
