@@ -1,8 +1,8 @@
-"""The one sweeper: delivers lost tasks again, expires results, keeps the disk clean.
+"""The janitor delivers lost tasks again, expires results and keeps the store clean.
 
-Run as `python -m service.jobs.janitor`. Any number may run; a lock in Redis lets one sweep at a time, and sweeping
-twice is harmless. It judges by the records of `service.jobs.machine` and by whether a worker's own record is alive,
-never by RQ's statuses.
+Run it as `python -m service.jobs.janitor`. Any number may run: a lock in Redis lets one sweep at a time, and sweeping
+twice is harmless. The janitor judges by the records of `service.jobs.machine` and `service.jobs.workers`, never by
+RQ's statuses.
 """
 
 from __future__ import annotations
@@ -16,27 +16,35 @@ from contextlib import suppress
 from redis import Redis
 from redis.exceptions import LockNotOwnedError, RedisError
 
-from service.jobs.machine import Jobs, created_at
+from service.jobs.machine import Jobs, created_at, is_job_id
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
-from service.jobs.records import State
+from service.jobs.records import TERMINAL, State
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import read_settings
-from service.store import Store, open_store
+from service.store import KINDS, WORKING_KINDS, Store, open_store
 
 log = logging.getLogger("dain.janitor")
 
 INTERVAL = 2.0  # seconds between sweeps
-LOCK_SECONDS = 10.0  # by so much a janitor that is killed in a sweep delays the next
-# Seconds a task may be in no queue, or running and on no worker's list: longer than any worker needs from pop to
+LOCK_SECONDS = 10.0  # a janitor that is killed in a sweep delays the next sweep by so much
+REDIS_SECONDS = 5.0  # time for Redis to answer one command
+# Seconds that a task may be in no queue, or running and on no worker's list: longer than any worker needs from pop to
 # claim, or from one heartbeat to the next.
 LOST_AFTER = 10.0
+# Heartbeats that a worker without a record may take before it counts as dead. After an outage of Redis every record
+# has expired, and the living report again within one.
+MISSED_HEARTBEATS = 2
 SCRATCH_AGE = 60.0  # seconds: a new folder has no lock yet
-ORPHAN_AGE = 3600.0  # seconds after which a file that nobody claims is nobody's
+ORPHAN_AGE = 3600.0  # seconds after which a file of no job is removed
+ORPHAN_INTERVAL = 600.0  # seconds between two looks for such files: each looks at every file
 
 
 class Janitor:
-    """Sweeps one service; call `sweep` every `INTERVAL` seconds."""
+    """Sweeps one service; call `sweep` every `INTERVAL` seconds.
+
+    A fault of the store is logged and ends no sweep: what could not be removed is tried again by the next.
+    """
 
     def __init__(
         self, jobs: Jobs, queue: Queue, workers: Workers, store: Store, *, record_ttl_seconds: float
@@ -46,40 +54,55 @@ class Janitor:
         self._workers = workers
         self._store = store
         self._record_ttl = record_ttl_seconds
-        self._missing_since: dict[tuple[str, ...], float] = {}
+        self._suspects: dict[tuple[str, ...], float] = {}  # tasks that seem lost, and since when
+        self._next_look_for_orphans = 0.0
+        self._said: set[str] = set()
 
     def sweep(self) -> None:
+        """Do everything once; raises RedisError."""
         self.redeliver()
-        self.clean_up()
         self.expire()
+        self.clean_up()
+        if time.monotonic() >= self._next_look_for_orphans:
+            self.remove_orphans()
+            self._next_look_for_orphans = time.monotonic() + ORPHAN_INTERVAL
+
+    def start_over(self) -> None:
+        """Forget every suspicion, as after an outage of Redis: what was seen before it proves nothing."""
+        self._suspects = {}
 
     def redeliver(self) -> None:
         """Queue again each task whose worker died or dropped it, or that is queued and yet in no queue."""
         waiting = self._queue.waiting()
         live = self._jobs.live_tasks()
         workers = {worker.name: worker for worker in self._workers.all()}
-        missing: dict[tuple[str, ...], float] = {}
-
-        def is_missing_for_long(*key: str) -> bool:
-            missing[key] = self._missing_since.get(key, time.monotonic())
-            return time.monotonic() - missing[key] > LOST_AFTER
-
+        suspects: dict[tuple[str, ...], float] = {}
+        now = time.monotonic()
         for job_id, task, fields in live:
             if fields["state"] == "running":
                 worker = workers.get(fields["worker"])
-                if worker is None:
-                    self._requeue_lost(job_id, task, fields, "died in")
-                elif not _has(worker, job_id, task) and is_missing_for_long(job_id, task, fields["token"]):
-                    self._requeue_lost(job_id, task, fields, "no longer has")
-            elif (job_id, task) not in waiting and is_missing_for_long(job_id, task):
+                if worker and _has(worker, job_id, task):
+                    continue
+                fault = "no longer has" if worker else "died in"
+                patience = LOST_AFTER if worker else MISSED_HEARTBEATS * self._workers.heartbeat_seconds
+            elif (job_id, task) not in waiting:
+                fault, patience = "in no queue", LOST_AFTER
+            else:
+                continue
+            key = (job_id, task, fields.get("token", ""), fault)
+            since = self._suspects.get(key, now)
+            if now - since < patience:
+                suspects[key] = since
+            elif fields["state"] == "running":
+                self._requeue_lost(job_id, task, fields, fault)
+            else:
                 log.warning("task %s of job %s was in no queue; delivered again", task, job_id)
                 self._deliver(job_id, task)
-                del missing[job_id, task]
-        self._missing_since = missing
+        self._suspects = suspects
 
-    def _requeue_lost(self, job_id: str, task: str, fields: dict[str, str], how: str) -> None:
+    def _requeue_lost(self, job_id: str, task: str, fields: dict[str, str], fault: str) -> None:
         outcome = self._jobs.requeue_lost(job_id, task, fields["token"])
-        log.warning("worker %s %s task %s of job %s: %s", fields["worker"], how, task, job_id, outcome)
+        log.warning("worker %s %s task %s of job %s: %s", fields["worker"], fault, task, job_id, outcome)
         if outcome == "requeued":
             self._deliver(job_id, task)
         elif outcome == "exhausted":
@@ -92,28 +115,62 @@ class Janitor:
         self._queue.forget(job_id, task)
         self._queue.enqueue(job_id, task)
 
-    def clean_up(self) -> None:
-        """Remove the upload, plan and segments of jobs that are over."""
-        for job_id in self._jobs.unclean():
-            for prefix in ("uploads", "plans", "segments"):
-                self._store.delete(f"{prefix}/{job_id}")
-            self._jobs.cleaned(job_id)
-        self._store.sweep_scratch(SCRATCH_AGE)
-        for key in self._store.keys("uploads/"):  # put, and then its API died before it was recorded
-            job_id = key.removeprefix("uploads/")
-            if time.time() - created_at(job_id) > ORPHAN_AGE and not self._jobs.known(job_id):
-                self._store.delete(key)
-
     def expire(self) -> None:
         """Remove results past their time, and after a longer time the jobs' records."""
         now = time.time()
         for job_id in self._jobs.results_expired_by(now):
-            log.info("result of job %s expired", job_id)
-            self._store.delete(f"results/{job_id}/")
-            self._jobs.mark_expired(job_id)
+            if self._remove(f"results/{job_id}/") and self._jobs.mark_expired(job_id):
+                log.info("result of job %s expired", job_id)
         for job_id in self._jobs.finished_before(now - self._record_ttl):
-            self._store.delete(f"results/{job_id}/")
-            self._jobs.delete(job_id)
+            if self._remove(f"results/{job_id}/"):
+                self._jobs.delete(job_id)
+
+    def clean_up(self) -> None:
+        """Remove the upload, plan and segments of jobs that are over, and what dead processes left in scratch."""
+        for job_id in self._jobs.unclean():
+            if self._remove(*(f"{kind}/{job_id}" for kind in WORKING_KINDS)):
+                self._jobs.cleaned(job_id)
+        try:
+            self._store.sweep_scratch(SCRATCH_AGE)
+        except OSError as error:
+            self._say_once("scratch", "the store's scratch folder cannot be swept: %s", error)
+
+    def remove_orphans(self) -> None:
+        """Remove files of no job, whose process died between store and record, and late files of jobs that are over."""
+        for kind in KINDS:
+            try:
+                names = {key.split("/")[1].removesuffix(".json") for key in self._store.keys(f"{kind}/")}
+            except OSError as error:
+                self._say_once(kind, "%s in the store cannot be listed: %s", kind, error)
+                continue
+            for job_id in sorted(names):
+                if not is_job_id(job_id):
+                    self._say_once(
+                        f"{kind}/{job_id}", "%s/%s in the store is no job's; left alone", kind, job_id
+                    )
+                elif self._is_orphan(kind, job_id):
+                    self._remove(f"{kind}/{job_id}")
+
+    def _is_orphan(self, kind: str, job_id: str) -> bool:
+        state = self._jobs.state(job_id)
+        if state is None:
+            return time.time() - created_at(job_id) > ORPHAN_AGE
+        return kind in WORKING_KINDS and state in TERMINAL
+
+    def _remove(self, *prefixes: str) -> bool:
+        """Remove what is stored under each of `prefixes`; False where the store refuses."""
+        for prefix in prefixes:
+            try:
+                self._store.delete(prefix)
+            except OSError as error:
+                self._say_once(prefix, "%s cannot be removed from the store: %s", prefix, error)
+                return False
+        return True
+
+    def _say_once(self, what: str, message: str, *arguments: object) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            log.error(message, *arguments)
 
 
 def _has(worker: WorkerRecord, job_id: str, task: str) -> bool:
@@ -127,7 +184,7 @@ def main() -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    redis = Redis.from_url(settings.require_redis_url)
+    redis = Redis.from_url(settings.require_redis_url, socket_timeout=REDIS_SECONDS)
     jobs, store = Jobs.from_settings(redis, settings), open_store(settings.store_url)
     workers = Workers(redis, ttl_seconds=settings.worker_ttl_seconds)
     janitor = Janitor(jobs, Queue(redis), workers, store, record_ttl_seconds=settings.record_ttl_seconds)
@@ -135,8 +192,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     lock = redis.lock("dain:janitor", timeout=LOCK_SECONDS, blocking=False)
-    wait = INTERVAL
-    while not stop.wait(wait):
+    while not stop.wait(INTERVAL):
         try:
             if lock.acquire():
                 try:
@@ -144,12 +200,9 @@ def main() -> None:
                 finally:
                     with suppress(LockNotOwnedError):  # the sweep outlasted it
                         lock.release()
-            wait = INTERVAL
         except RedisError as error:
-            # After an outage every worker's record has expired; give the living time to report before judging
-            # them dead.
-            log.warning("Redis: %s; sweeping again in %.0f s", error, settings.worker_ttl_seconds)
-            wait = settings.worker_ttl_seconds
+            log.warning("Redis: %s; the next sweep is in %.0f s", error, INTERVAL)
+            janitor.start_over()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ nothing.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,6 +47,8 @@ PLAN = "plan"
 ASSEMBLE = "assemble"
 SEGMENT = "segment-"
 
+_JOB_ID = re.compile(r"[0-9a-f]{28}")
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -74,6 +77,11 @@ def new_job_id() -> str:
 def new_token() -> str:
     """The secret that proves an attempt at a task."""
     return secrets.token_hex(8)
+
+
+def is_job_id(text: str) -> bool:
+    """Whether `text` has the form of a job's id."""
+    return bool(_JOB_ID.fullmatch(text))
 
 
 def created_at(job_id: str) -> float:
@@ -396,16 +404,21 @@ class Jobs:
             ]
             for job_id, task in names:
                 pipe.hgetall(task_key(job_id, task))
-            return [(*name, _text(fields)) for name, fields in zip(names, pipe.execute(), strict=True)]
+            found = zip(names, pipe.execute(), strict=True)
+            return [
+                (*name, _text(fields)) for name, fields in found if fields
+            ]  # a job may have ended meanwhile
 
     def requeue_lost(self, job_id: str, task: str, token: str) -> str:
         """Queue a task again whose worker lost it holding `token`: requeued, exhausted (no attempts left) or void."""
         keys = [task_key(job_id, task), COUNTERS]
         return text(self._call("requeue_lost", job_id, keys, [token, self._max_attempts]))
 
-    def known(self, job_id: str) -> bool:
-        """Whether there is a record of this job."""
-        return bool(self._redis.exists(job_key(job_id)))
+    def state(self, job_id: str) -> State | None:
+        """The job's state; None where there is no record of it."""
+        raw = self._redis.hget(job_key(job_id), "state")
+        known = [state for state in STORED_STATES if raw == state.value.encode()]
+        return known[0] if known else State.UNKNOWN if self._redis.exists(job_key(job_id)) else None
 
     def unclean(self) -> list[str]:
         """Jobs that are over (or forgotten) and still have an upload or segments in the store."""

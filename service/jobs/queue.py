@@ -1,9 +1,17 @@
-"""The queue of tasks between the service and its workers; the only module that speaks RQ.
+"""The queue of tasks between the service and its workers. No other module imports RQ.
 
-RQ carries names and nothing else. It delivers at most once when a worker is killed, and twice when two of its
-own clean-ups meet, so both are made harmless elsewhere: `service.jobs.machine` hands each task to one worker at a
-time, and `service.jobs.janitor` delivers again what was lost. RQ's own retries, time-outs, results and maintenance
-are therefore off.
+RQ carries names and nothing else. It loses a task when a worker is killed, and delivers a task twice when two of its
+own clean-ups meet. Both are harmless here: `service.jobs.machine` hands each task to one worker at a time, and
+`service.jobs.janitor` delivers again what was lost. RQ's own retries, time-outs, results and maintenance are
+therefore off.
+
+RQ is pinned to a minor version, because this module uses what RQ does not promise to keep:
+
+- `Queue.key`, `Queue.intermediate_queue_key` and `Queue.started_job_registry.key`: the keys of its lists in Redis;
+- an entry of the started registry is `<RQ job id>:<execution id>`, and `Job.key_for` names a job's hash;
+- of its worker, `perform_job`, `prepare_execution`, `maintain_heartbeats`, `set_state`, `birth_date`,
+  `last_cleaned_at`, `run_maintenance_tasks`, `handle_warm_shutdown_request` and the flag `_stop_requested`;
+- a worker blocks for `worker_ttl` less 15 s when it waits for a task.
 """
 
 from __future__ import annotations
@@ -22,18 +30,23 @@ from rq.utils import now
 from service.jobs.workers import text
 
 NAME = "dain"
+# Functions go by name, because the service has no torch and cannot import them.
 TASKS = {
     "plan": "worker.work.plan",
     "assemble": "worker.work.assemble",
-}  # by name: the service has no torch
+}
 SEGMENT_TASK = "worker.work.segment"
-# RQ's limit is a signal, which native code defers and `except Exception` swallows; worker.telemetry watches instead.
+# RQ's limit is a signal, which native code defers and `except Exception` swallows. A worker watches itself instead.
 NO_TIME_LIMIT = -1
-MINIMUM_TTL = 20  # RQ blocks for its worker's time to live less 15 s, so this wakes an idle worker every 5 s
+WORKER_TTL = 20  # seconds; an idle worker wakes every 5 s
+FAILURE_TTL = 3600  # seconds that RQ keeps a function that raised; ours raise nothing
 
 
 class Queue:
-    """The one queue. One, because RQ pops from several with BLPOP, which loses the task if the worker dies there."""
+    """The queue of all tasks.
+
+    There is one, because RQ pops from several queues with BLPOP, which loses the task of a worker that dies there.
+    """
 
     def __init__(self, redis: Redis):
         self._redis = redis
@@ -47,7 +60,7 @@ class Queue:
             job_id=f"{job_id}_{task}_{secrets.token_hex(4)}",
             timeout=NO_TIME_LIMIT,
             result_ttl=0,
-            failure_ttl=3600,
+            failure_ttl=FAILURE_TTL,
         )
 
     def depth(self) -> int:
@@ -55,39 +68,47 @@ class Queue:
         return int(self._redis.llen(self.rq.key))
 
     def waiting(self) -> set[tuple[str, str]]:
-        """Every waiting task as (job, task)."""
-        return {split_id(text(raw)) for raw in self._redis.lrange(self.rq.key, 0, -1)}
+        """Every waiting task as (job, task). What others put into the queue is passed over."""
+        found = (_split_if_ours(text(raw)) for raw in self._redis.lrange(self.rq.key, 0, -1))
+        return {task for task in found if task}
 
     def forget(self, job_id: str, task: str) -> None:
-        """Drop what RQ still holds of a task whose worker died: it would count as work in progress for ever."""
+        """Drop what RQ still holds of a task whose worker died. RQ would count it as work in progress for ever."""
         started = self.rq.started_job_registry.key
         for execution in map(text, self._redis.zrange(started, 0, -1)):
             delivery = execution.partition(":")[0]
-            if split_id(delivery) == (job_id, task):
+            if _split_if_ours(delivery) == (job_id, task):
                 self._redis.zrem(started, execution)
                 self._redis.delete(rq.job.Job.key_for(delivery))
         popped = self.rq.intermediate_queue_key
         for delivery in map(text, self._redis.lrange(popped, 0, -1)):
-            if split_id(delivery) == (job_id, task):
+            if _split_if_ours(delivery) == (job_id, task):
                 self._redis.lrem(popped, 0, delivery)
 
 
 def split_id(delivery: str) -> tuple[str, str]:
-    """(job, task) of an RQ job id."""
+    """The (job, task) of an RQ job id that `Queue.enqueue` made; ValueError for any other."""
     job_id, task, _ = delivery.split("_")
     return job_id, task
 
 
-class WarmWorker(rq.SimpleWorker):
-    """An RQ worker that runs tasks in this very process, where the model is warm (a fork cannot use CUDA).
+def _split_if_ours(delivery: str) -> tuple[str, str] | None:
+    try:
+        return split_id(delivery)
+    except ValueError:
+        return None
 
-    SimpleWorker sends no heartbeat during a task: call `beat` from a thread. SIGTERM calls `on_drain`, so
-    that the task in hand can give itself back; the loop then ends.
+
+class WarmWorker(rq.SimpleWorker):
+    """An RQ worker that runs tasks in its own process, where the model is warm. A fork cannot use CUDA.
+
+    `SimpleWorker` sends no heartbeat during a task, so a thread has to call `beat`. SIGTERM calls `on_drain`, which
+    lets the task in hand give itself back; then the loop ends.
     """
 
     def __init__(self, redis: Redis, name: str, on_drain: Callable[[], None]):
         super().__init__(
-            [Queue(redis).rq], name=name, connection=redis, serializer=JSONSerializer, worker_ttl=MINIMUM_TTL
+            [Queue(redis).rq], name=name, connection=redis, serializer=JSONSerializer, worker_ttl=WORKER_TTL
         )
         self._on_drain = on_drain
         self._in_hand: tuple[rq.job.Job, Any] | None = None
@@ -109,7 +130,7 @@ class WarmWorker(rq.SimpleWorker):
         with self._lock:
             if self._in_hand:
                 self.maintain_heartbeats(*self._in_hand)
-            elif self.birth_date:  # a record from before it registers RQ takes for another worker's
+            elif self.birth_date:  # RQ takes a record from before its registration for another worker's
                 self.heartbeat()
 
     def stop_after_task(self) -> None:

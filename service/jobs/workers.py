@@ -64,6 +64,11 @@ class Workers:
         self._redis = redis
         self._ttl = ttl_seconds
 
+    @property
+    def heartbeat_seconds(self) -> float:
+        """How often a worker is to report: a record survives four reports that do not get through."""
+        return self._ttl / 5
+
     def heartbeat(self, record: WorkerRecord) -> None:
         """Write the record and put off its expiry."""
         record = record.model_copy(update={"heartbeat_at": time.time()})

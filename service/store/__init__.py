@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from service.errors import DainError
 
-KINDS = ("uploads", "plans", "segments", "results")
+WORKING_KINDS = ("uploads", "plans", "segments")  # what a job needs until it is over
+KINDS = (*WORKING_KINDS, "results")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _KEY = re.compile(rf"({'|'.join(KINDS)})(/{_NAME}){{1,3}}")
 _PREFIX = re.compile(rf"({'|'.join(KINDS)})/({_NAME}/?){{0,3}}")

@@ -23,18 +23,21 @@ local function set_fields(key, encoded)
   for name, value in pairs(cjson.decode(encoded)) do redis.call('HSET', key, name, value) end
 end
 
--- Adds the sentences that the job does not have yet.
+-- Adds the sentences that the job does not have yet. Notes that cannot be read stay as they are.
 local function add_notes(encoded)
-  local notes, known = cjson.decode(redis.call('HGET', job, 'notes') or '[]'), {}
+  local added = cjson.decode(encoded)
+  if #added == 0 then return end
+  local readable, notes = pcall(cjson.decode, redis.call('HGET', job, 'notes') or '[]')
+  if not readable or type(notes) ~= 'table' then return end
+  local known = {}
   for _, note in ipairs(notes) do known[note] = true end
-  local before = #notes
-  for _, note in ipairs(cjson.decode(encoded)) do
+  for _, note in ipairs(added) do
     if not known[note] then
       known[note] = true
       table.insert(notes, note)
     end
   end
-  if #notes > before then redis.call('HSET', job, 'notes', cjson.encode(notes)) end
+  redis.call('HSET', job, 'notes', cjson.encode(notes))
 end
 
 -- Appends an event of the job; `data` are further members of its document.

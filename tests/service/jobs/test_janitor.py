@@ -64,17 +64,47 @@ def files(store: Store) -> list[str]:
 
 
 def test_a_dead_workers_task_is_delivered_again(
-    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis
+    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Workers(redis, ttl_seconds=15).heartbeat(worker("ann"))
     jobs.claim(job.id, PLAN, "ann")
     janitor.redeliver()
     assert queue.waiting() == set()
     redis.delete(worker_key("ann"))
+    monkeypatch.setattr(janitor_module, "MISSED_HEARTBEATS", 0)
     janitor.redeliver()
     assert queue.waiting() == {(job.id, PLAN)}
     janitor.redeliver()
     assert queue.depth() == 1
+
+
+def test_a_living_worker_keeps_its_task_when_an_outage_of_redis_took_its_record(
+    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every record has expired by the first good sweep, and the living have not reported again yet."""
+    jobs.claim(job.id, PLAN, "ann")
+    janitor.redeliver()
+    assert queue.waiting() == set()
+    Workers(redis, ttl_seconds=15).heartbeat(worker("ann"))
+    monkeypatch.setattr(janitor_module, "MISSED_HEARTBEATS", 0)
+    janitor.redeliver()
+    assert queue.waiting() == set()
+
+
+def test_what_was_seen_before_an_outage_proves_nothing(
+    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(janitor_module.time, "monotonic", lambda: clock[0])
+    jobs.claim(job.id, PLAN, "ann")
+    janitor.redeliver()
+    clock[0] += 60
+    janitor.start_over()
+    janitor.redeliver()
+    assert queue.waiting() == set()
+    clock[0] += 60
+    janitor.redeliver()
+    assert queue.waiting() == {(job.id, PLAN)}
 
 
 def worker(name: str, tasks: list[TaskInHand] | None = None) -> WorkerRecord:
@@ -105,8 +135,9 @@ def test_a_task_that_its_living_worker_no_longer_has_is_delivered_again(
 
 
 def test_a_task_that_keeps_killing_workers_fails_its_job(
-    janitor: Janitor, jobs: Jobs, job: Job, settings: Settings
+    janitor: Janitor, jobs: Jobs, job: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(janitor_module, "MISSED_HEARTBEATS", 0)
     for _ in range(settings.max_attempts):
         jobs.claim(job.id, PLAN, "dead")
         janitor.redeliver()
@@ -154,8 +185,75 @@ def test_an_upload_without_a_job_is_removed_after_an_hour(
     old, new = f"{int((time.time() - 4000) * 1000):012x}{'0' * 16}", new_job_id()
     for orphan in (old, new):
         put(store, tmp_path, f"uploads/{orphan}")
+        put(store, tmp_path, f"results/{orphan}/aa.mp4")
+    janitor.remove_orphans()
+    assert files(store) == [*sorted([job.source, f"uploads/{new}"]), f"results/{new}/aa.mp4"]
+
+
+def test_what_a_late_attempt_stored_is_removed(
+    janitor: Janitor, jobs: Jobs, store: Store, job: Job, tmp_path: Path
+) -> None:
+    """Its job was cancelled and cleaned up between its last check and its file's publication."""
+    put(store, tmp_path, f"plans/{job.id}/aa.json")
+    janitor.remove_orphans()
+    assert store.exists(f"plans/{job.id}/aa.json")
+    jobs.cancel(job.id)
     janitor.clean_up()
-    assert files(store) == sorted([job.source, f"uploads/{new}"])
+    put(store, tmp_path, f"plans/{job.id}/aa.json")
+    janitor.remove_orphans()
+    assert files(store) == []
+
+
+def test_strangers_in_the_store_are_passed_over_and_said_once(
+    janitor: Janitor, jobs: Jobs, store: Store, job: Job, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = settings.state_dir / "store"
+    (root / "uploads" / "lost+found").mkdir()
+    strangers = [
+        "uploads/.nfs000000000001", "uploads/lost+found/3", "uploads/notes.txt", "scratch/.DS_Store", "segments",
+    ]  # fmt: skip
+    for name in strangers:
+        (root / name).write_text("not ours")
+    jobs.cancel(job.id)
+    for _ in range(3):
+        janitor.sweep()
+        janitor.remove_orphans()
+    assert not store.exists(job.source) and jobs.unclean() == []
+    assert all((root / name).exists() for name in strangers)
+    for name in ("uploads/.nfs000000000001", "uploads/lost+found", "uploads/notes.txt", "scratch/.DS_Store"):
+        assert sum(name in message for message in caplog.messages) == 1, name
+
+
+def test_a_file_that_cannot_be_removed_keeps_nothing_else_from_its_end(
+    janitor: Janitor, jobs: Jobs, store: Store, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = new_job_id()
+    put(store, tmp_path, f"uploads/{stuck}")
+    jobs.create(stuck, source=f"uploads/{stuck}", filename="a.mp4", options=parse_options({}), input={})
+    delete = store.delete
+
+    def refuse(prefix: str) -> None:
+        if stuck in prefix:
+            raise PermissionError(13, "Permission denied")
+        delete(prefix)
+
+    monkeypatch.setattr(store, "delete", refuse)
+    for each in (stuck, job.id):
+        jobs.cancel(each)
+    janitor.sweep()
+    assert files(store) == [f"uploads/{stuck}"] and jobs.unclean() == [stuck]
+
+
+def test_a_deleted_job_does_not_come_back_when_its_result_expires(
+    janitor: Janitor, jobs: Jobs, store: Store, job: Job, redis: Redis
+) -> None:
+    jobs.finish(job.id, State.SUCCEEDED)
+    redis.zadd(RESULTS, {job.id: time.time() - 1})
+    expired = jobs.results_expired_by(time.time())
+    assert expired == [job.id]
+    jobs.delete(job.id)  # a client is faster
+    assert not jobs.mark_expired(job.id)
+    assert not redis.keys("dain:job:*") and jobs.page()[0] == []
 
 
 def test_results_expire_before_records(

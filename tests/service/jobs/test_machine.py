@@ -13,11 +13,14 @@ from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
 from service.api.options import parse_options
+from service.jobs import machine
 from service.jobs.machine import ASSEMBLE, PLAN, Claim, Jobs, Refused, created_at, new_job_id
+from service.jobs.options import Options
 from service.jobs.problems import Problem
 from service.jobs.records import Job, Output, State
 from service.jobs.workers import worker_key
 from service.settings import Settings
+from service.store import Stored
 
 
 @pytest.fixture
@@ -125,6 +128,66 @@ def test_ids_sort_by_time_of_creation() -> None:
     ids = [new_job_id() for _ in range(1000)]
     assert ids == sorted(ids)
     assert all(before - 0.001 <= created_at(job_id) <= time.time() for job_id in ids)
+
+
+def test_ids_keep_their_order_when_the_clock_is_set_back(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a new job is the first of the list, and the last in the line."""
+    now = time.time_ns()
+    clock = iter([now, now - 3600 * 10**9, now - 3600 * 10**9, now, now + 10**9])
+    monkeypatch.setattr(machine.time, "time_ns", lambda: next(clock))
+    ids = [jobs.new_id() for _ in range(5)]
+    assert ids == sorted(ids) and len(set(ids)) == 5
+    assert all(machine.is_job_id(job_id) for job_id in ids)
+    assert created_at(ids[2]) == pytest.approx(now / 1e9, abs=0.01)
+
+
+def test_an_id_is_above_the_last_of_its_millisecond(jobs: Jobs, redis: Redis) -> None:
+    redis.set(machine.LAST_ID, "ffffffff0000ffff" + "f" * 12)
+    assert jobs.new_id()[:16] == "ffffffff00010000"
+
+
+def test_notes_are_kept_in_order_and_once(jobs: Jobs) -> None:
+    job_id = new_job_id()
+    jobs.create(
+        job_id,
+        source="uploads/x",
+        filename="a.mp4",
+        options=Options(),
+        input={},
+        facts={"frames": 3},
+        notes=["No é."],
+    )
+    claim = jobs.claim(job_id, PLAN, "ann")
+    jobs.complete(claim, job={"segments_total": 1, "frames_total": 1}, notes=['Subtitles: "x"/y.', "No é."])
+    jobs.finish(job_id, State.CANCELLED, notes=["Last."])
+    job = jobs.get(job_id)
+    assert job.notes == ["No é.", 'Subtitles: "x"/y.', "Last."] and job.facts == {"frames": 3}
+
+
+def test_what_a_task_published_is_on_record(jobs: Jobs, job: Job) -> None:
+    planned(jobs, job, segments=2)
+    stored = Stored(f"segments/{job.id}/0.a.mp4", 12, "ab")
+    jobs.complete(jobs.claim(job.id, "segment-0", "ann"), task=stored.as_fields(), add={"frames": 10})
+    assert jobs.task_files(job.id, ["segment-0", "segment-1", PLAN]) == [stored, None, None]
+
+
+def test_a_damaged_segment_is_made_again(jobs: Jobs, job: Job) -> None:
+    planned(jobs, job, segments=2)
+    for task in ("segment-0", "segment-1"):
+        jobs.complete(jobs.claim(job.id, task, "ann"), task={"key": task}, add={"frames": 10})
+    claim = jobs.claim(job.id, ASSEMBLE, "ann")
+    assert jobs.redo(claim, ["segment-1"])
+    assert not jobs.redo(claim, ["segment-1"]) and not jobs.finish(job.id, State.SUCCEEDED, claim=claim)
+    assert refusal(jobs, job, ASSEMBLE) == "gone" and refusal(jobs, job, "segment-0") == "done"
+    assert [(task, fields["state"]) for _, task, fields in jobs.live_tasks()] == [("segment-1", "queued")]
+    assert jobs.get(job.id).progress.frames_done == 10
+    again = jobs.claim(job.id, "segment-1", "bob")
+    assert jobs.complete(again, task={"key": "again"}, add={"frames": 10}) == [ASSEMBLE]
+    assert jobs.task_fields(job.id, ["segment-0", "segment-1"], "key") == ["segment-0", "again"]
+    last = jobs.claim(job.id, ASSEMBLE, "ann")
+    assert last.attempt == 2  # a store that damages every file ends the job
+    assert jobs.finish(job.id, State.SUCCEEDED, output=output(job), claim=last)
+    assert jobs.get(job.id).progress.frames_done == 20
 
 
 def test_an_unknown_job_is_a_404(jobs: Jobs) -> None:
