@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import logging
 import random
+import re
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
-from service import client as client_module
-from service.client import Client, ClientError
+from service.api import idempotency
+from service.api.routes import jobs as routes
+from service.client import Client, ClientError, errors
+from service.client import http as client_http
 from service.jobs.machine import Jobs
 from service.settings import Settings
 from service.store import Store
@@ -57,7 +69,7 @@ def test_a_refusal_carries_its_problem(client: Client, clip: Path) -> None:
 
 
 def test_listing_cancelling_and_removing(client: Client, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "PAGE", 2)
+    monkeypatch.setattr(client_http, "PAGE", 2)
     ids = [client.submit(clip)["id"] for _ in range(5)]
     assert {job["id"] for job in client.jobs()} == set(ids)
     cancelled = client.cancel(ids[0])
@@ -123,7 +135,8 @@ def cutting_proxy(url: str, *, up: list[int | None], down: list[int | None]) -> 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(errors, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(errors, "LONGEST_PAUSE", 0.1)
 
 
 @pytest.mark.usefixtures("patient")
@@ -155,18 +168,36 @@ def test_a_broken_download_is_resumed(
     assert (tmp_path / "out.mp4").read_bytes() == CONTENT
 
 
+def part_of(path: Path, content: bytes) -> Path:
+    """Where the client keeps what has arrived of `content`."""
+    return path.with_name(f"{path.name}.{hashlib.sha256(content).hexdigest()[:16]}.part")
+
+
 def test_what_was_fetched_before_is_kept(
     client: Client, url: str, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
 ) -> None:
     job_id = client.submit(clip)["id"]
     finish(job_id, CONTENT)
-    (tmp_path / "out.mp4.part").write_bytes(CONTENT[:2_999_990])
-    with (
-        cutting_proxy(url, up=[], down=[20_000]) as proxy,
-        Client(proxy) as other,
-    ):  # too little for all of it
+    part_of(tmp_path / "out.mp4", CONTENT).write_bytes(CONTENT[:2_999_990])
+    too_little_for_all_of_it: list[int | None] = [20_000]
+    with cutting_proxy(url, up=[], down=too_little_for_all_of_it) as proxy, Client(proxy) as other:
         other.download(job_id, tmp_path / "out.mp4")
     assert (tmp_path / "out.mp4").read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.glob("out*")] == ["out.mp4"]
+
+
+def test_what_was_fetched_of_another_job_is_left_alone(
+    client: Client, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
+) -> None:
+    theirs = part_of(tmp_path / "out.mp4", b"another result")
+    mine = tmp_path / "out.mp4.part"
+    for path in (theirs, mine):
+        path.write_bytes(b"another")
+    job_id = client.submit(clip)["id"]
+    finish(job_id, CONTENT)
+    client.download(job_id, tmp_path / "out.mp4")
+    assert (tmp_path / "out.mp4").read_bytes() == CONTENT
+    assert theirs.read_bytes() == mine.read_bytes() == b"another"
 
 
 def test_a_damaged_part_is_noticed(
@@ -174,11 +205,24 @@ def test_a_damaged_part_is_noticed(
 ) -> None:
     job_id = client.submit(clip)["id"]
     finish(job_id, CONTENT)
-    (tmp_path / "out.mp4.part").write_bytes(bytes(1000))
+    part_of(tmp_path / "out.mp4", CONTENT).write_bytes(bytes(1000))
     with pytest.raises(ClientError, match="damaged"):
         client.download(job_id, tmp_path / "out.mp4")
     assert list(tmp_path.glob("out*")) == []
     client.download(job_id, tmp_path / "out.mp4")
+    assert (tmp_path / "out.mp4").read_bytes() == CONTENT
+
+
+def test_a_file_is_replaced_only_where_that_is_wanted(
+    client: Client, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
+) -> None:
+    job_id = client.submit(clip)["id"]
+    finish(job_id, CONTENT)
+    (tmp_path / "out.mp4").write_bytes(b"mine")
+    with pytest.raises(FileExistsError):
+        client.download(job_id, tmp_path / "out.mp4")
+    assert (tmp_path / "out.mp4").read_bytes() == b"mine"
+    client.download(job_id, tmp_path / "out.mp4", overwrite=True)
     assert (tmp_path / "out.mp4").read_bytes() == CONTENT
 
 
@@ -198,7 +242,7 @@ def test_a_service_that_is_starting_is_waited_for(settings: Settings, clip: Path
 
 @pytest.mark.usefixtures("patient")
 def test_a_service_that_stays_away_is_given_up(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "ATTEMPTS", 2)
+    monkeypatch.setattr(errors, "CONNECTION_SECONDS", 0.1)
     with Client("http://127.0.0.1:9") as client, pytest.raises(ClientError, match="cannot be reached"):
         client.submit(clip)
 
@@ -213,3 +257,161 @@ class TestBusy:
         first = client.submit(clip)
         threading.Timer(0.3, lambda: jobs.cancel(first["id"])).start()
         assert client.submit(clip)["status"] == "queued"
+
+
+# -- patience ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def answering(*answers: tuple[str, dict[str, Any], dict[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    """A service that answers requests with these statuses, documents and headers, the last one for ever.
+
+    Yields its URL and the first lines of the requests that came.
+    """
+    requests: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve_all() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection, connection.makefile("rb") as reader:
+                    requests.append(reader.readline().decode().strip())
+                    length = 0
+                    while (line := reader.readline()) not in (b"\r\n", b""):
+                        name, _, value = line.decode().partition(":")
+                        length = int(value) if name.lower() == "content-length" else length
+                    reader.read(length)
+                    status, document, headers = answers[min(len(requests), len(answers)) - 1]
+                    body = json.dumps(document).encode()
+                    lines = [f"{name}: {value}" for name, value in headers.items()]
+                    head = [f"HTTP/1.1 {status}", *lines, f"Content-Length: {len(body)}", "Connection: close"]
+                    connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
+
+        thread = threading.Thread(target=serve_all)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", requests
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+IN_USE = ("409 Conflict", {"type": errors.IN_USE, "status": 409, "detail": "In use."}, {"Retry-After": "5"})
+ACCEPTED = ("202 Accepted", {"id": "a", "status": "queued"}, {})
+
+
+def test_a_key_in_use_is_waited_for_as_long_as_the_service_may_work(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed API's lease lasts 30 s, and looking through a large upload takes minutes."""
+    paused: list[float] = []
+    monkeypatch.setattr(errors.time, "sleep", paused.append)
+    with answering(*[IN_USE] * 20, ACCEPTED) as (url, requests), Client(url) as client:
+        assert client.submit(clip)["id"] == "a"
+    assert len(requests) == 21
+    assert paused == [5.0] * 20 and sum(paused) > idempotency.LEASE_SECONDS
+
+
+def test_patience_ends(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr(errors.time, "sleep", paused.append)
+    with answering(IN_USE) as (url, _), Client(url) as client, pytest.raises(ClientError, match="In use"):
+        client.submit(clip)
+    assert sum(paused) == pytest.approx(client_http.ANSWER_SECONDS, abs=10)
+    full = ("429 Too Many Requests", {"status": 429, "detail": "Full."}, {"Retry-After": "0"})
+    with answering(full) as (url, _), Client(url) as client, pytest.raises(ClientError, match="Full"):
+        client.submit(clip)
+
+
+def test_an_answer_that_takes_its_time_is_waited_for(
+    url: str, clip: Path, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = routes.probe
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(1.5)
+        return real(*arguments)
+
+    monkeypatch.setattr(routes, "probe", slow)
+    with Client(url, timeout=0.3) as client:
+        client.submit(clip)
+        metrics = httpx.get(f"{url}/metrics", verify=False).text
+    assert jobs.counts()["queued"] == 1
+    assert re.search(r'count\{method="POST",route="/jobs",status="202"\} 1.0', metrics)
+    assert 'status="409"' not in metrics  # it was sent once
+
+
+# -- secrets ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_password_in_the_url_is_sent_and_never_shown(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(errors, "CONNECTION_SECONDS", 0.1)
+    said: list[str] = []
+    with answering(("502 Bad Gateway", {}, {})) as (url, requests):
+        with Client(url.replace("//", "//alice:s3cret@")) as client:
+            for call in (client.jobs, lambda: client.submit(clip), lambda: client.cancel("x")):
+                with pytest.raises(ClientError) as caught:
+                    call()
+                said.append(str(caught.value))
+            said.append(str(client.url))
+    assert len(requests) == 3 and "502" in said[0] and url in said[0]
+    for wrong in (
+        "http://alice:s3cret@127.0.0.1:9",
+        "http://alice:s3/cret@host",
+        "http://alice:s3cret@host:x",
+        "alice:s3cret@host",
+    ):
+        with pytest.raises(ClientError) as caught, Client(wrong) as client:
+            client.jobs()
+        said.append(str(caught.value))
+        assert "http://127.0.0.1:" in said[-1]
+    assert not [text for text in [*said, caplog.text] if "s3" in text]
+
+
+def test_a_password_in_the_url_is_a_login() -> None:
+    with Client("http://alice:s%403@127.0.0.1:9") as client:
+        request = next(client._http.auth.sync_auth_flow(httpx.Request("GET", client.url)))
+    assert request.headers["Authorization"] == f"Basic {base64.b64encode(b'alice:s@3').decode()}"
+
+
+@pytest.mark.usefixtures("patient")
+def test_every_call_says_that_the_service_is_away(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "CONNECTION_SECONDS", 0.1)
+    with Client("http://127.0.0.1:9") as client:
+        for call in (
+            client.jobs, client.workers, lambda: client.job("x"), lambda: client.cancel("x"),
+            lambda: client.submit(clip), lambda: client.download("x", tmp_path / "out.mp4"),
+        ):  # fmt: skip
+            with pytest.raises(ClientError, match="The service at http://127.0.0.1:9 cannot be reached"):
+                call()
+
+
+# -- what it needs ----------------------------------------------------------------------------------
+
+
+def test_it_needs_httpx_alone(url: str) -> None:
+    code = f"""
+import sys
+NEEDED = {{"httpx", "httpcore", "h11", "anyio", "sniffio", "idna", "certifi", "typing_extensions"}}
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        ours = name == "service" or name.startswith("service.client")
+        if not ours and top not in sys.stdlib_module_names and top not in NEEDED:
+            raise ImportError(f"{{name}} is blocked")
+sys.meta_path.insert(0, Nothing())
+from service.client import Client
+with Client({url!r}) as client:
+    assert client.jobs() == []
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,197 @@
+"""The calls of the API as methods."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from service.client.errors import ClientError, persist, raise_for_problem, unreachable
+
+CHUNK_BYTES = 2**20
+PAGE = 200
+# The service answers an upload once it has looked through all of it, which takes a slow disk long.
+ANSWER_SECONDS = 600.0
+SLOWEST_DISK = 5e6  # bytes/s
+
+
+class Client:
+    """Speaks to the service at `base_url`, e.g. ``http://127.0.0.1:8000``; sends a name and password in it as a login.
+
+    `timeout` is the longest silence, in seconds, that a call bears; `submit` waits longer for the answer to an upload.
+    Every method raises ClientError. Every method but `cancel` repeats what failed, for minutes where the service is
+    busy (429, 503), for half a minute where the connection fails.
+    """
+
+    def __init__(self, base_url: str, *, timeout: float = 60.0) -> None:
+        url = _parsed(base_url)
+        # The login goes into a header: no message or log that shows a request's URL shows the password.
+        login = httpx.BasicAuth(url.username, url.password) if url.userinfo else None
+        self.url = url.copy_with(userinfo=b"")
+        self._timeout = timeout
+        self._http = httpx.Client(base_url=self.url, timeout=timeout, auth=login)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections to the service."""
+        self._http.close()
+
+    def submit(
+        self, path: Path, options: Mapping[str, Any] | None = None, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """Uploads the video at `path` and returns the job. However often it has to be sent, there is one job.
+
+        `options` are those of POST /jobs, e.g. ``{"target_fps": "60"}``; None counts as not given. Two calls with one
+        `idempotency_key` make one job.
+        """
+        given = {name: str(value) for name, value in (options or {}).items() if value is not None}
+        size = path.stat().st_size
+        answer_seconds = max(self._timeout, ANSWER_SECONDS + size / SLOWEST_DISK)
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(size),
+            "Idempotency-Key": f'"{idempotency_key or uuid.uuid4()}"',
+        }
+
+        def send() -> dict[str, Any]:
+            with path.open("rb") as file:
+                body = iter(lambda: file.read(CHUNK_BYTES), b"")
+                query = {**given, "filename": path.name}
+                timeout = httpx.Timeout(self._timeout, read=answer_seconds)
+                return self._json(
+                    "POST", "/jobs", params=query, headers=headers, content=body, timeout=timeout
+                )
+
+        return persist(send, self.url, in_use_seconds=answer_seconds)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """The job as it stands."""
+        return self._get(f"/jobs/{job_id}")
+
+    def jobs(self, status: str | None = None) -> list[dict[str, Any]]:
+        """All jobs, newest first; or those with one status."""
+        query = {"limit": str(PAGE)} | ({"status": status} if status else {})
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self._get("/jobs", params=query)
+            found += page["jobs"]
+            if page["next_cursor"] is None:
+                return found
+            query["cursor"] = page["next_cursor"]
+
+    def wait(
+        self,
+        job_id: str,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+        *,
+        interval: float = 1.0,
+    ) -> dict[str, Any]:
+        """Waits until the job has ended, well or not, and returns it.
+
+        The job is looked at every `interval` seconds; `on_progress` gets it each time.
+        """
+        while True:
+            job = self.job(job_id)
+            if on_progress is not None:
+                on_progress(job)
+            if job["finished_at"] is not None:
+                return job
+            time.sleep(interval)
+
+    def download(self, job_id: str, path: Path, *, overwrite: bool = False) -> None:
+        """Fetches the result to `path`, which appears once the result is whole and its SHA-256 agrees.
+
+        What has arrived lies beside it as `<path>.<start of the hash>.part`; a later call goes on from there. Raises
+        FileExistsError where `path` is there, unless `overwrite` is given.
+        """
+        _check_free(path, overwrite)
+        part, sha256 = persist(lambda: self._fetch(job_id, path), self.url)
+        with part.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256:
+            part.unlink()
+            raise ClientError(f"The result of job {job_id} arrived damaged; download it again.")
+        _check_free(path, overwrite)
+        part.replace(path)
+
+    def _fetch(self, job_id: str, path: Path) -> tuple[Path, str]:
+        """Completes the part file of `path`; returns it, and the hash that the result should have."""
+        output = self.job(job_id)["output"]
+        headers = {}
+        if output:
+            part = _part(path, output["sha256"])
+            have = part.stat().st_size if part.exists() else 0
+            if 0 < have < output["size_bytes"]:
+                headers = {"Range": f"bytes={have}-", "If-Range": f'"{output["sha256"]}"'}
+        with self._http.stream("GET", f"/jobs/{job_id}/result", headers=headers) as response:
+            raise_for_problem(response)
+            sha256 = response.headers.get("ETag", "").removeprefix("W/").strip('"')
+            part = _part(path, sha256)
+            with part.open("ab" if response.status_code == 206 else "wb") as file:
+                for chunk in response.iter_bytes(CHUNK_BYTES):
+                    file.write(chunk)
+        return part, sha256
+
+    def cancel(self, job_id: str) -> dict[str, Any] | None:
+        """Cancels the job and returns it, or removes one that had ended and returns None."""
+        try:
+            response = self._request("DELETE", f"/jobs/{job_id}")
+        except (
+            httpx.TransportError
+        ) as error:  # not repeated: a second DELETE would remove what the first cancelled
+            raise unreachable(self.url, error) from error
+        return None if response.status_code == 204 else response.json()
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The workers that are alive."""
+        found: list[dict[str, Any]] = self._get("/workers")
+        return found
+
+    def _get(self, path: str, **arguments: Any) -> Any:
+        return persist(lambda: self._json("GET", path, **arguments), self.url)
+
+    def _json(self, method: str, path: str, **arguments: Any) -> Any:
+        return self._request(method, path, **arguments).json()
+
+    def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        response = self._http.request(method, path, **arguments)
+        raise_for_problem(response)
+        return response
+
+
+def _parsed(base_url: str) -> httpx.URL:
+    """The URL; ClientError where it is none. The error does not repeat it: it may hold a password."""
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ClientError(
+            "The service's URL must look like http://127.0.0.1:8000. In a password, write @ as %40, / as %2F, : as %3A."
+        )
+    return url
+
+
+def _part(path: Path, sha256: str) -> Path:
+    """Where a result that is not whole yet lies: a name of this result's own, so that no other is taken for it."""
+    return path.with_name(f"{path.name}.{sha256[:16]}.part")
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if not overwrite and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
