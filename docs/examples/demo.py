@@ -126,7 +126,7 @@ def main() -> None:
             job = client.wait(job["id"], Narrator())
             if job["status"] != "succeeded":
                 raise SystemExit(f"The job {job['status']}: {job['error']}")
-            client.download(job["id"], result)
+            client.download(job["id"], result, overwrite=True)
     before, after = frames(clip), frames(result)
     assert len(after) == 2 * len(before), (len(before), len(after))
     assert np.any(np.asarray(after[2 * SHOWN]) != np.asarray(after[2 * SHOWN + 1]))

@@ -6,7 +6,7 @@ with Client("http://127.0.0.1:8000") as client:
     client.download(job["id"], Path("out.mp4"))
 """
 
-from service.client.errors import ClientError
-from service.client.http import Client
+from .calls import Client
+from .errors import ClientError
 
 __all__ = ["Client", "ClientError"]

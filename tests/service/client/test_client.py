@@ -23,8 +23,7 @@ import pytest
 
 from service.api import idempotency
 from service.api.routes import jobs as routes
-from service.client import Client, ClientError, errors
-from service.client import http as client_http
+from service.client import Client, ClientError, calls, errors
 from service.jobs.machine import Jobs
 from service.settings import Settings
 from service.store import Store
@@ -69,7 +68,7 @@ def test_a_refusal_carries_its_problem(client: Client, clip: Path) -> None:
 
 
 def test_listing_cancelling_and_removing(client: Client, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_http, "PAGE", 2)
+    monkeypatch.setattr(calls, "PAGE", 2)
     ids = [client.submit(clip)["id"] for _ in range(5)]
     assert {job["id"] for job in client.jobs()} == set(ids)
     cancelled = client.cancel(ids[0])
@@ -320,7 +319,7 @@ def test_patience_ends(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(errors.time, "sleep", paused.append)
     with answering(IN_USE) as (url, _), Client(url) as client, pytest.raises(ClientError, match="In use"):
         client.submit(clip)
-    assert sum(paused) == pytest.approx(client_http.ANSWER_SECONDS, abs=10)
+    assert sum(paused) == pytest.approx(calls.ANSWER_SECONDS, abs=10)
     full = ("429 Too Many Requests", {"status": 429, "detail": "Full."}, {"Retry-After": "0"})
     with answering(full) as (url, _), Client(url) as client, pytest.raises(ClientError, match="Full"):
         client.submit(clip)
@@ -354,20 +353,18 @@ def test_a_password_in_the_url_is_sent_and_never_shown(
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(errors, "CONNECTION_SECONDS", 0.1)
     said: list[str] = []
-    with answering(("502 Bad Gateway", {}, {})) as (url, requests):
-        with Client(url.replace("//", "//alice:s3cret@")) as client:
-            for call in (client.jobs, lambda: client.submit(clip), lambda: client.cancel("x")):
-                with pytest.raises(ClientError) as caught:
-                    call()
-                said.append(str(caught.value))
-            said.append(str(client.url))
-    assert len(requests) == 3 and "502" in said[0] and url in said[0]
-    for wrong in (
-        "http://alice:s3cret@127.0.0.1:9",
-        "http://alice:s3/cret@host",
-        "http://alice:s3cret@host:x",
-        "alice:s3cret@host",
+    with (
+        answering(("502 Bad Gateway", {}, {})) as (url, requests),
+        Client(url.replace("//", "//alice:s3cret@")) as client,
     ):
+        for call in (client.jobs, lambda: client.submit(clip), lambda: client.cancel("x")):
+            with pytest.raises(ClientError) as caught:
+                call()
+            said.append(str(caught.value))
+        said.append(str(client.url))
+    assert len(requests) == 3 and "502" in said[0] and url in said[0]
+    malformed = ("http://alice:s3/cret@host", "http://alice:s3cret@host:x", "alice:s3cret@host")
+    for wrong in ("http://alice:s3cret@127.0.0.1:9", *malformed):
         with pytest.raises(ClientError) as caught, Client(wrong) as client:
             client.jobs()
         said.append(str(caught.value))

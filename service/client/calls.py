@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from service.client.errors import ClientError, persist, raise_for_problem, unreachable
+from .errors import ClientError, persist, raise_for_problem, unreachable
 
 CHUNK_BYTES = 2**20
 PAGE = 200
