@@ -248,6 +248,20 @@ def test_gone_from_the_store(http: httpx.Client, finished: Job, store: Store) ->
     assert_problem(http.get(f"/jobs/{finished.id}/result"), 410, "result-expired")
 
 
+@pytest.mark.parametrize("damage", [CONTENT[:-1], CONTENT[:-1] + b"x"], ids=["truncated", "overwritten"])
+def test_a_result_that_the_store_damaged_is_not_served(
+    damage: bytes, http: httpx.Client, finished: Job, store: Store
+) -> None:
+    assert http.get(f"/jobs/{finished.id}/result").content == CONTENT
+    assert finished.output is not None
+    with store.fetch(finished.output.key) as path:
+        path.write_bytes(damage)
+    response = http.get(f"/jobs/{finished.id}/result")
+    problem = assert_problem(response, 500, "stored-file-damaged")
+    assert finished.output.key in problem["detail"] and str(path) not in problem["detail"]
+    assert "ETag" not in response.headers
+
+
 def test_a_result_that_is_removed_meanwhile_arrives_whole(
     http: httpx.Client, finished: Job, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

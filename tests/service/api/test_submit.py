@@ -72,6 +72,32 @@ def test_options_may_come_before_or_after_the_file(before: bool, http: httpx.Cli
     assert response.json()["options"]["target_fps"] == "60000/1001"
 
 
+@pytest.mark.parametrize(
+    ("option", "text", "meant"),
+    [
+        ("speed", "0.333333333", "1/3"),
+        ("speed", "0.111111111", "1/9"),
+        ("speed", "0.142857142", "1/7"),
+        ("target_fps", "25.000000001", "25"),
+        ("target_fps", "14.985014985", "15000/1001"),
+        ("target_fps", "999.999999999", "1000"),
+        ("target_fps", "12.345678901", None),
+    ],
+)
+def test_a_number_of_many_digits_is_the_nearest_fraction(
+    option: str, text: str, meant: str | None, http: httpx.Client, clip: Path
+) -> None:
+    response = post_raw(http, clip, **{option: text})
+    assert response.status_code == 202, response.text
+    job = response.json()
+    assert job["options"][option] == (meant or job["options"][option])
+    assert http.get("/jobs").json()["jobs"] == [job]
+    assert http.get(f"/jobs/{job['id']}").json() == job
+    again = post_raw(http, clip, **{option: job["options"][option]})  # what is printed can be asked for
+    assert again.json()["options"] == job["options"]
+    assert http.delete(f"/jobs/{job['id']}").status_code == 200
+
+
 @pytest.mark.parametrize("content_type", ["video/mp4", "video/x-matroska", "APPLICATION/Octet-Stream", None])
 def test_content_types_of_a_raw_body(content_type: str | None, http: httpx.Client, clip: Path) -> None:
     headers = {"Content-Type": content_type} if content_type else {}

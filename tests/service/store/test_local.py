@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from service.store import Store, StoreMissing, open_store
+from service.store import Store, Stored, StoreDamaged, StoreMissing, open_store
+from service.store.local import LocalStore
 
 
 @pytest.fixture
@@ -32,6 +37,89 @@ def test_put_and_fetch(store: Store) -> None:
     assert store.size("segments/job/3.abc.mp4") == 5
     with store.fetch("segments/job/3.abc.mp4") as path:
         assert path.read_bytes() == b"12345"
+
+
+def test_what_is_put_is_read_back_with_its_size_and_hash(store: Store) -> None:
+    with store.scratch() as folder:
+        (folder / "file").write_bytes(b"12345")
+        stored = store.put(folder / "file", "segments/job/3.abc.mp4")
+    assert stored == Stored("segments/job/3.abc.mp4", 5, hashlib.sha256(b"12345").hexdigest())
+    assert Stored.from_fields({name: str(value) for name, value in stored.as_fields().items()}) == stored
+    with store.fetch(stored.key, size_bytes=stored.size_bytes, sha256=stored.sha256) as path:
+        assert path.read_bytes() == b"12345"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: os.truncate(path, 3), "has 3 bytes instead of 5"),
+        (lambda path: path.write_bytes(b"123456"), "has 6 bytes instead of 5"),
+        (lambda path: path.write_bytes(b"12340"), "has other contents"),
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: shutil.rmtree(path.parent), "is missing"),
+    ],
+)
+def test_damage_is_found_at_each_read_and_named_by_key(
+    store: LocalStore, damage: Callable[[Path], None], reason: str
+) -> None:
+    """Also where the file was read before, and its hash is remembered."""
+    with store.scratch() as folder:
+        (folder / "file").write_bytes(b"12345")
+        stored = store.put(folder / "file", "segments/job/0.mp4")
+    for _ in range(2):
+        with store.fetch(stored.key, size_bytes=stored.size_bytes, sha256=stored.sha256):
+            pass
+    damage(store.root / stored.key)
+    for _ in range(2):
+        with (
+            pytest.raises(StoreDamaged, match=reason) as caught,
+            store.fetch(stored.key, size_bytes=stored.size_bytes, sha256=stored.sha256),
+        ):
+            pass
+        assert stored.key in str(caught.value) and str(store.root) not in str(caught.value)
+        assert isinstance(caught.value, StoreMissing) == (reason == "is missing")
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_an_overwritten_file_of_the_same_size_and_time_is_found(store: LocalStore) -> None:
+    with store.scratch() as folder:
+        (folder / "file").write_bytes(b"12345")
+        stored = store.put(folder / "file", "segments/job/0.mp4")
+    with store.fetch(stored.key, sha256=stored.sha256) as path:
+        before = path.stat()
+    path.write_bytes(b"12340")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(StoreDamaged), store.fetch(stored.key, sha256=stored.sha256):
+        pass
+
+
+def test_a_long_hash_can_be_stopped(store: Store) -> None:
+    put(store, "uploads/job", bytes(3 * 2**20))
+    steps: list[int] = []
+
+    def step() -> None:
+        steps.append(1)
+        if len(steps) == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError), store.fetch("uploads/job", sha256="00", step=step):
+        pass
+    assert len(steps) == 2
+
+
+def test_strangers_are_no_keys_and_stay(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
+    put(store, "segments/one/0.a.mp4")
+    for name in ("segments/.DS_Store", "segments/one/.nfs0001", "scratch/.nfs0002"):
+        (store.root / name).write_bytes(b"")
+    (store.root / "segments/lost+found").mkdir()
+    (store.root / "scratch/lost+found").mkdir()
+    make_old(store.root / "scratch/lost+found")
+    for _ in range(2):
+        assert list(store.keys("segments/")) == ["segments/one/0.a.mp4"]
+        assert store.sweep_scratch(0) == 0
+    store.delete("segments/one/")
+    assert (store.root / "segments/one/.nfs0001").exists() and (store.root / "scratch/lost+found").exists()
+    assert len(caplog.messages) == len(set(caplog.messages)) == 5
 
 
 def test_absent_keys(store: Store) -> None:
