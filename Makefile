@@ -37,8 +37,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python docs/examples/demo.py
 
-test: setup
-	$(BIN)/python -m pytest
+test: setup  ## on every core; each process has a Redis server of its own
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
