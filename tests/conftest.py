@@ -18,7 +18,7 @@ from redis.retry import Retry
 from service.settings import Settings
 from service.up import redis_server as find_redis_server
 
-# Several processes run the tests, and each starts more: one thread of PyTorch in each keeps them off each other's cores.
+# Several processes run the tests, and start more. With one thread of PyTorch in each they do not fight for the cores.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -22,9 +22,3 @@ def test_every_setting_is_in_the_table_in_its_own_words() -> None:
 def test_every_option_is_in_the_table() -> None:
     for name in RequestedOptions.model_fields:
         assert f"| `{name}` |" in README
-
-
-def test_every_file_that_the_readme_links_to_is_there() -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
-    assert links
-    assert not [link for link in links if not (ROOT / link).exists()]

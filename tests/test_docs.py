@@ -1,0 +1,33 @@
+"""Every page of documentation is easy to read in a terminal, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LONGEST = 120
+PAGES = sorted(
+    page.relative_to(ROOT).as_posix()
+    for place in (".", "docs", "deploy", "dain_core")
+    for page in (ROOT / place).glob("*.md" if place == "." else "**/*.md")
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_line_of_prose_is_longer_than_others_can_read(page: str) -> None:
+    lines = enumerate((ROOT / page).read_text().splitlines(), 1)
+    assert not [number for number, line in lines if len(line) > LONGEST and not line.startswith("|")]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_links_to_is_there(page: str) -> None:
+    text = re.sub(r"`[^`]*`", "", (ROOT / page).read_text())
+    links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", text)
+    assert not [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
+
+
+def test_the_pages_are_found() -> None:
+    assert {"README.md", "CHANGELOG.md", "docs/design.md", "deploy/kubernetes/README.md"} <= set(PAGES)
