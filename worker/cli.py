@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from fractions import Fraction
@@ -12,13 +13,15 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dain_core.outputs import OutputFile
+from dain_core.outputs import OutputFile, writing
 from dain_core.runtime.engine import Interpolator
+from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import WeightsError
 from service.jobs.options import ModelName, Options, parse_rate, parse_speed, settle_rate
 from worker import pipeline
+from worker.media import sandbox
+from worker.media.delivery import CONTAINERS
 from worker.media.errors import MediaError
-from worker.media.sandbox import probe
 from worker.plan import Plan
 
 SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if the command is stopped
@@ -41,6 +44,7 @@ class Exact(click.ParamType):
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("result", metavar="OUT", type=OutputFile())
+@click.option("--overwrite", is_flag=True, help="Replace OUT if there is such a file.")
 @click.option(
     "--factor",
     type=click.IntRange(2, 16),
@@ -89,6 +93,7 @@ class Exact(click.ParamType):
 def interpolate(
     source: Path,
     result: Path,
+    overwrite: bool,
     factor: int | None,
     target_fps: str | None,
     speed: str | None,
@@ -99,7 +104,10 @@ def interpolate(
     scene_threshold: float,
     no_audio: bool,
 ) -> None:
-    """Make the video IN smoother, or slower, and write it to OUT, an MP4."""
+    """Make the video IN smoother, or slower, and write it to OUT, an MP4.
+
+    IN is never changed. OUT appears when it is whole.
+    """
     wanted: dict[str, object] = {
         "factor": factor,
         "target_fps": target_fps,
@@ -109,32 +117,77 @@ def interpolate(
         "scene_threshold": scene_threshold,
         "audio": "none" if no_audio else None,
     }
-    if result.suffix.lower() not in {".mp4", ".m4v"}:
-        raise click.BadParameter("the result is an MP4: give it a name that ends in .mp4", param_hint="OUT")
+    _check_result(source, result, overwrite)
     try:
         options = Options(**settle_rate(wanted))
-        plan = Plan.make(source, probe(source), options, segment_frames=SEGMENT_FRAMES)
+        _say(f"Looking into {source.name}.")
+        plan = Plan.make(source, sandbox.probe(source), options, segment_frames=SEGMENT_FRAMES)
+        _say(f"Loading the network for {device if device != 'auto' else 'the best device here'}.")
         interpolator = Interpolator.load(model, device=device, precision=precision)
-        _run(plan, source, result, interpolator)
+        _say(f"Making {plan.frames} frames of {len(plan.timeline.times)} on {interpolator.device}.")
+        with writing(result):
+            made = _run(plan, source, result, interpolator, overwrite)
     except MediaError as error:
         raise click.ClickException(error.detail) from error
+    except FrameTooLargeError as error:
+        raise click.ClickException(f"The GPU is too small: {error}.") from error
     except (WeightsError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+    _say(
+        f"{made}: {plan.frames} frames, {float(plan.frame_rate):.5g} a second, {float(plan.duration):.2f} s."
+    )
 
 
-def _run(plan: Plan, source: Path, result: Path, interpolator: pipeline.Interpolator) -> None:
-    """The plan from the first segment to the finished file, which appears under its name only when it is whole."""
+def _check_result(source: Path, result: Path, overwrite: bool) -> None:
+    """Refuse an OUT of another kind, and one whose writing would lose a file."""
+    suffixes = [suffix for container in CONTAINERS.values() for suffix in container.suffixes]
+    if result.suffix.lower() not in suffixes:
+        what = f"the result is an MP4: give it a name that ends in {' or '.join(suffixes)}"
+        raise click.BadParameter(what, param_hint="OUT")
+    if not os.path.lexists(result):
+        return
+    if result.exists() and result.samefile(source):
+        what = f"{result} is the video itself, which is never replaced: give the result another name"
+        raise click.BadParameter(what, param_hint="OUT")
+    if not overwrite:
+        what = f"there is a file {result} already: give the result another name, or say --overwrite"
+        raise click.BadParameter(what, param_hint="OUT")
+
+
+def _say(sentence: str) -> None:
+    click.echo(sentence, err=True)
+
+
+def _run(
+    plan: Plan, source: Path, result: Path, interpolator: pipeline.Interpolator, overwrite: bool
+) -> Path:
+    """Follow the plan from the first segment to the finished file, and return where that is."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         tempfile.TemporaryDirectory(dir=result.absolute().parent, prefix=".dain-") as scratch,
         Progress(*columns, console=Console(stderr=True)) as progress,
     ):
         bar = progress.add_task(source.name, total=plan.frames)
-        parts = [Path(scratch, f"{index}.mp4") for index in range(len(plan.segments))]
+        parts = [Path(scratch, str(index)) for index in range(len(plan.segments))]
         for index, part in enumerate(parts):
             pipeline.render_segment(
                 plan, index, source, part, interpolator, on_frame=lambda frames: progress.advance(bar, frames)
             )
-        whole = Path(scratch, "whole.mp4")
+        whole = Path(scratch, "whole")
         pipeline.assemble(plan, parts, source, whole)
-        whole.replace(result)
+        return _publish(whole, result, overwrite)
+
+
+def _publish(whole: Path, result: Path, overwrite: bool) -> Path:
+    """Give the finished file its name, and return it.
+
+    A file that came there meanwhile is not lost, and neither is the work: the result gets another name beside it.
+    """
+    if not overwrite:
+        taken = result
+        while os.path.lexists(result):
+            result = result.with_stem(f"{result.stem}-new")
+        if result != taken:
+            _say(f"Another program made {taken} meanwhile: it stays, and the result has another name.")
+    whole.replace(result)
+    return result

@@ -102,13 +102,13 @@ def render_segment(
     info, schedule, segment, options = plan.info, plan.schedule, plan.segments[index], plan.options
     first, last = segment.first_source, segment.last_source
     decoder = Decoder(source_path, info, first, last, schedule.times, progressed=progressed)
-    with decoder, Encoder(out_path, info, schedule.average_rate, quality=options.quality) as encoder:
+    with decoder, Encoder(out_path, plan.delivery) as encoder:
         return interpolate(
             decoder,
             schedule[segment.first_output : segment.stop_output],
             interpolator,
             encoder,
-            PixelFormat.named(info.working_format),
+            PixelFormat.named(plan.delivery.pixel_format),
             ColorSpec(info.color_matrix, info.full_range),
             scene_threshold=options.scene_threshold,
             on_frame=on_frame,
@@ -127,16 +127,15 @@ def assemble(
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
 ) -> None:
-    """Join all segments of the plan, and what the source has beside its picture, into an MP4 at ``out_path``."""
+    """Join all segments of the plan, and what else of the source is delivered, into the result at ``out_path``."""
+    times = [*(frame.time for frame in plan.schedule), plan.schedule.end]
     join(
         segment_paths,
-        [plan.shown(frame.time) for frame in plan.schedule],
-        plan.shown(plan.schedule.end),
+        [plan.shown(time) for time in times],
         source_path,
-        plan.info,
+        plan.begin,
+        plan.delivery,
         out_path,
-        audio=plan.options.audio == "copy",
-        in_time=plan.options.speed is None,
         check=check,
         progressed=progressed,
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from service.jobs.options import Options
 from worker import schedule
 from worker.channel import nothing
+from worker.media.delivery import Delivery
 from worker.media.errors import exceeded
 from worker.media.facts import VideoInfo, check_version
 from worker.media.times import Timeline, frame_times
@@ -35,6 +36,7 @@ class Plan:
     info: VideoInfo
     timeline: Timeline
     options: Options
+    delivery: Delivery
     segments: tuple[Segment, ...]
 
     @classmethod
@@ -58,30 +60,33 @@ class Plan:
             MachineError: the machine was too slow for the file's size.
         """
         timeline = frame_times(source, check)
-        whole = cls(info, timeline, options, ())
-        if max_frames is not None and whole.frames > max_frames:
-            raise exceeded(f"{whole.frames} frames in the result", f"{max_frames} frames")
-        source_frames = max(1, round(segment_frames * len(timeline.times) / whole.frames))
-        return cls(info, timeline, options, tuple(schedule.segments(whole.schedule, source_frames)))
+        whole = _schedule(info, timeline, options)
+        if max_frames is not None and len(whole) > max_frames:
+            raise exceeded(f"{len(whole)} frames in the result", f"{max_frames} frames")
+        source_frames = max(1, round(segment_frames * len(timeline.times) / len(whole)))
+        delivery = Delivery.choose(info, options, whole.average_rate)
+        return cls(info, timeline, options, delivery, tuple(schedule.segments(whole, source_frames)))
 
     @cached_property
     def schedule(self) -> Schedule:
         """Every output frame, in order."""
-        return schedule.build(self.timeline.times, self.timeline.end, self._retime())
+        return _schedule(self.info, self.timeline, self.options)
 
-    def _retime(self) -> Retime:
-        """The rate on the source's clock: slow motion has as many times the frames as it lasts longer."""
-        options = self.options
-        if options.factor:
-            return Factor(options.factor)
-        if options.rate is None and options.stretch.denominator == 1:
-            return Factor(options.stretch.numerator)  # keeps all source frames, however they are spaced
-        return TargetRate((options.rate or self.info.average_rate) * options.stretch)
+    @property
+    def begin(self) -> Fraction:
+        """The moment on the source's clock with which the result begins.
+
+        It is a whole number of milliseconds, which is exact on every clock in use, FFmpeg's own microseconds among
+        them. Slow motion begins with its first frame.
+        """
+        if self.options.speed is None:
+            return Fraction(math.floor(self.info.start * 1000), 1000)
+        return self.timeline.times[0]
 
     def shown(self, time: Fraction) -> Fraction:
-        """When the result shows what `time` is on the source's clock: slow motion goes on from its first frame."""
+        """When the result, which begins at 0, shows what is at `time` on the source's clock."""
         first = self.timeline.times[0]
-        return first + (time - first) * self.options.stretch
+        return first + (time - first) * self.options.stretch - self.begin
 
     @property
     def frames(self) -> int:
@@ -118,6 +123,7 @@ class Plan:
                 "times": [int(time * denominator) for time in self.timeline.times],
                 "end": int(self.timeline.end * denominator),
                 "options": self.options.model_dump(),
+                "delivery": self.delivery.as_dict(),
                 "segments": [asdict(segment) for segment in self.segments],
             }
         )
@@ -128,9 +134,29 @@ class Plan:
         stored = json.loads(text)
         check_version("the plan", stored.get("version", VERSION), VERSION)
         unit = Fraction(stored["unit"])
+        info, options = VideoInfo.from_dict(stored["info"]), Options.model_validate(stored["options"])
+        timeline = Timeline([time * unit for time in stored["times"]], stored["end"] * unit)
+        if "delivery" in stored:
+            delivery = Delivery.from_dict(stored["delivery"])
+        else:  # releases without it delivered what is chosen by default
+            delivery = Delivery.choose(info, options, _schedule(info, timeline, options).average_rate)
         return cls(
-            info=VideoInfo.from_dict(stored["info"]),
-            timeline=Timeline([time * unit for time in stored["times"]], stored["end"] * unit),
-            options=Options.model_validate(stored["options"]),
+            info=info,
+            timeline=timeline,
+            options=options,
+            delivery=delivery,
             segments=tuple(Segment(**{name: each[name] for name in _SEGMENT}) for each in stored["segments"]),
         )
+
+
+def _schedule(info: VideoInfo, timeline: Timeline, options: Options) -> Schedule:
+    return schedule.build(timeline.times, timeline.end, _retime(info, options))
+
+
+def _retime(info: VideoInfo, options: Options) -> Retime:
+    """The rate on the source's clock: slow motion has as many times the frames as it lasts longer."""
+    if options.factor:
+        return Factor(options.factor)
+    if options.rate is None and options.stretch.denominator == 1:
+        return Factor(options.stretch.numerator)  # keeps all source frames, however they are spaced
+    return TargetRate((options.rate or info.average_rate) * options.stretch)

@@ -80,7 +80,7 @@ def _segment(attempt: Attempt) -> None:
     plan = _read_plan(attempt)
     interpolator = runtime.models.named(plan.options.model)
     total = plan.segments[index].stop_output - plan.segments[index].first_output
-    made = attempt.scratch / "segment.mp4"
+    made = attempt.scratch / "segment"
 
     def on_frame(frames: int) -> None:
         attempt.advance(frames)
@@ -103,7 +103,7 @@ def _segment(attempt: Attempt) -> None:
             progressed=attempt.progressed,
             turn=turn(),
         )
-    with _published(attempt, made, f"segments/{job.id}/{index}.{claim.token}.mp4") as key:
+    with _published(attempt, made, f"segments/{job.id}/{index}.{claim.token}") as key:
         attempt.complete(task={"key": key}, add=stats.sums())
 
 
@@ -111,15 +111,16 @@ def _assemble(attempt: Attempt) -> None:
     runtime, job, claim = attempt.runtime, attempt.job, attempt.claim
     plan = _read_plan(attempt)
     keys = runtime.jobs.task_fields(job.id, map(segment_name, range(len(plan.segments))), "key")
-    made = attempt.scratch / "result.mp4"
+    made = attempt.scratch / "result"
     with ExitStack() as files:
         source = files.enter_context(runtime.store.fetch(job.source))
         segments = [files.enter_context(runtime.store.fetch(key)) for key in keys if key]
         pipeline.assemble(plan, segments, source, made, check=attempt.check, progressed=attempt.progressed)
+    file = plan.delivery.file
     output = Output(
-        key=f"results/{job.id}/{claim.token}.mp4",
-        filename=f"{Path(job.filename).stem}-{plan.suffix}.mp4",
-        media_type="video/mp4",
+        key=f"results/{job.id}/{claim.token}{file.suffix}",
+        filename=f"{Path(job.filename).stem}-{plan.suffix}{file.suffix}",
+        media_type=file.media_type,
         size_bytes=made.stat().st_size,
         sha256=_sha256(made, attempt),
         frames=plan.frames,

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.worker.conftest import MakeVideo, packet_times
-from worker.cli import interpolate
+from worker.cli import _publish, interpolate
 
 
 def test_a_clip_with_the_real_network(video: MakeVideo, tmp_path: Path) -> None:
@@ -18,9 +18,45 @@ def test_a_clip_with_the_real_network(video: MakeVideo, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert packet_times(result) == [Fraction(k, 50) for k in range(6)]
     assert list(tmp_path.iterdir()) == [result]
-    done = CliRunner().invoke(interpolate, [str(source), str(result), "--device", "cpu", "--speed", "0.5"])
+    assert "6 frames of 3 on cpu" in done.output and f"{result}: 6 frames, 50 a second" in done.output
+    again = [str(source), str(result), "--device", "cpu", "--speed", "0.5", "--overwrite"]
+    done = CliRunner().invoke(interpolate, again)
     assert done.exit_code == 0, done.output
     assert packet_times(result) == [Fraction(k, 25) for k in range(6)]
+
+
+@pytest.mark.parametrize("name", ["same", "symbolic", "hard", "symbolic-to-hard"])
+@pytest.mark.parametrize("arguments", [[], ["--overwrite"]])
+def test_the_video_itself_is_never_replaced(tmp_path: Path, name: str, arguments: list[str]) -> None:
+    source = tmp_path / "same.mp4"
+    source.write_text("the only copy")
+    (tmp_path / "symbolic.mp4").symlink_to(source)
+    (tmp_path / "hard.mp4").hardlink_to(source)
+    (tmp_path / "symbolic-to-hard.mp4").symlink_to("hard.mp4")
+    before = sorted(tmp_path.iterdir())
+    done = CliRunner().invoke(interpolate, [str(source), str(tmp_path / f"{name}.mp4"), *arguments])
+    assert done.exit_code == 2 and "is the video itself" in " ".join(done.output.split())
+    assert source.read_text() == "the only copy" and sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_another_file_is_replaced_only_if_asked(video: MakeVideo, tmp_path: Path, link: bool) -> None:
+    source, result = video("small.mp4", "-c:v", "libx264", "-pix_fmt", "yuv420p"), tmp_path / "there.mp4"
+    if link:
+        result.symlink_to("nowhere")
+    else:
+        result.write_text("dear to someone")
+    done = CliRunner().invoke(interpolate, [str(source), str(result)])
+    assert done.exit_code == 2 and "--overwrite" in done.output
+    assert result.is_symlink() if link else result.read_text() == "dear to someone"
+
+
+def test_a_file_that_came_meanwhile_stays_and_the_result_too(tmp_path: Path) -> None:
+    whole, result = tmp_path / "whole", tmp_path / "result.mp4"
+    whole.write_text("made")
+    result.write_text("came meanwhile")
+    assert _publish(whole, result, overwrite=False).read_text() == "made"
+    assert result.read_text() == "came meanwhile"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from worker import cuts as scenes
 from worker import pipeline
 from worker.channel import Channel, Closed
 from worker.media.decode import Decoder, Frame, Plane
+from worker.media.delivery import Delivery
 from worker.media.encode import Encoder
 from worker.media.errors import MediaError
 from worker.media.sandbox import probe
@@ -342,7 +343,7 @@ def test_what_cannot_be_written_is_an_error(video: MakeVideo, tmp_path: Path, fi
     ]
     with (
         pytest.raises(MediaError) as caught,
-        Encoder(tmp_path / file, info, Fraction(25)) as encoder,
+        Encoder(tmp_path / file, Delivery.choose(info, parse_options({}), Fraction(25))) as encoder,
     ):
         for _ in range(10000):
             encoder.write(planes)
@@ -354,6 +355,6 @@ def test_planes_of_another_size_are_refused(video: MakeVideo, tmp_path: Path) ->
     info = probe(video("pictures.mkv", "-c:v", "ffv1", "-slicecrc", "1"))
     with (
         pytest.raises(ValueError, match="expected a plane"),
-        Encoder(tmp_path / "0.mp4", info, Fraction(25)) as e,
+        Encoder(tmp_path / "0.mp4", Delivery.choose(info, parse_options({}), Fraction(25))) as e,
     ):
         e.write([np.zeros((2, 2), np.uint8)] * 3)

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import click
@@ -165,7 +164,7 @@ def encoded(folder: Path, plan: Plan, frames: int) -> Path:
     """A segment of so many grey frames."""
     path = folder / f"{frames}.mp4"
     grey = [np.full(shape, 128, np.uint8) for shape in ((64, 64), (32, 32), (32, 32))]
-    with Encoder(path, plan.info, Fraction(60)) as encoder:
+    with Encoder(path, plan.delivery) as encoder:
         for _ in range(frames):
             encoder.write(grey)
     return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,33 +14,24 @@ import numpy as np
 from dain_core.runtime.pixels import PixelFormat
 from worker.media import ffmpeg
 from worker.media.decode import Plane
+from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
-from worker.media.facts import VideoInfo
-
-# Encoding must not hold up the network. At 1280x720 and CRF 18 a CPU core encodes some 15 frames a second on this
-# preset, a third more than on x264's default, "medium", at 0.4 dB less; "veryfast" gives away another 1.2 dB.
-PRESET = "faster"
 
 
 class Encoder:
-    """An H.264 file of frames at an even rate, one of the segments that ``worker.media.join`` puts together.
+    """A file of frames at an even rate, one of the segments that ``worker.media.join`` puts together.
 
-    Frames are of ``info.width`` x ``info.height`` in ``info.working_format``, and carry its colour tags and
-    sample aspect ratio. Segments of the same ``info``, ``rate``, ``quality`` and ``preset`` have the same
-    H.264 parameters, so they can be joined without encoding again. ``quality`` is x264's CRF, 0 (lossless)
-    to 51.
+    Frames have the size and pixel format of ``delivery``, and get its colour tags and sample aspect ratio. Segments of
+    the same delivery can be joined without encoding them again.
 
-    Leaving the context finishes the file; leaving it by an exception ends FFmpeg at once.
+    Leaving the context finishes the file. Leaving it by an exception ends FFmpeg at once.
     """
 
-    def __init__(
-        self, path: Path, info: VideoInfo, rate: Fraction, *, quality: int = 18, preset: str = PRESET
-    ) -> None:
-        pixels = PixelFormat.named(info.working_format)
-        self._shapes = pixels.plane_shapes(info.width, info.height)
+    def __init__(self, path: Path, delivery: Delivery) -> None:
+        pixels = PixelFormat.named(delivery.pixel_format)
+        self._shapes = pixels.plane_shapes(delivery.width, delivery.height)
         self._itemsize = pixels.dtype.itemsize
-        command = _encoding(path, info, rate, quality, preset)
-        self._process = ffmpeg.Process(command, stdin=subprocess.PIPE)
+        self._process = ffmpeg.Process(_command(path, delivery), stdin=subprocess.PIPE)
 
     def write(self, planes: Sequence[Plane]) -> None:
         """Append a frame; MediaError("encode-failed") where the encoder has given up."""
@@ -84,30 +74,13 @@ class Encoder:
             self.close()
 
 
-def _encoding(path: Path, info: VideoInfo, rate: Fraction, quality: int, preset: str) -> list[str]:
-    rate = min(max(rate, Fraction(1)), Fraction(1000)).limit_denominator(1001)
+def _command(path: Path, delivery: Delivery) -> list[str]:
     frames = ffmpeg.own_source(
         "pipe:0",
         format="rawvideo",
-        pixel_format=info.working_format,
-        video_size=(info.width, info.height),
-        framerate=str(rate),
+        pixel_format=delivery.pixel_format,
+        video_size=(delivery.width, delivery.height),
+        framerate=str(delivery.rate),
     )
-    # The tags are written into the stream itself: asked for them by name, ffmpeg might convert the pixels.
-    tags = {
-        "video_full_range_flag": int(info.full_range),
-        "colour_primaries": info.primaries,
-        "transfer_characteristics": info.transfer,
-        "matrix_coefficients": info.matrix,
-    }
-    output = frames.filter("setsar", sar=str(info.sample_aspect_ratio), max=65535).output(
-        ffmpeg.url(path),
-        format="mp4",
-        vcodec="libx264",
-        preset=preset,
-        fps_mode="passthrough",
-        # CRF 0 is lossless in 8 bits alone, a quantiser of 0 in 10 bits too.
-        **({"crf": quality} if quality else {"qp": 0}),
-        **{"bsf:v": "h264_metadata=" + ":".join(f"{name}={value}" for name, value in tags.items())},
-    )
-    return ffmpeg.command(output)
+    shaped = frames.filter("setsar", sar=str(delivery.sample_aspect_ratio), max=65535)
+    return ffmpeg.command(shaped.output(ffmpeg.url(path), fps_mode="passthrough", **delivery.encoding()))

@@ -131,7 +131,7 @@ class VideoInfo(Stored):
         return super().from_dict(
             {
                 **stored,
-                **{name: _fraction(stored[name]) for name in rationals},
+                **{name: read_fraction(stored[name]) for name in rationals},
                 "display_matrix": tuple(stored["display_matrix"]),
                 "audio": tuple(map(AudioInfo.from_dict, stored["audio"])),
                 "subtitles": tuple(map(SubtitleInfo.from_dict, stored["subtitles"])),
@@ -172,7 +172,8 @@ def check_version(what: str, version: int, known: int) -> None:
         )
 
 
-def _fraction(text: str) -> Fraction:
+def read_fraction(text: str) -> Fraction:
+    """A fraction as ``Stored.as_dict`` writes it; ValueError or TypeError where ``text`` is none."""
     if not _FRACTION.fullmatch(text):
         raise ValueError(f"{text!r:.100} is no fraction")
     return Fraction(text)

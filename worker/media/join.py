@@ -15,63 +15,41 @@ import av.container
 
 from worker.channel import CHECK_SECONDS, nothing
 from worker.media import ffmpeg
+from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
-from worker.media.facts import VideoInfo
 from worker.media.moved import Moved
-
-# What MP4 players can be relied on to play; other sound becomes AAC.
-MP4_AUDIO = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}
-MP4_TEXT = {"ass", "mov_text", "ssa", "subrip", "text", "webvtt"}
-
-# MP4 counts ticks in 32 bits between neighbouring frames: at this rate there is room for minutes.
-FINEST_CLOCK = 10_000_000
-COARSEST_CLOCK = 10_000  # players expect thousands of ticks in a second
-AUDIO_BITRATE = "192k"
 
 
 def join(
     segment_paths: Sequence[Path],
-    output_times: Sequence[Fraction],
-    end: Fraction,
+    shown: Sequence[Fraction],
     source_path: Path,
-    info: VideoInfo,
+    begin: Fraction,
+    delivery: Delivery,
     out_path: Path,
     *,
-    audio: bool = True,
-    in_time: bool = True,
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
 ) -> None:
-    """Make an MP4 of segments, frame k shown at ``output_times[k]``, the last one until ``end``.
+    """Make the result of segments. Frame k is shown from ``shown[k]`` to ``shown[k + 1]``, in seconds.
 
-    Times are on the source's clock, and so stay where they were against its sound. The file begins at 0 where
-    the source began at ``info.start``. Sound (unless ``audio`` is False), text subtitles, chapters and metadata
-    come from the source; sound is copied where MP4 can hold it. Where the result does not play ``in_time`` with the
-    source, text and chapters stay out, and the file begins with its first frame.
+    The result begins at 0, which is ``begin`` on the source's clock: there its sound is put. Sound, text, chapters and
+    metadata come from the source, as ``delivery`` says.
 
-    The picture's clock is such that every time is exact; where that would take more than 10,000,000 ticks a
-    second, times are rounded to one of these. ``check`` is called several times a second and may raise to stop;
+    The picture's clock is such that every time is exact. Where that would take more ticks a second than the container
+    has, times are rounded to one of these. ``check`` is called several times a second, and may raise to stop.
     ``progressed`` is called when packets or bytes of the file are written.
-    Raises MediaError("encode-failed") where the segments do not make up the video.
+
+    Raises:
+        MediaError: the segments do not make up the video ("encode-failed"), or the disk is full.
     """
-    # A whole number of milliseconds is exact on every clock in use, FFmpeg's own microseconds among them.
-    begin = Fraction(math.floor(info.start * 1000), 1000) if in_time else output_times[0]
-    shown = [moment - begin for moment in (*output_times, end)]
-    needed = math.lcm(*{moment.denominator for moment in shown})
-    clock = min(needed * math.ceil(COARSEST_CLOCK / needed), FINEST_CLOCK)
-    picture = out_path.with_name(f"{out_path.name}.picture.mp4")
+    needed, file = math.lcm(*{moment.denominator for moment in shown}), delivery.file
+    clock = min(needed * math.ceil(file.coarsest_clock / needed), file.finest_clock)
+    ticks = [round(moment * clock) for moment in shown]
+    picture = out_path.with_name(f"{out_path.name}.picture")
     try:
-        _join_pictures(
-            segment_paths,
-            [round(moment * clock) for moment in shown],
-            clock,
-            info,
-            picture,
-            check,
-            progressed,
-        )
-        command = _muxing(picture, source_path, begin, clock, info, out_path, audio, in_time)
-        with ffmpeg.Process(command) as process:
+        _join_pictures(segment_paths, ticks, clock, delivery, picture, check, progressed)
+        with ffmpeg.Process(_muxing(picture, source_path, begin, clock, delivery, out_path)) as process:
             moved = Moved(process.pid, progressed)
             while process.poll() is None:
                 check()
@@ -87,7 +65,7 @@ def _join_pictures(
     segments: Sequence[Path],
     ticks: Sequence[int],
     clock: int,
-    info: VideoInfo,
+    delivery: Delivery,
     path: Path,
     check: Callable[[], None],
     progressed: Callable[[], None],
@@ -97,7 +75,8 @@ def _join_pictures(
     if sum(map(len, orders)) != len(ticks) - 1:
         raise _incomplete(f"{sum(map(len, orders))} frames of {len(ticks) - 1} were encoded")
     stamps = iter(_stamps(orders, ticks))
-    with av.open(str(path), "w", format="mp4", options={"video_track_timescale": str(clock)}) as joined:
+    options = {name: str(value) for name, value in delivery.file.clocks(clock, clock).items()}
+    with av.open(str(path), "w", format=delivery.file.muxer, options=options) as joined:
         stream = None
         for segment in segments:
             check()
@@ -106,10 +85,10 @@ def _join_pictures(
                 if stream is None:
                     stream = joined.add_stream_from_template(template)
                     parameters = template.codec_context.extradata
-                    if info.display_matrix:
-                        stream.set_display_matrix(info.display_matrix)
+                    if delivery.display_matrix:
+                        stream.set_display_matrix(delivery.display_matrix)
                 if template.codec_context.extradata != parameters:
-                    raise _incomplete("its segments were encoded by different versions of x264")
+                    raise _incomplete("its segments were encoded by different versions of the encoder")
                 for packet in _packets(part):
                     packet.stream, packet.time_base = stream, Fraction(1, clock)
                     packet.pts, packet.dts, packet.duration = next(stamps)
@@ -157,40 +136,29 @@ def _incomplete(what: str) -> MediaError:
 
 
 def _muxing(
-    picture: Path,
-    source_path: Path,
-    begin: Fraction,
-    clock: int,
-    info: VideoInfo,
-    path: Path,
-    audio: bool,
-    in_time: bool,
+    picture: Path, source_path: Path, begin: Fraction, clock: int, delivery: Delivery, path: Path
 ) -> list[str]:
     """Mux the picture with what else the source has, on one clock that starts at 0."""
     source = ffmpeg.source(source_path, itsoffset=f"{float(-begin):.3f}")
     streams = [ffmpeg.own_source(ffmpeg.url(picture), copyts=None)["v:0"]]
     streams.append(source["t:99?"])  # matches nothing, but makes the source an input for its metadata
     options: dict[str, Any] = {"c": "copy"}
-    for k, sound in enumerate(info.audio if audio else ()):
+    for k, sound in enumerate(delivery.sounds):
         streams.append(source[str(sound.index)])
-        if sound.codec not in MP4_AUDIO:
-            options |= {f"c:a:{k}": "aac", f"b:a:{k}": AUDIO_BITRATE}
-    for text in info.subtitles if in_time else ():
-        if text.codec in MP4_TEXT:
-            streams.append(source[str(text.index)])
-            options["c:s"] = "mov_text"
+        options |= {f"c:a:{k}": sound.codec} | ({f"b:a:{k}": sound.bitrate} if sound.bitrate else {})
+    for k, text in enumerate(delivery.texts):
+        streams.append(source[str(text.index)])
+        options[f"c:s:{k}"] = text.codec
     # The clock of the whole file places each track's start: it must have a tick for every one of them.
-    rates = [sound.sample_rate for sound in info.audio]
-    movie_clock = math.lcm(clock, *rates)
+    whole = math.lcm(clock, *(sound.sample_rate for sound in delivery.sounds))
     output = ffmpeg.output(
         *streams,
         url=ffmpeg.url(path),
-        format="mp4",
+        format=delivery.file.muxer,
         map_metadata=1,
-        map_chapters=1 if in_time else -1,
-        video_track_timescale=clock,
-        movie_timescale=movie_clock if movie_clock <= FINEST_CLOCK else clock,
-        movflags="+faststart",
+        map_chapters=1 if delivery.chapters else -1,
+        **delivery.file.clocks(clock, whole if whole <= delivery.file.finest_clock else clock),
+        **delivery.file.finish,
         **options,
     )
     return ffmpeg.command(output)
