@@ -4,8 +4,10 @@
     ├── Problem            service.jobs.problems   the caller can act on it; it becomes a problem document
     ├── Refused            service.jobs.machine    a task is not handed out to the worker that asks for it
     ├── UnreadableRecord   service.jobs.records    Redis holds a job that this version cannot read
-    └── StoreDamaged       service.store           a stored file is not what was put there
-        └── StoreMissing   service.store           a stored file is gone
+    ├── StoreDamaged       service.store           a stored file is not what was put there
+    │   └── StoreMissing   service.store           a stored file is gone
+    └── MediaError         worker.media.errors     a video cannot be read or written
+        └── MachineError   worker.media.errors     the machine is at fault, not the video
 
 Catch `DainError` for all of them. An exception that none of these covers is a fault of the program.
 """

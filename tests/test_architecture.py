@@ -25,7 +25,7 @@ ALLOWED = {
 OFFLINE = ("dain_core.training", "dain_core.evaluation", "worker.bench")
 
 #: What the worker may import of the service.
-OF_THE_SERVICE = ("service.jobs", "service.store", "service.settings")
+OF_THE_SERVICE = ("service.errors", "service.jobs", "service.store", "service.settings")
 
 #: Third-party packages that few modules may import, and those modules.
 CONFINED = {

@@ -59,7 +59,7 @@ def _plan(attempt: Attempt) -> None:
     with runtime.store.fetch(job.source) as source:
         made = Plan.make(
             source,
-            VideoInfo.from_dict(job.input),
+            VideoInfo.from_dict(job.facts or job.input),  # older records have them there
             options,
             segment_frames=settings.segment_frames,
             max_frames=settings.max_frames,

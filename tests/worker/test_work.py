@@ -89,7 +89,8 @@ class Bench:
             source=f"uploads/{job_id}",
             filename=source.name,
             options=parse_options(options),
-            input=probe(source).as_dict(),
+            input={},
+            facts=probe(source).as_dict(),
         )
         self.queue.enqueue(job_id, PLAN)
         return job

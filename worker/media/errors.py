@@ -1,15 +1,13 @@
-"""Errors of reading and writing video.
-
-MediaError            a video cannot be read or written; most often the video is at fault
-  MachineError        the machine is at fault: the same video may pass in another attempt, or elsewhere
-"""
+"""Errors of reading and writing video. The tree of them all is in `service.errors`."""
 
 from __future__ import annotations
+
+from service.errors import DainError
 
 EXPORT_AGAIN = "Check that it plays, or export it again as MP4 (H.264)."
 
 
-class MediaError(Exception):
+class MediaError(DainError):
     """A video cannot be read or written.
 
     ``slug`` is stable, for programs. ``detail`` tells a person what was wrong and what to do.

@@ -157,7 +157,8 @@ def accept(service: Service, key: idempotency.Key, upload: uploads.Upload, facts
         source_sha256=upload.sha256,
         filename=upload.filename,
         options=upload.options,
-        input=facts,
+        input={name: value for name, value in facts.items() if name != "version"},
+        facts=facts,
         also=lambda transaction: key.bind(transaction, idempotency.Binding(job_id, upload.fingerprint)),
     )
     try:
