@@ -101,7 +101,7 @@ def render_segment(
     """
     info, schedule, segment, options = plan.info, plan.schedule, plan.segments[index], plan.options
     first, last = segment.first_source, segment.last_source
-    decoder = Decoder(source_path, info, first, last, schedule.times, progressed=progressed)
+    decoder = Decoder(source_path, info, first, last, plan.timeline, progressed=progressed)
     with decoder, Encoder(out_path, plan.delivery) as encoder:
         return interpolate(
             decoder,

@@ -104,6 +104,11 @@ class Plan:
         return self.options.rate or self.info.average_rate * (self.options.factor or 1)
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences about what of the source does not come through as it was."""
+        return [*self.info.notes, *self.timeline.notes]
+
+    @property
     def suffix(self) -> str:
         """What the name of the result's file says about it: `2x`, `59.94fps`, `4x-slower`, `4x-slower-60fps`."""
         options = self.options
@@ -122,6 +127,9 @@ class Plan:
                 "unit": str(Fraction(1, denominator)),
                 "times": [int(time * denominator) for time in self.timeline.times],
                 "end": int(self.timeline.end * denominator),
+                "checksums": self.timeline.checksums,
+                "numbered": self.timeline.numbered,
+                "timeline_notes": self.timeline.notes,
                 "options": self.options.model_dump(),
                 "delivery": self.delivery.as_dict(),
                 "segments": [asdict(segment) for segment in self.segments],
@@ -135,7 +143,13 @@ class Plan:
         check_version("the plan", stored.get("version", VERSION), VERSION)
         unit = Fraction(stored["unit"])
         info, options = VideoInfo.from_dict(stored["info"]), Options.model_validate(stored["options"])
-        timeline = Timeline([time * unit for time in stored["times"]], stored["end"] * unit)
+        timeline = Timeline(
+            times=[time * unit for time in stored["times"]],
+            end=stored["end"] * unit,
+            checksums=stored.get("checksums", []),
+            numbered=stored.get("numbered", False),
+            notes=tuple(stored.get("timeline_notes", ())),
+        )
         if "delivery" in stored:
             delivery = Delivery.from_dict(stored["delivery"])
         else:  # releases without it delivered what is chosen by default

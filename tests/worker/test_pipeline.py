@@ -122,8 +122,7 @@ def test_nothing_is_blended_across_a_cut(average: Average) -> None:
 
 
 def test_cuts_of_a_real_film_are_found_and_fast_motion_is_not_one(bikes: Path) -> None:
-    info, times = probe(bikes), frame_times(bikes).times
-    with Decoder(bikes, info, 0, 249, times) as decoder:
+    with Decoder(bikes, probe(bikes), 0, 249, frame_times(bikes)) as decoder:
         thumbnails = [scenes.thumbnail(frame.planes[0]) for frame in decoder]
     scores = list(itertools.starmap(scenes.difference, itertools.pairwise(thumbnails)))
     assert [k for k, score in enumerate(scores) if score > 0.3] == [29, 75, 136, 186, 241]
@@ -281,55 +280,7 @@ def test_memory_is_bounded_by_a_slow_encoder(average: Average) -> None:
     assert max(ahead) <= 2 * pipeline.AHEAD + 4
 
 
-# -- the decoder and the encoder ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("long.mp4", (*H264, "-bf", "3", "-g", "12")),
-        ("open.mp4", (*H264, "-bf", "3", "-g", "12", "-x264-params", "open-gop=1")),
-        ("long.ts", (*H264, "-bf", "3", "-g", "250")),
-        ("mpeg2.ts", ("-c:v", "mpeg2video", "-bf", "2", "-g", "12")),
-        ("long.webm", ("-c:v", "libvpx", "-auto-alt-ref", "1", "-lag-in-frames", "16", "-b:v", "200k")),
-        ("long.avi", ("-c:v", "mpeg4", "-bf", "2", "-g", "24")),
-    ],
-)
-def test_any_range_of_frames_is_those_frames(video: MakeVideo, name: str, arguments: tuple[str, ...]) -> None:
-    picture = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=4")
-    path = video(name, *picture, *arguments)
-    info, times = probe(path), frame_times(path).times
-    with Decoder(path, info, 0, len(times) - 1, times) as decoder:
-        whole = list(decoder)
-        assert decoder.held == 0
-    assert [frame.index for frame in whole] == list(range(100))
-    for first, last in ((0, 0), (1, 3), (37, 52), (95, 99), (99, 99)):
-        with Decoder(path, info, first, last, times) as decoder:
-            part = list(decoder)
-            assert decoder.held == 0
-        assert [(frame.index, frame.time) for frame in part] == [
-            (k, times[k]) for k in range(first, last + 1)
-        ]
-        for frame in part:
-            assert all(map(np.array_equal, frame.planes, whole[frame.index].planes))
-
-
-def test_frames_that_cannot_be_decoded_are_held(video: MakeVideo, tmp_path: Path) -> None:
-    whole = video("pictures.mkv", "-c:v", "ffv1", "-slicecrc", "1")
-    times = [Fraction(k, 25) for k in range(20)]
-    with Decoder(whole, probe(whole), 0, 19, times) as decoder:  # five more than there are
-        frames = list(decoder)
-    assert [frame.index for frame in frames] == list(range(20))
-    assert decoder.held == 5
-    assert all(frame.planes is frames[14].planes for frame in frames[15:])
-
-
-def test_a_range_without_a_frame_is_damage(video: MakeVideo) -> None:
-    whole = video("pictures.mkv", "-c:v", "ffv1", "-slicecrc", "1")
-    info, times = probe(whole), [Fraction(k, 25) for k in range(400)]
-    with Decoder(whole, info, 300, 310, times) as decoder, pytest.raises(MediaError) as caught:
-        list(decoder)
-    assert caught.value.slug == "damaged-video"
+# -- the encoder ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

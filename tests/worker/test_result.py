@@ -46,7 +46,8 @@ def test_film_to_the_rate_of_television(video: MakeVideo, interpolated: Interpol
 def test_a_varying_rate(video: MakeVideo, interpolated: Interpolate, name: str) -> None:
     kept = "select='not(eq(n,3)+eq(n,4)+eq(n,9))'"
     source = video(name, "-vf", kept, "-fps_mode", "passthrough", *H264, "-bf", "2")
-    times, end = frame_times(source)
+    timeline = frame_times(source)
+    times, end = timeline.times, timeline.end
     for options, retime in (({"factor": 2}, Factor(2)), ({"target_fps": 60}, TargetRate(Fraction(60)))):
         result = interpolated(source, **options)
         assert packet_times(result) == [frame.time for frame in build(times, end, retime)]
@@ -68,7 +69,8 @@ def test_frames_are_as_long_as_they_were_however_uneven(
     name = "uneven-" + "".join(filter(str.isalnum, expression))
     plain = video(f"{name}.mkv", "-vf", f"setpts='({expression})/TB'", "-fps_mode", "passthrough", *H264)
     source = video(f"{name}.mp4", "-i", plain, "-c", "copy", "-video_track_timescale", 1000)
-    times, end = frame_times(source)[:2]
+    timeline = frame_times(source)
+    times, end = timeline.times, timeline.end
     result = interpolated(source, factor=2, segment_frames=12)
     shown = [frame.time - times[0] for frame in build(times, end, Factor(2))]
     made = frame_times(result)
@@ -97,7 +99,7 @@ def test_slow_motion(
     result = interpolated(video("even.mp4", *H264, "-bf", "3"), **options)
     assert packet_times(result) == times
     assert len(decoded(result, "yuv420p")) == len(times)
-    assert frame_times(result)[1] == Fraction(15, 25) / Fraction(str(options["speed"]))
+    assert frame_times(result).end == Fraction(15, 25) / Fraction(str(options["speed"]))
 
 
 def test_slow_motion_keeps_every_source_frame_of_a_varying_rate(
@@ -107,7 +109,7 @@ def test_slow_motion_keeps_every_source_frame_of_a_varying_rate(
     source = video("varying.mp4", "-vf", kept, "-fps_mode", "passthrough", *H264, "-bf", "2")
     result = interpolated(source, speed="0.5", quality=0, segment_frames=8)
     assert np.array_equal(decoded(result, "yuv420p")[::2], decoded(source, "yuv420p"))
-    times, _ = frame_times(source)
+    times = frame_times(source).times
     assert packet_times(result)[::2] == [2 * (time - times[0]) for time in times]
 
 

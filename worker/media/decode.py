@@ -6,12 +6,12 @@ import bisect
 import itertools
 import os
 import subprocess
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -20,33 +20,79 @@ from worker.channel import nothing
 from worker.media import ffmpeg
 from worker.media.errors import damaged
 from worker.media.facts import VideoInfo
-from worker.media.times import read_stamps, stamps_output
+from worker.media.times import Timeline, read_stamps, stamps_output
 
 Plane = np.ndarray[Any, np.dtype[Any]]
 
 # A container's index finds the frames that are needed from this many frames ahead: no codec reorders further.
 REORDER = 16
-# Where there is no index, a seek lands anywhere, and the decoder needs a key frame before the first frame.
+# Seconds to go back for a key frame. Where a container has no index, a seek lands anywhere.
+BACK = (0, 15, 120)
 UNINDEXED = ("mpegts", "mpeg")
-KEY_FRAME_SECONDS = 15
+
+# The decoders of these codecs say which frames are key frames, and what follows a key frame needs nothing before it.
+# Videos of other codecs are decoded from their start, however far in the wanted frames are.
+KEYED = {
+    *(
+        "av1",
+        "ffv1",
+        "flv1",
+        "h263",
+        "h264",
+        "hevc",
+        "mpeg1video",
+        "mpeg2video",
+        "mpeg4",
+        "msmpeg4v2",
+        "msmpeg4v3",
+    ),
+    *("theora", "vc1", "vp8", "vp9", "wmv1", "wmv2", "wmv3"),
+    *(
+        "dnxhd",
+        "dvvideo",
+        "ffvhuff",
+        "huffyuv",
+        "jpeg2000",
+        "mjpeg",
+        "png",
+        "prores",
+        "rawvideo",
+        "utvideo",
+        "v210",
+    ),
+}
+FROM_KEY = "key+not(isnan(prev_selected_t))"  # the first key frame and all frames after it
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A source frame: ``index`` in the list of frame times, ``time`` in seconds, planes Y, U and V."""
+    """Source frame ``index``: its time in seconds on the source's clock, and its planes Y, U and V."""
 
     index: int
     time: Fraction
     planes: tuple[Plane, ...]
 
 
-class Decoder:
-    """Source frames ``first`` to ``last`` inclusive, each exactly once, in ``info.working_format``.
+class _Decoded(NamedTuple):
+    """What the decoder gives: the place in the timeline, None where that has no such frame."""
 
-    ``times`` are the presentation times of all frames of the video; each decoded frame is known by its own. A
-    frame that the decoder does not give is held from the one before it, as a player would; ``held`` counts
-    these. ``progressed`` is called for each decoded frame, those on the way to ``first`` among them. Iterating raises
-    MediaError("damaged-video") where not one of the frames can be decoded.
+    place: int | None
+    checksum: int
+    planes: tuple[Plane, ...]
+
+
+class Decoder:
+    """Source frames ``first`` to ``last`` inclusive, each exactly once and in order, in ``info.working_format``.
+
+    Each frame is the same, bit for bit, as if the video were decoded from its start. A frame that the decoder does
+    not give is held: the frame before it is given in its place, as a player does. ``held`` counts held frames.
+    ``progressed`` is called for each decoded frame, those on the way to ``first`` among them.
+
+    Iterating raises MediaError("damaged-video") where none of the frames can be decoded.
+
+        with Decoder(path, info, 100, 199, frame_times(path)) as decoder:
+            for frame in decoder:
+                print(frame.index, frame.time, frame.planes[0].mean())
     """
 
     def __init__(
@@ -55,7 +101,7 @@ class Decoder:
         info: VideoInfo,
         first: int,
         last: int,
-        times: Sequence[Fraction],
+        timeline: Timeline,
         *,
         progressed: Callable[[], None] = nothing,
     ) -> None:
@@ -63,7 +109,7 @@ class Decoder:
         self._info = info
         self._first = first
         self._last = last
-        self._times = times
+        self._timeline = timeline
         self._progressed = progressed
         self._format = PixelFormat.named(info.working_format)
         self._process: ffmpeg.Process | None = None
@@ -82,7 +128,7 @@ class Decoder:
             self._process.close()
 
     def kill(self) -> None:
-        """Stop decoding; from any thread. The iteration then ends."""
+        """Stop decoding; any thread may call this. The iteration then ends."""
         self._stopped = True
         if self._process:
             self._process.kill()
@@ -90,14 +136,13 @@ class Decoder:
     def __iter__(self) -> Iterator[Frame]:
         wanted = self._first
         latest: tuple[Plane, ...] | None = None
-        for time, planes in self._decoded():
-            index = self._index(time)
+        for index, _, planes in self._decoded():
             if latest is None:
                 latest = planes  # nothing comes before the first frame: what follows stands in for it
             if index is not None and index >= wanted:
                 yield from self._hold(wanted, min(index, self._last + 1), latest)
                 if index <= self._last:
-                    yield Frame(index, self._times[index], planes)
+                    yield Frame(index, self._timeline.times[index], planes)
                 wanted = index + 1
             if wanted > self._last:
                 return
@@ -112,35 +157,45 @@ class Decoder:
     def _hold(self, start: int, stop: int, planes: tuple[Plane, ...]) -> Iterator[Frame]:
         for index in range(start, stop):
             self.held += 1
-            yield Frame(index, self._times[index], planes)
+            yield Frame(index, self._timeline.times[index], planes)
 
-    def _index(self, time: Fraction) -> int | None:
-        """Which frame is shown at ``time``; None for one that the list of times does not have."""
-        after = bisect.bisect_left(self._times, time)
-        neighbours = range(max(after - 1, 0), min(after + 1, len(self._times)))
-        near = min(neighbours, key=lambda i: abs(self._times[i] - time))
-        return near if abs(self._times[near] - time) <= self._info.time_base else None
-
-    def _decoded(self) -> Iterator[tuple[Fraction, tuple[Plane, ...]]]:
-        """Decoded frames with their times, from ``first`` or a little before."""
+    def _decoded(self) -> Iterator[_Decoded]:
+        """Decoded frames from ``first`` or a little before, of the nearest seek that is proven to be exact."""
         for seek in self._seeks():
             frames = self._run(seek)
-            head = next(frames, None)
-            if head and (seek is None or head[0] <= self._times[self._first]):
-                return itertools.chain([head], frames)
-            frames.close()  # the seek went too far: try from further back
-        return iter(())
+            before = list(itertools.islice(self._until_proven(frames), 1))
+            if before or self._stopped:
+                return itertools.chain(before, frames)
+            frames.close()
+        return self._run(None)
 
-    def _seeks(self) -> Iterator[Fraction | None]:
-        """Where to start decoding, in seconds after the start of the file: the nearest first, then safer."""
-        begin = self._times[max(self._first - REORDER, 0)] - self._info.start
-        indexed = self._info.container not in UNINDEXED
-        for seek in (begin, begin - KEY_FRAME_SECONDS)[not indexed :]:
-            if seek > 0:
+    def _seeks(self) -> Iterator[Fraction]:
+        """Times to start decoding at: the nearest first, then safer ones."""
+        times = self._timeline.times
+        if self._timeline.numbered or self._info.codec not in KEYED:
+            return
+        for back in BACK[self._info.container in UNINDEXED :]:
+            seek = times[max(self._first - REORDER, 0)] - back
+            if seek > times[0]:
                 yield seek
-        yield None
 
-    def _run(self, seek: Fraction | None) -> Generator[tuple[Fraction, tuple[Plane, ...]]]:
+    def _until_proven(self, frames: Iterator[_Decoded]) -> Iterator[_Decoded]:
+        """The frame of a seek that proves the seek, where there is one.
+
+        A seek begins with a key frame: `_command` sees to that. It has gone far enough back where this is not after
+        the first wanted frame. Where checksums are known, the first wanted frame must have its own, too: the times
+        that a container does not store are guessed, and guessed otherwise after a seek.
+        """
+        checksums = self._timeline.checksums
+        for frame in frames:
+            if frame.place is None:
+                continue
+            if frame.place > self._first:
+                return
+            if not checksums or (frame.place == self._first and frame.checksum == checksums[self._first]):
+                yield frame
+
+    def _run(self, seek: Fraction | None) -> Generator[_Decoded]:
         read_end, write_end = os.pipe()
         with open(read_end, "rb") as stamp_lines:
             try:
@@ -154,32 +209,46 @@ class Decoder:
                     process.kill()
                 stamps = read_stamps(stamp_lines)
                 # The frame first: FFmpeg may not write its stamp before we have taken it.
-                while (planes := self._read(process.stdout)) and (stamp := next(stamps, None)):
+                for number in itertools.count():
+                    if not (planes := self._read(process.stdout)) or not (stamp := next(stamps, None)):
+                        break
                     self._progressed()
-                    yield stamp[0], planes
+                    index = number if self._timeline.numbered else self._index(stamp.time)
+                    yield _Decoded(index, stamp.checksum, planes)
                 process.wait()
                 self._messages = process.messages
 
-    def _command(self, seek: Fraction | None, stamps_fd: int) -> list[str]:
-        """Decode once into two outputs: the planes, and a line with the timestamp of each frame.
+    def _index(self, time: Fraction) -> int | None:
+        """The index of the frame that is shown at ``time``; None where the timeline has no such frame."""
+        times = self._timeline.times
+        after = bisect.bisect_left(times, time)
+        neighbours = range(max(after - 1, 0), min(after + 1, len(times)))
+        near = min(neighbours, key=lambda i: abs(times[i] - time))
+        return near if abs(times[near] - time) <= self._info.time_base else None
 
-        YUV keeps its range and its matrix; RGB is converted to what ``VideoInfo`` promises.
+    def _command(self, seek: Fraction | None, stamps_fd: int) -> list[str]:
+        """Decode once into two outputs: the planes, and a line with the timestamp and the checksum of each frame.
+
+        YUV keeps its range and its matrix; RGB is converted to what ``VideoInfo`` promises. After a seek, what
+        comes before the first key frame is left out: it may lack frames that it refers to.
         """
         info = self._info
-        options = {"ss": f"{float(seek):.6f}"} if seek is not None else {}
-        options["max_pixels"] = str(max(2 * info.width * info.height, 1 << 20))  # room for codecs that pad
-        source = ffmpeg.source(self._path, **options)[str(info.stream)]
+        options: dict[str, Any] = {"max_pixels": max(2 * info.width * info.height, 1 << 20)}  # codecs pad
+        if seek is not None:
+            options |= {"ss": f"{float(seek):.6f}", "seek_timestamp": 1, "flags": "-output_corrupt"}
+        decoded = ffmpeg.source(self._path, **options)[str(info.stream)]
+        both = decoded.filter("select", "1" if seek is None else FROM_KEY).filter_multi_output("split")
         level = "full" if info.full_range else "limited"
         colors = {"out_color_matrix": "bt709"} if info.is_rgb else {"in_range": level}
-        planes = source.filter("scale", info.width, info.height, out_range=level, **colors)
+        planes = both[0].filter("scale", info.width, info.height, out_range=level, **colors)
         planes = planes.filter("format", info.working_format)
         return ffmpeg.command(
             planes.output("pipe:1", format="rawvideo", fps_mode="passthrough"),
-            stamps_output(source, f"pipe:{stamps_fd}", info.time_base),
+            stamps_output(both[1], f"pipe:{stamps_fd}", info.time_base, bool(self._timeline.checksums)),
         )
 
     def _read(self, pipe: IO[Any]) -> tuple[Plane, ...] | None:
-        """The next frame, or None at the end; half a frame is the end."""
+        """The planes of the next frame, or None at the end. Half a frame counts as the end."""
         pixels = self._format
         shapes = pixels.plane_shapes(self._info.width, self._info.height)
         data = np.empty(pixels.frame_bytes(self._info.width, self._info.height), np.uint8)

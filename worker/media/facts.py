@@ -116,6 +116,7 @@ class VideoInfo(Stored):
     rotation: int  #: degrees counterclockwise, 0 to 359, that ``display_matrix`` turns the picture by
     audio: tuple[AudioInfo, ...]
     subtitles: tuple[SubtitleInfo, ...]
+    notes: tuple[str, ...] = ()  #: sentences about what of the video does not come through
     version: int = VERSION
 
     @classmethod
@@ -135,6 +136,7 @@ class VideoInfo(Stored):
                 "display_matrix": tuple(stored["display_matrix"]),
                 "audio": tuple(map(AudioInfo.from_dict, stored["audio"])),
                 "subtitles": tuple(map(SubtitleInfo.from_dict, stored["subtitles"])),
+                "notes": tuple(map(str, stored.get("notes", ()))),
             }
         )
 

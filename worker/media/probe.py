@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
 import struct
 import sys
@@ -21,6 +23,7 @@ import av
 import av.container
 import av.logging
 import av.video.stream
+from av.bitstream import BitStreamFilterContext
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 
@@ -30,13 +33,18 @@ from worker.media.facts import AudioInfo, Limits, SubtitleInfo, VideoInfo, is_rg
 
 BT709 = 1  # in the code points of ITU-T H.273
 GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
+VIEW_ID = 29  # AVFrameSideDataType, unknown to PyAV
 JPEG_RANGE = 2  # AVColorRange: black is 0 and white the highest code
 
 # A packet of these codecs is a frame that is shown; others hide frames or pack several into a packet.
 FRAME_PER_PACKET = {"av1", "dnxhd", "ffv1", "gif", "h264", "hevc", "mjpeg", "prores", "rawvideo", "vp9"}
+LOOK_AHEAD = 64  # packets that the filter of `_PictureOrder` holds back
 PROGRESSIVE = {0, 1}  # AVFieldOrder: unknown, progressive. Fields may come in packets of their own.
 PICTURE_SIZE = re.compile(r"Picture size (\d+x\d+) is invalid")  # FFmpeg's words
 NOT_A_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+
+
+ONE_VIEW = "The video is a spatial one, with a view for each eye: the result has the base view alone."
 
 
 def _open(path: Path, limits: Limits) -> av.container.InputContainer:
@@ -70,7 +78,8 @@ def _video_stream(container: av.container.InputContainer) -> av.video.stream.Vid
 class Scan:
     """What the packets of the video stream say, in units of ``time_base``.
 
-    ``exact`` where each of them is known to be one shown frame with a timestamp.
+    ``exact`` where each of them is known to be one shown frame with a timestamp, ``disordered`` where the pictures
+    are in another order than their timestamps.
     """
 
     stream: int
@@ -78,6 +87,7 @@ class Scan:
     pts: list[int]  # increasing
     end: int
     exact: bool
+    disordered: bool
 
 
 def _scan(path: Path, limits: Limits) -> Scan:
@@ -89,11 +99,15 @@ def _scan(path: Path, limits: Limits) -> Scan:
         stream = _video_stream(container)
         context = stream.codec_context
         exact = context.codec.canonical_name in FRAME_PER_PACKET and context.field_order in PROGRESSIVE
+        order = _PictureOrder(stream)
         try:
             for number, packet in enumerate(container.demux(stream)):
                 if number == 0:
                     begins_whole = packet.is_keyframe
-                if not packet.size or packet.is_discard:  # the end; outside the edit list
+                if not packet.size:  # the end
+                    continue
+                if packet.is_discard:  # outside the edit list
+                    order.add(packet, is_shown=False)
                     continue
                 if packet.pts is None:
                     exact = False
@@ -101,6 +115,7 @@ def _scan(path: Path, limits: Limits) -> Scan:
                     continue
                 stamps.append(packet.pts)
                 lasting[packet.pts] = packet.duration or 0
+                order.add(packet, is_shown=True)
                 if limits.max_frames is not None and len(stamps) > limits.max_frames:
                     raise exceeded(f"more than {limits.max_frames} frames", f"{limits.max_frames} frames")
         except MemoryError:  # which PyAV makes an FFmpegError, too
@@ -114,7 +129,63 @@ def _scan(path: Path, limits: Limits) -> Scan:
         # Pictures before the first whole one, in order of display, may lack what they refer to.
         exact = exact and begins_whole and len(pts) == len(stamps) and stamps[0] == pts[0]
         end = pts[-1] + (lasting.get(pts[-1]) or usual_gap(pts, round(1 / (25 * unit))))
-        return Scan(stream.index, unit, pts, end, exact)
+        agrees = order.agrees()
+        return Scan(
+            stream.index, unit, pts, end, exact and agrees is True, order.is_known and agrees is False
+        )
+
+
+class _PictureOrder:
+    """Compares the order of pictures with the order of their timestamps.
+
+    Pictures of H.264 and HEVC carry their own order, and a filter of FFmpeg makes timestamps of that. Pictures of other
+    codecs with a frame in each packet are shown as they come.
+    """
+
+    def __init__(self, stream: av.video.stream.VideoStream) -> None:
+        self.is_known = stream.codec_context.codec.canonical_name in (
+            "h264",
+            "hevc",
+        )  # by the pictures themselves
+        self._filter = BitStreamFilterContext("dts2pts", stream) if self.is_known else None
+        self._first: list[bytes] = []  # packets
+        self._sent = 0
+        self._stamps: list[int | None] = []  # in the order of decoding; none for pictures that are not shown
+        self._places: list[int | None] = []
+        self._is_broken = False
+
+    def add(self, packet: av.Packet[Any], is_shown: bool) -> None:
+        """Take the next packet in the order of decoding. The packet is of no use afterwards."""
+        self._stamps.append(packet.pts if is_shown else None)
+        if self._filter and len(self._first) < LOOK_AHEAD:
+            self._first.append(bytes(packet))
+        self._send(packet)
+
+    def agrees(self) -> bool | None:
+        """Whether the two orders are the same; None where the pictures do not tell. Call this once, at the end."""
+        # The filter looks ahead, and at the end of a stream it makes mistakes: it is given the beginning once more.
+        for data in itertools.islice(itertools.cycle(self._first), 2 * LOOK_AHEAD):
+            if len(self._places) < len(self._stamps):
+                self._send(av.Packet(data))
+        if self._is_broken or len(self._places) < len(self._stamps):
+            return None
+        both = zip(self._places, self._stamps, strict=False)
+        known = sorted((place, stamp) for place, stamp in both if place is not None and stamp is not None)
+        return all(a[1] < b[1] for a, b in itertools.pairwise(known))
+
+    def _send(self, packet: av.Packet[Any]) -> None:
+        place, self._sent = self._sent, self._sent + 1
+        if not self._filter:
+            self._places.append(place)
+            return
+        packet.pts, packet.dts = None, place
+        try:
+            if not self._is_broken:
+                self._places += [made.pts for made in self._filter.filter(packet)]
+        except MemoryError:
+            raise
+        except av.FFmpegError:
+            self._is_broken = True
 
 
 def _facts(path: Path, limits: Limits) -> VideoInfo:
@@ -161,6 +232,7 @@ def _facts(path: Path, limits: Limits) -> VideoInfo:
             subtitles=tuple(
                 SubtitleInfo(s.index, _codec(s)) for s in container.streams.subtitles if s.codec_context
             ),
+            notes=(ONE_VIEW,) if _has_views(frame) else (),
         )
 
 
@@ -205,9 +277,30 @@ def _average_rate(written: Fraction | None, measured: Fraction) -> Fraction:
 
 
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
-    side_data: Any = frame.side_data  # its annotations say that it iterates over names; it does over data
+    try:
+        side_data: Any = frame.side_data  # its annotations say that it iterates over names; it does over data
+    except (
+        ValueError
+    ):  # PyAV gives none of it where it does not know one type, as that of a spatial video's view
+        return _turned(frame.rotation % 360)
     found = [bytes(data) for data in side_data if data.type is SideData.DISPLAYMATRIX]
     return struct.unpack("=9i", found[0]) if found else ()
+
+
+def _turned(degrees: int) -> tuple[int, ...]:
+    """FFmpeg's nine numbers of a picture that is turned counterclockwise by ``degrees``; none where it is upright."""
+    if not degrees:
+        return ()
+    cosine, sine = (round(part(math.radians(degrees)) * 65536) for part in (math.cos, math.sin))
+    return (cosine, -sine, 0, sine, cosine, 0, 0, 0, 1 << 30)
+
+
+def _has_views(frame: av.VideoFrame) -> bool:
+    """Whether the frame is one view of several (MV-HEVC), as in spatial videos."""
+    try:
+        return frame.side_data is None
+    except ValueError as error:
+        return str(error).startswith(f"{VIEW_ID} ")
 
 
 def working_format(name: str, width: int, height: int) -> str:

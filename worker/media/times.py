@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +15,24 @@ from worker.media import ffmpeg, sandbox
 from worker.media.errors import damaged
 from worker.media.facts import usual_gap
 
+DISORDERED = (
+    "The file gives its pictures times in another order than their own; they are shown in their own order."
+)
 
-class Timeline(NamedTuple):
-    """When each frame is shown, and when the last one ends; seconds on the file's clock."""
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each frame of a video is shown, and how a frame is known again. Times are seconds on the file's clock."""
 
     times: list[Fraction]  #: strictly increasing
-    end: Fraction
+    end: Fraction  #: when the last frame is no longer shown
+    checksums: list[int] = field(
+        default_factory=list
+    )  #: of decoded frames; none where packets tell the times
+    numbered: bool = (
+        False  #: a frame is known by its number alone, since the decoder gives it no time of its own
+    )
+    notes: tuple[str, ...] = ()  #: sentences about what is wrong with the file
 
 
 def frame_times(path: Path, check: Callable[[], None] = nothing) -> Timeline:
@@ -32,63 +46,96 @@ def frame_times(path: Path, check: Callable[[], None] = nothing) -> Timeline:
         MachineError: the machine was too slow, or ended the look.
     """
     packets = sandbox.look("times", path, read=_Packets.read, check=check)
-    if packets.timeline:
-        return packets.timeline
-    return _decoded_times(path, packets.stream, packets.time_base, check)
+    if packets.exact:
+        return Timeline(packets.times, packets.end)
+    timeline = _decoded_times(path, packets.stream, packets.time_base, check)
+    if packets.disordered and timeline.times != packets.times:
+        return replace(timeline, notes=(DISORDERED,))
+    return timeline
 
 
 class _Packets(NamedTuple):
-    """What the packets of the video stream say: a timeline only where each of them is known to be one frame."""
+    """What the packets of the video stream say; ``exact`` where each of them is known to be one frame of its time."""
 
     stream: int
     time_base: Fraction
-    timeline: Timeline | None
+    times: list[Fraction]
+    end: Fraction
+    exact: bool
+    disordered: bool  # pictures are in another order than their times
 
     @classmethod
     def read(cls, answer: dict[str, Any]) -> _Packets:
         found = answer["times"]
         unit = Fraction(found["time_base"])
-        if not found["exact"]:
-            return cls(found["stream"], unit, None)
-        return cls(found["stream"], unit, Timeline([pts * unit for pts in found["pts"]], found["end"] * unit))
+        times = [pts * unit for pts in found["pts"]]
+        return cls(found["stream"], unit, times, found["end"] * unit, found["exact"], found["disordered"])
 
 
 def _decoded_times(path: Path, stream: int, unit: Fraction, check: Callable[[], None]) -> Timeline:
     """What the decoder says of each frame, by decoding all of them."""
-    command = ffmpeg.command(stamps_output(ffmpeg.source(path)[str(stream)], "pipe:1", unit))
+    command = ffmpeg.command(stamps_output(ffmpeg.source(path)[str(stream)], "pipe:1", unit, True))
     with ffmpeg.Process(command, stdout=subprocess.PIPE) as process:
         with open(process.stdout.fileno(), "rb", closefd=False) as lines:
-            shown = []
+            stamps = []
             for stamp in read_stamps(lines):
-                shown.append(stamp)
+                stamps.append(stamp)
                 check()
         process.wait()
         messages = process.messages
-    if not shown:
+    if not stamps:
         raise damaged(f"no frame of it could be decoded ({messages})")
-    times = sorted({time for time, _ in shown})
-    last, lasting = max(shown)
-    return Timeline(times, last + (lasting or usual_gap(times, Fraction(1, 25))))
+    given = [stamp.time for stamp in stamps]
+    last = max(stamps)
+    end = last.time + (last.length or usual_gap(sorted(set(given)), Fraction(1, 25)))
+    times = _apart(sorted(given), end)
+    return Timeline(times, end, [stamp.checksum for stamp in stamps], times != given)
 
 
-def stamps_output(frames: Any, url: str, unit: Fraction) -> Any:
-    """An output of ffmpeg-python that says when each of ``frames`` is shown, for ``read_stamps``."""
+def _apart(times: Sequence[Fraction], end: Fraction) -> list[Fraction]:
+    """``times`` (in order) with frames of one time spread evenly up to the next time, the last ones up to ``end``.
+
+    >>> _apart([Fraction(0), Fraction(1), Fraction(1)], Fraction(2))
+    [Fraction(0, 1), Fraction(1, 1), Fraction(3, 2)]
+    """
+    groups = [(time, len(list(group))) for time, group in itertools.groupby(times)]
+    nexts = [time for time, _ in groups[1:]] + [end]
+    return [
+        time + (after - time) * k / count
+        for (time, count), after in zip(groups, nexts, strict=True)
+        for k in range(count)
+    ]
+
+
+class Stamp(NamedTuple):
+    """What ``read_stamps`` reads of a frame: its time and its length in seconds, and a checksum of its samples."""
+
+    time: Fraction
+    length: Fraction
+    checksum: int
+
+
+def stamps_output(frames: Any, url: str, unit: Fraction, checksums: bool) -> Any:
+    """An output of ffmpeg-python that says when each of ``frames`` is shown, for ``read_stamps``.
+
+    Times are whole numbers of ``unit``. Without ``checksums``, which take a look at every sample, these mean nothing.
+    """
     return frames.output(
         url,
         format="framecrc",
-        vcodec="wrapped_avframe",
+        vcodec="rawvideo" if checksums else "wrapped_avframe",
         flush_packets=1,
         fps_mode="passthrough",
         enc_time_base=f"{unit.numerator}:{unit.denominator}",
     )
 
 
-def read_stamps(lines: Iterable[bytes]) -> Iterator[tuple[Fraction, Fraction]]:
-    """(presentation time, duration) in seconds of each frame, as ``stamps_output`` writes them."""
+def read_stamps(lines: Iterable[bytes]) -> Iterator[Stamp]:
+    """A stamp for each frame of an output that ``stamps_output`` made."""
     unit = Fraction(0)
     for line in lines:
         if line.startswith(b"#tb 0:"):
             unit = Fraction(line.split(b":")[1].decode().strip())
         elif not line.startswith(b"#"):
-            _, _, pts, duration, *_ = line.split(b",")
-            yield int(pts) * unit, int(duration) * unit
+            _, _, pts, length, _, checksum, *_ = line.split(b",")
+            yield Stamp(int(pts) * unit, int(length) * unit, int(checksum, 16))

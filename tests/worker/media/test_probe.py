@@ -16,7 +16,7 @@ from worker.media import probe as media
 from worker.media.errors import MediaError
 from worker.media.facts import Limits, VideoInfo
 from worker.media.sandbox import probe
-from worker.media.times import frame_times
+from worker.media.times import Timeline, frame_times
 
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
 
@@ -45,7 +45,7 @@ def test_facts_of_an_ordinary_file(video: MakeVideo) -> None:
 
 def test_times_with_b_frames_are_those_of_display(video: MakeVideo) -> None:
     path = video("b-frames.mp4", *H264, "-bf", "3", "-x264-params", "b-adapt=0:b-pyramid=strict")
-    assert frame_times(path) == ([Fraction(k, 25) for k in range(15)], Fraction(15, 25))
+    assert frame_times(path) == Timeline([Fraction(k, 25) for k in range(15)], Fraction(15, 25))
 
 
 def test_times_of_a_varying_rate_are_read_as_they_are(video: MakeVideo) -> None:
