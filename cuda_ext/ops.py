@@ -25,7 +25,8 @@ from torch import Tensor
 
 from cuda_ext import reference
 
-#: operator -> schema. `*_backward` takes the gradient of the output, then the operator's own arguments.
+#: operator -> schema. `*_backward` takes the gradient of the output, then the operator's own arguments. `shared_memory`
+#: is how many bytes a block of a GPU may have at most; 0 means all that the GPU has. Results do not depend on it.
 SCHEMAS = {
     "correlation": "(Tensor first, Tensor second) -> Tensor",
     "correlation_backward": "(Tensor grad, Tensor first, Tensor second) -> (Tensor, Tensor)",
@@ -42,7 +43,7 @@ SCHEMAS = {
     ),
     "convolve_into": (
         "(Tensor input, Tensor weight, Tensor? scale, Tensor bias, Tensor? plus, int dilation, float slope, "
-        "Tensor(a!) out) -> ()"
+        "Tensor(a!) out, int shared_memory=0) -> ()"
     ),
     "adaptive_warp_into": (
         "(Tensor image, int first_row, Tensor flow, Tensor kernel, int top, Tensor(a!) out) -> ()"
@@ -54,9 +55,10 @@ SCHEMAS = {
     "pool_into": "(Tensor input, bool mean, Tensor(a!) out) -> ()",
     "upsample_add_into": "(Tensor low, Tensor high, bool bilinear, Tensor(a!) out) -> ()",
     "unfold_row_into": "(Tensor image, int taps, Tensor(a!) out) -> ()",
-    "match_into": "(Tensor first, Tensor second, Tensor(a!) out) -> ()",
+    "match_into": "(Tensor first, Tensor second, Tensor(a!) out, int shared_memory=0) -> ()",
     "match_warped_into": (
-        "(Tensor first, Tensor second, Tensor coarse, Tensor weight, Tensor bias, float scale, Tensor(a!) out) -> ()"
+        "(Tensor first, Tensor second, Tensor coarse, Tensor weight, Tensor bias, float scale, Tensor(a!) out, "
+        "int shared_memory=0) -> ()"
     ),
     "enlarge_flow": "(Tensor flow, float scale) -> Tensor",
     "stack_into": "(Tensor first, Tensor second, Tensor(a!) out) -> ()",

@@ -369,6 +369,7 @@ def convolve_into(
     dilation: int,
     slope: float,
     out: Tensor,
+    shared_memory: int = 0,
 ) -> None:
     full = _unpack_weight(weight).to(input.dtype)
     if scale is not None:
@@ -445,13 +446,20 @@ def _fill(out: Tensor, channels: Tensor) -> None:
     out.zero_()[:, : channels.shape[1]].copy_(channels)
 
 
-def match_into(first: Tensor, second: Tensor, out: Tensor) -> None:
+def match_into(first: Tensor, second: Tensor, out: Tensor, shared_memory: int = 0) -> None:
     matches = torch.ops.dain.correlation(torch.cat((first, second)), torch.cat((second, first)))
     _fill(out, F.leaky_relu(matches, 0.1))
 
 
 def match_warped_into(
-    first: Tensor, second: Tensor, coarse: Tensor, weight: Tensor, bias: Tensor, scale: float, out: Tensor
+    first: Tensor,
+    second: Tensor,
+    coarse: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: float,
+    out: Tensor,
+    shared_memory: int = 0,
 ) -> None:
     wide = coordinate_dtype(first)
     ours, theirs = torch.cat((first, second)).to(wide), torch.cat((second, first)).to(wide)

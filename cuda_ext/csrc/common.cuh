@@ -122,15 +122,34 @@ inline Shape shape_of(const char* name, const Tensor& tensor) {
   return {int(tensor.size(0)), int(tensor.size(1)), int(tensor.size(2)), int(tensor.size(3))};
 }
 
-// That `tensor` has this shape and dtype and is on the device of `reference`.
+// Raises unless `tensor` has this dtype and is on the GPU of `reference`.
+inline void check_kind(const char* name, const Tensor& tensor, ScalarType type, const Tensor& reference) {
+  STD_TORCH_CHECK(tensor.scalar_type() == type, name, " must be ", torch::headeronly::toString(type),
+                  ", not ", torch::headeronly::toString(tensor.scalar_type()));
+  STD_TORCH_CHECK(tensor.is_cuda() && reference.is_cuda() &&
+                      tensor.get_device_index() == reference.get_device_index(),
+                  name, " must be on the same GPU as the other arguments");
+}
+
+// Raises unless `tensor` has this shape and dtype and is on the GPU of `reference`.
 inline void check(const char* name, const Tensor& tensor, const Shape& shape, ScalarType type,
                   const Tensor& reference) {
   const Shape found = shape_of(name, tensor);
   STD_TORCH_CHECK(found.sizes() == shape.sizes(), name, " must be ", text(shape), ", not ", text(found));
-  STD_TORCH_CHECK(tensor.scalar_type() == type, name, " must be ", torch::headeronly::toString(type),
-                  ", not ", torch::headeronly::toString(tensor.scalar_type()));
-  STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == reference.get_device_index(), name,
-                  " must be on the same GPU as the other arguments");
+  check_kind(name, tensor, type, reference);
+}
+
+// The address of `count` elements of this dtype, one after another on the GPU of `reference`; raises unless they are
+// that, and start at a multiple of `alignment` bytes.
+template <typename T>
+const T* vector_of(const char* name, const Tensor& tensor, int64_t count, ScalarType type, const Tensor& reference,
+                   int64_t alignment = sizeof(T)) {
+  check_kind(name, tensor, type, reference);
+  STD_TORCH_CHECK(tensor.numel() == count && tensor.is_contiguous(), name, " must be ", count,
+                  " contiguous elements, not ", tensor.numel(), tensor.is_contiguous() ? "" : " apart from each other");
+  const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  STD_TORCH_CHECK(address % alignment == 0, name, " must be aligned to ", alignment, " bytes");
+  return static_cast<const T*>(tensor.const_data_ptr());
 }
 
 // ---------------------------------------------------------------- memory
@@ -210,16 +229,45 @@ constexpr int64_t ceil_div(int64_t count, int64_t size) {
   return (count + size - 1) / size;
 }
 
-// Lets a kernel have all the dynamic shared memory that the current device has, so ask while a Launcher lives. The limit is
-// a property of the kernel and not of a launch: a lower one could be set by another thread between here and the launch.
-inline void allow_shared_memory(const void* kernel) {
-  int device = 0, most = 0;
+constexpr const char* kTooLarge = "the tensors are too large for one launch: split the batch";
+
+inline int attribute_of_device(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
   STD_CUDA_CHECK(cudaGetDevice(&device));
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
+}
+
+// Bytes of shared memory that a block may have on the current device, and no more than `wanted` if that is not 0. The
+// device is the right one while a Launcher lives.
+inline int shared_memory_limit(int64_t wanted) {
+  const int limit = attribute_of_device(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  STD_TORCH_CHECK(wanted >= 0 && wanted <= limit, "shared_memory must be between 0 and this GPU's limit of ", limit,
+                  " bytes, not ", wanted);
+  return wanted ? int(wanted) : limit;
+}
+
+// Raises unless the current device has the matrix instructions that `name` is made of.
+inline void require_tensor_cores(const char* name) {
+  const int major = attribute_of_device(cudaDevAttrComputeCapabilityMajor);
+  const int minor = attribute_of_device(cudaDevAttrComputeCapabilityMinor);
+  STD_TORCH_CHECK(major >= 8, name, " needs a GPU of compute capability 8.0 or later, not ", major, ".", minor,
+                  ": run the plain network there");
+}
+
+// Lets a kernel have all the dynamic shared memory that the current device has, so ask while a Launcher lives. The limit
+// is a property of the kernel and not of a launch: another thread could set a lower one between here and the launch.
+inline void allow_shared_memory(const void* kernel) {
   cudaFuncAttributes found;
   STD_CUDA_CHECK(cudaFuncGetAttributes(&found, kernel));
-  const int dynamic = most - int(found.sharedSizeBytes);
+  const int dynamic = shared_memory_limit(0) - int(found.sharedSizeBytes);
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic));
+}
+
+// Raises if the grid has more blocks than a launch may have.
+inline dim3 checked_grid(const std::array<int64_t, 3>& grid) {
+  STD_TORCH_CHECK(grid[0] <= std::numeric_limits<int>::max() && grid[1] <= 65535 && grid[2] <= 65535, kTooLarge);
+  return dim3(grid[0], grid[1], grid[2]);
 }
 
 // Launches kernels on a tensor's device, which is the current one while this lives, and on its current stream.
@@ -242,9 +290,7 @@ class Launcher {
     if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0) {
       return;
     }
-    STD_TORCH_CHECK(grid[0] <= std::numeric_limits<int>::max() && grid[1] <= 65535 && grid[2] <= 65535,
-                    "the tensors are too large for one launch: split the batch");
-    kernel<<<dim3(grid[0], grid[1], grid[2]), block, 0, stream_>>>(arguments...);
+    kernel<<<checked_grid(grid), block, 0, stream_>>>(arguments...);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 

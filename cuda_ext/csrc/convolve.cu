@@ -2,19 +2,17 @@
 // cuDNN leaves the tensor cores idle and each slice must be a tensor of its own. Inference only; float16, bfloat16.
 //
 // An implicit matrix product: a block takes 16 x (4 kRows) pixels and 16 kPairs output channels; a warp takes kRows
-// rows of 16 pixels. The input's tile and its halo lie in shared memory, 32 channels at a time, the next 32 on their
-// way meanwhile. The weights come from the L1 cache, already in the order in which the tensor cores want them.
+// rows of 16 pixels. The input's tile and its halo lie in shared memory, 32 channels at a time; where there is room for
+// two stages, the next 32 are on their way meanwhile. The weights come from the L1 cache, already in the order in which
+// the tensor cores want them.
 #include "convolve.cuh"
 
 namespace dain {
 namespace {
 
-constexpr int kGroup = 16;               // channels that one tensor-core instruction multiplies
-constexpr int kChunk = 2;                // groups in shared memory at a time
-constexpr int kTileWidth = 16;           // pixels of one instruction, side by side
-constexpr int kWarps = 4;
-constexpr int kPack = 8;                 // channels in 16 bytes
-constexpr int kPitch = kChunk * kGroup * 2 + 16;  // bytes a pixel in shared memory: 8 neighbours then hit all banks
+using namespace portable;
+
+constexpr int kPack = 8;  // channels in 16 bytes
 
 #if __CUDA_ARCH__ >= 800
 
@@ -82,9 +80,10 @@ __device__ void store(O* target, float first, float second, int channel, int cha
 
 #endif
 
-// Weights: (groups, taps, pairs of 8 outputs, 32 lanes, 2 x 2 x 2 elements). blockIdx.z: batch and outputs.
+// Weights: (groups, taps, pairs of 8 outputs, 32 lanes, 2 x 2 x 2 elements). blockIdx.z: batch and outputs. `stages`: of
+// tiles in shared memory, 1 or 2.
 template <typename T, typename O, int kRows, int kPairs>
-__global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2) convolve(Tensors tensors, Layer layer) {
+__global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2) convolve(Tensors tensors, Layer layer, int stages) {
 #if __CUDA_ARCH__ >= 800
   extern __shared__ uint4 shared[];
   const int pairs = layer.outputs / kGroup, slices = pairs / kPairs;
@@ -113,19 +112,21 @@ __global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2) convolve(Ten
   }
 
   const int chunks = (layer.groups + kChunk - 1) / kChunk;
-  load_tile(tiles, image, layer, min(kChunk, layer.groups), left, top, tile_width, tile_height);
+  const auto load_chunk = [&](int chunk) {
+    load_tile(tiles + chunk % stages * stage_bytes, image + chunk * kChunk * kGroup, layer,
+              min(kChunk, layer.groups - chunk * kChunk), left, top, tile_width, tile_height);
+  };
+  load_chunk(0);
   for (int chunk = 0; chunk < chunks; ++chunk) {
-    const int after = layer.groups - (chunk + 1) * kChunk;  // groups still to come
-    if (after > 0) {
-      load_tile(tiles + (chunk + 1) % 2 * stage_bytes, image + (chunk + 1) * kChunk * kGroup, layer,
-                min(kChunk, after), left, top, tile_width, tile_height);
+    if (stages > 1 && chunk + 1 < chunks) {
+      load_chunk(chunk + 1);
       asm volatile("cp.async.wait_group 1;");
     } else {
       asm volatile("cp.async.wait_group 0;");
     }
     __syncthreads();
-    const uint32_t stage = tiles + chunk % 2 * stage_bytes + mine;
-    const int groups = min(kChunk, after + kChunk);
+    const uint32_t stage = tiles + chunk % stages * stage_bytes + mine;
+    const int groups = min(kChunk, layer.groups - chunk * kChunk);
     for (int group = 0; group < groups; ++group) {
       for (int ky = 0; ky < layer.rows; ++ky) {
         uint32_t address = stage + ky * tile_width * kPitch + group * kGroup * 2;
@@ -154,6 +155,9 @@ __global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2) convolve(Ten
       }
     }
     __syncthreads();
+    if (stages == 1 && chunk + 1 < chunks) {
+      load_chunk(chunk + 1);
+    }
   }
 
 #pragma unroll
@@ -193,31 +197,27 @@ __global__ void __launch_bounds__(kWarps * 32, kPairs == 1 ? 6 : 2) convolve(Ten
 }
 
 template <typename T, typename O, int kRows, int kPairs>
-void launch(cudaStream_t stream, const Tensors& tensors, const Layer& layer) {
+void run(cudaStream_t stream, const Tensors& tensors, const Layer& layer, const Launch& chosen) {
   const auto kernel = convolve<T, O, kRows, kPairs>;
-  const int stages = layer.groups > kChunk ? 2 : 1;
-  const int bytes = stages * (kTileWidth + layer.columns - 1) * (kWarps * kRows + layer.rows - 1) * kPitch;
   allow_shared_memory(reinterpret_cast<const void*>(kernel));
-  const dim3 grid(tiles_along(layer.width, kTileWidth, layer.dilation),
-                  tiles_along(layer.height, kWarps * kRows, layer.dilation),
-                  layer.batch * (layer.outputs / kGroup / kPairs));
-  kernel<<<grid, kWarps * 32, bytes, stream>>>(tensors, layer);
+  const dim3 grid = checked_grid({tiles_along(layer.width, kTileWidth, layer.dilation),
+                                  tiles_along(layer.height, kWarps * kRows, layer.dilation),
+                                  int64_t(layer.batch) * (layer.outputs / kGroup / kPairs)});
+  kernel<<<grid, kWarps * 32, chosen.bytes, stream>>>(tensors, layer, chosen.stages);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Large maps take tiles that use each weight often, small ones tiles that there are enough of for the whole GPU.
 template <typename T, typename O>
-void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer) {
-  constexpr int kEnoughBlocks = 256;
-  const int64_t blocks = int64_t(layer.batch) * tiles_along(layer.width, kTileWidth, layer.dilation) *
-      tiles_along(layer.height, 16, layer.dilation);
-  const int pairs = layer.outputs / kGroup;
-  if (blocks < kEnoughBlocks) {
-    const auto call = pairs % 2 ? launch<T, O, 1, 1> : launch<T, O, 1, 2>;
-    return call(stream, tensors, layer);
+void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer, int limit) {
+  const Launch chosen = launch(layer, limit);
+  STD_TORCH_CHECK(chosen.bytes > 0, "a kernel of ", layer.rows, "x", layer.columns,
+                  " needs more shared memory than the ", limit, " bytes that a block may have");
+  if (chosen.rows == 1) {
+    const auto call = chosen.pairs == 1 ? run<T, O, 1, 1> : run<T, O, 1, 2>;
+    return call(stream, tensors, layer, chosen);
   }
-  const auto call = pairs % 2 ? launch<T, O, 4, 1> : pairs % 4 ? launch<T, O, 4, 2> : launch<T, O, 4, 4>;
-  call(stream, tensors, layer);
+  const auto call = chosen.pairs == 1 ? run<T, O, 4, 1> : chosen.pairs == 2 ? run<T, O, 4, 2> : run<T, O, 4, 4>;
+  call(stream, tensors, layer, chosen);
 }
 
 // ---------------------------------------------------------------- the operator
@@ -226,54 +226,90 @@ bool is_eight_bits(ScalarType type) {
   return type == ScalarType::Float8_e4m3fn;
 }
 
+bool is_hopper() {
+  return attribute_of_device(cudaDevAttrComputeCapabilityMajor) == 9 &&
+      attribute_of_device(cudaDevAttrComputeCapabilityMinor) == 0;
+}
+
+// Raises unless the last dimensions of a packed weight are these.
+void check_packing(const Tensor& weight, std::initializer_list<int64_t> last) {
+  int64_t dim = weight.dim() - int64_t(last.size());
+  for (const int64_t size : last) {
+    STD_TORCH_CHECK(weight.size(dim++) == size, "weight must be packed: pass what pack_weight made of it");
+  }
+}
+
 // `weight` is packed as `reference.pack_weight` says: with eight dimensions for compute capability 9.0, else with nine.
+// `shared_memory`: bytes that a block may have at most, 0 for as many as the device has.
 void convolve_into(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& scale, const Tensor& bias,
-                   const std::optional<Tensor>& plus, int64_t dilation, double slope, Tensor out) {
+                   const std::optional<Tensor>& plus, int64_t dilation, double slope, Tensor out,
+                   int64_t shared_memory) {
   const Shape from = shape_of("input", input), to = shape_of("out", out);
   const ScalarType type = input.scalar_type();
   const bool hopper = weight.dim() == 8, wide_out = out.scalar_type() == ScalarType::Float;
-  STD_TORCH_CHECK((hopper || weight.dim() == 9) && weight.is_contiguous() && bias.is_contiguous(),
-                  "weight must be packed");
-  const int per_group = 32 / int(input.element_size());
+  STD_TORCH_CHECK(type == ScalarType::Half || type == ScalarType::BFloat16 || (hopper && is_eight_bits(type)),
+                  "input must be float16 or bfloat16, or float8_e4m3fn with a weight packed for compute capability "
+                  "9.0, not ", torch::headeronly::toString(type));
+  STD_TORCH_CHECK(hopper || weight.dim() == 9, "weight must be packed: pass what pack_weight made of it");
+  const int per_pack = 16 / int(input.element_size()), per_group = 2 * per_pack;
   const int outputs = int(hopper ? weight.size(4) * weight.size(6) : weight.size(3) * kGroup);
   const int phases = hopper ? int(weight.size(5)) : 1;
   const int groups = from.channels / per_group, rows = int(weight.size(1)), columns = int(weight.size(2));
-  check("input", input, {to.batch, groups * per_group, to.height, to.width}, weight.scalar_type(), out);
-  STD_TORCH_CHECK(hopper ? weight.size(0) == (groups + 1) / 2 : weight.size(0) == groups, "input has ", from.channels,
+  if (hopper) {
+    STD_TORCH_CHECK(phases == 1 || phases == 2 || phases == 4,
+                    "weight must be packed: pass what pack_weight made of it");
+    check_packing(weight, {4, weight.size(4), phases, 16 / phases, per_pack});
+    STD_TORCH_CHECK(outputs * phases % 64 == 0, "weight must be packed: pass what pack_weight made of it");
+  } else {
+    check_packing(weight, {8, 4, 2, 2, 2});
+  }
+  const void* weights = vector_of<char>("weight", weight, weight.numel(), type, input, 16);
+  const auto* biases = vector_of<float>("bias", bias, outputs, ScalarType::Float, input);
+  const float* scales = scale ? vector_of<float>("scale", *scale, outputs, ScalarType::Float, input) : nullptr;
+  STD_TORCH_CHECK(hopper || !scale, "scale needs a weight packed for compute capability 9.0");
+  check("input", input, {to.batch, groups * per_group, to.height, to.width}, type, out);
+  STD_TORCH_CHECK(groups > 0 && weight.size(0) == (hopper ? (groups + 1) / 2 : groups), "input has ", from.channels,
                   " channels, the weight another number");
-  STD_TORCH_CHECK(wide_out || out.scalar_type() == type || is_eight_bits(type),
-                  "out must be float32 or of the dtype of input");
-  STD_TORCH_CHECK(to.channels <= outputs && bias.size(0) == outputs && (wide_out || to.channels % 8 == 0), "out has ",
-                  to.channels, " channels, the weight ", outputs);
-  STD_TORCH_CHECK((phases > 1 || rows % 2 == 1) && columns % 2 == 1 && rows * phases <= 12 && columns <= 11,
-                  "a kernel has odd sides of up to 11");
+  const bool eight = is_eight_bits(type);
+  STD_TORCH_CHECK(out.scalar_type() == (eight ? ScalarType::Half : type) || (wide_out && !eight),
+                  "out must be ", eight ? "float16" : "float32 or of the dtype of input", ", not ",
+                  torch::headeronly::toString(out.scalar_type()));
+  STD_TORCH_CHECK(to.channels <= outputs && (wide_out || to.channels % 8 == 0), "out has ", to.channels,
+                  " channels, the weight ", outputs);
+  STD_TORCH_CHECK(rows >= 1 && columns >= 1 && (phases > 1 || rows % 2 == 1) && columns % 2 == 1 &&
+                      rows * phases <= 12 && columns <= 11,
+                  "a kernel has odd sides of up to 11, not ", rows * phases, "x", columns);
   STD_TORCH_CHECK(dilation >= 1 && dilation <= 64, "a dilation is between 1 and 64, not ", dilation);
+  const int alignment = wide_out ? 4 : 16;  // floats are written one by one, all else in vectors
   if (plus) {
     check("plus", *plus, to, out.scalar_type(), out);
   }
-  if (from.numel() == 0) {
+  const Launcher launcher(input);
+  require_tensor_cores("convolve_into");
+  STD_TORCH_CHECK(!hopper || is_hopper(),
+                  "weight is packed for compute capability 9.0: pack it again on the GPU that it is for");
+  if (to.numel() == 0) {
     return;
   }
+  const int64_t in_pitch = pitch_of("input", input, 16), out_pitch = pitch_of("out", out, alignment);
+  const int64_t plus_pitch = plus ? pitch_of("plus", *plus, alignment) : 0;
   const Layer layer{to.batch, to.height, to.width, groups, outputs, to.channels, rows, columns, int(dilation),
-                    pitch_of("input", input, 16), plus ? pitch_of("plus", *plus, 4) : 0,
-                    pitch_of("out", out, wide_out ? 4 : 16), float(slope)};
-  const Tensors tensors{input.const_data_ptr(), weight.const_data_ptr(),
-                        scale ? static_cast<const float*>(scale->const_data_ptr()) : nullptr,
-                        static_cast<const float*>(bias.const_data_ptr()), plus ? plus->const_data_ptr() : nullptr,
+                    in_pitch, plus_pitch, out_pitch, float(slope)};
+  const Tensors tensors{input.const_data_ptr(), weights, scales, biases, plus ? plus->const_data_ptr() : nullptr,
                         out.mutable_data_ptr()};
-  const Launcher launcher(input);
   const auto stream = launcher.stream();
-  if (hopper && phases == 1 && !wide_out && convolve_pointwise(stream, type, tensors, layer)) {
+  const int limit = shared_memory_limit(shared_memory);
+  if (hopper && phases == 1 && !wide_out && convolve_pointwise(stream, type, tensors, layer, limit)) {
     return;
   }
   if (hopper) {
-    convolve_hopper(stream, type, out.scalar_type(), tensors, layer, phases);
+    convolve_hopper(stream, type, out.scalar_type(), tensors, layer, phases, limit);
   } else if (type == ScalarType::Half) {
-    wide_out ? choose<__half, float>(stream, tensors, layer) : choose<__half, __half>(stream, tensors, layer);
+    wide_out ? choose<__half, float>(stream, tensors, layer, limit)
+             : choose<__half, __half>(stream, tensors, layer, limit);
   } else {
-    STD_TORCH_CHECK(type == ScalarType::BFloat16, "input must be float16 or bfloat16");
-    wide_out ? choose<__nv_bfloat16, float>(stream, tensors, layer)
-             : choose<__nv_bfloat16, __nv_bfloat16>(stream, tensors, layer);
+    wide_out ? choose<__nv_bfloat16, float>(stream, tensors, layer, limit)
+             : choose<__nv_bfloat16, __nv_bfloat16>(stream, tensors, layer, limit);
   }
 }
 

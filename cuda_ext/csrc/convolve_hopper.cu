@@ -11,60 +11,18 @@
 #include "convolve.cuh"
 #include "hopper.cuh"
 
-#include <algorithm>
-
 namespace dain {
 namespace {
 
-constexpr int kPlanes = 4;     // of a pixel's channels in shared memory at a time, 16 bytes each
-constexpr int kSide = 8;       // pixels of a product side by side
-constexpr int kMatrix = 64;    // rows of weights of a product
+using namespace hopper;
+
 constexpr int kFetchers = 96;  // threads that fetch tiles
-constexpr int kMaxTileStages = 4;
-constexpr int kWeightStages = 4;
-
-// How a block divides its work.
-template <typename O, int phases, int rows, int slices, int across>
-struct Plan {
-  static constexpr int kPhases = phases, kRows = rows, kSlices = slices, kAcross = across;
-  static constexpr int kTeams = kSlices * kAcross;
-  static constexpr int kOutputs = kMatrix / kPhases;        // of a team
-  static constexpr int kValidRows = kRows - (kPhases - 1);  // that no phase lacks
-  static constexpr int kWidth = kSide * kAcross;            // pixels of a tile
-  static constexpr int kTapBytes = kPlanes * kSlices * kMatrix * 16;
-  static constexpr int kStageTaps = 2;  // whose weights are fetched together
-  static constexpr int kStageBytes = kStageTaps * kTapBytes;
-  static constexpr int kStoredRows = kRows < 16 ? kRows : 16;  // at a time
-  static constexpr int kStoredPitch = kOutputs * int(sizeof(O)) + 16;
-  static constexpr int kStoredBytes = kStoredRows * kSide * kStoredPitch;  // of a team
-  static constexpr int kFixedBytes = kWeightStages * kStageBytes + kTeams * kStoredBytes;
-  static constexpr int kThreads = (kTeams + 1) * kTeam;
-  static constexpr int kResident = kRows > 8 ? 1 : 3;  // blocks on a multiprocessor, if its memory allows
-};
-
-// A layer's kernel as the products see it: `groups` times kPhases taps one below the other. Zeros fill it up above and
-// below so that its middle stays where `reach` says.
-struct Taps {
-  int groups, columns, phases;
-
-  __host__ __device__ int count() const {
-    return groups * columns;
-  }
-  __host__ __device__ int reach() const {
-    return phases == 1 ? groups / 2 : groups * phases / 2 - 1;
-  }
-  __host__ __device__ int tile_width(int pixels) const {
-    return pixels + columns - 1;
-  }
-  __host__ __device__ int tile_height(int rows) const {
-    return rows + phases * (groups - 1);
-  }
-};
 
 struct Barriers {
   uint64_t tile_full[kMaxTileStages], tile_empty[kMaxTileStages];
   uint64_t weight_full[kWeightStages], weight_empty[kWeightStages];
 };
+static_assert(sizeof(Barriers) <= kDeclaredBytes, "the launch leaves room for them");
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
@@ -497,76 +455,57 @@ __global__ void __launch_bounds__(P::kThreads, P::kResident)
 
 // ---------------------------------------------------------------- launching
 
-template <typename P>
-int64_t tiles_of(const Layer& layer) {
-  return int64_t(layer.batch) * tiles_along(layer.height, P::kValidRows, layer.dilation) *
-      tiles_along(layer.width, P::kWidth, layer.dilation) * (layer.outputs * P::kPhases / (P::kSlices * kMatrix));
-}
-
 template <typename T, typename O, typename P>
-void launch(cudaStream_t stream, const Tensors& tensors, const Layer& layer, const Taps& taps) {
+void run(cudaStream_t stream, const Tensors& tensors, const Layer& layer, const Taps& taps, int processors, int limit) {
+  const Launch chosen = launch<P>(taps, limit);
+  STD_TORCH_CHECK(chosen.bytes > 0, "a kernel of ", layer.rows * taps.phases, "x", layer.columns,
+                  " needs more shared memory than the ", limit, " bytes that a block may have");
   const auto kernel = convolve<T, O, P>;
-  const int tile_bytes = kPlanes * 16 * taps.tile_width(P::kWidth) * taps.tile_height(P::kRows);
-  int resident = P::kResident, stages = 0;
-  for (; resident > 0; --resident) {
-    stages = std::min(kMaxTileStages, (kSharedBytes / resident - 1024 - P::kFixedBytes) / tile_bytes);
-    if (stages >= 2) {
-      break;
-    }
-  }
-  STD_TORCH_CHECK(resident > 0, "a kernel of ", layer.rows, "x", layer.columns, " is too large");
-  const int bytes = P::kFixedBytes + stages * tile_bytes;
   allow_shared_memory(reinterpret_cast<const void*>(kernel));
   const int64_t tiles = tiles_of<P>(layer);
-  STD_TORCH_CHECK(tiles <= std::numeric_limits<int>::max(), "the tensors are too large for one launch: split the batch");
-  const int blocks = int(std::min<int64_t>(tiles, int64_t(count_processors()) * resident));
-  kernel<<<blocks, P::kThreads, bytes, stream>>>(tensors, layer, taps, int(tiles), stages);
+  STD_TORCH_CHECK(tiles <= std::numeric_limits<int>::max(), kTooLarge);
+  const int blocks = int(std::min<int64_t>(tiles, int64_t(processors) * chosen.resident));
+  kernel<<<blocks, P::kThreads, chosen.bytes, stream>>>(tensors, layer, taps, int(tiles), chosen.stages);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Large maps take large tiles, which use each weight often, small maps tiles that there are enough of for the whole GPU.
 template <typename T, typename O, int kPhases>
-void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer, const Taps& taps) {
-  using Small = Plan<O, kPhases, 8, 1, 1>;
-  using Wide = Plan<O, kPhases, 32, 1, 2>;
-  if constexpr (kPhases == 1) {
-    using Deep = Plan<O, kPhases, 32, 2, 1>;
-    if (layer.outputs % (2 * kMatrix) == 0 && tiles_of<Deep>(layer) >= count_processors()) {
-      return launch<T, O, Deep>(stream, tensors, layer, taps);
-    }
-  }
-  const auto call = tiles_of<Wide>(layer) < count_processors() ? launch<T, O, Small> : launch<T, O, Wide>;
-  call(stream, tensors, layer, taps);
+void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer, const Taps& taps, int limit) {
+  const int processors = count_processors();
+  with_plan<sizeof(O), kPhases>(layer, processors, [&](auto plan) {
+    run<T, O, decltype(plan)>(stream, tensors, layer, taps, processors, limit);
+  });
 }
 
 template <typename T, typename O>
-void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer, const Taps& taps) {
+void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer, const Taps& taps, int limit) {
   if (taps.phases == 4) {
-    choose<T, O, 4>(stream, tensors, layer, taps);
+    choose<T, O, 4>(stream, tensors, layer, taps, limit);
   } else if constexpr (std::is_same_v<O, float>) {
     STD_TORCH_CHECK(false, "an out of float32 has at most 16 channels");
   } else if (taps.phases == 2) {
-    choose<T, O, 2>(stream, tensors, layer, taps);
+    choose<T, O, 2>(stream, tensors, layer, taps, limit);
   } else {
-    choose<T, O, 1>(stream, tensors, layer, taps);
+    choose<T, O, 1>(stream, tensors, layer, taps, limit);
   }
 }
 
 }  // namespace
 
 void convolve_hopper(cudaStream_t stream, ScalarType input, ScalarType out, const Tensors& tensors, const Layer& layer,
-                     int phases) {
+                     int phases, int limit) {
   const Taps taps{layer.rows, layer.columns, phases};
   const bool wide = out == ScalarType::Float;
   if (input == ScalarType::Half) {
-    wide ? choose<__half, float>(stream, tensors, layer, taps) : choose<__half, __half>(stream, tensors, layer, taps);
+    wide ? choose<__half, float>(stream, tensors, layer, taps, limit)
+         : choose<__half, __half>(stream, tensors, layer, taps, limit);
   } else if (input == ScalarType::BFloat16) {
-    wide ? choose<__nv_bfloat16, float>(stream, tensors, layer, taps)
-         : choose<__nv_bfloat16, __nv_bfloat16>(stream, tensors, layer, taps);
+    wide ? choose<__nv_bfloat16, float>(stream, tensors, layer, taps, limit)
+         : choose<__nv_bfloat16, __nv_bfloat16>(stream, tensors, layer, taps, limit);
   } else {
     STD_TORCH_CHECK(input == ScalarType::Float8_e4m3fn && out == ScalarType::Half,
                     "input must be float16 or bfloat16, or float8_e4m3fn with an out of float16");
-    choose<__nv_fp8_e4m3, __half>(stream, tensors, layer, taps);
+    choose<__nv_fp8_e4m3, __half>(stream, tensors, layer, taps, limit);
   }
 }
 

@@ -2,14 +2,14 @@
 #pragma once
 
 #include "common.cuh"
+#include "launch.h"
 
 #include <cuda_fp8.h>
 
 namespace dain {
 
-constexpr int kTeam = 128;                // threads that issue a product together
-constexpr int kSharedBytes = 227 * 1024;  // of a block
-constexpr int kPack = 8;                  // channels in 16 bytes
+using hopper::kTeam;
+constexpr int kPack = 8;  // channels in 16 bytes
 
 // Which channel is to be a column of a product, so that what a lane has of four blocks of 8 columns, 2 (lane % 4) and the
 // next of each, are 8 channels side by side.
@@ -18,10 +18,7 @@ __host__ __device__ constexpr int channel_of(int column) {
 }
 
 inline int count_processors() {
-  int device = 0, count = 0;
-  STD_CUDA_CHECK(cudaGetDevice(&device));
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
+  return attribute_of_device(cudaDevAttrMultiProcessorCount);
 }
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)

@@ -2,33 +2,29 @@
 // its place in the other, warped by the coarser level's flow, and what that level knows besides. Inference only.
 //
 // The correlation is a matrix product: a row of 16 pixels of ours times the 24 of theirs that lie within reach, of
-// which a band is kept. A block takes a tile of ours and the tile of theirs with its halo into shared memory, warping
-// it on the way; a warp then takes one row of ours and three of the nine rows of theirs that it meets.
+// which a band is kept. A block takes a tile of ours and the tile of theirs with its halo into shared memory, as many
+// channels at a time as there is room for, warping it on the way; a warp then takes one row of ours and three of the nine
+// rows of theirs that it meets.
 #include "common.cuh"
-
-#include <algorithm>
+#include "launch.h"
 
 namespace dain {
 namespace {
 
-constexpr int kReach = 4;              // displacement, each way
+using namespace matching;
+
 constexpr int kSpan = 2 * kReach + 1;  // displacements along an axis
 constexpr int kMatches = kSpan * kSpan;
 constexpr int kPrior = 4;  // channels that the coarser level gives: flow, features
 
-constexpr int kTileWidth = 16, kTileHeight = 4;
-constexpr int kHaloWidth = kTileWidth + 2 * kReach, kHaloHeight = kTileHeight + 2 * kReach;
-constexpr int kOurs = kTileWidth * kTileHeight, kTheirs = kHaloWidth * kHaloHeight;
-
 constexpr int kRows = 3;  // of theirs that a warp takes
 constexpr int kParts = kHaloWidth / 8;
 constexpr int kThreads = kTileHeight * (kSpan / kRows) * 32;
-constexpr int kPack = 8;  // channels in 16 bytes
 constexpr int kTeam = 4;  // threads that copy a pixel, and then the others of theirs
 constexpr int kTeams = kThreads / kTeam;
 constexpr int kTheirsOfTeam = kTheirs / kTeams;
-constexpr int kGroup = 16;  // channels that one tensor-core instruction multiplies
 static_assert(kTheirs % kTeams == 0 && kTheirsOfTeam <= kTeam && kOurs <= kTeams, "each thread has its pixels");
+static_assert(kOurs * kPrior * kElementBytes <= kDeclaredBytes, "the launch leaves room for what is known before");
 
 constexpr float kSlope = 0.1f;         // of the leaky ReLU
 constexpr float kCovered = 0.9999f;    // of a sample must lie inside the frame
@@ -148,10 +144,6 @@ __device__ Channels<T> pick(const T* map, const Sample& sample) {
   return sample.weights[0] != 0 ? load(map + sample.offsets[0]) : Channels<T>{};
 }
 
-__host__ __device__ constexpr int round_up(int channels) {
-  return (channels + kGroup - 1) / kGroup * kGroup;
-}
-
 #if __CUDA_ARCH__ >= 800
 
 __device__ uint32_t address_of(const void* shared) {
@@ -269,9 +261,14 @@ struct Tile {
     return sample_at(x + coarse.scale * flow.x, y + coarse.scale * flow.y, their_pitch, shape);
   }
 
-  // Brings `count` channels from `c0` on into shared memory, up to a whole group of them.
+  // Brings `count` channels from `c0` on into shared memory, up to a whole group of them. `mine`: what `find` gave.
   template <bool kWarped>
-  __device__ void fill(const Sample (&samples)[kTheirsOfTeam], int c0, int count) const {
+  __device__ void fill(const Sample& mine, int c0, int count) const {
+    Sample samples[kTheirsOfTeam];
+#pragma unroll
+    for (int i = 0; i < kTheirsOfTeam; ++i) {
+      samples[i] = sample_of(mine, i);
+    }
 #pragma unroll 1
     for (int c = member * kPack; c < round_up(count); c += kTeam * kPack) {
       Channels<T> values[kTheirsOfTeam] = {}, value = {};
@@ -328,7 +325,7 @@ struct Tile {
     if constexpr (kWarped) {
 #pragma unroll 1
       for (int c = member * kPack; c < shape.channels; c += kTeam * kPack) {
-        const Channels<T> value = load(our_tile + team * tile_pitch + c);
+        const Channels<T> value = has_ours ? load(ours + c) : Channels<T>{};
 #pragma unroll
         for (int k = 0; k < kPack; ++k) {
           if (c + k < shape.channels) {
@@ -365,8 +362,8 @@ struct Tile {
 
 #endif
 
-// `chunk` channels are in shared memory at a time: all, if warped. `width`: channels of `out`.
-template <typename T, bool kWarped>
+// `chunk` channels are in shared memory at a time: all, if kWhole, which takes fewer registers. `width`: channels of `out`.
+template <typename T, bool kWarped, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kWarped ? 2 : 1)
     match(Frames<T> frames, Coarse coarse, T* out, int out_pitch, int width, int chunk, Shape shape) {
 #if __CUDA_ARCH__ >= 800
@@ -374,26 +371,22 @@ __global__ void __launch_bounds__(kThreads, kWarped ? 2 : 1)
   __shared__ T prior[kWarped ? kOurs : 1][kPrior];
   const Tile<T> tile(frames, shape, chunk, shared);
   const Sample mine = tile.template find<kWarped>(coarse, prior);
-  Sample samples[kTheirsOfTeam];
-#pragma unroll
-  for (int i = 0; i < kTheirsOfTeam; ++i) {
-    samples[i] = sample_of(mine, i);
-  }
-
   const int warp = threadIdx.x / 32, row = warp / (kSpan / kRows), first_row = warp % (kSpan / kRows) * kRows;
   const uint32_t bytes = tile.tile_pitch * sizeof(T);
-  tile.template fill<kWarped>(samples, 0, min(chunk, shape.channels));
+  int c0 = 0, count = min(chunk, shape.channels);
+  tile.template fill<kWarped>(mine, c0, count);
   float sums[kRows][kParts][4] = {};
-  for (int c0 = 0;;) {
+#pragma unroll 1
+  while (true) {
     correlate<T>(sums, address_of(tile.our_tile) + row * kTileWidth * bytes,
-                 address_of(tile.their_tile) + (row + first_row) * kHaloWidth * bytes, bytes,
-                 round_up(min(chunk, shape.channels - c0)));
+                 address_of(tile.their_tile) + (row + first_row) * kHaloWidth * bytes, bytes, round_up(count));
     __syncthreads();
     c0 += chunk;
-    if (kWarped || c0 >= shape.channels) {
+    if (kWhole || c0 >= shape.channels) {
       break;
     }
-    tile.template fill<kWarped>(samples, c0, min(chunk, shape.channels - c0));
+    count = min(chunk, shape.channels - c0);
+    tile.template fill<kWarped>(mine, c0, count);
   }
 
   const int result_pitch = width + kPack;
@@ -408,34 +401,36 @@ __global__ void __launch_bounds__(kThreads, kWarped ? 2 : 1)
 
 // ---------------------------------------------------------------- operators
 
-int shared_memory_limit(const Tensor& tensor) {
-  int bytes = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, tensor.get_device_index()));
-  return bytes - 1024;  // that is the system's, and what is fixed
-}
-
 template <typename T, bool kWarped>
-void launch(const Tensor& first, const Tensor& second, const Coarse& coarse, const Tensor& out, const Shape& shape) {
-  const int width = int(out.size(1)), limit = shared_memory_limit(first);
-  const int room = (limit / int((kOurs + kTheirs) * sizeof(T)) - kPack) / kGroup * kGroup;
-  const int chunk = std::min(round_up(shape.channels), room);
-  STD_TORCH_CHECK(!kWarped || chunk >= shape.channels, "maps that are warped have at most ", room,
-                  " channels on this GPU, not ", shape.channels);
-  const int tile_pitch = chunk + kPack, result_pitch = width + kPack;
-  const int bytes = (kOurs * tile_pitch + std::max(kTheirs * tile_pitch, kOurs * result_pitch)) * int(sizeof(T));
-  const auto kernel = match<T, kWarped>;
+void run(const Tensor& first, const Tensor& second, const Coarse& coarse, const Tensor& out, const Shape& shape,
+         int64_t shared_memory) {
+  const int width = int(out.size(1));
   const Launcher launcher(first);
+  const int limit = shared_memory_limit(shared_memory);
+  const Launch chosen = launch(shape.channels, width, limit);
+  STD_TORCH_CHECK(chosen.bytes > 0, "an out of ", width, " channels needs more shared memory than the ", limit,
+                  " bytes that a block may have");
+  const auto kernel = kWarped && chosen.chunk >= shape.channels ? match<T, kWarped, kWarped> : match<T, kWarped, false>;
   allow_shared_memory(reinterpret_cast<const void*>(kernel));
   const Frames<T> frames{static_cast<const T*>(first.const_data_ptr()), static_cast<const T*>(second.const_data_ptr()),
                          int(pitch_of("first", first, 16)), int(pitch_of("second", second, 16))};
-  const dim3 grid(ceil_div(shape.width, kTileWidth), ceil_div(shape.height, kTileHeight), 2 * shape.batch);
-  kernel<<<grid, kThreads, bytes, launcher.stream()>>>(frames, coarse, static_cast<T*>(out.mutable_data_ptr()),
-                                                       int(pitch_of("out", out, 16)), width, chunk, shape);
+  const dim3 grid = checked_grid({ceil_div(shape.width, kTileWidth), ceil_div(shape.height, kTileHeight),
+                                  2 * int64_t(shape.batch)});
+  kernel<<<grid, kThreads, chosen.bytes, launcher.stream()>>>(
+      frames, coarse, static_cast<T*>(out.mutable_data_ptr()), int(pitch_of("out", out, 16)), width, chosen.chunk,
+      shape);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+// Offsets into a map are 32 bits wide.
+void check_offsets(const char* name, const Tensor& map, int64_t pitch) {
+  STD_TORCH_CHECK(map.size(2) * map.size(3) * pitch < int64_t(1) << 31, name, " is too large: ",
+                  text(shape_of(name, map)), " with pixels ", pitch, " elements apart");
+}
+
 template <bool kWarped>
-void match_frames(const Tensor& first, const Tensor& second, const Coarse& coarse, const Tensor& out) {
+void match_frames(const Tensor& first, const Tensor& second, const Coarse& coarse, const Tensor& out,
+                  int64_t shared_memory) {
   const Shape shape = shape_of("first", first), found = shape_of("out", out);
   const ScalarType type = first.scalar_type();
   check("second", second, shape, type, first);
@@ -443,41 +438,39 @@ void match_frames(const Tensor& first, const Tensor& second, const Coarse& coars
   const int needed = kMatches + (kWarped ? shape.channels + kPrior : 0);
   STD_TORCH_CHECK(found.channels >= needed && found.channels % kPack == 0, "out must have at least ", needed,
                   " channels, a multiple of 8, not ", found.channels);
+  STD_TORCH_CHECK(type == ScalarType::Half || type == ScalarType::BFloat16,
+                  "first must be float16 or bfloat16, not ", torch::headeronly::toString(type));
+  {
+    const Launcher launcher(first);
+    require_tensor_cores("matching");
+  }
   if (shape.numel() == 0) {
     return;
   }
-  const auto pixels = int64_t(shape.height) * shape.width;
-  STD_TORCH_CHECK(pixels * std::max(pitch_of("first", first, 16), pitch_of("second", second, 16)) < int64_t(1) << 31,
-                  "the maps are too large: ", text(shape));
-  if (type == ScalarType::Half) {
-    launch<__half, kWarped>(first, second, coarse, out, shape);
-  } else {
-    STD_TORCH_CHECK(type == ScalarType::BFloat16, "first must be float16 or bfloat16, not ",
-                    torch::headeronly::toString(type));
-    launch<__nv_bfloat16, kWarped>(first, second, coarse, out, shape);
-  }
+  check_offsets("first", first, pitch_of("first", first, 16));
+  check_offsets("second", second, pitch_of("second", second, 16));
+  check_offsets("out", out, 1);
+  type == ScalarType::Half ? run<__half, kWarped>(first, second, coarse, out, shape, shared_memory)
+                           : run<__nv_bfloat16, kWarped>(first, second, coarse, out, shape, shared_memory);
 }
 
-void match_into(const Tensor& first, const Tensor& second, Tensor out) {
-  match_frames<false>(first, second, {}, out);
+// `shared_memory`: bytes that a block may have at most, 0 for as many as the device has.
+void match_into(const Tensor& first, const Tensor& second, Tensor out, int64_t shared_memory) {
+  match_frames<false>(first, second, {}, out, shared_memory);
 }
 
 void match_warped_into(const Tensor& first, const Tensor& second, const Tensor& coarse, const Tensor& weight,
-                       const Tensor& bias, double scale, Tensor out) {
+                       const Tensor& bias, double scale, Tensor out, int64_t shared_memory) {
   const Shape shape = shape_of("first", first);
-  STD_TORCH_CHECK(shape.height % 2 == 0 && shape.width % 2 == 0, "first must have even sides");
+  STD_TORCH_CHECK(shape.height % 2 == 0 && shape.width % 2 == 0, "first must have even sides, not ", text(shape));
   check("coarse", coarse, {2 * shape.batch, 10, shape.height / 2, shape.width / 2}, ScalarType::Float, first);
   check("weight", weight, {4, 4, 2, 2}, ScalarType::Float, first);
-  const auto aligned = [](const Tensor& tensor, uintptr_t bytes) {
-    return tensor.is_contiguous() && reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % bytes == 0;
-  };
-  STD_TORCH_CHECK(bias.is_cuda() && bias.numel() == 2 && bias.scalar_type() == ScalarType::Float && aligned(bias, 8) &&
-                      aligned(weight, 16),
-                  "bias must be two float32 on the GPU; weight and bias contiguous and aligned to 16 and 8 bytes");
-  const Coarse given{static_cast<const float*>(coarse.const_data_ptr()), int(pitch_of("coarse", coarse, 8)),
-                     static_cast<const float4*>(weight.const_data_ptr()),
-                     static_cast<const float2*>(bias.const_data_ptr()), float(scale)};
-  match_frames<true>(first, second, given, out);
+  const auto* weights = vector_of<float4>("weight", weight, weight.numel(), ScalarType::Float, first);
+  const auto* biases = vector_of<float2>("bias", bias, 2, ScalarType::Float, first);
+  const int64_t pitch = coarse.numel() ? pitch_of("coarse", coarse, 8) : 0;
+  check_offsets("coarse", coarse, pitch);
+  match_frames<true>(first, second, {static_cast<const float*>(coarse.const_data_ptr()), int(pitch), weights, biases,
+                                     float(scale)}, out, shared_memory);
 }
 
 }  // namespace

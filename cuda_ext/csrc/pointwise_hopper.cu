@@ -3,17 +3,10 @@
 #include "convolve.cuh"
 #include "hopper.cuh"
 
-#include <algorithm>
-
 namespace dain {
 namespace {
 
-constexpr int kRows = 64;       // pixels of a product
-constexpr int kChunk = 16;      // packs of a pixel in shared memory at a time
-constexpr int kStages = 3;      // such chunks of a team
-constexpr int kMostTeams = 3;
-constexpr int kPlane = kRows * 16 + 16;  // bytes of one pack of all pixels; 8 of them then hit all banks
-constexpr int kTeamBytes = kStages * kChunk * kPlane;
+using namespace pointwise;
 
 struct Pixels {
   int64_t count;
@@ -144,20 +137,17 @@ __global__ void __launch_bounds__(kMostTeams* kTeam, 1)
 }
 
 template <typename T, int kColumns>
-bool launch(cudaStream_t stream, const Tensors& tensors, const Pixels& pixels) {
-  const auto kernel = multiply_pixels<T, kColumns>;
-  const int fixed = kColumns * int(sizeof(float)) + pixels.packs * kColumns * 16;
+bool run(cudaStream_t stream, const Tensors& tensors, const Pixels& pixels, int limit) {
   const int processors = count_processors();
-  const int64_t tiles = ceil_div(pixels.count, kRows);
-  const int most = std::min(kMostTeams, (kSharedBytes - fixed) / kTeamBytes);
-  if (most < 1) {
+  const Launch chosen = launch(pixels.packs, kColumns, pixels.count, processors, limit);
+  if (chosen.bytes == 0) {
     return false;
   }
-  const int teams = int(std::min<int64_t>(most, ceil_div(tiles, processors)));
-  const int bytes = fixed + teams * kTeamBytes;
+  const auto kernel = multiply_pixels<T, kColumns>;
   allow_shared_memory(reinterpret_cast<const void*>(kernel));
-  const int blocks = int(std::min<int64_t>(ceil_div(tiles, teams), processors));
-  kernel<<<blocks, teams * kTeam, bytes, stream>>>(
+  const int64_t tiles = ceil_div(pixels.count, kRows);
+  const int blocks = int(std::min<int64_t>(ceil_div(tiles, chosen.teams), processors));
+  kernel<<<blocks, chosen.teams * kTeam, chosen.bytes, stream>>>(
       static_cast<const T*>(tensors.input), static_cast<const uint4*>(tensors.weight), tensors.bias,
       static_cast<T*>(tensors.out), pixels);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
@@ -165,16 +155,16 @@ bool launch(cudaStream_t stream, const Tensors& tensors, const Pixels& pixels) {
 }
 
 template <typename T>
-bool choose(cudaStream_t stream, const Tensors& tensors, const Pixels& pixels, int outputs) {
+bool choose(cudaStream_t stream, const Tensors& tensors, const Pixels& pixels, int outputs, int limit) {
   switch (outputs) {
     case 64:
-      return launch<T, 64>(stream, tensors, pixels);
+      return run<T, 64>(stream, tensors, pixels, limit);
     case 128:
-      return launch<T, 128>(stream, tensors, pixels);
+      return run<T, 128>(stream, tensors, pixels, limit);
     case 192:
-      return launch<T, 192>(stream, tensors, pixels);
+      return run<T, 192>(stream, tensors, pixels, limit);
     case 256:
-      return launch<T, 256>(stream, tensors, pixels);
+      return run<T, 256>(stream, tensors, pixels, limit);
     default:
       return false;
   }
@@ -182,14 +172,14 @@ bool choose(cudaStream_t stream, const Tensors& tensors, const Pixels& pixels, i
 
 }  // namespace
 
-bool convolve_pointwise(cudaStream_t stream, ScalarType type, const Tensors& tensors, const Layer& layer) {
+bool convolve_pointwise(cudaStream_t stream, ScalarType type, const Tensors& tensors, const Layer& layer, int limit) {
   const Pixels pixels{int64_t(layer.batch) * layer.height * layer.width, 2 * layer.groups, layer.channels,
                       layer.in_pitch, layer.out_pitch, layer.slope};
   if (layer.rows * layer.columns > 1 || tensors.scale || tensors.plus) {
     return false;
   }
-  return type == ScalarType::Half ? choose<__half>(stream, tensors, pixels, layer.outputs)
-      : type == ScalarType::BFloat16 && choose<__nv_bfloat16>(stream, tensors, pixels, layer.outputs);
+  return type == ScalarType::Half ? choose<__half>(stream, tensors, pixels, layer.outputs, limit)
+      : type == ScalarType::BFloat16 && choose<__nv_bfloat16>(stream, tensors, pixels, layer.outputs, limit);
 }
 
 }  // namespace dain

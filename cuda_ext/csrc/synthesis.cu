@@ -234,8 +234,7 @@ void blend_into(const Tensor& first, const Tensor& second, const Tensor& flow_1,
   }
   check("out", out, {frame.batch, kSeen, target.height, frame.width}, out.scalar_type(), first);
   check("blend", blend, target.with_channels(3), ScalarType::Float, first);
-  STD_TORCH_CHECK(time.is_cuda() && time.numel() == 1 && time.scalar_type() == ScalarType::Float,
-                  "time must be one float32 on the GPU");
+  const float* moment = vector_of<float>("time", time, 1, ScalarType::Float, first);
   const Rows rows = rows_of("out", top, target, frame);
   const int64_t out_pitch = pitch_of("out", out, 16);
   const Launcher launch(first);
@@ -247,8 +246,7 @@ void blend_into(const Tensor& first, const Tensor& second, const Tensor& flow_1,
                      static_cast<const T*>(kernel.const_data_ptr()), pitch_of("a kernel", kernel, 16)};
     };
     launch.pixels(blend_and_gather<T, O>, frame.batch, rows.count, frame.width, side(first, flow_1, kernel_1),
-                  side(second, flow_2, kernel_2),
-                  static_cast<const float*>(time.const_data_ptr()), write<float>(blend),
+                  side(second, flow_2, kernel_2), moment, write<float>(blend),
                   static_cast<O*>(out.mutable_data_ptr()), out_pitch, rows, frame);
   });
 }

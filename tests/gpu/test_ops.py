@@ -1,6 +1,6 @@
 """The CUDA kernels against the CPU reference, which tests/cuda_ext holds against the original's numbers.
 
-Needs torch and pytest only, so that it runs on a GPU machine that has nothing else: pytest --noconftest tests/gpu.
+Needs torch, pytest and what `dain_core` imports: pytest --noconftest tests/gpu/test_ops.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 import cuda_ext
+from tests.cuda_ext.launches import MODELS, SHARED_MEMORY, Convolution, convolutions
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU that PyTorch can use", allow_module_level=True)
@@ -413,6 +414,136 @@ def test_convolution_into_a_slice(
     assert bool((whole[:, :8] == 7).all()) and bool((whole[:, 8 + outputs :] == 7).all())
 
 
+#: Shared memory that a block is given: as much as the GPU has, and as much as GPUs of every architecture have.
+LIMITS = [0, *sorted({limit for limit in SHARED_MEMORY.values()})]
+
+
+def device_limit() -> int:
+    """Bytes that a block may have here: all of a multiprocessor's but what the system keeps."""
+    return int(torch.cuda.get_device_properties(0).shared_memory_per_multiprocessor) - 1024
+
+
+def layer_on_gpu(
+    layer: Convolution, dtype: torch.dtype, h: int, w: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """An input, a weight and its bias, all random, and what the layer makes of them in float32, with slope 0.1."""
+    generator = torch.Generator("cuda").manual_seed(layer.inputs + layer.outputs + layer.rows + h)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device="cuda")
+
+    fan_in = layer.inputs * layer.rows * layer.columns
+    source = channels_last(normal(1, layer.inputs, h, w).to(dtype))
+    weight = (normal(layer.outputs, layer.inputs, layer.rows, layer.columns) / fan_in**0.5).to(dtype)
+    bias = normal(layer.outputs)
+    reach = [layer.dilation * (side // 2) for side in (layer.rows, layer.columns)]
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        sums = torch.nn.functional.conv2d(
+            source.float(), weight.float(), bias, padding=reach, dilation=layer.dilation
+        )
+    return source, weight, bias, torch.nn.functional.leaky_relu(sums, 0.1)
+
+
+def portable(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight and a bias on the GPU as the portable kernel takes them, whatever the GPU."""
+    packed, padded = cuda_ext.pack_weight(weight.cpu(), bias.cpu(), weight.dtype)
+    return packed.cuda(), padded.cuda()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("name", MODELS)
+def test_convolutions_agree_whatever_the_shared_memory(name: str, dtype: torch.dtype) -> None:
+    """Every layer of every model as the GPUs of every architecture launch it, on maps of few and of many tiles."""
+    for layer in convolutions(name, torch.float16):
+        for h, w in ((21, 35), (260, 270)):
+            source, weight, bias, expected = layer_on_gpu(layer, dtype, h, w)
+            packed, padded = portable(weight, bias)
+            allowed = (1e-4 if layer.wide else TOLERANCE[dtype]) * float(expected.abs().max())
+            for limit in LIMITS:
+                if limit > device_limit():
+                    continue  # this GPU has less
+                out_dtype = torch.float32 if layer.wide else dtype
+                out = channels_last(torch.full(expected.shape, 7.0, dtype=out_dtype, device="cuda"))
+                torch.ops.dain.convolve_into(
+                    source, packed, None, padded, None, layer.dilation, 0.1, out, limit
+                )
+                # A NaN fails this.
+                assert float((out - expected).abs().max()) <= allowed, (layer, h, w, limit)
+
+
+def test_more_shared_memory_than_there_is_is_refused() -> None:
+    x, weight, bias, _ = layer_on_gpu(Convolution(16, 16, 3, 3, 1, 2, False), torch.float16, 4, 4)
+    packed, padded = portable(weight, bias)
+    for limit in (-1, device_limit() + 1):
+        with pytest.raises(RuntimeError, match="shared_memory must be between 0 and"):
+            torch.ops.dain.convolve_into(x, packed, None, padded, None, 1, 0.0, x.clone(), limit)
+    with pytest.raises(RuntimeError, match="a kernel of 3x3 needs more shared memory than the 1000 bytes"):
+        torch.ops.dain.convolve_into(x, packed, None, padded, None, 1, 0.0, x.clone(), 1000)
+
+
+def unaligned(x: Tensor) -> Tensor:
+    """The same values as a channels-last tensor, two bytes beside where vectors of 16 bytes can be read."""
+    n, c, h, w = x.shape
+    memory = torch.empty(x.numel() + 8, dtype=x.dtype, device=x.device)
+    start = 1 if memory.data_ptr() % 16 == 0 else 0
+    return memory[start : start + x.numel()].view(n, h, w, c).permute(0, 3, 1, 2).copy_(x)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": lambda x: x.float()}, "input must be float16 or bfloat16"),
+        ({"input": lambda x: x.bfloat16()}, "weight must be BFloat16, not Half"),
+        ({"input": lambda x: x[:, :, 1:]}, "input must be"),
+        ({"input": unaligned}, "input must be a slice of channels"),
+        ({"weight": lambda x: x.float()}, "weight must be Half, not Float"),
+        ({"weight": lambda x: x.cpu()}, "weight must be on the same GPU"),
+        ({"weight": lambda x: x[..., :1]}, "weight must be packed"),
+        ({"weight": lambda x: x[0, ..., 0, 0, 0]}, "weight must be packed"),
+        ({"weight": lambda x: torch.cat((x, x))}, "the weight another number"),
+        ({"weight": lambda x: x[:, :2].contiguous()}, "odd sides"),
+        ({"bias": lambda x: x.half()}, "bias must be Float, not Half"),
+        ({"bias": lambda x: x.cpu()}, "bias must be on the same GPU"),
+        ({"bias": lambda x: x[:-1]}, "bias must be 16 contiguous elements, not 15"),
+        ({"bias": lambda x: torch.stack((x, x), 1)[:, 0]}, "bias must be 16 contiguous elements"),
+        ({"scale": lambda x: torch.ones(16, device="cuda")}, "scale needs a weight packed for"),
+        ({"scale": lambda x: torch.ones(16)}, "scale must be on the same GPU"),
+        ({"scale": lambda x: torch.ones(15, device="cuda")}, "scale must be 16 contiguous elements"),
+        ({"scale": lambda x: torch.ones(16, device="cuda").half()}, "scale must be Float"),
+        ({"plus": lambda x: x.float()}, "plus must be Half, not Float"),
+        ({"plus": lambda x: x[:, :, :3]}, "plus must be"),
+        ({"plus": unaligned}, "plus must be a slice of channels .* aligned to 16 bytes"),
+        ({"plus": lambda x: x.cpu()}, "plus must be on the same GPU"),
+        ({"plus": Tensor.contiguous}, "plus must be a slice of channels"),
+        ({"out": lambda x: x.bfloat16()}, "out must be float32 or of the dtype of input"),
+        ({"out": unaligned}, "out must be a slice of channels"),
+        ({"out": lambda x: torch.cat((x, x), 1)}, "out has 32 channels, the weight 16"),
+        ({"dilation": lambda x: 0}, "a dilation is between 1 and 64"),
+    ],
+)
+def test_a_convolution_refuses_what_does_not_fit(
+    change: dict[str, Callable[..., object]], message: str
+) -> None:
+    source, weight, bias, _ = layer_on_gpu(Convolution(32, 16, 3, 3, 1, 2, False), torch.float16, 4, 5)
+    packed, padded = portable(weight, bias)
+    x = channels_last(random(1, 16, 4, 5).half().cuda())
+    arguments: dict[str, object] = {
+        "input": source,
+        "weight": packed,
+        "scale": None,
+        "bias": padded,
+        "plus": x,
+        "dilation": 1,
+        "slope": 0.0,
+        "out": x.clone(),
+    }
+    for name, make in change.items():
+        arguments[name] = make(arguments[name])
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.dain.convolve_into(*arguments.values())
+    torch.cuda.synchronize()
+
+
 @pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU"
 )
@@ -477,6 +608,26 @@ def test_rows_beyond_the_frame_are_refused() -> None:
     for first_row, top, name in ((3, 0, "image"), (0, 4, "out"), (-1, 0, "image")):
         with pytest.raises(RuntimeError, match=f"{name} holds rows"):
             cuda_ext.adaptive_warp_into(image, first_row, flow, kernel, top, out)
+
+
+@pytest.mark.parametrize(
+    ("time", "message"),
+    [
+        (torch.tensor(0.3), "time must be on the same GPU"),
+        (torch.tensor([0.3, 0.4]).cuda(), "time must be 1 contiguous elements, not 2"),
+        (torch.tensor(0.3).half().cuda(), "time must be Float, not Half"),
+    ],
+)
+def test_a_blend_refuses_a_time_that_does_not_fit(time: Tensor, message: str) -> None:
+    pictures = [channels_last(torch.zeros(1, 4, 6, 5, device="cuda")) for _ in range(2)]
+    flows = [torch.zeros(1, 2, 6, 5, device="cuda") for _ in range(2)]
+    kernels = [channels_last(torch.zeros(1, 16, 6, 5, device="cuda")) for _ in range(2)]
+    blend, out = (
+        torch.zeros(1, 3, 6, 5, device="cuda"),
+        channels_last(torch.zeros(1, 64, 6, 5, device="cuda")),
+    )
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.dain.blend_into(*pictures, *flows, *kernels, time, 0, blend, out)
 
 
 RESAMPLED = [torch.float32, *HALF]
@@ -574,7 +725,13 @@ def test_resampling_refuses_what_does_not_fit(call: Callable[[Tensor], None], me
     [(1, 196, 5, 7), (2, 16, 1, 1), (1, 128, 34, 60), (2, 24, 6, 38), (1, 32, 66, 130), (1, 256, 18, 34)],
 )
 @pytest.mark.parametrize("warped", [False, True])
-def test_frames_are_matched(n: int, c: int, h: int, w: int, warped: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("limit", LIMITS)
+def test_frames_are_matched(
+    n: int, c: int, h: int, w: int, warped: bool, dtype: torch.dtype, limit: int
+) -> None:
+    """With as much shared memory as the GPU has, and as much as GPUs of every architecture have."""
+    if limit > device_limit():
+        pytest.skip("this GPU has less")
     h, w = (h + h % 2, w + w % 2) if warped else (h, w)
     width, wider = 81 + (c + 4) * warped, -(-c // 16) * 16 + 8
     width += -width % 16
@@ -588,7 +745,7 @@ def test_frames_are_matched(n: int, c: int, h: int, w: int, warped: bool, dtype:
     whole = channels_last(torch.full((2 * n, width + 16, h, w), 7.0, dtype=dtype, device="cuda"))
     device = [x.cuda() if isinstance(x, Tensor) else x for x in (*maps, *extra)]
     slices = [x[:, :c] for x in device[:2]]
-    getattr(torch.ops.dain, name)(*slices, *device[2:], whole[:, 8 : 8 + width])
+    getattr(torch.ops.dain, name)(*slices, *device[2:], whole[:, 8 : 8 + width], limit)
     expected = torch.empty((2 * n, width, h, w))
     getattr(torch.ops.dain, name)(*(x[:, :c].float() for x in maps), *extra, expected)
     found = whole.cpu().float()
@@ -597,6 +754,40 @@ def test_frames_are_matched(n: int, c: int, h: int, w: int, warped: bool, dtype:
         theirs = expected[:, part]
         limit = TOLERANCE[dtype] * float(theirs.abs().max())
         assert float((found[:, 8 : 8 + width][:, part] - theirs).abs().max()) <= limit
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"first": lambda x: x.float()}, "second must be Float, not Half"),
+        ({"second": lambda x: x[:, :, 1:]}, "second must be"),
+        ({"second": unaligned}, "second must be a slice of channels"),
+        ({"coarse": lambda x: x.half()}, "coarse must be Float"),
+        ({"coarse": lambda x: x[:, :8]}, "coarse must be"),
+        ({"weight": lambda x: x.cpu()}, "weight must be on the same GPU"),
+        ({"weight": lambda x: x.transpose(0, 1)}, "weight must be 64 contiguous elements"),
+        ({"bias": lambda x: x.cpu()}, "bias must be on the same GPU"),
+        ({"bias": lambda x: torch.cat((x, x))}, "bias must be 2 contiguous elements, not 4"),
+        ({"bias": lambda x: torch.cat((x, x))[1:3]}, "bias must be aligned to 8 bytes"),
+        ({"out": lambda x: x[:, :88]}, "out must have at least 101 channels"),
+        ({"out": lambda x: x.bfloat16()}, "out must be Half"),
+    ],
+)
+def test_matching_refuses_what_does_not_fit(change: dict[str, Callable[..., Tensor]], message: str) -> None:
+    maps = [channels_last(random(1, 16, 6, 8, seed=i).half().cuda()) for i in range(2)]
+    arguments = {
+        "first": maps[0],
+        "second": maps[1],
+        "coarse": channels_last(torch.zeros((2, 10, 3, 4), device="cuda")),
+        "weight": torch.zeros((4, 4, 2, 2), device="cuda"),
+        "bias": torch.zeros(2, device="cuda"),
+        "scale": 1.0,
+        "out": channels_last(torch.zeros((2, 112, 6, 8), dtype=torch.float16, device="cuda")),
+    }
+    for name, make in change.items():
+        arguments[name] = make(arguments[name])
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.dain.match_warped_into(*arguments.values())
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
