@@ -24,6 +24,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, TimeoutError
 from redis.retry import Retry
 
+from dain_core.runtime.budget import Budget
 from dain_core.runtime.devices import usable_devices
 from dain_core.runtime.engine import Interpolator
 from service.jobs.machine import Jobs
@@ -38,8 +39,6 @@ from worker.telemetry import Telemetry, describe
 from worker.watchdog import HUNG, Watchdog
 
 log = logging.getLogger("dain.worker")
-
-WARM_UP_SIZE = 64, 64  # the smallest frame loads every kernel, and costs a CPU little
 
 
 def connect(settings: Settings) -> Redis:
@@ -60,11 +59,11 @@ def load(settings: Settings) -> Models:
         Interpolator.load,
         device=settings.device,
         precision=settings.precision,
-        memory=settings.max_vram_bytes,
+        memory=Budget(settings.max_vram_bytes),  # one, for all models and their float32 twins
     )
     models = Models(load_one, settings.model)
     if models.device.type == "cuda":
-        torch.cuda.set_device(models.device)  # graphs are captured on the calling thread's device
+        torch.cuda.set_device(models.device)  # nothing is to take memory on another GPU
     return models
 
 
@@ -96,7 +95,7 @@ def run(settings: Settings) -> int:
     telemetry = Telemetry(workers, record, ttl_seconds=ttl)
     telemetry.start()
     with watchdog.watch("the warm-up"):
-        models.default.warm_up(*WARM_UP_SIZE)
+        models.default.warm_up()
     draining = threading.Event()
     worker = WarmWorker(redis, record.name, on_drain=draining.set)
     runtime = Runtime(

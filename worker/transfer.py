@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dain_core.runtime.color import ColorSpec, to_rgb, to_yuv
+from dain_core.runtime.devices import current
 from dain_core.runtime.pixels import PixelFormat
 from worker.media.decode import Plane
 
@@ -44,12 +46,14 @@ class Transfer:
         self._device = device
         self._pixels = pixels
         self._colors = colors
-        on_gpu = device.type == "cuda"
-        self._in, self._out = (torch.cuda.Stream(device) if on_gpu else None for _ in range(2))
+        self._in: torch.cuda.Stream | None = None
+        self._out: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._in, self._out = _streams(device)
 
     def on_device(self) -> AbstractContextManager[object]:
-        """Within this, the calling thread's CUDA calls mean this device: each thread starts out at the first one."""
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+        """Within this, CUDA calls of the calling thread mean this device."""
+        return current(self._device)
 
     def upload(self, planes: Sequence[Plane]) -> Uploaded:
         """Send a frame to the device, without waiting for it to arrive."""
@@ -75,6 +79,12 @@ class Transfer:
             if self._out is not None:
                 self._out.record_event(_event()).synchronize()
         return tuple(plane.numpy() for plane in planes)
+
+
+@cache
+def _streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
+    """The streams to and from a GPU, for all segments: freed memory is kept for the stream that it was used on."""
+    return torch.cuda.Stream(device), torch.cuda.Stream(device)
 
 
 class Stopwatch:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from cuda_ext import backend
@@ -44,3 +46,8 @@ def named_device(name: str) -> torch.device:
 def usable_devices() -> list[str]:
     """Every GPU, if the compiled operators are there to run on it, else the CPU."""
     return [f"cuda:{index}" for index in range(torch.cuda.device_count()) if backend() == "cuda"] or ["cpu"]
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Within this, CUDA calls of the calling thread mean `device`. Every thread starts out at the first GPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -6,18 +6,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from cuda_ext import backend
 from dain_core.network.model import DAIN, ModelConfig, Motion
-from dain_core.runtime.backends.fused import FusedDAIN
-from dain_core.runtime.backends.stages import FusedStages, PlainStages, Stages, keep_freed_memory
-from dain_core.runtime.devices import named_device
+from dain_core.runtime.backends import Stages, backend_for
+from dain_core.runtime.budget import Budget
+from dain_core.runtime.devices import current, named_device
+from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import load_weights
 
 #: In which a network runs; with the last, float16 but for the convolution that is most of the work.
@@ -27,6 +28,13 @@ PRECISIONS = {
     "bf16": torch.bfloat16,
     "fp8": torch.float8_e4m3fn,
 }
+
+#: (height, width) of the frames that a device warms up with. On a GPU the first runs as CUDA graphs; together they take
+#: the tiles, bands and kernels of any real frame.
+WARM_UP_SIZES = {"cpu": ((64, 64),), "cuda": ((64, 64), (1080, 1920), (2160, 3840))}
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 def fastest_on_cpu() -> str:
@@ -84,8 +92,23 @@ class Pending:
         return self._frame
 
 
+def _infers(
+    method: Callable[Concatenate[Interpolator, Given], Made],
+) -> Callable[Concatenate[Interpolator, Given], Made]:
+    """The method without gradients, and on the interpolator's device: graphs are captured on the current one."""
+
+    @wraps(method)
+    def run(self: Interpolator, *args: Given.args, **kwargs: Given.kwargs) -> Made:
+        with torch.inference_mode(), current(self.device):
+            return method(self, *args, **kwargs)
+
+    return run
+
+
 class Interpolator:
     """A model on a device, ready to interpolate.
+
+    One thread at a time may call `frame`, `pair` and `submit`. Any thread may ask a `Pending` for its result.
 
     Attributes:
         model_name: as `ModelConfig.named` knows it.
@@ -96,14 +119,14 @@ class Interpolator:
     """
 
     def __init__(
-        self, model_name: str, weights: str | Path, device: torch.device, precision: str, memory: int | None
+        self, model_name: str, weights: str | Path, device: torch.device, precision: str, budget: Budget
     ) -> None:
         self.model_name = model_name
         self.device = device
         self.precision = precision
         self.recomputed = 0
         self._weights = weights
-        self._memory = memory
+        self._budget = budget
         self._config = ModelConfig.named(model_name)
         # What is known of frames and pairs is the network's own affair.
         self._stages = self._load()
@@ -117,7 +140,7 @@ class Interpolator:
         device: str = "auto",
         precision: str = "auto",
         weights: str | Path | None = None,
-        memory: int | None = None,
+        memory: int | Budget | None = None,
     ) -> Interpolator:
         """Load a model.
 
@@ -127,9 +150,9 @@ class Interpolator:
             precision: "fp32", "fp16", "bf16" or, on compute capability 9.0, "fp8"; "auto" is fp16 on a GPU and, on
                 a CPU, bf16 if it has AMX, else fp32.
             weights: a file to load instead of the weights that come with the project.
-            memory: bytes of a GPU's memory that may be used; None is four fifths of what this process can have when
-                it meets a new size of frames. Frames that need more are made in parts, which changes nothing of
-                the result.
+            memory: bytes of a GPU's memory that may be used, or a `Budget` that several interpolators of one GPU share.
+                None is four fifths of what this process can have when it meets a new size of frames. Frames that need
+                more are made in parts, which changes nothing of the result.
 
         Raises:
             ValueError: no such model, device or precision, or a GPU that the operators are not built for.
@@ -146,7 +169,8 @@ class Interpolator:
             raise ValueError(
                 "precision fp8 needs a GPU of compute capability 9.0, such as an H100: choose fp16"
             )
-        return cls(model, model if weights is None else weights, place, precision, memory)
+        budget = memory if isinstance(memory, Budget) else Budget(memory)
+        return cls(model, model if weights is None else weights, place, precision, budget)
 
     @property
     def backend(self) -> str:
@@ -157,12 +181,21 @@ class Interpolator:
     def replanned(self) -> int:
         return self._stages.replanned
 
-    def warm_up(self, height: int, width: int) -> None:
-        """Interpolate at this size, so that no real frame pays for loading kernels and capturing graphs."""
-        blank = torch.zeros((1, 3, height, width), device=self.device)
-        self.interpolate(blank, blank, [0.5])
-        if self.device.type == "cuda":
-            self.interpolate(blank, blank, [0.5])
+    def warm_up(self) -> None:
+        """Interpolate as real frames are, so that none pays for loading kernels, and what fails does so now.
+
+        A frame that is too large for the memory that may be used is passed over: smaller videos can be made still.
+        """
+        sizes = WARM_UP_SIZES[self.device.type]
+        for height, width in sizes:
+            blank = torch.zeros((1, 3, height, width), device=self.device)
+            try:
+                for _ in range(2 if self.device.type == "cuda" else 1):  # the second time captures graphs
+                    self.interpolate(blank, blank, [0.5])
+            except FrameTooLargeError:
+                if (height, width) == sizes[0]:
+                    raise
+        self._stages.release()
 
     @contextmanager
     def interruptible(self, check: Callable[[], None]) -> Iterator[None]:
@@ -179,7 +212,7 @@ class Interpolator:
             for hook in hooks:
                 hook.remove()
 
-    @torch.inference_mode()
+    @_infers
     def frame(self, rgb: Tensor) -> Frame:
         """The work that a frame needs once, whatever pairs it is in.
 
@@ -199,7 +232,7 @@ class Interpolator:
             )
         return Frame(self._stages.features(rgb.float().contiguous(memory_format=torch.channels_last)))
 
-    @torch.inference_mode()
+    @_infers
     def pair(self, first: Frame, second: Frame) -> Pair:
         """The work that two neighbouring frames need once, whatever the times between them.
 
@@ -211,7 +244,7 @@ class Interpolator:
             raise ValueError(f"the two frames must have one size, got {sizes}: scale one of them first")
         return Pair(first, second, self._stages.motion(first.features, second.features))
 
-    @torch.inference_mode()
+    @_infers
     def submit(self, pair: Pair, time: float) -> Pending:
         """Have the frame at `time` between the pair's first frame (0) and its second (1) made.
 
@@ -239,24 +272,26 @@ class Interpolator:
         return torch.cat([first[:0].float(), *(frame.result() for frame in pending)])
 
     def _load(self) -> Stages:
-        dtype = PRECISIONS[self.precision]
         with torch.device("meta"):
             model = DAIN(self._config)
         model.load_state_dict(load_weights(self._weights, self._config), assign=True)
-        if self.device.type == "cuda" and FusedDAIN.supports(self._config, self.device):
-            return FusedStages(FusedDAIN(model.to(self.device), dtype), self.device, self._memory)
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        return PlainStages(model.prepare(dtype).to(self.device))
+        with current(self.device):
+            make = backend_for(self._config, self.device).make
+            return make(model, self.device, PRECISIONS[self.precision], self._budget)
 
     @cached_property
     def _exact(self) -> Interpolator:
-        return Interpolator(self.model_name, self._weights, self.device, "fp32", self._memory)
+        """The same network in float32."""
+        return Interpolator(self.model_name, self._weights, self.device, "fp32", self._budget)
 
     def _recompute(self, first: Tensor, second: Tensor, time: float) -> Tensor:
+        """The frame in float32. Threads that ask for results wait for each other here."""
         if self.precision == "fp32":
             raise FloatingPointError(
                 "the interpolated frame is not finite in float32: check the input frames and the weights for NaN"
             )
-        self.recomputed += 1
-        return self._exact.interpolate(first, second, [time])
+        with self._budget.turn(self._stages):  # nobody else loads the network, or uses its graphs, meanwhile
+            self.recomputed += 1
+            exact = self._exact
+            with self._budget.turn(exact._stages):
+                return exact.interpolate(first, second, [time])

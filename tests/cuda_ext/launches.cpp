@@ -9,13 +9,28 @@ Layer layer_of(int height, int width, int groups, int outputs, int rows, int col
   return {1, height, width, groups, outputs, outputs, rows, columns, dilation, 0, 0, 0, 0.f};
 }
 
+struct Hopper {
+  int bytes, plan;  // of a launch; rows, slices and tiles across, as one number
+};
+
 template <int out_bytes, int phases>
-int bytes_of(const Layer& layer, int processors, int limit) {
-  int bytes = 0;
+Hopper hopper_of(const Layer& layer, int processors, int limit) {
+  Hopper found = {};
   hopper::with_plan<out_bytes, phases>(layer, processors, [&](auto plan) {
-    bytes = hopper::launch<decltype(plan)>({layer.rows, layer.columns, phases}, limit).bytes;
+    using P = decltype(plan);
+    found.bytes = hopper::launch<P>({layer.rows, layer.columns, phases}, limit).bytes;
+    found.plan = 100 * P::kRows + 10 * P::kSlices + P::kAcross;
   });
-  return bytes;
+  return found;
+}
+
+Hopper hopper_of(const Layer& layer, int phases, int out_bytes, int processors, int limit) {
+  if (out_bytes == 4) {
+    return hopper_of<4, 4>(layer, processors, limit);
+  }
+  return phases == 4 ? hopper_of<2, 4>(layer, processors, limit)
+      : phases == 2  ? hopper_of<2, 2>(layer, processors, limit)
+                     : hopper_of<2, 1>(layer, processors, limit);
 }
 
 }  // namespace
@@ -33,12 +48,13 @@ void portable_launch(int height, int width, int groups, int outputs, int rows, i
 int hopper_bytes(int height, int width, int groups, int outputs, int rows, int columns, int dilation, int phases,
                  int out_bytes, int processors, int limit) {
   const Layer layer = layer_of(height, width, groups, outputs, rows, columns, dilation);
-  if (out_bytes == 4) {
-    return bytes_of<4, 4>(layer, processors, limit);
-  }
-  return phases == 4 ? bytes_of<2, 4>(layer, processors, limit)
-      : phases == 2  ? bytes_of<2, 2>(layer, processors, limit)
-                     : bytes_of<2, 1>(layer, processors, limit);
+  return hopper_of(layer, phases, out_bytes, processors, limit).bytes;
+}
+
+int hopper_plan(int height, int width, int groups, int outputs, int rows, int columns, int dilation, int phases,
+                int out_bytes, int processors) {
+  const Layer layer = layer_of(height, width, groups, outputs, rows, columns, dilation);
+  return hopper_of(layer, phases, out_bytes, processors, 0).plan;
 }
 
 int pointwise_bytes(int packs, int columns, int64_t pixels, int processors, int limit) {

@@ -55,13 +55,33 @@ def fused(name: str, dtype: torch.dtype) -> FusedDAIN:
 
 
 @functools.cache
+def convolutions_of_frames(
+    name: str, dtype: torch.dtype, height: int, width: int
+) -> list[tuple[Convolution, int, int]]:
+    """Every convolution that two frames and what lies between them need, with the height and width of its map."""
+    network, found = fused(name, dtype), []
+
+    def note(module: SliceConv2d, inputs: tuple[torch.Tensor, ...]) -> None:
+        found.append((convolution_of(module), *inputs[0].shape[2:]))
+
+    layers = [module for module in network.modules() if isinstance(module, SliceConv2d)]
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    with torch.inference_mode(), torch.device("meta"):
+        first, second = (network.features(torch.empty(1, 3, height, width)) for _ in range(2))
+        network.synthesise(first, second, network.motion(first, second), torch.empty(()))
+    for hook in hooks:
+        hook.remove()
+    return list(dict.fromkeys(found))
+
+
+@functools.cache
 def convolutions(name: str, dtype: torch.dtype) -> list[Convolution]:
     """Every different convolution of a model."""
-    found = {}
-    for module in fused(name, dtype).modules():
-        if isinstance(module, SliceConv2d):
-            groups, rows, columns = module.weight.shape[:3]
-            wide, itemsize = module.out_dtype == torch.float32, module.weight.element_size()
-            layer = (16 * groups, module.out_channels, rows, columns, module.dilation, itemsize, wide)
-            found[layer] = Convolution(*layer)
-    return list(found.values())
+    layers = [module for module in fused(name, dtype).modules() if isinstance(module, SliceConv2d)]
+    return list(dict.fromkeys(convolution_of(layer) for layer in layers))
+
+
+def convolution_of(layer: SliceConv2d) -> Convolution:
+    groups, rows, columns = layer.weight.shape[:3]
+    wide, itemsize = layer.out_dtype == torch.float32, layer.weight.element_size()
+    return Convolution(16 * groups, layer.out_channels, rows, columns, layer.dilation, itemsize, wide)

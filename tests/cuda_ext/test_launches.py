@@ -15,7 +15,15 @@ import torch
 
 from cuda_ext.build import ARCHS
 from dain_core.runtime.backends.fused.layers import EIGHT_BITS
-from tests.cuda_ext.launches import MODELS, SHARED_MEMORY, Convolution, convolutions, fused
+from dain_core.runtime.engine import WARM_UP_SIZES
+from tests.cuda_ext.launches import (
+    MODELS,
+    SHARED_MEMORY,
+    Convolution,
+    convolutions,
+    convolutions_of_frames,
+    fused,
+)
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 HEADERS = Path(__file__).parents[2] / "cuda_ext" / "csrc"
@@ -122,3 +130,39 @@ def test_less_shared_memory_means_a_smaller_launch(
 ) -> None:
     """Of a kernel of 11x11: first the second stage goes, then the large tile."""
     assert portable_launch(library, LARGE_KERNEL, 1080, 1920, limit)[:3:2] == (rows, stages)
+
+
+@pytest.mark.parametrize("arch", SHARED_MEMORY)
+@pytest.mark.parametrize("name", MODELS)
+def test_warming_up_launches_what_real_frames_do(library: ctypes.CDLL, name: str, arch: str) -> None:
+    """So what fails on a GPU fails before its worker says that it is ready."""
+
+    def launches(height: int, width: int) -> set[tuple[object, ...]]:
+        found: set[tuple[object, ...]] = set()
+        for layer, *size in convolutions_of_frames(name, torch.float16, height, width):
+            *kernel, _ = portable_launch(library, layer, *size, SHARED_MEMORY[arch])
+            found.add((layer.wide, *kernel))
+        return found
+
+    warm = set().union(*(launches(*size) for size in WARM_UP_SIZES["cuda"]))
+    for size in ((120, 160), (272, 640), (480, 640), (720, 1280), (1080, 1920), (2160, 3840), (4320, 7680)):
+        assert launches(*size) <= warm, size
+
+
+@pytest.mark.parametrize(("name", "dtype"), NETWORKS)
+def test_warming_up_runs_the_kernels_of_compute_capability_9_0(
+    library: ctypes.CDLL, name: str, dtype: torch.dtype
+) -> None:
+    def kernels(height: int, width: int) -> set[tuple[object, ...]]:
+        found: set[tuple[object, ...]] = set()
+        for layer, *size in convolutions_of_frames(name, dtype, height, width):
+            _, groups, columns, _, blocks, phases, lines, _ = layer.hopper_weight
+            inputs, outputs = layer.inputs * layer.itemsize // 32, blocks * lines
+            shape = (*size, inputs, outputs, groups, columns, layer.dilation, phases)
+            plan = library.hopper_plan(*shape, 4 if layer.wide else 2, PROCESSORS)
+            found.add((layer.itemsize, layer.wide, phases, plan))
+        return found
+
+    warm = set().union(*(kernels(*size) for size in WARM_UP_SIZES["cuda"]))
+    for size in ((120, 160), (272, 640), (480, 640), (720, 1280), (1080, 1920), (2160, 3840), (4320, 7680)):
+        assert kernels(*size) <= warm, size

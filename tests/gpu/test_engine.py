@@ -6,7 +6,8 @@ pytest --noconftest tests/gpu needs torch, pytest and what `dain_core` imports.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -16,10 +17,12 @@ from torch import Tensor
 import cuda_ext
 from dain_core.evaluation.metrics import psnr
 from dain_core.network.model import DAIN
-from dain_core.runtime.backends.stages import FusedStages, PlainStages
-from dain_core.runtime.engine import Interpolator
+from dain_core.runtime.backends.fused.stages import FusedStages
+from dain_core.runtime.backends.plain import PlainStages
+from dain_core.runtime.budget import Budget
+from dain_core.runtime.engine import WARM_UP_SIZES, Interpolator, Pending
 from dain_core.runtime.memory import GIB, FrameTooLargeError
-from dain_core.weights.files import load_weights
+from dain_core.weights.files import SHIPPED, load_weights
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU that PyTorch can use", allow_module_level=True)
@@ -301,6 +304,86 @@ def test_float32_is_the_plain_network(exact: Interpolator) -> None:
         known = stages.features(first), stages.features(second)
         expected, _ = stages.synthesis(*known, stages.motion(*known), torch.tensor(0.5, device="cuda"))
     assert psnr(exact.interpolate(first, second, [0.5]), expected.clamp(0, 1)) > 60
+
+
+def kernels_of(call: Callable[[], object]) -> set[str]:
+    """The names of our own kernels that a call runs, with their template arguments."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        call()
+        torch.cuda.synchronize()
+    return {event.key for event in profile.key_averages() if "dain::" in event.key}
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_warming_up_runs_every_kernel_of_real_frames(model: str) -> None:
+    """So what fails on this GPU fails before a worker says that it is ready."""
+    engine = Interpolator.load(model, device="cuda", precision="fp16")
+    warm = kernels_of(engine.warm_up)
+    if not warm:
+        pytest.skip("the profiler sees no kernels here")
+    for size in ((270, 480), (720, 1280), (1080, 1920), (2160, 3840)):
+        frames = moving_texture(*size, 0), moving_texture(*size, 6)
+        assert kernels_of(lambda frames=frames: engine.interpolate(*frames, [0.5])) <= warm, size
+
+
+def test_warming_up_fits_into_little_memory() -> None:
+    """A budget that is too small for the large frame is enough for small videos."""
+    engine = Interpolator.load(device="cuda", precision="fp16", memory=GIB // 2)
+    with pytest.raises(FrameTooLargeError):
+        engine.frame(moving_texture(*WARM_UP_SIZES["cuda"][-1], 0))
+    engine.warm_up()
+    with pytest.raises(FrameTooLargeError):
+        Interpolator.load(device="cuda", precision="fp16", memory=1).warm_up()
+
+
+def test_models_share_one_budget() -> None:
+    """Two models and the float32 twin of one work by turns within it."""
+    free_garbage()
+    before, limit = torch.cuda.memory_allocated(), 5 * GIB
+    budget = Budget(limit)
+    engines = [Interpolator.load(model, device="cuda", precision="fp16", memory=budget) for model in SHIPPED]
+    torch.cuda.reset_peak_memory_stats()
+    for engine in (*engines, *engines):
+        assert texture_psnr(engine, 1080, 1920) > 33
+    engine = next(engine for engine in engines if engine.model_name == "dain")
+    frames = moving_texture(480, 640, 0), moving_texture(480, 640, 6)
+    expected = engine.interpolate(*frames, [0.5])
+    engine._model.rectify.head.bias.fill_(float("nan"))
+    assert psnr(engine.interpolate(*frames, [0.5]), expected) > 45 and engine.recomputed == 1
+    assert torch.cuda.max_memory_allocated() - before <= limit
+    assert all(engine.replanned == 0 for engine in engines)
+
+
+def test_threads_may_ask_for_results_that_are_made_again(exact: Interpolator) -> None:
+    """Each thread on a stream of its own: they must not overwrite each other's frames in the graphs of the twin."""
+    engine = Interpolator.load(device="cuda", precision="fp16")
+    engine._model.rectify.head.bias.fill_(float("nan"))
+    pairs = [(moving_texture(96, 160, 0), moving_texture(96, 160, shift)) for shift in range(16)]
+    expected = [exact.interpolate(*pair, [0.5]) for pair in pairs]
+    pending = [engine.submit(engine.pair(*map(engine.frame, pair)), 0.5) for pair in pairs]
+    torch.cuda.synchronize()
+
+    def fetch(frame: Pending) -> Tensor:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return frame.result()
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(fetch, pending))
+    torch.cuda.synchronize()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert psnr(ours, theirs) > 60
+    assert engine.recomputed == len(pairs)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_an_engine_runs_on_the_gpu_that_it_was_given(exact: Interpolator) -> None:
+    """Whatever the current one is. Every frame after the second is a replayed graph."""
+    engine = Interpolator.load(device="cuda:1", precision="fp16")
+    for shift in (2, 4, 6, 8):
+        first, second = moving_texture(96, 160, 0), moving_texture(96, 160, shift)
+        found = engine.interpolate(first.to("cuda:1"), second.to("cuda:1"), [0.5])
+        assert found.device == torch.device("cuda:1") and torch.cuda.current_device() == 0
+        assert psnr(found.to("cuda:0"), exact.interpolate(first, second, [0.5])) > CLOSE["fp16"]
 
 
 def test_a_frame_elsewhere_is_refused(half: Interpolator) -> None:

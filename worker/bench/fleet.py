@@ -87,7 +87,7 @@ class NoNetwork:
     def default(self) -> NoNetwork:
         return self
 
-    def warm_up(self, height: int, width: int) -> None:
+    def warm_up(self) -> None:
         pass
 
 

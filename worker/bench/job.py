@@ -21,6 +21,7 @@ import click
 import torch
 
 from dain_core.outputs import OutputFile, writing
+from dain_core.runtime.devices import current
 from service.client import Client
 from worker.bench.measure import Picture, Size, between, load, panned, steady
 from worker.media import ffmpeg
@@ -131,7 +132,7 @@ def measure_job(client: Client, clip: Path) -> Result:
 def rate_of(worker: dict[str, Any], height: int, width: int) -> float:
     """New frames a second of an engine like the worker's, on its device."""
     device = torch.device(worker["device"])
-    with torch.cuda.device(device.index if device.type == "cuda" else -1):
+    with current(device):
         engine, pictures = load(worker["model"], worker["precision"], device), panned(height, width, device)
         for _ in range(2):
             between(engine, pictures)

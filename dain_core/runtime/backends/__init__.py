@@ -1,0 +1,62 @@
+"""The ways to run a network, in one table: the first that suits a network and a device is chosen.
+
+A new way (another runtime, say) is one more row of `BACKENDS` and a class with the methods of `Stages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from dain_core.network.model import DAIN, ModelConfig
+from dain_core.runtime.backends.fused.network import FusedDAIN
+from dain_core.runtime.backends.fused.stages import FusedStages
+from dain_core.runtime.backends.plain import PlainStages
+from dain_core.runtime.backends.stages import Stages
+from dain_core.runtime.budget import Budget
+from dain_core.runtime.memory import keep_freed_memory
+
+__all__ = ["BACKENDS", "Backend", "Stages", "backend_for"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run a network.
+
+    Attributes:
+        name: for people.
+        suits: whether it runs networks of a configuration on a device.
+        make: the stages of a network, given the device, the dtype and the memory to plan with. The network is of no
+            other use afterwards.
+    """
+
+    name: str
+    suits: Callable[[ModelConfig, torch.device], bool]
+    make: Callable[[DAIN, torch.device, torch.dtype, Budget], Stages]
+
+
+def _fused(model: DAIN, device: torch.device, dtype: torch.dtype, budget: Budget) -> Stages:
+    return FusedStages(FusedDAIN(model.to(device), dtype), device, budget)
+
+
+def _plain(model: DAIN, device: torch.device, dtype: torch.dtype, budget: Budget) -> Stages:
+    if device.type == "cpu":
+        keep_freed_memory()
+    stages = PlainStages(model.prepare(dtype).to(device))
+    budget.join(stages)
+    return stages
+
+
+BACKENDS = (
+    Backend(
+        "fused", lambda config, device: device.type == "cuda" and FusedDAIN.supports(config, device), _fused
+    ),
+    Backend("plain", lambda config, device: True, _plain),
+)
+
+
+def backend_for(config: ModelConfig, device: torch.device) -> Backend:
+    """The first of `BACKENDS` that suits."""
+    return next(backend for backend in BACKENDS if backend.suits(config, device))

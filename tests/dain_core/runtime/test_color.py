@@ -110,5 +110,5 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_pixel_formats_need_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import dain_core.pixels"
+    code = "import sys; sys.modules['torch'] = None; import dain_core.runtime.pixels"
     subprocess.run([sys.executable, "-c", code], check=True)

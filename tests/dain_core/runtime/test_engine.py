@@ -161,7 +161,7 @@ def test_bad_options_are_refused() -> None:
 
 
 def test_warming_up_leaves_no_trace(engine: Interpolator) -> None:
-    engine.warm_up(8, 8)
+    engine.warm_up()
     assert engine.recomputed == 0
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from dain_core.network.model import DAIN, ModelConfig, Motion
 from dain_core.runtime.backends.fused import FusedDAIN, layers
 from dain_core.runtime.backends.fused.network import FusedFeatures
-from dain_core.runtime.backends.stages import FusedStages, is_out_of_memory
+from dain_core.runtime.backends.fused.stages import FusedStages
+from dain_core.runtime.budget import Budget
 from dain_core.runtime.graphs import map_tensors, tensors
-from dain_core.runtime.memory import FrameTooLargeError
+from dain_core.runtime.memory import FrameTooLargeError, is_out_of_memory
 
 CONFIG = ModelConfig(
     flow_pyramid=(16, 16, 24, 32, 40, 52),
@@ -176,8 +177,8 @@ def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
     models: tuple[DAIN, FusedDAIN], frames: tuple[Tensor, Tensor]
 ) -> None:
     cpu, time = torch.device("cpu"), torch.tensor(0.5)
-    expected, _ = _stream(FusedStages(models[1], cpu, 2**40), frames, time)
-    stages = FusedStages(cast(FusedDAIN, Scarce(models[1], 20)), cpu, 2**40)
+    expected, _ = _stream(FusedStages(models[1], cpu, Budget(2**40)), frames, time)
+    stages = FusedStages(cast(FusedDAIN, Scarce(models[1], 20)), cpu, Budget(2**40))
     (first, _), known = _stream(stages, frames, time)
     close(first, expected[0])
     # Frames that were made before are let go of what the new plan does not keep, and are of use still.
@@ -186,7 +187,7 @@ def test_when_memory_runs_out_the_work_is_done_in_smaller_parts(
     close(again, expected[0])
     assert stages.features(frames[0]).contexts == ()
 
-    hopeless = FusedStages(cast(FusedDAIN, Scarce(models[1], 0)), cpu, 2**40)
+    hopeless = FusedStages(cast(FusedDAIN, Scarce(models[1], 0)), cpu, Budget(2**40))
     with pytest.raises(FrameTooLargeError, match="128x64"):
         _stream(hopeless, frames, time)
 

@@ -1,0 +1,36 @@
+"""The network as the paper has it, run by PyTorch: on a CPU, and on GPUs without the tensor cores of the fused one."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dain_core.network.model import DAIN, Features, Motion
+from dain_core.runtime.backends.stages import checksum, weight_bytes
+
+
+class PlainStages:
+    """`DAIN` without any change. Nothing of it is planned, so memory that runs out is an error."""
+
+    replanned = 0
+
+    def __init__(self, model: DAIN) -> None:
+        self.model = model
+        self._weight_bytes = weight_bytes(model)
+
+    def features(self, image: Tensor) -> Features:
+        return self.model.features(image)
+
+    def motion(self, first: Features, second: Features) -> Motion:
+        return self.model.motion(first, second)
+
+    def synthesis(
+        self, first: Features, second: Features, motion: Motion, time: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        output = self.model.synthesise(first, second, motion, time).output
+        return output, checksum(output, *motion.flows)
+
+    def held_bytes(self) -> int:
+        return self._weight_bytes
+
+    def release(self) -> None:
+        """There is nothing to let go of."""
