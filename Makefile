@@ -38,7 +38,7 @@ demo: setup
 	$(BIN)/python docs/examples/demo.py
 
 test: setup  ## on every core; each process has a Redis server of its own
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

@@ -26,6 +26,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+#: Folders whose files take longest. They run first: a long file at the end would leave the other processes idle.
+FIRST = ("tests/e2e/", "tests/worker/", "tests/dain_core/training/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
