@@ -437,7 +437,7 @@ def layer_on_gpu(
     weight = (normal(layer.outputs, layer.inputs, layer.rows, layer.columns) / fan_in**0.5).to(dtype)
     bias = normal(layer.outputs)
     reach = [layer.dilation * (side // 2) for side in (layer.rows, layer.columns)]
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         sums = torch.nn.functional.conv2d(
             source.float(), weight.float(), bias, padding=reach, dilation=layer.dilation
         )
@@ -613,12 +613,12 @@ def test_rows_beyond_the_frame_are_refused() -> None:
 @pytest.mark.parametrize(
     ("time", "message"),
     [
-        (torch.tensor(0.3), "time must be on the same GPU"),
-        (torch.tensor([0.3, 0.4]).cuda(), "time must be 1 contiguous elements, not 2"),
-        (torch.tensor(0.3).half().cuda(), "time must be Float, not Half"),
+        (lambda: torch.tensor(0.3), "time must be on the same GPU"),
+        (lambda: torch.tensor([0.3, 0.4]).cuda(), "time must be 1 contiguous elements, not 2"),
+        (lambda: torch.tensor(0.3).half().cuda(), "time must be Float, not Half"),
     ],
 )
-def test_a_blend_refuses_a_time_that_does_not_fit(time: Tensor, message: str) -> None:
+def test_a_blend_refuses_a_time_that_does_not_fit(time: Callable[[], Tensor], message: str) -> None:
     pictures = [channels_last(torch.zeros(1, 4, 6, 5, device="cuda")) for _ in range(2)]
     flows = [torch.zeros(1, 2, 6, 5, device="cuda") for _ in range(2)]
     kernels = [channels_last(torch.zeros(1, 16, 6, 5, device="cuda")) for _ in range(2)]
@@ -627,7 +627,7 @@ def test_a_blend_refuses_a_time_that_does_not_fit(time: Tensor, message: str) ->
         channels_last(torch.zeros(1, 64, 6, 5, device="cuda")),
     )
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.dain.blend_into(*pictures, *flows, *kernels, time, 0, blend, out)
+        torch.ops.dain.blend_into(*pictures, *flows, *kernels, time(), 0, blend, out)
 
 
 RESAMPLED = [torch.float32, *HALF]
