@@ -1,14 +1,15 @@
 """When each output frame is shown, and what it is made of.
 
-Pure arithmetic on Fractions: no video, no numbers of limited precision. A schedule is computed, not stored:
-any of its frames costs a bisection, so a task that makes one segment of a film does not build the film.
+Pure arithmetic on Fractions: no video, no numbers of limited precision. A schedule is computed, not stored: any of its
+frames costs a bisection, so a task that makes one segment of a film does not build the film. It can also grow while
+source frames arrive, as those of a live stream do.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import overload
@@ -17,8 +18,8 @@ from typing import overload
 def _near(gap: Fraction) -> Fraction:
     """How close two times must be to mean the same moment, where frames are ``gap`` apart.
 
-    Containers that count in milliseconds (Matroska, FLV) move each frame by up to half of one. Where frames
-    are so dense that this would be seen, only a sixteenth of their distance is forgiven.
+    Containers that count in milliseconds (Matroska, FLV) move each frame by up to half of one. Where frames are so
+    dense that this would be seen, only a sixteenth of their distance is forgiven.
     """
     return min(Fraction(1, 2000), gap / 16)
 
@@ -83,31 +84,99 @@ Retime = Factor | TargetRate
 class Schedule(Sequence[OutputFrame]):
     """The output frames of a video, in order.
 
-    ``times`` are the presentation times of the source frames (strictly increasing, seconds), ``end`` is when
-    the last of them stops being shown.
+    ``times`` are the presentation times of the source frames in seconds, strictly increasing. ``end`` is when the last
+    of them stops being shown. Without it the schedule is open: `extend` adds source frames, and `close` sets the end.
+    An open schedule has those output frames that no further source frame can change. They are the first frames of the
+    schedule that all source frames make at once.
+
+        >>> schedule = Schedule([Fraction(0)], None, Factor(2))
+        >>> len(schedule)
+        1
+        >>> schedule.extend([Fraction(1)])
+        >>> [frame.time for frame in schedule]
+        [Fraction(0, 1), Fraction(1, 2), Fraction(1, 1)]
+        >>> schedule.close(Fraction(2))
+        >>> [frame.time for frame in schedule]
+        [Fraction(0, 1), Fraction(1, 2), Fraction(1, 1), Fraction(3, 2)]
+
+    Raises:
+        ValueError: ``times`` is empty, or ``end`` does not lie after it.
     """
 
-    def __init__(self, times: Sequence[Fraction], end: Fraction, rate: Retime) -> None:
-        if not times:
-            raise ValueError("a schedule needs at least one source frame")
-        if end <= times[-1]:
-            raise ValueError(f"the video ends at {end}, not after its last frame at {times[-1]}")
-        self.times = times
-        self.end = end
+    def __init__(self, times: Iterable[Fraction], end: Fraction | None, rate: Retime) -> None:
         self.rate = rate
-        if isinstance(rate, Factor):
-            self._length = rate.n * len(times)
+        self._times: list[Fraction] = []
+        self._end: Fraction | None = None
+        self._length = 0
+        self.extend(times)
+        if not self._times:
+            raise ValueError("a schedule needs at least one source frame")
+        if end is not None:
+            self.close(end)
+
+    @property
+    def times(self) -> Sequence[Fraction]:
+        """When the source frames are shown."""
+        return self._times
+
+    @property
+    def end(self) -> Fraction:
+        """When the last source frame stops being shown; ValueError while the schedule is open."""
+        if self._end is None:
+            raise ValueError("the schedule is open: its end is not known")
+        return self._end
+
+    def extend(self, times: Iterable[Fraction]) -> None:
+        """Add the source frames that are shown at ``times``, in order, after those there are.
+
+        Raises:
+            ValueError: they do not follow the last one, or the schedule is closed.
+        """
+        if self._end is not None:
+            raise ValueError("the schedule is closed: no frame can follow its end")
+        added = list(times)
+        if self._times and added and added[0] <= self._times[-1]:
+            raise ValueError(f"a source frame at {added[0]} does not follow one at {self._times[-1]}")
+        self._times += added
+        if self._times:
+            self._length = self._settled()
+
+    def close(self, end: Fraction) -> None:
+        """Say that no source frame follows, and that the last one is shown until ``end``.
+
+        Raises:
+            ValueError: ``end`` is not after the last frame, or the schedule is closed already.
+        """
+        if self._end is not None:
+            raise ValueError("the schedule is closed already")
+        if end <= self._times[-1]:
+            raise ValueError(f"the video ends at {end}, not after its last frame at {self._times[-1]}")
+        self._end = end
+        if isinstance(self.rate, Factor):
+            self._length = self.rate.n * len(self._times)
         else:
             # A frame that would be seen for no more than a rounding error is left out; never the only one.
-            shown = end - times[0] - _near(1 / rate.rate)
-            self._length = max(1, math.ceil(shown * rate.rate))
+            shown = end - self._times[0] - _near(1 / self.rate.rate)
+            self._length = max(1, math.ceil(shown * self.rate.rate))
+
+    def _settled(self) -> int:
+        """How many output frames are the same whatever follows."""
+        if isinstance(self.rate, Factor):
+            return self.rate.n * (len(self._times) - 1) + 1
+        # The video may end right after its last frame, and an output frame close to the end be left out.
+        shown = self._times[-1] - self._times[0] - _near(1 / self.rate.rate)
+        return max(1, math.floor(shown * self.rate.rate) + 1)
 
     @property
     def average_rate(self) -> Fraction:
-        """Output frames per second: exactly the rate that was asked for, or the average that a factor gives."""
+        """Output frames a second: exactly the rate that was asked for, or the average that a factor gives.
+
+        Raises:
+            ValueError: a factor gives it, and the schedule is open.
+        """
         if isinstance(self.rate, TargetRate):
             return self.rate.rate
-        return self._length / (self.end - self.times[0])
+        return self._length / (self.end - self._times[0])
 
     def __len__(self) -> int:
         return self._length
@@ -124,20 +193,23 @@ class Schedule(Sequence[OutputFrame]):
         index %= self._length
         if isinstance(self.rate, Factor):
             return self._divided(*divmod(index, self.rate.n), self.rate.n)
-        return self._at(self.times[0] + index / self.rate.rate)
+        return self._at(self._times[0] + index / self.rate.rate)
 
     def _divided(self, source: int, step: int, steps: int) -> OutputFrame:
-        last = source == len(self.times) - 1
-        gap = (self.end if last else self.times[source + 1]) - self.times[source]
-        t = Fraction(step, steps)
-        action = Copy(source) if last or not step else Blend(source, t)
-        return OutputFrame(self.times[source] + gap * t, action)
+        """Output frame ``step`` of the ``steps`` that begin with source frame ``source``."""
+        start, t = self._times[source], Fraction(step, steps)
+        if not step:
+            return OutputFrame(start, Copy(source))
+        if source == len(self._times) - 1:
+            return OutputFrame(start + (self.end - start) * t, Copy(source))
+        return OutputFrame(start + (self._times[source + 1] - start) * t, Blend(source, t))
 
     def _at(self, time: Fraction) -> OutputFrame:
-        source = bisect.bisect_right(self.times, time) - 1
-        if source == len(self.times) - 1:
+        """The output frame that is shown at ``time``."""
+        source = bisect.bisect_right(self._times, time) - 1
+        if source == len(self._times) - 1:
             return OutputFrame(time, Copy(source))
-        after, gap = time - self.times[source], self.times[source + 1] - self.times[source]
+        after, gap = time - self._times[source], self._times[source + 1] - self._times[source]
         if after <= _near(gap):
             return OutputFrame(time, Copy(source))
         if gap - after <= _near(gap):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.schedule import Blend, Copy, Factor, OutputFrame, Retime, TargetRate, build, segments
+from worker.schedule import Blend, Copy, Factor, OutputFrame, Retime, Schedule, TargetRate, build, segments
 
 NTSC_FILM = Fraction(24000, 1001)
 
@@ -142,6 +142,38 @@ def test_the_last_segments_are_halved() -> None:
             p.stop_output - p.first_output for p in segments(build(times, end, Factor(2)), source_frames)
         ]
         assert lengths == [2 * source_frames] * whole + [source_frames] * halves
+
+
+@given(clips(), rates, st.lists(st.integers(1, 5), max_size=12))
+def test_a_schedule_that_grew_is_the_one_made_at_once(clip: Clip, rate: Retime, arrivals: list[int]) -> None:
+    """Its frames while it grows are the first of all, and what has been made of them is never changed."""
+    times, end = clip
+    whole = list(build(times, end, rate))
+    rest = list(times[1:])
+    growing = Schedule(times[:1], None, rate)
+    for count in [*arrivals, len(rest)]:
+        assert list(growing) == whole[: len(growing)] and len(growing) >= 1
+        known = growing.times[-1]
+        assert all(frame.time > known - Fraction(1, 1999) for frame in whole[len(growing) :])
+        growing.extend(rest[:count])
+        del rest[:count]
+    growing.close(end)
+    assert list(growing) == whole
+    assert growing.average_rate == build(times, end, rate).average_rate
+
+
+def test_an_open_schedule_knows_no_end() -> None:
+    schedule = Schedule([Fraction(0), Fraction(1)], None, Factor(2))
+    for unknown in ("end", "average_rate"):
+        with pytest.raises(ValueError, match="open"):
+            getattr(schedule, unknown)
+    with pytest.raises(ValueError, match="does not follow"):
+        schedule.extend([Fraction(1)])
+    schedule.close(Fraction(2))
+    with pytest.raises(ValueError, match="closed"):
+        schedule.extend([Fraction(3)])
+    with pytest.raises(ValueError, match="closed"):
+        schedule.close(Fraction(3))
 
 
 def test_impossible_requests_are_refused() -> None:
