@@ -17,13 +17,12 @@ from functools import cached_property
 from pathlib import Path
 
 from service.jobs.options import Options
-from worker import schedule
 from worker.channel import nothing
 from worker.media.delivery import Delivery
 from worker.media.errors import exceeded
 from worker.media.facts import VideoInfo, check_version
 from worker.media.times import Timeline, frame_times
-from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate
+from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate, segments
 
 _SEGMENT = [each.name for each in fields(Segment)]
 VERSION = 1  # plans without a version are of version 1, too
@@ -65,7 +64,7 @@ class Plan:
             raise exceeded(f"{len(whole)} frames in the result", f"{max_frames} frames")
         source_frames = max(1, round(segment_frames * len(timeline.times) / len(whole)))
         delivery = Delivery.choose(info, options, whole.average_rate)
-        return cls(info, timeline, options, delivery, tuple(schedule.segments(whole, source_frames)))
+        return cls(info, timeline, options, delivery, tuple(segments(whole, source_frames)))
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -164,7 +163,7 @@ class Plan:
 
 
 def _schedule(info: VideoInfo, timeline: Timeline, options: Options) -> Schedule:
-    return schedule.build(timeline.times, timeline.end, _retime(info, options))
+    return Schedule(timeline.times, timeline.end, _retime(info, options))
 
 
 def _retime(info: VideoInfo, options: Options) -> Retime:

@@ -217,11 +217,6 @@ class Schedule(Sequence[OutputFrame]):
         return OutputFrame(time, Blend(source, after / gap))
 
 
-def build(times: Sequence[Fraction], end: Fraction, rate: Retime) -> Schedule:
-    """The schedule of a video with frames at ``times``, the last shown until ``end``, retimed by ``rate``."""
-    return Schedule(times, end, rate)
-
-
 MOST_HALVED = 8  # segments
 
 

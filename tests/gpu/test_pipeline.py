@@ -49,7 +49,7 @@ from worker.channel import nothing
 from worker.media import ffmpeg
 from worker.media.decode import Frame, Plane
 from worker.pipeline import SegmentStats, interpolate
-from worker.schedule import Blend, Copy, Factor, OutputFrame, build
+from worker.schedule import Blend, Copy, Factor, OutputFrame, Schedule
 from worker.watchdog import HUNG
 
 # With several, not the one that is everyone's default.
@@ -73,7 +73,7 @@ class Clip:
     def kill(self) -> None: ...
 
     def schedule(self, factor: int) -> Sequence[OutputFrame]:
-        return build([frame.time for frame in self.frames], Fraction(len(self.frames), 25), Factor(factor))
+        return Schedule([frame.time for frame in self.frames], Fraction(len(self.frames), 25), Factor(factor))
 
 
 class Sink:

@@ -30,7 +30,7 @@ from worker.media.sandbox import probe
 from worker.media.times import frame_times
 from worker.pipeline import SegmentStats, interpolate
 from worker.plan import Plan
-from worker.schedule import Factor, Retime, TargetRate, build
+from worker.schedule import Factor, Retime, Schedule, TargetRate
 
 YUV = PixelFormat.named("yuv420p")
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
@@ -72,7 +72,7 @@ class Sink:
 
 def run(source: Flat, sink: Sink, average: Average, rate: Retime, threshold: float = 1.0) -> SegmentStats:
     times = [frame.time for frame in source.frames]
-    schedule = build(times, Fraction(len(times), 25), rate)
+    schedule = Schedule(times, Fraction(len(times), 25), rate)
     colors = ColorSpec("bt601", False)
     return interpolate(source, schedule, average, sink, YUV, colors, scene_threshold=threshold)
 
@@ -163,7 +163,7 @@ def test_an_error_in_any_stage_ends_all_of_them(average: Average, stage: str) ->
     if stage == "encode":
         sink.write = fail  # type: ignore[method-assign]
     check = fail if stage == "check" else lambda: None
-    schedule = build([Fraction(k, 25) for k in range(100)], Fraction(4), Factor(2))
+    schedule = Schedule([Fraction(k, 25) for k in range(100)], Fraction(4), Factor(2))
     threads = threading.active_count()
     with pytest.raises((RuntimeError, AttributeError)):
         interpolate(

@@ -13,7 +13,7 @@ import pytest
 from tests.worker.conftest import Interpolate, MakeVideo, decoded, packet_times
 from worker.media.sandbox import probe
 from worker.media.times import frame_times
-from worker.schedule import Factor, TargetRate, build
+from worker.schedule import Factor, Schedule, TargetRate
 
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
 FILM = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24000/1001:duration=1.001")
@@ -50,7 +50,7 @@ def test_a_varying_rate(video: MakeVideo, interpolated: Interpolate, name: str) 
     times, end = timeline.times, timeline.end
     for options, retime in (({"factor": 2}, Factor(2)), ({"target_fps": 60}, TargetRate(Fraction(60)))):
         result = interpolated(source, **options)
-        assert packet_times(result) == [frame.time for frame in build(times, end, retime)]
+        assert packet_times(result) == [frame.time for frame in Schedule(times, end, retime)]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_frames_are_as_long_as_they_were_however_uneven(
     timeline = frame_times(source)
     times, end = timeline.times, timeline.end
     result = interpolated(source, factor=2, segment_frames=12)
-    shown = [frame.time - times[0] for frame in build(times, end, Factor(2))]
+    shown = [frame.time - times[0] for frame in Schedule(times, end, Factor(2))]
     made = frame_times(result)
     assert made.times == shown
     assert made.end == end - times[0]

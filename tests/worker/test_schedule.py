@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.schedule import Blend, Copy, Factor, OutputFrame, Retime, Schedule, TargetRate, build, segments
+from worker.schedule import Blend, Copy, Factor, OutputFrame, Retime, Schedule, TargetRate, segments
 
 NTSC_FILM = Fraction(24000, 1001)
 
@@ -39,7 +39,7 @@ rates = st.one_of(
 def test_factor_two_puts_the_middle_between_neighbours_and_holds_the_last_frame() -> None:
     times, end = constant_rate(3, Fraction(25))
     half = Fraction(1, 2)
-    assert list(build(times, end, Factor(2))) == [
+    assert list(Schedule(times, end, Factor(2))) == [
         OutputFrame(Fraction(0), Copy(0)),
         OutputFrame(Fraction(1, 50), Blend(0, half)),
         OutputFrame(Fraction(2, 50), Copy(1)),
@@ -51,7 +51,7 @@ def test_factor_two_puts_the_middle_between_neighbours_and_holds_the_last_frame(
 
 def test_factor_divides_uneven_gaps_evenly() -> None:
     times = [Fraction(0), Fraction(1), Fraction(4)]
-    frames = build(times, Fraction(5), Factor(3))
+    frames = Schedule(times, Fraction(5), Factor(3))
     assert [frame.time for frame in frames[3:6]] == [1, 2, 3]
     third = Fraction(1, 3)
     assert [frame.action for frame in frames[3:6]] == [Copy(1), Blend(1, third), Blend(1, 2 * third)]
@@ -59,7 +59,7 @@ def test_factor_divides_uneven_gaps_evenly() -> None:
 
 def test_film_to_sixty_is_an_exact_grid_and_an_exact_t() -> None:
     times, end = constant_rate(24000, NTSC_FILM)  # 1001 s
-    schedule = build(times, end, TargetRate(Fraction(60)))
+    schedule = Schedule(times, end, TargetRate(Fraction(60)))
     assert len(schedule) == 1001 * 60
     assert schedule[59999].time == Fraction(59999, 60)
     for k in range(0, len(schedule), 997):
@@ -72,32 +72,35 @@ def test_film_to_sixty_is_an_exact_grid_and_an_exact_t() -> None:
 
 def test_target_at_the_source_rate_copies_every_frame() -> None:
     times, end = constant_rate(50, NTSC_FILM, start=Fraction(7, 5))
-    assert [f.action for f in build(times, end, TargetRate(NTSC_FILM))] == [Copy(i) for i in range(50)]
+    assert [f.action for f in Schedule(times, end, TargetRate(NTSC_FILM))] == [Copy(i) for i in range(50)]
 
 
 def test_times_rounded_to_milliseconds_still_copy_the_source_frames() -> None:
     exact, _ = constant_rate(100, NTSC_FILM)
     times = [Fraction(round(time * 1000), 1000) for time in exact]
-    doubled = build(times, Fraction(round(100 / NTSC_FILM * 1000), 1000), TargetRate(2 * NTSC_FILM))
+    doubled = Schedule(times, Fraction(round(100 / NTSC_FILM * 1000), 1000), TargetRate(2 * NTSC_FILM))
     assert [frame.action for frame in doubled[::2]] == [Copy(i) for i in range(100)]
     assert all(isinstance(frame.action, Blend) for frame in doubled[1:-1:2])
 
 
 def test_dense_frames_are_not_swallowed_by_the_snap() -> None:
     times, end = constant_rate(100, Fraction(1000))
-    doubled = build(times, end, TargetRate(Fraction(2000)))
+    doubled = Schedule(times, end, TargetRate(Fraction(2000)))
     assert [frame.action for frame in doubled[1:198:2]] == [Blend(i, Fraction(1, 2)) for i in range(99)]
 
 
 def test_a_single_frame_is_held() -> None:
-    assert [f.action for f in build([Fraction(3)], Fraction(4), Factor(3))] == [Copy(0)] * 3
-    assert [f.time for f in build([Fraction(3)], Fraction(4), TargetRate(Fraction(2)))] == [3, Fraction(7, 2)]
+    assert [f.action for f in Schedule([Fraction(3)], Fraction(4), Factor(3))] == [Copy(0)] * 3
+    assert [f.time for f in Schedule([Fraction(3)], Fraction(4), TargetRate(Fraction(2)))] == [
+        3,
+        Fraction(7, 2),
+    ]
 
 
 @given(clips(), rates)
 def test_counts_order_and_bounds(clip: Clip, rate: Retime) -> None:
     times, end = clip
-    frames = list(build(times, end, rate))
+    frames = list(Schedule(times, end, rate))
     if isinstance(rate, Factor):
         assert len(frames) == rate.n * len(times)
         assert [f.action for f in frames[:: rate.n]] == [Copy(i) for i in range(len(times))]
@@ -116,7 +119,7 @@ def test_counts_order_and_bounds(clip: Clip, rate: Retime) -> None:
 @given(clips(), rates, st.integers(1, 12))
 def test_segments_cover_every_output_once(clip: Clip, rate: Retime, source_frames: int) -> None:
     times, end = clip
-    schedule = build(times, end, rate)
+    schedule = Schedule(times, end, rate)
     parts = segments(schedule, source_frames)
     assert [part.index for part in parts] == list(range(len(parts)))
     outputs = [k for part in parts for k in range(part.first_output, part.stop_output)]
@@ -130,7 +133,7 @@ def test_segments_cover_every_output_once(clip: Clip, rate: Retime, source_frame
 
 def test_segments_are_even() -> None:
     times, end = constant_rate(121, Fraction(25))
-    parts = segments(build(times, end, Factor(2)), 60)
+    parts = segments(Schedule(times, end, Factor(2)), 60)
     assert [part.stop_output - part.first_output for part in parts] == [80, 80, 82]
     assert [(part.first_source, part.last_source) for part in parts] == [(0, 40), (40, 80), (80, 120)]
 
@@ -139,7 +142,7 @@ def test_the_last_segments_are_halved() -> None:
     times, end = constant_rate(2000, Fraction(25))
     for source_frames, whole, halves in ((100, 15, 10), (10, 192, 16)):
         lengths = [
-            p.stop_output - p.first_output for p in segments(build(times, end, Factor(2)), source_frames)
+            p.stop_output - p.first_output for p in segments(Schedule(times, end, Factor(2)), source_frames)
         ]
         assert lengths == [2 * source_frames] * whole + [source_frames] * halves
 
@@ -148,7 +151,7 @@ def test_the_last_segments_are_halved() -> None:
 def test_a_schedule_that_grew_is_the_one_made_at_once(clip: Clip, rate: Retime, arrivals: list[int]) -> None:
     """Its frames while it grows are the first of all, and what has been made of them is never changed."""
     times, end = clip
-    whole = list(build(times, end, rate))
+    whole = list(Schedule(times, end, rate))
     rest = list(times[1:])
     growing = Schedule(times[:1], None, rate)
     for count in [*arrivals, len(rest)]:
@@ -159,7 +162,7 @@ def test_a_schedule_that_grew_is_the_one_made_at_once(clip: Clip, rate: Retime, 
         del rest[:count]
     growing.close(end)
     assert list(growing) == whole
-    assert growing.average_rate == build(times, end, rate).average_rate
+    assert growing.average_rate == Schedule(times, end, rate).average_rate
 
 
 def test_an_open_schedule_knows_no_end() -> None:
@@ -178,12 +181,12 @@ def test_an_open_schedule_knows_no_end() -> None:
 
 def test_impossible_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one source frame"):
-        build([], Fraction(1), Factor(2))
+        Schedule([], Fraction(1), Factor(2))
     with pytest.raises(ValueError, match="ends at"):
-        build([Fraction(1)], Fraction(1), Factor(2))
+        Schedule([Fraction(1)], Fraction(1), Factor(2))
     with pytest.raises(ValueError, match="factor"):
         Factor(0)
     with pytest.raises(ValueError, match="frame rate"):
         TargetRate(Fraction(0))
     with pytest.raises(IndexError):
-        build([Fraction(0)], Fraction(1), Factor(2))[2]
+        Schedule([Fraction(0)], Fraction(1), Factor(2))[2]
