@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, Validatio
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.jobs.options import ModelName
+from service.store import check_url
 
 GIB = 2**30
 HOUR = 3600
@@ -40,15 +41,23 @@ def _host_names(value: object) -> object:
     return names
 
 
+def _redis_url(url: str) -> str:
+    if not re.match(r"(rediss?|unix)://.", url):
+        raise ValueError("it must begin with redis://, rediss:// or unix://, e.g. redis://localhost:6379/0")
+    return url
+
+
 def _default_store_url(values: dict[str, Any]) -> str:
     return str((values["state_dir"] / "store").as_uri())
 
 
 class Settings(BaseSettings):
-    """The one place where a setting has its name, default, range and meaning.
+    """Every setting with its name, default, range and meaning, e.g. ``Settings(port=8080)``.
 
-    Sizes take a number of bytes or a text such as ``4GiB``. Raises ``pydantic.ValidationError`` on a value
-    that is out of range; an empty environment variable counts as unset.
+    A size is a number of bytes or a text such as ``4GiB``. An empty environment variable counts as unset.
+
+    Raises:
+        pydantic.ValidationError: a value cannot be used.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
@@ -58,12 +67,12 @@ class Settings(BaseSettings):
         validate_default=True,
         description="Folder for everything kept on this machine; `$XDG_DATA_HOME/dain` unless set.",
     )
-    redis_url: str | None = Field(
+    redis_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
         default=None,
         description="Redis shared by the API and its workers, e.g. `redis://host:6379/0`; "
         "unset: `dain up` starts one.",
     )
-    store_url: str = Field(
+    store_url: Annotated[str, AfterValidator(check_url)] = Field(
         default_factory=_default_store_url,
         description="Where uploads, segments and results are kept: `file:///folder`; "
         "unset: `store` in the state folder.",
@@ -165,15 +174,20 @@ class Settings(BaseSettings):
 
 
 def read_settings(**given: Any) -> Settings:
-    """The settings of a process that is starting; ends it, and says what is wrong, where they are nonsense."""
+    """The settings of a process that is starting. `given` values take precedence over the environment.
+
+    Ends the process with a message that names each variable at fault where one cannot be used.
+    """
     try:
         return Settings(**given)
     except ValidationError as error:
         wrong = [
-            f"{PREFIX}{str(each['loc'][0]).upper()}={each['input']}: {each['msg']}" for each in error.errors()
+            f"{PREFIX}{str(each['loc'][0]).upper()}={_without_password(str(each['input']))}: {each['msg']}"
+            for each in error.errors()
         ]
-        sys.exit(
-            "\n".join(
-                [*wrong, "Nothing was started. Correct what is named, or leave it out for its default."]
-            )
-        )
+        advice = "Nothing was started. Correct each variable, or leave it out for its default."
+        sys.exit("\n".join([*wrong, advice]))
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@]*@", "//***@", text)

@@ -51,7 +51,10 @@ class Key:
     def binding(self) -> Binding | None:
         """The job an earlier request with this key made."""
         value = self._redis.get(self._name)
-        return None if value is None else Binding(**json.loads(value))
+        if value is None:
+            return None
+        stored = json.loads(value)  # a later version may have written more
+        return Binding(stored["job_id"], stored["fingerprint"])
 
     def bind(self, transaction: Pipeline, binding: Binding) -> None:
         """Adds to `transaction` that the key stands for a job from now on."""

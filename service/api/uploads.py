@@ -55,7 +55,9 @@ class Upload:
     @property
     def fingerprint(self) -> str:
         """Equal for two requests for the same work."""
-        return hashlib.sha256(f"{self.sha256} {self.options.model_dump_json()}".encode()).hexdigest()
+        # Without defaults, so that a request that is sent again after an update to more options is the same.
+        options = self.options.model_dump_json(exclude_defaults=True)
+        return hashlib.sha256(f"{self.sha256} {options}".encode()).hexdigest()
 
 
 class Reader(Protocol):

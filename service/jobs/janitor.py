@@ -22,7 +22,7 @@ from service.jobs.queue import Queue
 from service.jobs.records import TERMINAL, State
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import read_settings
-from service.store import KINDS, WORKING_KINDS, Store, open_store
+from service.store import WORKING_KINDS, Store, open_store
 
 log = logging.getLogger("dain.janitor")
 
@@ -37,7 +37,7 @@ LOST_AFTER = 10.0
 MISSED_HEARTBEATS = 2
 SCRATCH_AGE = 60.0  # seconds: a new folder has no lock yet
 ORPHAN_AGE = 3600.0  # seconds after which a file of no job is removed
-ORPHAN_INTERVAL = 600.0  # seconds between two looks for such files: each looks at every file
+ORPHAN_INTERVAL = 600.0  # seconds between two looks for such files: each looks at every working file
 
 
 class Janitor:
@@ -136,8 +136,11 @@ class Janitor:
             self._say_once("scratch", "the store's scratch folder cannot be swept: %s", error)
 
     def remove_orphans(self) -> None:
-        """Remove files of no job, whose process died between store and record, and late files of jobs that are over."""
-        for kind in KINDS:
+        """Remove working files whose job was never recorded, and late ones of jobs that are over.
+
+        Results are not looked at: they are many, and go with their job's record.
+        """
+        for kind in WORKING_KINDS:
             try:
                 names = {key.split("/")[1].removesuffix(".json") for key in self._store.keys(f"{kind}/")}
             except OSError as error:
@@ -148,14 +151,12 @@ class Janitor:
                     self._say_once(
                         f"{kind}/{job_id}", "%s/%s in the store is no job's; left alone", kind, job_id
                     )
-                elif self._is_orphan(kind, job_id):
+                elif self._needs_no_files(job_id):
                     self._remove(f"{kind}/{job_id}")
 
-    def _is_orphan(self, kind: str, job_id: str) -> bool:
+    def _needs_no_files(self, job_id: str) -> bool:
         state = self._jobs.state(job_id)
-        if state is None:
-            return time.time() - created_at(job_id) > ORPHAN_AGE
-        return kind in WORKING_KINDS and state in TERMINAL
+        return state in TERMINAL if state else time.time() - created_at(job_id) > ORPHAN_AGE
 
     def _remove(self, *prefixes: str) -> bool:
         """Remove what is stored under each of `prefixes`; False where the store refuses."""

@@ -1,6 +1,7 @@
-"""Errors as RFC 9457 problem documents: one table from slug to status and title.
+"""Problems: errors that a caller can act on, each of a kind in one table.
 
-The same document is a failed job's ``error``. `service.api.problems` turns problems into HTTP responses.
+A problem becomes the document of RFC 9457. A failed job carries the same document as its `error`.
+`service.api.problems` turns problems into HTTP responses.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from service.errors import DainError
 
-#: slug -> (HTTP status, title). A slug is part of the interface: clients tell problems apart by it.
+#: HTTP status and title by slug. A slug is part of the interface: clients tell problems apart by it.
 PROBLEMS: dict[str, tuple[int, str]] = {
     # the request
     "invalid-request": (422, "The request cannot be understood"),
@@ -54,10 +55,13 @@ PROBLEMS: dict[str, tuple[int, str]] = {
 
 
 class Problem(DainError):
-    """An error that a caller can act on.
+    """An error that a caller can act on, e.g. ``Problem("queue-full", "9 jobs are waiting; try again later.")``.
 
-    `slug` is a key of `PROBLEMS`; `detail` says what was wrong and what to do; `headers` go with an HTTP
-    response; `extra` are further members of the document.
+    Args:
+        slug: a key of `PROBLEMS`.
+        detail: sentences that say what was wrong and what to do.
+        headers: go with an HTTP response.
+        extra: further members of the document.
     """
 
     def __init__(
@@ -88,19 +92,20 @@ class Problem(DainError):
         return cls(
             "too-many-attempts",
             f"The task {task} ended {attempts} times without a result, most likely because this video brings "
-            "a worker down. Submit it again if workers were failing for another reason.",
+            "a worker down. Submit the video again if the workers failed for another reason.",
             task=task,
             attempts=attempts,
         )
 
     def as_dict(self, instance: str | None = None) -> dict[str, Any]:
-        """The problem document; `instance` is the path of the request or job it happened to."""
+        """The problem document; `instance` is the path of the request or the job that met the problem."""
         return problem_document(self.slug, self.status, self.title, self.detail, instance, **self.extra)
 
 
 def problem_document(
     slug: str, status: int, title: str, detail: str, instance: str | None = None, **extra: Any
 ) -> dict[str, Any]:
+    """The members of RFC 9457, and those in `extra`."""
     document = {"type": f"urn:dain:problem:{slug}", "title": title, "status": status, "detail": detail}
     if instance is not None:
         document["instance"] = instance

@@ -1,4 +1,4 @@
-"""What each worker says of itself, in Redis. The record's expiry is the worker's death certificate."""
+"""The records of the workers in Redis. Each worker renews its own; a worker whose record has expired counts as dead."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Workers:
             pipe.execute()
 
     def all(self) -> list[WorkerRecord]:
-        """The living, by name; names whose record expired are struck off."""
+        """The records of the living workers, by name. Names whose record has expired are struck off."""
         names = sorted(text(raw) for raw in self._redis.smembers(NAMES))
         records = self._redis.mget([worker_key(name) for name in names]) if names else []
         dead = [name for name, raw in zip(names, records, strict=True) if raw is None]

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from service.errors import DainError
 
@@ -138,9 +138,15 @@ def open_store(url: str) -> Store:
     """
     from service.store.local import LocalStore  # a kind of store is imported where one is opened
 
-    if urlsplit(url).scheme == "file":
-        return LocalStore.from_url(url)
-    raise ValueError(f"store_url is {url!r}; it must be a local folder such as file:///var/lib/dain/store")
+    return LocalStore(Path(unquote(urlsplit(check_url(url)).path)))
+
+
+def check_url(url: str) -> str:
+    """`url` itself; raises ValueError where it names no store of a known kind."""
+    parts = urlsplit(url)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
+        raise ValueError(f"{url!r} names no store; give a local folder such as file:///var/lib/dain/store")
+    return url
 
 
 def check_key(key: str) -> str:

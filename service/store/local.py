@@ -15,7 +15,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from service.store import Stored, StoreDamaged, StoreMissing, check_key, check_prefix, is_key, nothing
 
@@ -38,16 +37,6 @@ class LocalStore:
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._strangers: set[Path] = set()
         self._checked = _Checked()
-
-    @classmethod
-    def from_url(cls, url: str) -> LocalStore:
-        """The store at a ``file:///folder`` URL; raises ValueError on any other URL."""
-        parts = urlsplit(url)
-        if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
-            raise ValueError(
-                f"store_url is {url!r}; it must be a local folder such as file:///var/lib/dain/store"
-            )
-        return cls(Path(unquote(parts.path)))
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

@@ -38,6 +38,9 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ALLOWED_HOSTS", "https://dain.example.com"),
         ("ALLOWED_HOSTS", "dain.example.com:8000"),
         ("ALLOWED_HOSTS", "*"),
+        ("STORE_URL", "s3://bucket"),
+        ("STORE_URL", "/var/lib/dain"),
+        ("REDIS_URL", "localhost:6379"),
     ],
 )
 def test_nonsense_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +55,13 @@ def test_a_process_ends_with_the_names_of_what_is_wrong(monkeypatch: pytest.Monk
     with pytest.raises(SystemExit, match="(?s)DAIN_MAX_UPLOAD_BYTES=lots: .*DAIN_LOG_LEVEL=loud: ") as ended:
         read_settings()
     assert "Nothing was started" in str(ended.value)
+
+
+def test_a_password_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAIN_REDIS_URL", "http://user:secret@host:6379/0")
+    with pytest.raises(SystemExit, match=r"DAIN_REDIS_URL=http://\*\*\*@host:6379/0: .*redis://") as ended:
+        read_settings()
+    assert "secret" not in str(ended.value)
 
 
 def test_names_of_the_service_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,9 +185,9 @@ def test_an_upload_without_a_job_is_removed_after_an_hour(
     old, new = f"{int((time.time() - 4000) * 1000):012x}{'0' * 16}", new_job_id()
     for orphan in (old, new):
         put(store, tmp_path, f"uploads/{orphan}")
-        put(store, tmp_path, f"results/{orphan}/aa.mp4")
+        put(store, tmp_path, f"plans/{orphan}/aa.json")
     janitor.remove_orphans()
-    assert files(store) == [*sorted([job.source, f"uploads/{new}"]), f"results/{new}/aa.mp4"]
+    assert files(store) == [*sorted([job.source, f"uploads/{new}"]), f"plans/{new}/aa.json"]
 
 
 def test_what_a_late_attempt_stored_is_removed(
