@@ -27,7 +27,7 @@ from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
 from worker.media.join import join
 from worker.plan import Plan
-from worker.schedule import Blend, Copy, OutputFrame
+from worker.schedule import Between, Copy, OutputFrame
 from worker.transfer import Pending, Stopwatch, Transfer, Uploaded
 
 AHEAD = 4  # frames in each queue
@@ -306,7 +306,7 @@ class _Maker:
         if interpolator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(interpolator.device)
 
-    def make(self, action: Copy | Blend, window: _Window) -> Frame | Made:
+    def make(self, action: Copy | Between, window: _Window) -> Frame | Made:
         if isinstance(action, Copy):
             return window.from_index(action.source).frame
         first, second = window.from_index(action.first), window.at(action.first + 1)

@@ -32,7 +32,7 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Blend:
+class Between:
     """A new frame between source frames ``first`` and ``first + 1``, at ``0 < t < 1``."""
 
     first: int
@@ -44,7 +44,7 @@ class OutputFrame:
     """One frame of the result; ``time`` in seconds on the source's own clock."""
 
     time: Fraction
-    action: Copy | Blend
+    action: Copy | Between
 
     @property
     def source(self) -> int:
@@ -202,7 +202,7 @@ class Schedule(Sequence[OutputFrame]):
             return OutputFrame(start, Copy(source))
         if source == len(self._times) - 1:
             return OutputFrame(start + (self.end - start) * t, Copy(source))
-        return OutputFrame(start + (self._times[source + 1] - start) * t, Blend(source, t))
+        return OutputFrame(start + (self._times[source + 1] - start) * t, Between(source, t))
 
     def _at(self, time: Fraction) -> OutputFrame:
         """The output frame that is shown at ``time``."""
@@ -214,7 +214,7 @@ class Schedule(Sequence[OutputFrame]):
             return OutputFrame(time, Copy(source))
         if gap - after <= _near(gap):
             return OutputFrame(time, Copy(source + 1))
-        return OutputFrame(time, Blend(source, after / gap))
+        return OutputFrame(time, Between(source, after / gap))
 
 
 MOST_HALVED = 8  # segments
@@ -250,7 +250,7 @@ def segments(schedule: Schedule, source_frames: int) -> list[Segment]:
     found: list[Segment] = []
     for start, stop in zip(cuts, cuts[1:], strict=False):
         final = schedule[stop - 1]
-        last_source = final.source + isinstance(final.action, Blend)
+        last_source = final.source + isinstance(final.action, Between)
         found.append(Segment(len(found), schedule[start].source, last_source, start, stop))
     return found
 

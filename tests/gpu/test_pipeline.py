@@ -49,7 +49,7 @@ from worker.channel import nothing
 from worker.media import ffmpeg
 from worker.media.decode import Frame, Plane
 from worker.pipeline import SegmentStats, interpolate
-from worker.schedule import Blend, Copy, Factor, OutputFrame, Schedule
+from worker.schedule import Between, Copy, Factor, OutputFrame, Schedule
 from worker.watchdog import HUNG
 
 # With several, not the one that is everyone's default.
@@ -165,7 +165,7 @@ def test_the_frames_are_the_engines(
         match frame.action:
             case Copy(source):
                 assert all(map(np.array_equal, planes, clip.frames[source].planes))
-            case Blend(first, t):
+            case Between(first, t):
                 made = engine.between(engine.pair(known[first], known[first + 1]), float(t))
                 for ours, theirs in zip(planes, planes_of(made, pixels), strict=True):
                     off = np.abs(ours.astype(int) - theirs)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.schedule import Blend, Copy, Factor, OutputFrame, Retime, Schedule, TargetRate, segments
+from worker.schedule import Between, Copy, Factor, OutputFrame, Retime, Schedule, TargetRate, segments
 
 NTSC_FILM = Fraction(24000, 1001)
 
@@ -41,9 +41,9 @@ def test_factor_two_puts_the_middle_between_neighbours_and_holds_the_last_frame(
     half = Fraction(1, 2)
     assert list(Schedule(times, end, Factor(2))) == [
         OutputFrame(Fraction(0), Copy(0)),
-        OutputFrame(Fraction(1, 50), Blend(0, half)),
+        OutputFrame(Fraction(1, 50), Between(0, half)),
         OutputFrame(Fraction(2, 50), Copy(1)),
-        OutputFrame(Fraction(3, 50), Blend(1, half)),
+        OutputFrame(Fraction(3, 50), Between(1, half)),
         OutputFrame(Fraction(4, 50), Copy(2)),
         OutputFrame(Fraction(5, 50), Copy(2)),
     ]
@@ -54,7 +54,7 @@ def test_factor_divides_uneven_gaps_evenly() -> None:
     frames = Schedule(times, Fraction(5), Factor(3))
     assert [frame.time for frame in frames[3:6]] == [1, 2, 3]
     third = Fraction(1, 3)
-    assert [frame.action for frame in frames[3:6]] == [Copy(1), Blend(1, third), Blend(1, 2 * third)]
+    assert [frame.action for frame in frames[3:6]] == [Copy(1), Between(1, third), Between(1, 2 * third)]
 
 
 def test_film_to_sixty_is_an_exact_grid_and_an_exact_t() -> None:
@@ -67,7 +67,7 @@ def test_film_to_sixty_is_an_exact_grid_and_an_exact_t() -> None:
         whole = position.numerator // position.denominator
         distance = min(position - whole, whole + 1 - position) / NTSC_FILM
         if distance > Fraction(1, 2000) and whole < len(times) - 1:
-            assert schedule[k].action == Blend(whole, position - whole)
+            assert schedule[k].action == Between(whole, position - whole)
 
 
 def test_target_at_the_source_rate_copies_every_frame() -> None:
@@ -80,13 +80,13 @@ def test_times_rounded_to_milliseconds_still_copy_the_source_frames() -> None:
     times = [Fraction(round(time * 1000), 1000) for time in exact]
     doubled = Schedule(times, Fraction(round(100 / NTSC_FILM * 1000), 1000), TargetRate(2 * NTSC_FILM))
     assert [frame.action for frame in doubled[::2]] == [Copy(i) for i in range(100)]
-    assert all(isinstance(frame.action, Blend) for frame in doubled[1:-1:2])
+    assert all(isinstance(frame.action, Between) for frame in doubled[1:-1:2])
 
 
 def test_dense_frames_are_not_swallowed_by_the_snap() -> None:
     times, end = constant_rate(100, Fraction(1000))
     doubled = Schedule(times, end, TargetRate(Fraction(2000)))
-    assert [frame.action for frame in doubled[1:198:2]] == [Blend(i, Fraction(1, 2)) for i in range(99)]
+    assert [frame.action for frame in doubled[1:198:2]] == [Between(i, Fraction(1, 2)) for i in range(99)]
 
 
 def test_a_single_frame_is_held() -> None:
@@ -110,7 +110,7 @@ def test_counts_order_and_bounds(clip: Clip, rate: Retime) -> None:
         assert frames[-1].time < end < times[0] + len(frames) / rate.rate + Fraction(1, 1999)
     assert all(a.time < b.time for a, b in zip(frames, frames[1:], strict=False))
     for frame in frames:
-        if isinstance(frame.action, Blend):
+        if isinstance(frame.action, Between):
             first, t = frame.action.first, frame.action.t
             assert 0 < t < 1
             assert times[first] + t * (times[first + 1] - times[first]) == frame.time
@@ -127,7 +127,7 @@ def test_segments_cover_every_output_once(clip: Clip, rate: Retime, source_frame
     for part in parts:
         used = set()
         for frame in schedule[part.first_output : part.stop_output]:
-            used |= {frame.source, frame.source + isinstance(frame.action, Blend)}
+            used |= {frame.source, frame.source + isinstance(frame.action, Between)}
         assert (min(used), max(used)) == (part.first_source, part.last_source)
 
 

@@ -41,6 +41,15 @@ def test_facts(clip: Path, settings: Settings) -> None:
     assert (facts["width"], facts["height"], facts["frames"], facts["codec"]) == (96, 64, 12, "h264")
 
 
+def test_a_module_of_the_users_own_is_not_taken_for_ours(
+    clip: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("worker.py", "json.py"):
+        (tmp_path / name).write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    assert probe(clip, settings, OPTIONS)["frames"] == 12
+
+
 def test_a_verdict_on_the_file(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     problem = refusal(tmp_path / "text.mp4", settings)

@@ -178,6 +178,15 @@ def test_limits_take_the_lower_of_both() -> None:
     assert done.stdout == f"({1 << 30}, {2 << 30}) True\n"
 
 
+def test_a_module_of_the_users_own_is_not_taken_for_ours(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("worker.py", "av.py", "json.py"):
+        (tmp_path / name).write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    assert sandbox.probe(clip).frames == 12
+
+
 def test_limits_reach_the_prober(clip: Path) -> None:
     with pytest.raises(MediaError, match="at most 7 pixels a frame"):
         sandbox.probe(clip, Limits(max_pixels=7))
