@@ -1,7 +1,8 @@
-"""`dain submit` against the real API: where the result goes, and what is said if it cannot go there."""
+"""`dain`: its list of commands, and `dain submit` against the real API: where the result goes, or why it cannot."""
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from service import cli
 from tests.api import until
 
 CONTENT = b"a video"
@@ -50,6 +53,43 @@ def test_the_result_goes_where_it_is_wanted(submit: Submit, clip: Path, tmp_path
     beside.unlink()
 
 
+def test_a_file_that_is_there_is_kept(submit: Submit, http: httpx.Client, clip: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.mp4"
+    own.write_bytes(b"mine")
+    refused = submit("-o", own)
+    assert refused.returncode == 2 and "own.mp4 exists" in refused.stderr and "--overwrite" in refused.stderr
+    assert own.read_bytes() == b"mine" and http.get("/jobs").json()["jobs"] == []
+    assert submit("-o", own, "--overwrite").returncode == 0
+    assert own.read_bytes() == CONTENT
+
+
+def test_in_a_folder_the_result_takes_a_free_name(submit: Submit, tmp_path: Path) -> None:
+    taken = tmp_path / "café-2x.mp4"
+    taken.write_bytes(b"mine")
+    (tmp_path / "café-2x-2.mp4").symlink_to("nowhere")
+    done = submit("-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert taken.read_bytes() == b"mine" and (tmp_path / "café-2x-3.mp4").read_bytes() == CONTENT
+    assert submit("-o", tmp_path, "--overwrite").returncode == 0
+    assert taken.read_bytes() == CONTENT
+
+
+def test_the_clip_itself_is_never_replaced(
+    submit: Submit, http: httpx.Client, clip: Path, tmp_path: Path
+) -> None:
+    before = clip.read_bytes()
+    (tmp_path / "symbolic.mp4").symlink_to(clip)
+    (tmp_path / "hard.mp4").hardlink_to(clip)
+    around = clip.parent / ".." / clip.parent.name / clip.name
+    for path in (clip, around, tmp_path / "symbolic.mp4", tmp_path / "hard.mp4"):
+        for options in ((), ("--overwrite",)):
+            refused = submit("-o", path, *options)
+            assert refused.returncode == 2 and "is CLIP itself" in refused.stderr
+    (tmp_path / "café-2x.mp4").symlink_to(clip)  # what the result would be called in this folder
+    assert submit("-o", tmp_path, "--overwrite").returncode == 0
+    assert clip.read_bytes() == before
+
+
 def test_without_a_folder_nothing_is_sent(submit: Submit, http: httpx.Client, tmp_path: Path) -> None:
     done = submit("-o", tmp_path / "absent" / "out.mp4")
     assert done.returncode == 2 and "there is no folder" in done.stderr
@@ -59,9 +99,49 @@ def test_without_a_folder_nothing_is_sent(submit: Submit, http: httpx.Client, tm
 def test_a_result_that_cannot_be_written_is_still_there(
     submit: Submit, http: httpx.Client, tmp_path: Path
 ) -> None:
-    (tmp_path / "out.mp4.part").mkdir()
+    (tmp_path / f"out.mp4.{hashlib.sha256(CONTENT).hexdigest()[:16]}.part").mkdir()
     done = submit("-o", tmp_path / "out.mp4")
     assert done.returncode == 1 and "cannot be written: Is a directory" in done.stderr
     [job] = http.get("/jobs").json()["jobs"]
     assert f"/jobs/{job['id']}/result" in done.stderr
     assert http.get(f"/jobs/{job['id']}/result").content == CONTENT
+
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    code = """
+import sys
+from service.cli import cli
+cli(["--help"], standalone_mode=False)
+print({"torch", "fastapi", "httpx", "pydantic", "rich"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n")
+    assert all(f"  {name}  " in done.stdout for name in cli.COMMANDS)
+
+
+def test_every_command_is_there() -> None:
+    for name, entry in cli.COMMANDS.items():
+        assert cli.load(name, entry).help
+
+
+def test_a_part_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli.COMMANDS, "up", cli.Entry("no_such_package.cli", "up", "embedded", ""))
+    done = CliRunner().invoke(cli.cli, ["up", "--host", "x"])
+    assert done.exit_code == 1
+    assert "needs no_such_package, which is not installed" in done.output and "'.[embedded]'" in done.output
+
+
+def test_a_password_in_the_url_is_not_shown(clip: Path) -> None:
+    for url in ("http://alice:s3cret@host:x", "alice:s3cret@host"):
+        command = [sys.executable, "-m", "service.cli", "submit", str(clip), "--url", url]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1 and "must look like http://" in done.stderr
+        assert "s3cret" not in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_result_that_stays_in_the_service_is_named_without_the_password(
+    submit: Submit, url: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"out.mp4.{hashlib.sha256(CONTENT).hexdigest()[:16]}.part").mkdir()
+    done = submit("-o", tmp_path / "out.mp4", "--url", url.replace("//", "//alice:s3cret@"))
+    assert f"at {url}/jobs/" in done.stderr and "s3cret" not in done.stdout + done.stderr

@@ -1,0 +1,193 @@
+"""The commands that talk to a service: `dain submit`, `jobs`, `workers` and `cancel`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from service.client import Client
+
+server = click.option(
+    "--url",
+    envvar="DAIN_URL",
+    default="http://127.0.0.1:8000",
+    show_default=True,
+    help="The service.  [DAIN_URL]",
+)
+
+
+@click.command()
+@click.argument("clip", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File or folder for the result.  [beside CLIP]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there; never CLIP itself.")
+@click.option("--factor", type=int, help="Frames per source frame, 2 to 16.  [2]")
+@click.option("--target-fps", help="Frame rate instead of a factor: 60, 59.94, 60000/1001.")
+@click.option("--speed", help="Slow motion, without sound: 0.5, 1/3, down to 1/16.")
+@click.option("--model", help="dain, dain-lite, or auto: what suits the worker.  [auto]")
+@click.option("--quality", type=int, help="H.264 CRF, 0 (lossless) to 51.  [18]")
+@click.option("--scene-threshold", type=float, help="How unlike two frames at a cut are, 0 to 1.")
+@click.option("--no-audio", is_flag=True, help="Leave the sound out.")
+@click.option("--detach", is_flag=True, help="Print the job's id and do not wait.")
+@server
+def submit(
+    clip: Path,
+    output: Path | None,
+    overwrite: bool,
+    detach: bool,
+    no_audio: bool,
+    url: str,
+    **options: object,
+) -> None:
+    """Send CLIP to a service, wait, and fetch the result."""
+    given = {name: str(value) for name, value in options.items() if value is not None}
+    if no_audio:
+        given["audio"] = "none"
+    if output and not output.is_dir():
+        _check_output(output, clip, overwrite)
+    with Client(url) as client:
+        job = client.submit(clip, given)
+        if detach:
+            click.echo(job["id"])
+            return
+        job = _wait(client, job["id"])
+        if job["status"] != "succeeded":
+            raise click.ClickException((job["error"] or {}).get("detail", f"The job was {job['status']}."))
+        path = _destination(output or clip.parent, job["output"]["filename"], clip, overwrite)
+        try:
+            client.download(job["id"], path, overwrite=overwrite)
+        except OSError as error:
+            kept = (
+                f"the service still has the result, at {str(client.url).rstrip('/')}/jobs/{job['id']}/result"
+            )
+            raise click.ClickException(f"{path} cannot be written: {error.strerror}; {kept}.") from None
+    for note in job["notes"]:
+        click.echo(f"Note: {note}", err=True)
+    click.echo(f"{path}: {job['output']['frames']} frames at {job['output']['frame_rate']} fps")
+
+
+def _check_output(output: Path, clip: Path, overwrite: bool) -> None:
+    """Refuses, before anything is sent, a file `output` that the result cannot or must not become."""
+    if not output.parent.is_dir():
+        fault = f"there is no folder {output.parent}: make it first"
+    elif _is_same(output, clip):
+        fault = f"{output} is CLIP itself, which is never replaced: name another file"
+    elif os.path.lexists(output) and not overwrite:
+        fault = f"{output} exists: name another file, or replace it with --overwrite"
+    else:
+        return
+    raise click.BadParameter(fault, param_hint="--output")
+
+
+def _destination(target: Path, filename: str, clip: Path, overwrite: bool) -> Path:
+    """The file for the result: `target` itself, or, in the folder `target`, a name like `filename` that is free."""
+    if not target.is_dir():
+        return target
+    path = first = target / Path(filename).name
+    for number in itertools.count(2):
+        if not os.path.lexists(path) or (overwrite and not _is_same(path, clip)):
+            break
+        path = first.with_stem(f"{first.stem}-{number}")
+    return path
+
+
+def _is_same(path: Path, clip: Path) -> bool:
+    """Whether both are one file, by whatever name or link."""
+    return path.exists() and path.samefile(clip)
+
+
+def _wait(client: Client, job_id: str) -> dict[str, Any]:
+    """Follows a job with a progress bar until it has ended, and returns it; Ctrl-C cancels it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        bar = bars.add_task("queued", total=None)
+
+        def show(job: dict[str, Any]) -> None:
+            progress = job["progress"]
+            speed = f" {progress['fps']:.1f} fps" if progress["fps"] else ""
+            bars.update(
+                bar,
+                description=job["status"] + speed,
+                total=progress["frames_total"],
+                completed=progress["frames_done"],
+            )
+
+        try:
+            return client.wait(job_id, show)
+        except KeyboardInterrupt:
+            client.cancel(job_id)
+            click.echo(f"Cancelled job {job_id}.", err=True)
+            sys.exit(130)
+
+
+@click.command()
+@click.option("--status", help="Only jobs in this state: queued, running, succeeded, failed, cancelled.")
+@click.option("--json", "as_json", is_flag=True, help="Print the documents themselves.")
+@server
+def jobs(status: str | None, as_json: bool, url: str) -> None:
+    """List the jobs of a service, newest first."""
+    with Client(url) as client:
+        found = client.jobs(status=status)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    table = Table(Column("id", no_wrap=True, min_width=28), "status", "done", "file", "note")
+    for job in found:
+        note = (job["error"] or {}).get("title", "")
+        table.add_row(job["id"], job["status"], f"{job['progress']['fraction']:.0%}", job["filename"], note)
+    Console().print(table)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the documents themselves.")
+@server
+def workers(as_json: bool, url: str) -> None:
+    """List the workers of a service."""
+    with Client(url) as client:
+        found = client.workers()
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    table = Table(
+        Column("name", no_wrap=True),
+        "device",
+        "model",
+        "precision",
+        "operators",
+        "frames/s",
+        "VRAM GiB",
+        "task in hand",
+    )
+    for worker in found:
+        memory = f"{worker['vram_used_bytes'] / 2**30:.1f} / {worker['vram_total_bytes'] / 2**30:.1f}"
+        in_hand = (
+            f"{worker['task']} of {worker['job']}"
+            if worker["task"]
+            else ""
+            if worker["ready"]
+            else "warming up"
+        )
+        table.add_row(
+            worker["name"], f"{worker['device']} {worker['device_name']}", worker["model"], worker["precision"],
+            worker["backend"], f"{worker['frames_per_second']:.2f}", memory, in_hand,
+        )  # fmt: skip
+    Console().print(table)
+
+
+@click.command()
+@click.argument("job_id")
+@server
+def cancel(job_id: str, url: str) -> None:
+    """Stop a job, or remove one that is over."""
+    with Client(url) as client:
+        client.cancel(job_id)
