@@ -17,7 +17,7 @@ from service.api.deps import Service
 from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
 from service.api.problems import install_handlers
-from service.api.routes import health, jobs, workers
+from service.api.routes import docs, health, jobs, workers
 from service.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         version=installed_version(),
         lifespan=lifespan,
+        docs_url=None,  # the framework's pages load their scripts from another host
+        redoc_url=None,
         redirect_slashes=False,  # such a redirect leads to whatever host the request names
     )
     metrics = Metrics()
@@ -55,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(GuardMiddleware, settings=settings)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     install_handlers(app)
-    for router in (jobs.router, workers.router, health.router):
+    for router in (jobs.router, workers.router, health.router, docs.router):
         app.include_router(router)
     return app
 

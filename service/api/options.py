@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -80,6 +81,8 @@ def _fault(error: ErrorDetails) -> str:
         return str(error["ctx"]["error"])
     name, given = str(error["loc"][0])[:100], str(error["input"])[:100]
     if error["type"] == "extra_forbidden":
-        return f"there is no option {name!r}; the options are {', '.join(RequestedOptions.model_fields)}"
+        alike = get_close_matches(name.lower().replace("-", "_"), RequestedOptions.model_fields, n=1, cutoff=0.45)
+        meant = f"did you mean {alike[0]!r}? The" if alike else "the"
+        return f"there is no option {name!r}; {meant} options are {', '.join(RequestedOptions.model_fields)}"
     description = (RequestedOptions.model_fields[name].description or "").rstrip(".")
     return f"{name} was {given!r}, which is not accepted: {description}"

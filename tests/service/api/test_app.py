@@ -222,3 +222,17 @@ def test_the_description_shows_how_to_submit(http: httpx.Client) -> None:
     assert set(Options.model_fields) <= {parameter["name"] for parameter in submit["parameters"]}
     assert {"202", "400", "409", "413", "415", "422", "429", "503", "507"} <= set(submit["responses"])
     assert "application/problem+json" in submit["responses"]["413"]["content"]
+
+
+def test_the_page_that_describes_it_needs_no_other_host(http: httpx.Client) -> None:
+    response = http.get("/docs")
+    assert response.status_code == 200 and response.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+    assert "<script" not in response.text and not re.search(r"(src|href)=.?(https?:)?//", response.text)
+    for path, methods in http.get("/openapi.json").json()["paths"].items():
+        for method in methods:
+            assert f"<code>{method.upper()} {path}</code>" in response.text
+    for words in (*Options.model_fields, "Idempotency-Key", "The upload is too large", "0 (lossless) to 51"):
+        assert words in response.text
+    assert f"curl -F file=@clip.mp4 -F factor=2 {http.base_url}/jobs" in response.text
+    assert http.get("/redoc").status_code == 404

@@ -169,6 +169,24 @@ def test_a_bad_option_is_named_and_leaves_nothing(
     assert debris() == []
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("facter", "factor"),
+        ("target-fps", "target_fps"),
+        ("fps", "target_fps"),
+        ("Speed", "speed"),
+        ("zzz", None),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_one_that_was_meant(
+    name: str, meant: str | None, http: httpx.Client, clip: Path
+) -> None:
+    detail = assert_problem(post_raw(http, clip, **{name: "2"}), 422, "invalid-option")["detail"]
+    assert f"there is no option {name!r}" in detail and "scene_threshold" in detail
+    assert (f"did you mean {meant!r}?" in detail) if meant else ("did you mean" not in detail)
+
+
 def test_what_is_no_video_leaves_nothing(http: httpx.Client, tmp_path: Path, debris: Debris) -> None:
     text = tmp_path / "notes.mp4"
     text.write_text("#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\nfile:///etc/passwd\n" * 100)
