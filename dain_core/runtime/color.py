@@ -2,6 +2,9 @@
 
 ITU-R BT.601, BT.709 and BT.2020 (non-constant luminance), limited and full range. Subsampled chroma lies
 where MPEG-2 and H.264 put it by default: on the left luma column of its pair, and between the two luma rows.
+
+Many codes of YUV stand for no colour between black and full red, green and blue: whiter than white, blacker than black,
+or more saturated. They are RGB values below 0 or above 1 here, and come back as the same codes.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ def to_rgb(planes: Sequence[Tensor], fmt: PixelFormat, spec: ColorSpec) -> Tenso
         fmt, spec: how to read them.
 
     Returns:
-        (1, 3, H, W), float32, clipped to [0, 1].
+        (1, 3, H, W), float32: [0, 1] for the colours of a screen, beyond for other codes.
 
     Raises:
         ValueError: the planes' shapes do not fit the format.
@@ -63,13 +66,14 @@ def to_rgb(planes: Sequence[Tensor], fmt: PixelFormat, spec: ColorSpec) -> Tenso
     chroma = torch.stack(tuple(planes[1:]))[None] - chroma_offset
     u, v = _upsample_chroma(chroma, fmt, height, width)[0]
     of_u, of_v = _to_rgb_weights(spec, fmt.depth, luma.device)
-    return torch.addcmul(luma, of_u, u).addcmul_(of_v, v).clamp_(0, 1)[None]
+    return torch.addcmul(luma, of_u, u).addcmul_(of_v, v)[None]
 
 
 def to_yuv(rgb: Tensor, fmt: PixelFormat, spec: ColorSpec) -> list[Tensor]:
-    """The planes Y, U and V of one RGB frame (1, 3, H, W) in [0, 1]: uint8, or int16 for 10-bit formats.
+    """The planes Y, U and V of one RGB frame (1, 3, H, W): uint8, or int16 for 10-bit formats.
 
-    The int16 values are those of the format's uint16: ``tensor.numpy().view(fmt.dtype)`` is the plane.
+    Colours that no code stands for become the nearest code of each plane. The int16 values are those of the format's
+    uint16: ``tensor.numpy().view(fmt.dtype)`` is the plane.
     """
     rgb = rgb.float()
     luma_offset, _, chroma_offset, _ = spec.scales(fmt.depth)
@@ -81,9 +85,8 @@ def to_yuv(rgb: Tensor, fmt: PixelFormat, spec: ColorSpec) -> list[Tensor]:
     red, green, blue = _downsample_chroma(rgb, fmt)[0]
     of_red, of_green, of_blue = chroma_weights
     chroma = (of_red * red).addcmul_(of_green, green).addcmul_(of_blue, blue).add_(chroma_offset + 0.5)
-    chroma.clamp_(max=2**fmt.depth - 1)  # in full range, blue and red reach half a code too far
-    dtype = torch.uint8 if fmt.depth == 8 else torch.int16
-    return [luma.to(dtype), *chroma.to(dtype)]
+    dtype, most = (torch.uint8 if fmt.depth == 8 else torch.int16), 2**fmt.depth - 1
+    return [plane.clamp(0, most).to(dtype) for plane in (luma, *chroma)]
 
 
 def _yuv_of_rgb(matrix: str) -> Tensor:

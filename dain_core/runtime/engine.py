@@ -44,9 +44,15 @@ def fastest_on_cpu() -> str:
 
 @dataclass(frozen=True)
 class Frame:
-    """What is known of one frame: worth keeping for the next pair."""
+    """What is known of one frame: worth keeping for the next pair.
+
+    Attributes:
+        features: what the network knows.
+        range: the least and the largest value of each channel, (1, 3, 1, 1), and at least 0 to 1.
+    """
 
     features: Any
+    range: tuple[Tensor, Tensor]
 
     @property
     def size(self) -> torch.Size:
@@ -80,7 +86,7 @@ class Pending:
         """Wait for the frame; make it again in float32 if it is not finite.
 
         Returns:
-            (1, 3, H, W), float32 in [0, 1].
+            (1, 3, H, W), float32: in [0, 1], or as far beyond as the two frames are.
 
         Raises:
             FloatingPointError: the frame is not finite, in float32 either.
@@ -217,7 +223,8 @@ class Interpolator:
         """The work that a frame needs once, whatever pairs it is in.
 
         Args:
-            rgb: (1, 3, H, W) in [0, 1], of a floating dtype, on `device`; any size from 1x1.
+            rgb: (1, 3, H, W), of a floating dtype, on `device`; any size from 1x1. In [0, 1] but for colours that a
+                screen does not have, such as whiter than white: see `dain_core.runtime.color`.
 
         Raises:
             ValueError: the wrong shape, dtype or device; a FrameTooLargeError if memory does not suffice.
@@ -230,7 +237,9 @@ class Interpolator:
             raise ValueError(
                 f"the frame is on {rgb.device}, the model on {self.device}: move the frame there"
             )
-        return Frame(self._stages.features(rgb.float().contiguous(memory_format=torch.channels_last)))
+        image = rgb.float().contiguous(memory_format=torch.channels_last)
+        lowest, highest = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
+        return Frame(self._stages.features(image), (lowest.clamp(max=0), highest.clamp(min=1)))
 
     @_infers
     def pair(self, first: Frame, second: Frame) -> Pair:
@@ -259,14 +268,16 @@ class Interpolator:
         moment = torch.full((), time, device=self.device)
         output, checksum = self._stages.synthesis(first, second, pair.motion, moment)
         one, two = first.image, second.image  # not the pair, which is large
-        return Pending(output.clamp(0, 1), checksum, lambda: self._recompute(one, two, time))
+        (low_1, high_1), (low_2, high_2) = pair.first.range, pair.second.range
+        frame = output.clamp(low_1.minimum(low_2), high_1.maximum(high_2))
+        return Pending(frame, checksum, lambda: self._recompute(one, two, time))
 
     def between(self, pair: Pair, time: float) -> Tensor:
         """The frame at `time` between the pair's first frame (0) and its second (1): see `submit`, `Pending.result`."""
         return self.submit(pair, time).result()
 
     def interpolate(self, first: Tensor, second: Tensor, times: Sequence[float]) -> Tensor:
-        """The frames at `times` between two frames (1, 3, H, W): (len(times), 3, H, W) in [0, 1]."""
+        """The frames at `times` between two frames (1, 3, H, W): (len(times), 3, H, W), see `Pending.result`."""
         pair = self.pair(self.frame(first), self.frame(second))
         pending = [self.submit(pair, time) for time in times]
         return torch.cat([first[:0].float(), *(frame.result() for frame in pending)])

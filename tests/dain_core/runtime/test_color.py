@@ -72,6 +72,27 @@ def test_smooth_colours_come_back_within_one_code(
         assert int((ours.long() - theirs).abs().max()) <= 1
 
 
+@pytest.mark.parametrize("matrix", ["bt601", "bt709", "bt2020"])
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_code_comes_back(matrix: str, full_range: bool, name: str) -> None:
+    """Also codes that stand for no colour of a screen: whiter than white, blacker than black, more saturated."""
+    fmt, spec = PixelFormat.named(name), ColorSpec(matrix, full_range)
+    most = 2**fmt.depth - 1
+    for codes in ((245, 128, 128), (5, 128, 128), (200, 60, 200), (255, 255, 255), (0, 0, 0), (255, 0, 128)):
+        code = [most * value // 255 for value in codes]
+        planes = [torch.full(shape, value) for shape, value in zip(fmt.plane_shapes(9, 7), code, strict=True)]
+        back = to_yuv(to_rgb(planes, fmt, spec), fmt, spec)
+        assert [sorted({*plane.flatten().tolist()}) for plane in back] == [[value] for value in code]
+
+
+def test_colours_without_a_code_become_the_nearest() -> None:
+    fmt = PixelFormat.named("yuv444p")
+    for value, luma in ((5.0, 255), (-5.0, 0)):
+        planes = to_yuv(torch.full((1, 3, 2, 2), value), fmt, LIMITED_709)
+        assert [int(plane[0, 0]) for plane in planes] == [luma, 128, 128]
+
+
 def test_chroma_lies_on_the_left_column_and_between_the_rows() -> None:
     fmt = PixelFormat.named("yuv420p")
     luma = torch.full((4, 8), 128, dtype=torch.uint8)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from dain_core.evaluation.metrics import psnr
+from dain_core.runtime.color import ColorSpec, to_rgb, to_yuv
 from dain_core.runtime.devices import DeviceError
 from dain_core.runtime.engine import Interpolator
+from dain_core.runtime.pixels import PixelFormat
 from dain_core.weights.files import SHIPPED
 
 
@@ -67,6 +69,55 @@ def test_any_size(engine: Interpolator, size: tuple[int, int]) -> None:
     between = engine.interpolate(first, second, [0.5])
     assert between.shape == (1, 3, *size)
     assert float(between.min()) >= 0 and float(between.max()) <= 1
+
+
+YUV = PixelFormat.named("yuv420p")
+
+
+def flat(luma: int, u: int, v: int, height: int = 64, width: int = 96) -> list[Tensor]:
+    codes = zip(YUV.plane_shapes(width, height), (luma, u, v), strict=True)
+    return [torch.full(shape, code, dtype=torch.uint8) for shape, code in codes]
+
+
+@pytest.mark.parametrize("matrix", ["bt601", "bt709", "bt2020"])
+@pytest.mark.parametrize(
+    "codes", [(245, 128, 128), (5, 128, 128), (200, 60, 200), (235, 128, 128), (120, 20, 235)]
+)
+def test_a_frame_between_equal_frames_is_the_same(codes: tuple[int, int, int], matrix: str) -> None:
+    """Whatever its colours: what is whiter than white, say, must not flicker from source frame to new frame."""
+    engine, spec = Interpolator.load("dain-lite", device="cpu", precision="fp32"), ColorSpec(matrix, False)
+    planes = flat(*codes)
+    picture = to_rgb(planes, YUV, spec)
+    made = to_yuv(engine.interpolate(picture, picture, [0.5]), YUV, spec)
+    for ours, theirs in zip(made, planes, strict=True):
+        off = (ours.int() - theirs.int()).abs()
+        assert int(off.max()) <= 2 and float(off.float().mean()) < 0.05
+
+
+def test_an_edge_whiter_than_white_moves_as_it_is(engine: Interpolator) -> None:
+    """A bar of luma 250 on 60 that moves by eight pixels: as bright, and where it should be."""
+    spec = ColorSpec("bt709", False)
+
+    def bar(left: int) -> Tensor:
+        planes = flat(60, 128, 128, 96, 128)
+        planes[0][:, left : left + 40] = 250
+        return to_rgb(planes, YUV, spec)
+
+    luma, u, v = to_yuv(engine.interpolate(bar(40), bar(48), [0.5]), YUV, spec)
+    inside, outside = luma[16:80, 50:78].int(), luma[16:80, :34].int()
+    assert int((inside - 250).abs().max()) <= 3
+    assert int((outside - 60).abs().max()) <= 3
+    assert int(luma.min()) >= 16 and int(luma.max()) <= 253
+    edges = (luma[48, 32:96] > 155).int().tolist()
+    assert edges.index(1) in range(11, 14) and sum(edges) in range(38, 43)
+
+
+def test_colours_of_a_screen_stay_such(engine: Interpolator) -> None:
+    """Where both frames lie in [0, 1], a network that swings over is cut off there, as before."""
+    black_and_white = torch.zeros(1, 3, 64, 64)
+    black_and_white[..., ::4] = 1
+    made = engine.interpolate(black_and_white, black_and_white.roll(2, 3), [0.5])
+    assert float(made.min()) >= 0 and float(made.max()) <= 1
 
 
 def test_other_floating_dtypes_and_layouts_are_welcome(engine: Interpolator) -> None:
