@@ -121,7 +121,8 @@ class Settings(BaseSettings):
     )
     max_vram_bytes: ByteSize | None = Field(
         default=None,
-        description="GPU memory a worker may use; unset: four fifths of what is free. With less it works in bands.",
+        description="GPU memory a worker may use, for all its models together; unset: four fifths of what is free. "
+        "With less it works in bands.",
     )
     threads: int = Field(
         default=0, ge=0, description="CPU threads of a worker; 0 leaves the choice to PyTorch."

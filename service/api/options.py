@@ -81,7 +81,9 @@ def _fault(error: ErrorDetails) -> str:
         return str(error["ctx"]["error"])
     name, given = str(error["loc"][0])[:100], str(error["input"])[:100]
     if error["type"] == "extra_forbidden":
-        alike = get_close_matches(name.lower().replace("-", "_"), RequestedOptions.model_fields, n=1, cutoff=0.45)
+        alike = get_close_matches(
+            name.lower().replace("-", "_"), RequestedOptions.model_fields, n=1, cutoff=0.45
+        )
         meant = f"did you mean {alike[0]!r}? The" if alike else "the"
         return f"there is no option {name!r}; {meant} options are {', '.join(RequestedOptions.model_fields)}"
     description = (RequestedOptions.model_fields[name].description or "").rstrip(".")

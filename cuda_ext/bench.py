@@ -1,7 +1,7 @@
-"""Times the operators at the sizes of a 1080p frame: `python -m scripts.time_kernels`.
+"""Times the operators at the sizes of a 1080p frame: `python -m cuda_ext.bench`.
 
-"GB/s" is the memory an operator must touch, every input once and the output once, over its time, whatever its kernel
-really reads; the share is of what a plain copy reaches.
+"GB/s" is the memory that an operator must touch, every input once and the output once, over its time. The share is
+relative to a plain copy within the GPU's memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Runs the kernels of the operators on a few small cases, for compute-sanitizer to watch:
-`python -m scripts.exercise_kernels`.
+"""Runs the kernels of the operators on small cases while compute-sanitizer watches: `python -m tests.gpu.exercise`.
 
-Sizes leave tiles half empty, and flows lead everywhere, outside as well.
+The sizes leave tiles half empty, and the flows lead everywhere, outside as well. The portable kernels also run with as
+little shared memory as the GPUs of any architecture have.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 import cuda_ext
+from tests.cuda_ext.launches import SHARED_MEMORY
+
+LEAST_SHARED_MEMORY = min(SHARED_MEMORY.values())
 
 
 def exercise(n: int, c: int, h: int, w: int, dtype: torch.dtype, layout: torch.memory_format) -> None:
@@ -63,8 +66,9 @@ def exercise_flow(n: int, c: int, h: int, w: int) -> None:
     matches, warped, stacked = random(88, h, w), random(width, h, w), random(16, h, w)
     coarse, images = random(10, h // 2, w // 2, torch.float32), random(3, h, w, torch.float32)
     weight, bias = torch.randn(4, 4, 2, 2).cuda(), torch.randn(2).cuda()
-    cuda_ext.match_into(first, second, matches)
-    cuda_ext.match_warped_into(first, second, coarse, weight, bias, 1.25, warped)
+    for limit in (0, LEAST_SHARED_MEMORY):
+        torch.ops.dain.match_into(first, second, matches, limit)
+        torch.ops.dain.match_warped_into(first, second, coarse, weight, bias, 1.25, warped, limit)
     cuda_ext.stack_into(images, images, stacked)
     unshuffled = random(16, h // 2, w // 2)
     cuda_ext.unshuffle_into(images, unshuffled)
@@ -98,12 +102,12 @@ def exercise_convolution(
     kinds = [(torch.float16, "cuda"), (torch.float16, "cpu")]
     if torch.cuda.get_device_capability() == (9, 0) and not wide and inputs % 32 == 0:
         kinds.append((torch.float8_e4m3fn, "cuda"))
-    for dtype, packed_on in kinds:  # the weight says which of the kernels runs
+    for dtype, packed_on in kinds:  # how the weight is packed decides which of the kernels runs
         packed = cuda_ext.pack_weight(weight.to(packed_on), bias.to(packed_on), dtype)
         rows, offsets = packed[0].cuda(), packed[1].cuda()
         source, out = random(inputs, dtype), torch.empty_like(plus)
-        for added in (None, plus):
-            cuda_ext.convolve_into(source, rows, offsets, 0.1, out, plus=added, dilation=dilation)
+        for added, limit in ((None, 0), (plus, LEAST_SHARED_MEMORY if packed_on == "cpu" else 0)):
+            torch.ops.dain.convolve_into(source, rows, None, offsets, added, dilation, 0.1, out, limit)
             if not out.cpu().isfinite().all():
                 sys.exit(
                     f"not finite after a convolution: {(n, inputs, outputs, size, dilation, h, w)} {dtype}"

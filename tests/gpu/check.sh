@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU: builds the kernels in place, tests them, runs them under compute-sanitizer, times them.
-# Needs nvcc, compute-sanitizer, pytest and a PyTorch with CUDA; no network. A few minutes.
+# All that is done with the kernels on a GPU: build them in place, test them, run them under compute-sanitizer, time them.
+# Needs nvcc, compute-sanitizer, pytest and a PyTorch with CUDA, but no network. Takes some minutes.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python3}
 
 echo "== build"
@@ -16,8 +16,8 @@ for tool in memcheck racecheck; do
   echo "== compute-sanitizer $tool"
   # Every tensor an allocation of its own, so that the first element past its end is one too many.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-    "$PYTHON" -m scripts.exercise_kernels
+    "$PYTHON" -m tests.gpu.exercise
 done
 
 echo "== times"
-"$PYTHON" -m scripts.time_kernels
+"$PYTHON" -m cuda_ext.bench
