@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 log = logging.getLogger("dain.worker")
 
@@ -96,4 +98,14 @@ class Watchdog(threading.Thread):
         last_words.daemon = True
         last_words.start()
         log.critical("%s made no progress for %.0f s: this worker ends", watch.name, self._stall_seconds)
+        kill_children()
         os._exit(HUNG)
+
+
+def kill_children() -> None:
+    """Kill the processes that this one has started: one that is stopped would not notice that this one ends."""
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):  # it has ended meanwhile
+            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            if int(lines["PPid"]) == os.getpid():
+                os.kill(int(lines["Pid"]), signal.SIGKILL)
