@@ -48,17 +48,18 @@ class Plan:
         segment_frames: int,
         max_frames: int | None = None,
         check: Callable[[], None] = nothing,
+        progressed: Callable[[], None] = nothing,
     ) -> Plan:
         """Read the times of `source` and lay out the result, in segments of about `segment_frames` output frames.
 
         `info` are the facts that `worker.media.sandbox.probe` found about `source`. `check` is called several times a
-        second, and may raise to stop.
+        second, and may raise to stop. `progressed` is called while times are read.
 
         Raises:
             MediaError: the video cannot be read, or the result would have more than `max_frames` frames.
             MachineError: the machine was too slow for the file's size.
         """
-        timeline = frame_times(source, check)
+        timeline = frame_times(source, check, progressed)
         whole = _schedule(info, timeline, options)
         if max_frames is not None and len(whole) > max_frames:
             raise exceeded(f"{len(whole)} frames in the result", f"{max_frames} frames")

@@ -63,7 +63,8 @@ def _plan(attempt: Attempt) -> None:
             options,
             segment_frames=settings.segment_frames,
             max_frames=settings.max_frames,
-            check=attempt.step,
+            check=attempt.check,
+            progressed=attempt.progressed,
         )
     path = attempt.scratch / "plan.json"
     path.write_text(made.to_json())

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from service.settings import read_settings
 from tests.worker.conftest import Average
 from worker import main
-from worker.media import ffmpeg
+from worker.media import ffmpeg, sandbox
 from worker.media.encode import Encoder
 from worker.models import Models
 
@@ -51,10 +53,24 @@ def stop_ffmpeg(word: str) -> None:
     ffmpeg.Process.__init__ = start_and_stop  # type: ignore[method-assign]
 
 
+def stop_prober() -> None:
+    """Stop each process that looks into a file, as it starts."""
+    start = sandbox.subprocess.Popen
+
+    def start_and_stop(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        process = start(*arguments, **options)
+        os.kill(process.pid, signal.SIGSTOP)
+        return process
+
+    sandbox.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": start_and_stop})  # type: ignore[attr-defined]
+
+
 def stand_still(what: str) -> None:
     words = {"times": "framecrc", "decoder": "rawvideo", "encoder": "libx264", "joiner": "+faststart"}
     if what in words:
         stop_ffmpeg(words[what])
+    elif what == "prober":
+        stop_prober()
     elif what == "network":
         Network.submit = wait_for_ever  # type: ignore[method-assign]
     elif what == "sink":

@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.store.local import Store
 from tests.api import until
 from worker import watchdog as watchdog_module
+from worker.media.sandbox import probe
 from worker.watchdog import HUNG, Watch, Watchdog
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,11 @@ def job_id(redis: Redis, settings: Settings, make_clip: Callable[..., Path], tmp
     copy.write_bytes(clip.read_bytes())
     Store.from_settings(settings).put(copy, f"uploads/{job_id}")
     Jobs.from_settings(redis, settings).create(
-        job_id, source=f"uploads/{job_id}", filename="clip.avi", options=Options(), input={}
+        job_id,
+        source=f"uploads/{job_id}",
+        filename="clip.avi",
+        options=Options(),
+        input=probe(clip).as_dict(),
     )
     Queue(redis).enqueue(job_id, PLAN)
     return job_id
@@ -84,7 +89,7 @@ def processes_on(folder: Path) -> list[psutil.Process]:
     ]
 
 
-@pytest.mark.parametrize("what", ["times", "decoder", "network", "sink", "encoder", "joiner"])
+@pytest.mark.parametrize("what", ["prober", "times", "decoder", "network", "sink", "encoder", "joiner"])
 def test_a_worker_in_which_something_stands_still_ends(
     redis: Redis, settings: Settings, job_id: str, what: str
 ) -> None:
@@ -136,6 +141,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return event
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_one_task_that_stands_still_is_enough_though_another_is_well(ended: threading.Event) -> None:
     watchdog = Watchdog(stall_seconds=0.2)
     with watchdog.watch("well") as well, watchdog.watch("hung"):
@@ -155,6 +161,7 @@ def test_only_ticks_without_progress_count() -> None:
     assert watch.tick() == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_what_is_over_is_watched_no_more(ended: threading.Event) -> None:
     watchdog = Watchdog(stall_seconds=0.1)
     with watchdog.watch("over"):

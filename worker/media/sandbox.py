@@ -32,6 +32,7 @@ from typing import IO, Any, TypeVar
 
 from worker.media.errors import MachineError, MediaError, unreadable
 from worker.media.facts import DEFAULT_LIMITS, MAX_PIXELS, Limits, VideoInfo
+from worker.media.moved import Moved
 
 T = TypeVar("T")
 
@@ -92,14 +93,17 @@ def look(
     *arguments: str,
     read: Callable[[dict[str, Any]], T],
     check: Callable[[], None] = lambda: None,
+    progressed: Callable[[], None] = lambda: None,
 ) -> T:
     """Ask ``question`` ("probe", "times") about the file at ``path``; ``read`` makes sense of the prober's answer.
+
+    ``progressed`` is called when the process has read more of the file.
 
     A process that crashes gets a successor: only what happens twice is laid to the file. Raises as `probe` does.
     """
     for is_last in (False, True):
         try:
-            answer = json.loads(_look(question, path, arguments, check))
+            answer = json.loads(_look(question, path, arguments, check, progressed))
             if error := answer.get("error"):
                 raise _verdict(error["type"], error["detail"].replace(str(path.absolute()), "the file"))
             return read(answer)
@@ -118,7 +122,13 @@ def _verdict(slug: str, detail: str) -> MediaError:
     return MediaError(slug if slug in VERDICTS else "unreadable-video", detail)
 
 
-def _look(question: str, path: Path, arguments: Sequence[str], check: Callable[[], None]) -> bytes:
+def _look(
+    question: str,
+    path: Path,
+    arguments: Sequence[str],
+    check: Callable[[], None],
+    progressed: Callable[[], None],
+) -> bytes:
     """What one process of the prober printed."""
     seconds = seconds_for(path)
     inside = [
@@ -146,7 +156,7 @@ def _look(question: str, path: Path, arguments: Sequence[str], check: Callable[[
         finally:
             os.rmdir(folder)  # it stays the process's folder, and nothing can be put into it
         try:
-            _wait(process, time.monotonic() + seconds, check)
+            _wait(process, time.monotonic() + seconds, check, progressed)
         except subprocess.TimeoutExpired:
             raise MachineError(
                 f"Looking into the file took longer than {seconds:.0f} s, which is ample for its size. "
@@ -159,9 +169,13 @@ def _look(question: str, path: Path, arguments: Sequence[str], check: Callable[[
         return answer.read()
 
 
-def _wait(process: subprocess.Popen[bytes], until: float, check: Callable[[], None]) -> None:
+def _wait(
+    process: subprocess.Popen[bytes], until: float, check: Callable[[], None], progressed: Callable[[], None]
+) -> None:
+    moved = Moved(process.pid, progressed)
     while True:
         check()
+        moved.look()
         try:
             process.wait(max(0.0, min(LOOK_SECONDS, until - time.monotonic())))
             return

@@ -35,20 +35,23 @@ class Timeline:
     notes: tuple[str, ...] = ()  #: sentences about what is wrong with the file
 
 
-def frame_times(path: Path, check: Callable[[], None] = nothing) -> Timeline:
+def frame_times(
+    path: Path, check: Callable[[], None] = nothing, progressed: Callable[[], None] = nothing
+) -> Timeline:
     """The exact presentation time of every frame to be displayed, and the end of the last one.
 
     Times are read from packets, without decoding, where each packet is known to be one shown frame. Other videos are
-    decoded, which takes its time. ``check`` is called several times a second, and may raise to stop.
+    decoded, which takes its time. ``check`` is called several times a second, and may raise to stop. ``progressed`` is
+    called when a part of the file or the time of a frame has been read.
 
     Raises:
         MediaError: the file is no video, or is damaged.
         MachineError: the machine was too slow, or ended the look.
     """
-    packets = sandbox.look("times", path, read=_Packets.read, check=check)
+    packets = sandbox.look("times", path, read=_Packets.read, check=check, progressed=progressed)
     if packets.exact:
         return Timeline(packets.times, packets.end)
-    timeline = _decoded_times(path, packets.stream, packets.time_base, check)
+    timeline = _decoded_times(path, packets.stream, packets.time_base, check, progressed)
     if packets.disordered and timeline.times != packets.times:
         return replace(timeline, notes=(DISORDERED,))
     return timeline
@@ -72,7 +75,9 @@ class _Packets(NamedTuple):
         return cls(found["stream"], unit, times, found["end"] * unit, found["exact"], found["disordered"])
 
 
-def _decoded_times(path: Path, stream: int, unit: Fraction, check: Callable[[], None]) -> Timeline:
+def _decoded_times(
+    path: Path, stream: int, unit: Fraction, check: Callable[[], None], progressed: Callable[[], None]
+) -> Timeline:
     """What the decoder says of each frame, by decoding all of them."""
     command = ffmpeg.command(stamps_output(ffmpeg.source(path)[str(stream)], "pipe:1", unit, True))
     with ffmpeg.Process(command, stdout=subprocess.PIPE) as process:
@@ -80,6 +85,7 @@ def _decoded_times(path: Path, stream: int, unit: Fraction, check: Callable[[], 
             stamps = []
             for stamp in read_stamps(lines):
                 stamps.append(stamp)
+                progressed()
                 check()
         process.wait()
         messages = process.messages
