@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path
@@ -18,6 +18,7 @@ from dain_core.network.model import DAIN, ModelConfig, Motion
 from dain_core.runtime.backends import Stages, backend_for
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.devices import current, named_device
+from dain_core.runtime.interrupt import Interruptible
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import load_weights
 
@@ -203,20 +204,12 @@ class Interpolator:
                     raise
         self._stages.release()
 
-    @contextmanager
-    def interruptible(self, check: Callable[[], None]) -> Iterator[None]:
-        """While this lasts, call `check` before every layer on a CPU, where a frame takes seconds; it may raise."""
-        layers = [module for module in self._model.modules() if not list(module.children())]
-        hooks = [
-            layer.register_forward_pre_hook(lambda *_: check())
-            for layer in layers
-            if self.device.type == "cpu"
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def interruptible(self, check: Callable[[], None]) -> AbstractContextManager[object]:
+        """While this lasts, `check` is called several times a second on a CPU, where a frame takes seconds.
+
+        It may raise to stop. On a GPU frames are soon made, and nothing is called.
+        """
+        return Interruptible(check) if self.device.type == "cpu" else nullcontext()
 
     @_infers
     def frame(self, rgb: Tensor) -> Frame:

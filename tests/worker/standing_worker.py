@@ -34,7 +34,7 @@ class Network(Average):
     def interruptible(self, check: Callable[[], None]) -> Iterator[None]:
         yield
 
-    def warm_up(self, height: int, width: int) -> None: ...
+    def warm_up(self) -> None: ...
 
 
 def wait_for_ever(*_: object) -> Any:

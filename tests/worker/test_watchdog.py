@@ -21,7 +21,7 @@ from service.jobs.queue import Queue
 from service.jobs.records import State
 from service.jobs.workers import Workers
 from service.settings import Settings
-from service.store.local import Store
+from service.store import open_store
 from tests.api import until
 from worker import watchdog as watchdog_module
 from worker.media.sandbox import probe
@@ -44,7 +44,7 @@ def job_id(redis: Redis, settings: Settings, make_clip: Callable[..., Path], tmp
     clip, job_id = make_clip("packed.avi", "-c:v", "mpeg4", "-bf", "2"), new_job_id()
     copy = tmp_path / "upload"
     copy.write_bytes(clip.read_bytes())
-    Store.from_settings(settings).put(copy, f"uploads/{job_id}")
+    open_store(settings.store_url).put(copy, f"uploads/{job_id}")
     Jobs.from_settings(redis, settings).create(
         job_id,
         source=f"uploads/{job_id}",
@@ -106,7 +106,7 @@ def test_the_task_that_stood_still_is_done_by_the_next_worker(
 ) -> None:
     with worker(settings, "decoder") as process:
         process.communicate(timeout=120)
-    jobs, queue, store = Jobs.from_settings(redis, settings), Queue(redis), Store.from_settings(settings)
+    jobs, queue, store = Jobs.from_settings(redis, settings), Queue(redis), open_store(settings.store_url)
     janitor = Janitor(jobs, queue, Workers(redis, ttl_seconds=3), store, record_ttl_seconds=1000)
 
     def ended() -> bool:
