@@ -11,9 +11,10 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ NOT_THE_VIDEO = (
     "insufficient-storage",
     "machine-failed",
 )  # what another attempt may be spared
+_PATH = re.compile(r"(?<![\w/])(?:file:)?/(?:[^\s/:]+/)+")  # folders of this machine, in what FFmpeg says
 REPORT_SECONDS = 0.5  # between two reports of progress: how soon a cancelled job stops
 RETRY_SECONDS = 1.0  # between two calls of a Redis that is away
 
@@ -177,6 +179,22 @@ class Attempt:
         if not self._insist(lambda: jobs.finish(self._job_id, State.SUCCEEDED, output=output, claim=claim)):
             raise Void
 
+    def redo(self, segments: Mapping[str, StoreDamaged]) -> None:
+        """Have segments made again whose files the store has damaged, and this task after them.
+
+        Raises:
+            StoreDamaged: this was the last attempt.
+            Void: the task is no longer this attempt's.
+        """
+        for damage in segments.values():
+            log.error("%s The segment is made again.", damage)
+        if self.claim.attempt >= self.runtime.settings.max_attempts:
+            raise damage
+        if not self._insist(lambda: self.runtime.jobs.redo(self.claim, segments)):
+            raise Void
+        for task in segments:
+            self._insist(functools.partial(self.runtime.queue.enqueue, self._job_id, task))
+
     # -- the claim --------------------------------------------------------------------------------
 
     def _take(self) -> bool:
@@ -290,13 +308,13 @@ def _is_lost(device: torch.device, error: Exception) -> bool:
 def _judge(error: Exception, claim: Claim) -> tuple[Problem, bool]:
     """The problem to tell the caller of should this be the last attempt, and whether any other would end the same."""
     if isinstance(error, MediaError):
-        return Problem(error.slug, error.detail), error.slug not in NOT_THE_VIDEO
+        return Problem(error.slug, _PATH.sub("", error.detail)), error.slug not in NOT_THE_VIDEO
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Problem("insufficient-storage", DISK_FULL), False
     if isinstance(error, FrameTooLargeError):  # another worker's GPU may be larger
         return Problem("limit-exceeded", f"The worker's GPU is too small: {error}."), False
     if isinstance(error, StoreDamaged):
-        return Problem("stored-file-damaged", str(error)), False
+        return Problem("stored-file-damaged", f"{error} Then submit the video again."), False
     if isinstance(error, UnreadableRecord):  # a worker of another version may be able to read it
         return error.problem, False
     return Problem.attempts_exhausted(claim.task, claim.attempt), False

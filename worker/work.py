@@ -7,17 +7,22 @@ RQ a task is over when the worker can take the next: see `worker.relay`.
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from service.jobs.machine import ASSEMBLE, PLAN, segment_index, segment_name
 from service.jobs.records import Output
+from service.store import Stored, StoreDamaged, StoreMissing
+from service.store.local import hash_file
 from worker import pipeline
 from worker.attempt import Attempt, Runtime, Void
+from worker.media.errors import MediaError
 from worker.media.facts import VideoInfo
 from worker.plan import Plan
+
+log = logging.getLogger("dain.worker")
 
 _runtime: list[Runtime] = []  # RQ calls tasks by name, with nothing but their arguments
 
@@ -51,26 +56,31 @@ def _run(job_id: str, task: str, work: Callable[[Attempt], None]) -> None:
 
 
 def _plan(attempt: Attempt) -> None:
-    runtime, job, settings = attempt.runtime, attempt.job, attempt.runtime.settings
+    job, settings = attempt.job, attempt.runtime.settings
     # Whichever workers make the segments, they are of one model.
-    options = job.options
-    if options.model == "auto":
-        options = options.model_copy(update={"model": runtime.models.default.model_name})
-    with runtime.store.fetch(job.source) as source:
-        made = Plan.make(
-            source,
-            VideoInfo.from_dict(job.facts or job.input),  # older records have them there
-            options,
-            segment_frames=settings.segment_frames,
-            max_frames=settings.max_frames,
-            check=attempt.check,
-            progressed=attempt.progressed,
-        )
+    is_open = job.options.model == "auto"
+    model = attempt.runtime.models.default.model_name if is_open else job.options.model
+    made = _make_plan(attempt, model, settings.segment_frames)
     path = attempt.scratch / "plan.json"
     path.write_text(made.to_json())
-    with _published(attempt, path, f"plans/{job.id}/{attempt.claim.token}.json") as key:
+    with _published(attempt, path, f"plans/{job.id}/{attempt.claim.token}.json") as stored:
         attempt.complete(
-            task={"key": key}, job={"segments_total": len(made.segments), "frames_total": made.frames}
+            task=stored.as_fields() | {"model": model, "segment_frames": settings.segment_frames},
+            job={"segments_total": len(made.segments), "frames_total": made.frames},
+        )
+
+
+def _make_plan(attempt: Attempt, model: str, segment_frames: int) -> Plan:
+    job = attempt.job
+    with _checked_source(attempt) as source:
+        return Plan.make(
+            source,
+            VideoInfo.from_dict(job.facts or job.input),  # older records have them there
+            job.options.model_copy(update={"model": model}),
+            segment_frames=segment_frames,
+            max_frames=attempt.runtime.settings.max_frames,
+            check=attempt.check,
+            progressed=attempt.progressed,
         )
 
 
@@ -92,7 +102,7 @@ def _segment(attempt: Attempt) -> None:
         with attempt.turn(), interpolator.interruptible(attempt.step):
             yield
 
-    with runtime.store.fetch(job.source) as source:
+    with _source(attempt) as source:
         stats = pipeline.render_segment(
             plan,
             index,
@@ -104,58 +114,105 @@ def _segment(attempt: Attempt) -> None:
             progressed=attempt.progressed,
             turn=turn(),
         )
-    with _published(attempt, made, f"segments/{job.id}/{index}.{claim.token}") as key:
-        attempt.complete(task={"key": key}, add=stats.sums())
+    with _published(attempt, made, f"segments/{job.id}/{index}.{claim.token}") as stored:
+        attempt.complete(task=stored.as_fields(), add=stats.sums())
 
 
 def _assemble(attempt: Attempt) -> None:
-    runtime, job, claim = attempt.runtime, attempt.job, attempt.claim
+    job = attempt.job
     plan = _read_plan(attempt)
-    keys = runtime.jobs.task_fields(job.id, map(segment_name, range(len(plan.segments))), "key")
     made = attempt.scratch / "result"
     with ExitStack() as files:
-        source = files.enter_context(runtime.store.fetch(job.source))
-        segments = [files.enter_context(runtime.store.fetch(key)) for key in keys if key]
+        source = files.enter_context(_checked_source(attempt))
+        segments, damaged = _fetch_segments(attempt, len(plan.segments), files)
+        if damaged:
+            attempt.redo(damaged)
+            return
         pipeline.assemble(plan, segments, source, made, check=attempt.check, progressed=attempt.progressed)
     file = plan.delivery.file
-    output = Output(
-        key=f"results/{job.id}/{claim.token}{file.suffix}",
-        filename=f"{Path(job.filename).stem}-{plan.suffix}{file.suffix}",
-        media_type=file.media_type,
-        size_bytes=made.stat().st_size,
-        sha256=_sha256(made, attempt),
-        frames=plan.frames,
-        frame_rate=str(plan.frame_rate),
-        duration_seconds=float(plan.duration),
-    )
-    with _published(attempt, made, output.key):
-        attempt.succeed(output)
+    with _published(attempt, made, f"results/{job.id}/{attempt.claim.token}{file.suffix}") as stored:
+        attempt.succeed(
+            Output(
+                **stored.as_fields(),
+                filename=f"{Path(job.filename).stem}-{plan.suffix}{file.suffix}",
+                media_type=file.media_type,
+                frames=plan.frames,
+                frame_rate=str(plan.frame_rate),
+                duration_seconds=float(plan.duration),
+            )
+        )
+
+
+# -- files of the store: what was put there under its hash, or an error that blames the store ------------------------
+
+
+def _fetch_segments(
+    attempt: Attempt, number: int, files: ExitStack
+) -> tuple[list[Path], dict[str, StoreDamaged]]:
+    """The segments' files, open until `files` closes, and what is wrong with those that must be made again."""
+    names = [segment_name(index) for index in range(number)]
+    paths, damaged = [], {}
+    for name, stored in zip(names, attempt.runtime.jobs.task_files(attempt.job.id, names), strict=True):
+        try:
+            if stored is None:
+                raise StoreMissing(f"segments/{attempt.job.id}/{name}")
+            paths.append(files.enter_context(_fetch(attempt, stored)))
+        except StoreDamaged as damage:
+            damaged[name] = damage
+    return paths, damaged
 
 
 def _read_plan(attempt: Attempt) -> Plan:
-    [key] = attempt.runtime.jobs.task_fields(attempt.job.id, [PLAN], "key")
+    """The job's plan. One that the store has damaged is made again: it is known by its hash."""
+    job_id, jobs = attempt.job.id, attempt.runtime.jobs
+    [recorded] = jobs.task_files(job_id, [PLAN])
     # A plan that was made before plans were put under their attempt's token has no key on record.
-    with attempt.runtime.store.fetch(key or f"plans/{attempt.job.id}.json") as path:
-        return Plan.from_json(path.read_text())
+    stored = recorded or Stored(f"plans/{job_id}.json")
+    try:
+        with _fetch(attempt, stored) as path:
+            return Plan.from_json(path.read_text())
+    except StoreDamaged as damage:
+        [model], [frames] = (jobs.task_fields(job_id, [PLAN], name) for name in ("model", "segment_frames"))
+        if model is None or frames is None:
+            raise
+        log.error("%s The plan is made again.", damage)
+        made = _make_plan(attempt, model, int(frames))
+        path = attempt.scratch / "plan.json"
+        path.write_text(made.to_json())
+        if hash_file(path) != stored.sha256:  # another release made it
+            raise
+        attempt.runtime.store.put(path, stored.key)
+        return made
+
+
+def _fetch(attempt: Attempt, stored: Stored) -> AbstractContextManager[Path]:
+    fetch = attempt.runtime.store.fetch
+    return fetch(stored.key, size_bytes=stored.size_bytes, sha256=stored.sha256, step=attempt.step)
+
+
+def _checked_source(attempt: Attempt) -> AbstractContextManager[Path]:
+    """The upload, whose every byte is what was sent."""
+    return _fetch(attempt, Stored(attempt.job.source, sha256=attempt.job.source_sha256))
 
 
 @contextmanager
-def _published(attempt: Attempt, path: Path, key: str) -> Iterator[str]:
-    """Put a file into the store under `key`; remove it again where the attempt turns out to have lost its claim."""
-    attempt.check()
-    attempt.runtime.store.put(path, key)
-    attempt.progressed()
+def _source(attempt: Attempt) -> Iterator[Path]:
+    """The upload. Its bytes are checked only where they turn out to be no good, since a segment needs few of them."""
     try:
-        yield key
+        with attempt.runtime.store.fetch(attempt.job.source) as path:
+            yield path
+    except MediaError:
+        with _checked_source(attempt):  # a damaged file is the store's fault, not the video's
+            raise
+
+
+@contextmanager
+def _published(attempt: Attempt, path: Path, key: str) -> Iterator[Stored]:
+    """Put a file into the store under `key`; remove it again where the attempt turns out to have lost its claim."""
+    stored = attempt.runtime.store.put(path, key, step=attempt.step)
+    try:
+        attempt.check()
+        yield stored
     except Void:
         attempt.runtime.store.delete(key)
         raise
-
-
-def _sha256(path: Path, attempt: Attempt) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            attempt.step()
-    return digest.hexdigest()

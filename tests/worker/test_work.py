@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,20 +19,23 @@ from redis.exceptions import ConnectionError
 
 from dain_core.runtime.memory import FrameTooLargeError
 from service.api.options import parse_options
+from service.jobs import janitor
 from service.jobs.machine import ASSEMBLE, PLAN, Jobs, new_job_id, segment_name
 from service.jobs.queue import Queue, split_id
 from service.jobs.records import Job, State
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
-from service.store import open_store
+from service.store import Stored, open_store
 from tests.api import until
 from tests.worker.conftest import Average
 from worker import relay
 from worker import work as tasks
-from worker.attempt import Runtime
+from worker.attempt import Attempt, Runtime
+from worker.media.errors import MediaError
 from worker.media.sandbox import probe
 from worker.models import Models
 from worker.plan import Plan
+from worker.relay import Leg
 from worker.telemetry import Telemetry
 from worker.watchdog import Watchdog
 
@@ -83,10 +87,11 @@ class Bench:
         job_id = new_job_id()
         copy = tmp_path / "upload"
         copy.write_bytes(source.read_bytes() if upload is None else upload)
-        self.store.put(copy, f"uploads/{job_id}")
+        stored = self.store.put(copy, f"uploads/{job_id}")
         job = self.jobs.create(
             job_id,
-            source=f"uploads/{job_id}",
+            source=stored.key,
+            source_sha256=stored.sha256,
             filename=source.name,
             options=parse_options(options),
             input={},
@@ -265,9 +270,9 @@ def test_the_next_segment_begins_before_the_last_is_delivered(
     bench.work(1)
     put, may_deliver = bench.store.put, threading.Event()
 
-    def put_slowly(path: Path, key: str) -> None:
+    def put_slowly(*arguments: Any, **named: Any) -> Stored:
         assert may_deliver.wait(30)
-        put(path, key)
+        return put(*arguments, **named)
 
     monkeypatch.setattr(bench.store, "put", put_slowly)
     bench.take()
@@ -371,3 +376,172 @@ def test_too_many_frames_are_refused_by_the_plan(
     bench.work()
     failed = bench.jobs.get(job.id)
     assert failed.error is not None and failed.error["type"] == "urn:dain:problem:limit-exceeded"
+
+
+# -- plans, and attempts that lost their claim ---------------------------------------------------------
+
+
+def test_a_job_that_is_cancelled_in_its_plan_leaves_none(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    put = bench.store.put
+
+    def cancel_and_put(*arguments: Any, **named: Any) -> Stored:
+        bench.jobs.cancel(job.id)
+        bench.store.delete(f"plans/{job.id}")  # as the janitor does
+        return put(*arguments, **named)
+
+    monkeypatch.setattr(bench.store, "put", cancel_and_put)
+    bench.work()
+    assert bench.jobs.get(job.id).status is State.CANCELLED and bench.keys("plans") == []
+
+
+def test_a_planner_that_lost_its_claim_leaves_the_plan_that_counts(
+    bench: Bench, redis: Redis, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    put, others = bench.store.put, iter(["another planner"])
+
+    def let_another_be_first(*arguments: Any, **named: Any) -> Stored:
+        for _ in others:
+            bench.jobs.requeue_lost(job.id, PLAN, bench.jobs.task_fields(job.id, [PLAN], "token")[0] or "")
+            bench.runtime.settings = bench.runtime.settings.model_copy(update={"segment_frames": 4})
+            Attempt(bench.runtime, job.id, PLAN, Leg(lambda leg: None, threading.Lock())).run(tasks._plan)
+        return put(*arguments, **named)
+
+    monkeypatch.setattr(bench.store, "put", let_another_be_first)
+    bench.work()
+    done = bench.jobs.get(job.id)
+    assert done.status is State.SUCCEEDED and len(bench.keys("plans")) == 1
+    assert done.metrics.segments_total == 7  # by the settings of the second planner
+
+
+# -- a Redis that stays away ---------------------------------------------------------------------------
+
+
+def test_a_worker_that_stops_without_redis_drops_its_task_and_says_so(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+
+    def stay_away(*_: Any, **__: Any) -> None:
+        bench.draining.set()
+        raise ConnectionError("away")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(bench.jobs, "complete", stay_away)
+        outage.setattr(bench.jobs, "release", stay_away)
+        bench.work()
+    [record] = bench.workers.all()
+    assert record.tasks == [] and bench.queue.depth() == 0
+    monkeypatch.setattr(janitor, "LOST_AFTER", 0.0)
+    bench.draining.clear()
+    sweeper = janitor.Janitor(bench.jobs, bench.queue, bench.workers, bench.store, record_ttl_seconds=1000)
+    sweeper.redeliver()
+    sweeper.redeliver()
+    assert bench.queue.waiting() == {(job.id, PLAN)}
+    bench.work()
+    assert bench.jobs.get(job.id).status is State.SUCCEEDED
+
+
+def test_a_redis_that_is_away_while_work_is_done_costs_no_attempt(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    read, outages = bench.jobs.task_files, iter([ConnectionError("away")])
+
+    def flaky(*arguments: Any) -> Any:
+        for outage in outages:
+            raise outage
+        return read(*arguments)
+
+    monkeypatch.setattr(bench.jobs, "task_files", flaky)
+    bench.work()
+    done = bench.jobs.get(job.id)
+    assert done.status is State.SUCCEEDED and done.metrics.attempts_failed == 0
+
+
+# -- files that the store has damaged ------------------------------------------------------------------
+
+
+def harm(path: Path, how: str) -> None:
+    """Do to a stored file what a disk may do."""
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        content = bytearray(path.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 32] = bytes(32)
+        path.write_bytes(content)
+
+
+HARMS = pytest.mark.parametrize("how", ["missing", "truncated", "overwritten"])
+
+
+@HARMS
+@pytest.mark.parametrize("kind", ["plans", "segments"])
+def test_a_damaged_plan_or_segment_is_made_again(
+    bench: Bench, clip: Path, tmp_path: Path, kind: str, how: str
+) -> None:
+    undisturbed = bench.accept(clip, tmp_path)
+    bench.work()
+    job = bench.accept(clip, tmp_path)
+    bench.work(3)  # the plan and two of three segments
+    key = next(bench.store.keys(f"{kind}/{job.id}/"))
+    harm(bench.store.root / key, how)
+    bench.work()
+    done, expected = bench.jobs.get(job.id), bench.jobs.get(undisturbed.id)
+    assert done.status is State.SUCCEEDED and done.output and expected.output
+    assert done.output.sha256 == expected.output.sha256
+    assert done.progress.frames_done == done.output.frames == 24
+
+
+@HARMS
+@pytest.mark.parametrize("tasks_done", [0, 1, 4])
+def test_a_damaged_upload_is_the_stores_fault(
+    bench: Bench, clip: Path, tmp_path: Path, tasks_done: int, how: str
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    bench.work(tasks_done)
+    harm(bench.store.root / job.source, how)
+    bench.work()
+    failed = bench.jobs.get(job.id)
+    assert failed.status is State.FAILED and failed.error is not None
+    assert failed.error["type"] == "urn:dain:problem:stored-file-damaged"
+    assert "store" in failed.error["detail"] and str(bench.store.root) not in failed.error["detail"]
+    assert bench.keys("results") == []
+
+
+def test_a_store_that_damages_every_segment_fails_the_job(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    put = bench.store.put
+
+    def put_and_harm(path: Path, key: str, **named: Any) -> Stored:
+        stored = put(path, key, **named)
+        if key.startswith("segments/"):
+            harm(bench.store.root / key, "overwritten")
+        return stored
+
+    monkeypatch.setattr(bench.store, "put", put_and_harm)
+    bench.work()
+    failed = bench.jobs.get(job.id)
+    assert failed.error is not None and failed.error["type"] == "urn:dain:problem:stored-file-damaged"
+
+
+def test_what_ffmpeg_says_names_no_folder(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.accept(clip, tmp_path)
+    says = MediaError(
+        "damaged-video", "The video is damaged: file:/srv/store/uploads/1a: no moov (24000/1001)."
+    )
+    monkeypatch.setattr(bench.models.default, "pair", fails_with(says))
+    bench.work()
+    failed = bench.jobs.get(job.id)
+    assert failed.error is not None
+    assert failed.error["detail"] == "The video is damaged: 1a: no moov (24000/1001)."
