@@ -282,6 +282,7 @@ class Attempt:
 
         A worker that is to stop does not wait: then the call's RedisError is raised.
         """
+        self.runtime.watchdog.hold()
         with self._watch.paused():  # calls of Redis have time limits of their own
             while True:
                 try:

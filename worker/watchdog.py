@@ -64,6 +64,7 @@ class Watchdog(threading.Thread):
         self._stall_seconds = stall_seconds
         self._interval = min(1.0, stall_seconds / 10)
         self._watches: set[Watch] = set()
+        self._ending = threading.Event()
         self._lock = threading.Lock()
 
     @contextmanager
@@ -84,6 +85,11 @@ class Watchdog(threading.Thread):
             with self._lock:
                 self._watches.remove(watch)
 
+    def hold(self) -> None:
+        """Return, unless this process is about to end: how its work ends when its children are killed is no outcome."""
+        if self._ending.is_set():
+            threading.Event().wait()
+
     def run(self) -> None:
         pause = threading.Event()
         while not pause.wait(self._interval):
@@ -94,6 +100,7 @@ class Watchdog(threading.Thread):
                     self._end(watch)
 
     def _end(self, watch: Watch) -> None:
+        self._ending.set()
         last_words = threading.Timer(LAST_WORDS_SECONDS, os._exit, [HUNG])
         last_words.daemon = True
         last_words.start()

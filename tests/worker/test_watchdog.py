@@ -162,6 +162,27 @@ def test_only_ticks_without_progress_count() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_comes_of_killed_children_is_no_outcome(
+    ended: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watchdog, outcomes = Watchdog(stall_seconds=0.1), []
+
+    def settle() -> None:
+        watchdog.hold()
+        outcomes.append("failed")
+
+    def kill_children() -> None:
+        threading.Thread(target=settle, daemon=True).start()
+
+    monkeypatch.setattr(watchdog_module, "kill_children", kill_children)
+    watchdog.start()
+    with watchdog.watch("hung"):
+        assert ended.wait(30)
+    watchdog.join()
+    assert not outcomes
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_what_is_over_is_watched_no_more(ended: threading.Event) -> None:
     watchdog = Watchdog(stall_seconds=0.1)
     with watchdog.watch("over"):
