@@ -1,8 +1,8 @@
-"""`make compose-test`: the compose file, for real: built, started, killed, scaled, upgraded, cut off, taken down.
+"""`make compose-test` tries the compose file for real: it builds, starts, kills, scales, upgrades and cuts off.
 
-Needs Docker with Compose, or podman with podman-compose (`pip install podman-compose`), and runs with CPU workers. It
-has a project, images and volumes of its own, and removes the containers and volumes at the end. Through all of it
-every job that was accepted must end with the same bytes as one that nothing happened to.
+The test needs Docker with Compose, or podman with podman-compose (`pip install podman-compose`). It runs CPU workers.
+It has a project, images and volumes of its own, and removes its containers and volumes at the end. Every accepted job
+must end with the same bytes as a job that nothing happened to.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def say(text: str) -> None:
 
 
 def until(true: Callable[[], Any], what: str) -> Any:
-    """What `true` returns, once that is something; AssertionError when it takes too long."""
+    """Call `true` until it gives something, and give that. Raises AssertionError when it takes too long."""
     end = time.monotonic() + PATIENCE_SECONDS
     while not (found := true()):
         if time.monotonic() > end:
@@ -85,7 +85,7 @@ class Trial:
         return job_id
 
     def finish(self, job_id: str) -> dict[str, Any]:
-        """The job, once it has succeeded with the right bytes."""
+        """Wait for a job, check that it succeeded with the right bytes, and give it."""
         with self.client() as client:
             job = client.wait(job_id, interval=0.3)
         assert job["status"] == "succeeded", f"{job_id} {job['status']}: {job['error']}"

@@ -1,4 +1,4 @@
-"""Docker or podman, and compose projects, as `compose_test.py` uses them."""
+"""Docker or podman, and compose projects, for `compose_test.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def tools() -> tuple[str, list[str]]:
-    """The engine's program, and the command of its compose; ends the program where there are none."""
+    """The name of the engine's program and the command of its compose. Ends the program where there are none."""
     path = os.pathsep.join([os.environ["PATH"], str(Path(sys.executable).parent)])
 
     def works(*command: str) -> bool:
@@ -41,7 +41,7 @@ def tools() -> tuple[str, list[str]]:
 
 
 def run(command: list[str], variables: dict[str, str]) -> str:
-    """What `command` prints, run in the project's folder; AssertionError with its output when it fails."""
+    """Run `command` in the project's folder; gives what it prints. AssertionError has its output when it fails."""
     done = subprocess.run(
         command, env={**os.environ, **variables}, cwd=ROOT, capture_output=True, text=True, timeout=3600
     )
@@ -72,7 +72,7 @@ class Host:
         return run([self.engine, *arguments], self.variables)
 
     def down(self, *options: str) -> None:
-        """Stop and remove what runs; podman-compose counts replicas as orphans."""
+        """Stop and remove all containers. podman-compose counts replicas as orphans."""
         self.compose("down", "--remove-orphans", *options)
 
     def containers(self, service: str) -> list[str]:
@@ -87,7 +87,7 @@ class Host:
         return facts
 
     def crash(self, container: str) -> None:
-        """SIGKILL what the container runs, under its init: to the engine it has died by itself."""
+        """Kill the process that a container runs, below its init. The engine sees a process that died by itself."""
         self.run("exec", container, "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
 
     def healthy(self, container: str) -> bool:
@@ -106,7 +106,7 @@ class Host:
         return gateway
 
     def volume(self, name: str) -> str:
-        """Where a volume's files lie."""
+        """The folder of this machine that has a volume's files."""
         mountpoint: str = json.loads(self.run("volume", "inspect", f"{self.project}_{name}"))[0]["Mountpoint"]
         return mountpoint
 

@@ -1,4 +1,4 @@
-"""Health check of a worker's container: its worker says of itself, in Redis, that it is ready."""
+"""Health check of a worker's container: exits 0 if its worker has reported to Redis that it is ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prints what is installed here with its licence, as Markdown: for the image of the GPU worker."""
+"""Prints every installed package with its licence, as Markdown. It runs in the image of the GPU worker."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ LONGEST = 100  # characters; some packages give the whole text where its name be
 
 HEAD = """# Licences of what the images carry
 
-Written by `make licences` from what the packages in the GPU worker's image say of themselves; the other images carry
-fewer of them (the CPU worker nothing from NVIDIA, the service no PyTorch). The project itself is MIT. What the base
-image brings (Python, Debian or Ubuntu, in the GPU worker CUDA) is told by its own `/usr/share/doc/*/copyright`.
+`make licences` writes this page from what the packages in the GPU worker's image say about themselves. The other images
+carry fewer of them: the CPU worker has nothing from NVIDIA, the service has neither PyTorch nor NumPy nor an ffmpeg
+program. The project itself is under the MIT licence. The base image (Python, Debian or Ubuntu, CUDA in the GPU worker)
+tells its own licences in `/usr/share/doc/*/copyright`.
 
-Two packages carry programs of others. `imageio-ffmpeg` has an FFmpeg program built with x264: GPL 3; it is run as a
-process of its own, and is in the workers' images only. `av` has FFmpeg's libraries, with x264 and x265 among them: GPL.
+Two packages carry programs of others. `imageio-ffmpeg` has an FFmpeg program built with x264 (GPL 3); it runs as a
+process of its own, and is in the workers' images only. `av` has FFmpeg's libraries, x264 and x265 among them (GPL).
 Whoever passes the images on passes these on too, and owes their sources.
 
 NVIDIA's packages and CUDA in the base image are under NVIDIA's own terms, which allow redistribution as part of an
@@ -24,7 +25,7 @@ application.
 
 
 def licence(package: Distribution) -> str:
-    """The licence's expression, else its classifiers, else what is written in its place."""
+    """The licence of a package: its expression, else its classifiers, else the text in their place."""
     about = package.metadata
     classifiers = [
         line.rpartition(" :: ")[2]

@@ -1,8 +1,8 @@
-"""`one_gpu.py COMMAND …`: become COMMAND, with one GPU of this machine that no other worker has.
+"""`one_gpu.py COMMAND …` becomes COMMAND, with one GPU of this machine that no other worker has.
 
-Compose gives every replica of a service the same GPUs. So each takes a lock, in a folder that the machine's workers
-share, on the first GPU that is free, and holds it as long as its process lives, however that ends. Where all
-are taken it waits, ready to take over.
+Compose gives every replica of a service the same GPUs. Each replica therefore locks the first free GPU, in a folder
+that all workers of the machine share. It holds the lock as long as its process lives, however that ends. Where all
+GPUs are taken it waits, ready to take over.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def gpus() -> list[str]:
 
 
 def take(gpu: str) -> bool:
-    """Whether `gpu` was free; from now on it is this process's, across exec, and not its children's."""
+    """Lock `gpu`; False if another worker has it. This process keeps the lock across exec; its children do not."""
     lock = os.open(FOLDER / gpu, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

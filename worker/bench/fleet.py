@@ -1,13 +1,13 @@
-"""A thousand workers on one Redis, without a GPU: `python -m worker.bench.fleet`.
+"""Runs a thousand workers on one Redis, without a GPU: `python -m worker.bench.fleet`.
 
-All but the network and the files is the service's own: a redis-server, `service.jobs`, RQ's loop, the janitor, and
-`worker.main.run` with its heartbeats, attempts and relay, once per thread instead of once per process. Tasks only wait.
-Jobs arrive evenly, at a rate that keeps a part of the fleet at work. Latencies are those of
-Python threads that share a few cores, so they are upper bounds; Redis' own time is read from Redis.
+Everything but the network and the files is the service's own: a redis-server, `service.jobs`, RQ's loop, the janitor,
+and `worker.main.run` with its heartbeats, attempts and relay, once a thread instead of once a process. Tasks only wait.
+Jobs arrive evenly, at a rate that keeps a part of the fleet at work. Latencies are those of Python threads that share a
+few cores, so they are upper bounds. The processor time of Redis is read from Redis.
 
-With `--faults` a part of the workers is killed at once and replaced, and another part is stopped until all that it
-had in hand has been given to others, and then goes on. In the end every frame of every job must have been
-counted exactly once.
+`--faults` kills a part of the workers at once and replaces them. It also stops another part until others have got all
+the tasks that this part had in hand, and lets it go on then. In the end every frame of every job must have been counted
+exactly once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What each operation of the service asks of Redis: `python -m worker.bench.redis_costs`.
+"""Measures what each operation of the service costs Redis: `python -m worker.bench.redis_costs`.
 
-Each client does one thing many times over; Redis says what processor time that took. Redis writes its file once for
-all clients that it hears at a time, so that what one client alone costs is an upper bound: compare `--clients 50`.
-`SET` is there to compare this machine with another.
+Each client does one thing many times over, and Redis says what processor time that took. Redis writes its file once for
+all clients that it hears at a time. The cost of one client alone is therefore an upper bound; compare `--clients 50`.
+The row `SET` serves to compare this machine with another.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TOTALS = {
 
 
 class Bench:
-    """A service with `size` workers, each with a task in hand, and as many tasks waiting."""
+    """A service with `size` workers, each with a task in hand, and with as many waiting tasks."""
 
     def __init__(self, settings: Settings, size: int):
         self.redis = Redis.from_url(settings.require_redis_url)
@@ -113,7 +113,7 @@ def record(name: str) -> WorkerRecord:
 
 
 class Segments:
-    """Runs a job of many segments through RQ and the job's record, one after another, with no work in them."""
+    """Runs a job of many empty segments through RQ and the job's record, one after another."""
 
     def __init__(self, bench: Bench, total: int):
         self.bench, self.total = bench, total
@@ -123,7 +123,7 @@ class Segments:
         bench.redis.delete(bench.queue.rq.key)  # nothing but these segments
 
     def run(self) -> int:
-        """The number of segments that were run."""
+        """Run the job; gives the number of its segments."""
         self.bench.submit()
         WarmWorker(self.bench.redis, "host-segments", on_drain=lambda: None).work(
             burst=True, logging_level="ERROR"
@@ -145,7 +145,7 @@ class Segments:
 
 
 class Meter:
-    """Reads Redis' processor time, commands, traffic and memory before and after."""
+    """Reads the processor time, commands, traffic and memory of Redis before and after an operation."""
 
     def __init__(self, redis: Redis):
         self._redis = redis
@@ -174,7 +174,7 @@ class Meter:
 
 
 def repeatedly(call: Callable[[], object], clients: int) -> int:
-    """Each client calls for `SECONDS`; how often that was."""
+    """Let each of `clients` threads call for `SECONDS`; gives the number of calls."""
     end = time.monotonic() + SECONDS
 
     def repeat() -> int:
@@ -190,10 +190,10 @@ def repeatedly(call: Callable[[], object], clients: int) -> int:
 
 @click.command()
 @click.option("--size", default=1000, show_default=True, help="Workers, and tasks running and waiting.")
-@click.option("--segments", default=300, show_default=True, help="Segments that are run.")
+@click.option("--segments", default=300, show_default=True, help="Number of segments to run.")
 @click.option("--fsync", type=click.Choice(["always", "everysec", "no"]), default="always", show_default=True)
 @click.option(
-    "--clients", default=1, show_default=True, help="That do the same at a time; segments have one."
+    "--clients", default=1, show_default=True, help="Clients that do the same at a time; segments have one."
 )
 def main(size: int, segments: int, fsync: str, clients: int) -> None:
     """Print what each operation costs: Redis' time, commands (scripts' own too), bytes, memory, the client's wait."""

@@ -1,7 +1,8 @@
-"""What the API, the planner, the assembler and the janitor take beside Redis: `python -m worker.bench.service_costs`.
+"""Measures what the parts beside Redis cost: `python -m worker.bench.service_costs CLIP`.
 
-The API is a process of its own, asked over HTTP by one client; its processor time is what the system counts, the
-sandboxed probe included. The planner's and the assembler's frames are tiny: what they cost is per frame, not per pixel.
+These parts are the API, the planner, the assembler and the janitor. The API is a process of its own, and one client
+asks it over HTTP. Its processor time is what the system counts, the sandboxed probe included. The frames of the planner
+and the assembler are tiny, because their cost is a cost for each frame, not for each pixel.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Api:
         return sum((times.user, times.system, times.children_user, times.children_system))
 
     def cost(self, call: Callable[[httpx.Client], object], times: int) -> Cost:
-        """Of so many calls."""
+        """The cost of `times` calls."""
         cpu, begun = self.cpu(), time.perf_counter()
         for _ in range(times):
             call(self.client)
@@ -74,7 +75,7 @@ class Api:
 
 
 def show(name: str, cost: Cost, parts: int = 1) -> None:
-    """Print what one of so many parts takes."""
+    """Print the cost of one of `parts` equal parts."""
     cpu, wall = (seconds / parts * 1e3 for seconds in cost)
     print(f"{name:55} {cpu:10.4f} ms of processor {wall:10.4f} ms")
 
@@ -106,7 +107,7 @@ def measure_api(settings: Settings, port: int, clip: Path, mib: int) -> None:
 
 
 def finished_job(jobs: Jobs, store: Store, mib: int) -> str:
-    """A job whose result has so many MiB."""
+    """Make a finished job whose result has `mib` MiB; gives its id."""
     job = new_job_id()
     key = f"results/{job}/0.mp4"
     with store.scratch() as folder:
@@ -128,7 +129,7 @@ def finished_job(jobs: Jobs, store: Store, mib: int) -> str:
 
 
 def timed(call: Callable[[], object]) -> Cost:
-    """Of a call, its child processes included."""
+    """The cost of a call, its child processes included."""
     before, begun = os.times(), time.perf_counter()
     call()
     after = os.times()
@@ -136,7 +137,7 @@ def timed(call: Callable[[], object]) -> Cost:
 
 
 def measure_plan(folder: Path, frames: int) -> None:
-    """Of a video of so many frames and a result of twice as many."""
+    """Measure plan and assembly for a video of `frames` frames and a result of twice as many."""
     source, made = folder / "long.mp4", folder / "joined.mp4"
     picture = f"testsrc=size=64x64:rate=30:duration={frames / 30}"
     make = ["-f", "lavfi", "-i", picture, "-preset", "ultrafast", "-pix_fmt", "yuv420p", str(source)]
@@ -161,7 +162,7 @@ def length_of(segment: Segment) -> int:
 
 
 def encoded(folder: Path, plan: Plan, frames: int) -> Path:
-    """A segment of so many grey frames."""
+    """Encode a segment of `frames` grey frames; gives its path."""
     path = folder / f"{frames}.mp4"
     grey = [np.full(shape, 128, np.uint8) for shape in ((64, 64), (32, 32), (32, 32))]
     with Encoder(path, plan.delivery) as encoder:

@@ -1,12 +1,12 @@
-"""Footage to train on whose motion blur is true: matches between OpenArena's bots, played back at 500 frames a second.
+"""Records footage with true motion blur: matches between OpenArena's bots, played back at 500 frames a second.
 
     apt-get install openarena xvfb
     python -m dain_core.training.gather.games games --maps oa_dm1,delta,islanddm
 
-The game draws as many moments as it is asked for, however long that takes; a camera's frame is the mean light of those
-while its shutter is open. What moves fast, comes in from beyond the frame or hides something does so as in film, and
-each frame lies exactly where it should. No GPU is needed: about twenty seconds of a core for each second of footage.
-The game's data are under the GPL 2.
+The game draws as many moments as it is asked for, however long that takes. A frame is the mean light of the moments
+during which a shutter is open. Fast motion, things that enter the picture and things that cover others therefore look
+as in film, and each frame lies exactly where it should. A second of footage takes about twenty seconds of a core, and
+no GPU. The game's data are under the GPL 2.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ WIDTH, HEIGHT = 768, 432
 TICKS = 40  # of the match, a second
 RATE = 500  # moments a second
 SECONDS = 2.4
-#: Moments from one frame to the next, and for how many of them the shutter is open.
+#: Pairs: the moments from one frame to the next, and the moments during which the shutter is open.
 SHUTTERS = ((16, 8), (16, 6), (8, 5), (8, 4))
-#: How the match is seen: by the one who plays, or from behind or beside.
+#: Two views of the match: that of a player, and one from behind or beside a player.
 VIEWS = ("cg_thirdPerson 0", "cg_thirdPerson 1; set cg_thirdPersonRange 75; set cg_thirdPersonAngle {angle}")
 MAPS = (
     "oa_dm1,oa_dm2,oa_dm5,oa_rpg3dm2,oa_shouse,kaos2,islanddm,oasago2,delta,ps37ctf,aggressor,hydronex,"
@@ -42,7 +42,7 @@ MAPS = (
 )
 BOTS = ("sarge", "grism", "ayumi", "kyonshi", "tony", "merman")
 
-#: No text, no weapon before the camera, no blood; as light as a daylight picture.
+#: The picture shows no text, no weapon before the camera and no blood, and is as light as a daylight picture.
 LOOKS = """
 set cg_draw2D 0; set cg_drawGun 0; set cg_drawFPS 0; set con_notifytime -1; set com_blood 0; set cg_gibs 0
 set cg_fov 75; set r_picmip 0; set r_ext_compressed_textures 0
@@ -81,7 +81,7 @@ def main(out: Path, maps: str) -> None:
 
 
 def match(name: str) -> str:
-    """The game's commands that record a match, seen by whom a spectator follows."""
+    """The game's commands that record a match as a spectator sees it who follows a player."""
     bots = "; ".join(f"addbot {bot} 4" for bot in BOTS)
     return f"""
 set sv_pure 0; set sv_fps {TICKS}; set snaps {TICKS}; set rate 90000; set com_maxfps {TICKS}
@@ -92,17 +92,21 @@ record match; {wait(SECONDS + 1, TICKS)}; stoprecord; wait 5; quit
 
 
 def playback(view: str) -> str:
-    """Those that make a film of it."""
+    """The game's commands that make a film of the recorded match, seen as `view` says."""
     return f"set {view}\ndemo match; wait 10; video film; {wait(SECONDS, RATE)}; stopvideo; quit\n"
 
 
 def wait(seconds: float, rate: int) -> str:
-    """The command that does so. The game counts two waits in each moment that it makes."""
+    """The game's command that waits. The game counts two waits in each moment that it makes."""
     return f"wait {round(2 * rate * seconds)}"
 
 
 def play(home: Path, commands: str) -> None:
-    """Runs the game, without a screen, until the commands end."""
+    """Run the game without a screen until its commands end. `home` is its home folder.
+
+    Raises:
+        click.ClickException: the game failed; the message has the end of its log.
+    """
     folder = home / "baseoa"
     folder.mkdir(exist_ok=True)
     (folder / "script.cfg").write_text(LOOKS + commands)
@@ -126,13 +130,14 @@ def play(home: Path, commands: str) -> None:
 
 
 def moments(path: Path) -> Iterator[Frame]:
+    """Every frame of a film, in RGB."""
     with av.open(str(path)) as file:
         for frame in file.decode(video=0):
             yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
 
 def exposed(moments: Iterable[Frame], period: int, opened: int) -> Iterator[Frame]:
-    """A frame for every `period` moments: the mean light of the first `opened` of them."""
+    """Make a frame of every `period` moments: the mean light of the first `opened` of them."""
     light: NDArray[np.uint32] = np.zeros((), np.uint32)
     for index, moment in enumerate(moments):
         place = index % period
@@ -144,7 +149,7 @@ def exposed(moments: Iterable[Frame], period: int, opened: int) -> Iterator[Fram
 
 
 def write(path: Path, rate: Fraction, frames: Iterable[Frame]) -> int:
-    """H.264, well above what can be seen; how many frames there were."""
+    """Write `frames` as H.264, at a quality whose loss nobody sees; gives their number."""
     count = 0
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=rate, options={"crf": "19", "preset": "slow"})

