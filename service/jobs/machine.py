@@ -195,7 +195,9 @@ class Jobs:
             record["source_sha256"] = source_sha256
         keys = [task_key(job_id, PLAN), job_key(job_id, "active"), ALL, state_key(State.QUEUED), COUNTERS]
         with self._redis.pipeline(transaction=True) as pipe:
-            self._call("create", job_id, keys, [json.dumps(record), json.dumps(list(notes))], client=pipe)
+            self._call(
+                "create", job_id, keys, [json.dumps(record), json.dumps(list(notes))], transaction=pipe
+            )
             if also is not None:
                 also(pipe)
             pipe.execute()
@@ -449,12 +451,14 @@ class Jobs:
         keys: Sequence[str],
         arguments: Arguments,
         *,
-        client: Pipeline | None = None,
+        transaction: Pipeline | None = None,
     ) -> Any:
-        """Run a script on a job; `client` is the transaction that it belongs to."""
-        return self._scripts[script](
-            keys=[EVENTS, job_key(job_id), *keys], args=[job_id, *arguments], client=client
-        )
+        """Run a script on a job; `transaction`, where given, is what it becomes a part of."""
+        keys = [EVENTS, job_key(job_id), *keys]
+        if transaction is None:
+            return self._scripts[script](keys=keys, args=[job_id, *arguments])
+        # By its text: a Redis that restarts forgets scripts, and would run the rest of the transaction without it.
+        return transaction.eval(SCRIPTS[script], len(keys), *keys, job_id, *arguments)
 
     def _show_if_there(self, job_id: str) -> Job | None:
         try:

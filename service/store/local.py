@@ -170,20 +170,22 @@ class _Checked:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[int, ...], str] = OrderedDict()
         self._lock = threading.Lock()
+        self._hashing = [threading.Lock() for _ in range(64)]  # shared out among files
 
     def hash(self, path: Path, step: Callable[[], None]) -> str:
         """The SHA-256 of the file at `path`, in hex."""
         facts = path.stat()
         mark = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-        with self._lock:
-            if mark in self._known:
-                return self._known[mark]
-        found = hash_file(path, step)
-        with self._lock:
-            self._known[mark] = found
-            while len(self._known) > MOST_REMEMBERED:
-                self._known.popitem(last=False)
-        return found
+        with self._hashing[hash(mark) % len(self._hashing)]:  # of many readers one does the work
+            with self._lock:
+                if mark in self._known:
+                    return self._known[mark]
+            found = hash_file(path, step)
+            with self._lock:
+                self._known[mark] = found
+                while len(self._known) > MOST_REMEMBERED:
+                    self._known.popitem(last=False)
+            return found
 
 
 def hash_file(path: Path, step: Callable[[], None] = nothing) -> str:
