@@ -3,7 +3,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from worker.schedule import Between, Copy, Factor, OutputFrame, Retime, Schedule, TargetRate, segments
@@ -147,6 +147,8 @@ def test_the_last_segments_are_halved() -> None:
         assert lengths == [2 * source_frames] * whole + [source_frames] * halves
 
 
+# The last source frame is shown so shortly that the output frame at its time is left out.
+@example(([Fraction(0), Fraction(1, 60)], Fraction(51, 3000)), TargetRate(Fraction(60)), [1])
 @given(clips(), rates, st.lists(st.integers(1, 5), max_size=12))
 def test_a_schedule_that_grew_is_the_one_made_at_once(clip: Clip, rate: Retime, arrivals: list[int]) -> None:
     """Its frames while it grows are the first of all, and what has been made of them is never changed."""
