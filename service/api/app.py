@@ -1,4 +1,4 @@
-"""The HTTP API: `create_app(settings)`. `python -m service.api.app` serves it."""
+"""The HTTP API. `create_app(settings)` makes the application; `python -m service.api.app` serves it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.deps import Service
 from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
-from service.api.problems import install_handlers
+from service.api.problems import documented, install_handlers
 from service.api.routes import docs, health, jobs, workers
 from service.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 20  # for requests in hand after SIGTERM; an upload cut off then is sent again by its client
+GRACE_SECONDS = 20  # after SIGTERM, for requests in hand; a client sends an upload again that is cut off then
 
 DESCRIPTION = """Makes video smoother: upload a clip, get it back with more frames.
 
@@ -31,7 +31,10 @@ is the finished file. Every error is an `application/problem+json` document whos
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The API for `settings`. It starts without Redis, and says so in /readyz; `settings.redis_url` must be set."""
+    """Makes the API for `settings`, of which `redis_url` must be set.
+
+    The API starts even where Redis does not answer; /readyz says so.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -48,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         version=installed_version(),
         lifespan=lifespan,
+        responses=documented("unknown-host", "cross-site-request"),
         docs_url=None,  # the framework's pages load their scripts from another host
         redoc_url=None,
         redirect_slashes=False,  # such a redirect leads to whatever host the request names
@@ -63,13 +67,14 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 class Application(FastAPI):
-    """FastAPI with `nosniff` on every response, those to unexpected errors included: no middleware sees these."""
+    """FastAPI that adds `nosniff` to every response. No middleware sees the responses to unexpected errors."""
 
     def build_middleware_stack(self) -> ASGIApp:
         return NoSniff(super().build_middleware_stack())
 
 
 def installed_version() -> str:
+    """The version of the project, or "0" where it is not installed."""
     try:
         return version("dain-service")
     except PackageNotFoundError:  # run from a source tree
@@ -92,7 +97,7 @@ class NoSniff:
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serves the API of the environment's settings until SIGTERM or SIGINT."""
     settings = read_settings()
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"

@@ -1,4 +1,4 @@
-"""What routes work with: everything one API process holds, made by the app's lifespan."""
+"""What the routes work with: the connections of one API process, and the job that a path names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REDIS_REPLY_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Service:
-    """One API process's share of the service."""
+    """Everything that one API process holds. The application makes it when it starts."""
 
     settings: Settings
     redis: Redis
@@ -36,16 +36,17 @@ class Service:
     jobs: Jobs
     queue: Queue
     workers: Workers
-    #: Probing costs a core and some memory: no more at a time than there are cores.
+    #: Looking into an upload takes a core and some memory, so no more uploads are looked into than there are cores.
     probing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(os.cpu_count() or 1))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Service:
+        """Opens the store and prepares the connection to Redis, which need not answer yet."""
         redis = Redis.from_url(
             settings.require_redis_url,
             socket_connect_timeout=REDIS_CONNECT_SECONDS,
             socket_timeout=REDIS_REPLY_SECONDS,
-            # A Redis that restarts is back at once; one that hangs would hang each attempt, so it gets one.
+            # A Redis that restarts is back at once. A Redis that hangs would hang every attempt, so it gets one.
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3, (ConnectionError,)),
         )
         return cls(
@@ -58,10 +59,12 @@ class Service:
         )
 
     def close(self) -> None:
+        """Closes the connections to Redis."""
         self.redis.close()
 
 
 def get_service(request: Request) -> Service:
+    """What the process holds that serves `request`."""
     service: Service = request.app.state.service
     return service
 
@@ -72,7 +75,10 @@ JOB_ID = re.compile(r"[0-9a-f]{28}")
 
 
 def get_job(job_id: str, service: ServiceDep) -> Job:
-    """The job in the path; Problem 404 where there is none, or can be none by that id."""
+    """The job `job_id` of the path.
+
+    Raises Problem 404 where there is no such job, or where `job_id` has not the form of an id.
+    """
     if not JOB_ID.fullmatch(job_id):
         raise Problem.job_not_found(job_id[:100])
     return service.jobs.show(job_id, owner=DEFAULT_OWNER)

@@ -1,7 +1,7 @@
 """Idempotency-Key: a request that is sent again makes no second job.
 
-A key is in flight while its first request is being read: a lease in Redis, renewed as long as the process lives, so a
-key is free again soon after an API process was killed. It is bound to its job in the transaction that records the job.
+While the first request with a key is being read, a lease in Redis holds the key. The process renews the lease, so the
+key is free soon after the process was killed. The transaction that records the job binds the key to the job.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Binding:
 
 
 class Key:
-    """An idempotency key held by this request."""
+    """An idempotency key that the present request holds."""
 
     def __init__(self, redis: Redis, name: str, lease: Lock) -> None:
         self._redis = redis
@@ -49,7 +49,7 @@ class Key:
         self._lease = lease
 
     def binding(self) -> Binding | None:
-        """The job an earlier request with this key made."""
+        """What an earlier request with this key made; None where there was none."""
         value = self._redis.get(self._name)
         if value is None:
             return None
@@ -57,11 +57,11 @@ class Key:
         return Binding(stored["job_id"], stored["fingerprint"])
 
     def bind(self, transaction: Pipeline, binding: Binding) -> None:
-        """Adds to `transaction` that the key stands for a job from now on."""
+        """Adds to `transaction` that the key stands for the job of `binding` from now on."""
         transaction.set(self._name, json.dumps(asdict(binding)), ex=KEY_LIFETIME_SECONDS)
 
     def check(self) -> None:
-        """Raises Problem 409 if the lease was lost, as after a long stop of this process."""
+        """Raises Problem 409 where the lease was lost, as after a long stop of this process."""
         if not self._lease.owned():
             raise in_use()
 
@@ -88,21 +88,21 @@ async def hold(redis: Redis, header: str | None) -> AsyncIterator[Key]:
 
 
 def parse(header: str) -> str:
-    """The key in a header: a quoted string as the draft has it, or bare as many clients send it."""
+    """The key in `header`: quoted as the draft has it, or bare as many clients send it. Raises Problem 400 else."""
     if quoted := _QUOTED.fullmatch(header):
         return re.sub(r"\\(.)", r"\1", quoted[1])
     if _BARE.fullmatch(header):
         return header
     raise Problem(
         "invalid-idempotency-key",
-        'Send a quoted string of 1 to 255 printable ASCII characters, such as Idempotency-Key: "3f1c9a".',
+        'The Idempotency-Key must be a quoted string of 1 to 255 printable ASCII characters, such as "3f1c9a".',
     )
 
 
 def in_use() -> Problem:
     return Problem(
         "idempotency-key-in-use",
-        "An earlier request with this key is still being read; send this one again in a few seconds.",
+        "The service still works on an earlier request with this Idempotency-Key; send this one again in 5 seconds.",
         headers={"Retry-After": "5"},
     )
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics: the service's state as Redis has it, and this process's own requests."""
+"""Prometheus metrics: the state of the whole service from Redis, and the requests of this process."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
 
 
 class Metrics:
-    """One app's metrics, apart from any other's in the process."""
+    """The metrics of one application; another application in the process has its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Histogram(
             "dain_http_request_duration_seconds",
-            "Time from a request's first byte to its answer's last.",
+            "Time from the first byte of a request to the last byte of its answer.",
             ("method", "route", "status"),
             registry=self.registry,
             buckets=(0.005, 0.02, 0.1, 0.5, 1, 5, 30, 120, 600),
         )
 
     def watch(self, service: Service) -> None:
-        """Adds what `service` knows, read at each scrape."""
+        """Adds what `service` knows; it is read at each scrape."""
         self.registry.register(ServiceCollector(service))
 
     def text(self) -> bytes:
-        """The exposition; raises RedisError when the state cannot be read."""
+        """The metrics in Prometheus' text format. Raises RedisError where the state cannot be read."""
         return generate_latest(self.registry)
 
 
 class ServiceCollector(Collector):
-    """Reads Redis at each scrape, so that any API process tells of the whole service."""
+    """Reads Redis at each scrape, so that every API process reports the whole service."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def describe(self) -> Iterator[Metric]:
-        return iter(())  # registering must not need Redis
+        return iter(())  # the registry asks when it is made, before Redis need answer
 
     def collect(self) -> Iterator[Metric]:
         yield from self._jobs()
@@ -104,7 +104,7 @@ class ServiceCollector(Collector):
 
 
 class MetricsMiddleware:
-    """Times each request under its route's template, so that job ids make no new series."""
+    """Times each request under the template of its route, so that job ids make no new series."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -113,7 +113,7 @@ class MetricsMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        status = 500  # what an error that passes through here becomes
+        status = 500  # an error that passes through here becomes this
 
         async def send_and_see(message: Message) -> None:
             nonlocal status

@@ -1,6 +1,6 @@
-"""Receiving a video: the body is streamed to one file while its bytes are capped, counted and hashed.
+"""Receives a video: streams the body to one file, and caps, counts and hashes its bytes meanwhile.
 
-The framework's own form parser is not used: it takes in the whole body, without a limit, before a route is called.
+The framework's form parser is not used: it reads the whole body, without a limit, before it calls a route.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from service.api.options import parse_options
+from service.api.options import RequestedOptions, parse_options
 from service.jobs.options import Options
 from service.jobs.problems import Problem
 
 MIB = 2**20
-MULTIPART_OVERHEAD = MIB  # bytes a body may have beside the video
+MULTIPART_OVERHEAD = MIB  # bytes that a body may have beside the video
 MAX_FIELD_BYTES = 1024
 MAX_PARTS = 32
-IDLE_SECONDS = 60.0  # a client that sends nothing for so long has gone, or is holding a connection on purpose
-WRITE_BYTES = MIB  # what is gathered before a thread writes and hashes it
+IDLE_SECONDS = 60.0  # a client that sends nothing for so long has gone, or holds the connection on purpose
+WRITE_BYTES = MIB  # bytes that are gathered before a thread writes and hashes them
 DEFAULT_FILENAME = "video"
 
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)", re.IGNORECASE)
@@ -44,7 +44,7 @@ CHOOSE_A_TYPE = (
 
 @dataclass(frozen=True)
 class Upload:
-    """A whole upload: the file that holds it, and what came with it."""
+    """An upload that has arrived: the file at `path` that holds the video, and what came with it."""
 
     path: Path
     size_bytes: int
@@ -54,14 +54,18 @@ class Upload:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for two requests for the same work."""
-        # Without defaults, so that a request that is sent again after an update to more options is the same.
+        """A hash of the video and the options: two requests for the same work have the same one."""
+        # Defaults are left out: a later version has more options, and the request is the same when it is sent again.
         options = self.options.model_dump_json(exclude_defaults=True)
         return hashlib.sha256(f"{self.sha256} {options}".encode()).hexdigest()
 
 
 class Reader(Protocol):
-    """Takes a body piece by piece, and puts the video into a `VideoFile`."""
+    """Takes a body piece by piece and writes the video in it to a `VideoFile`.
+
+    `fields` are the options that came with the video, `filename` is its name. `finish` raises Problem 400 where the
+    body is not complete.
+    """
 
     fields: dict[str, str]
     filename: str | None
@@ -71,7 +75,11 @@ class Reader(Protocol):
 
 
 class VideoFile:
-    """The file being written. `write` only gathers; `flush` does the slow work and belongs in a thread."""
+    """The file at `path` that an upload is written to.
+
+    `write` gathers bytes and raises Problem 413 above `max_bytes`. `flush` calls `check_space` and writes; it is slow
+    and belongs in a thread.
+    """
 
     def __init__(self, path: Path, max_bytes: int, check_space: Callable[[], None]) -> None:
         self.path = path
@@ -113,7 +121,7 @@ class VideoFile:
 
 
 class RawReader:
-    """The body is the video; options are in the query."""
+    """Reads a body that is the video itself; the options are in the query."""
 
     def __init__(self, request: Request, video: VideoFile) -> None:
         self.fields = query_fields(request)
@@ -125,7 +133,7 @@ class RawReader:
 
 
 class MultipartReader:
-    """The video is the part `file`; every other part is an option."""
+    """Reads a form: its part `file` is the video, every other part is an option."""
 
     def __init__(self, boundary: bytes, request: Request, video: VideoFile) -> None:
         self.fields = query_fields(request)
@@ -186,7 +194,7 @@ class MultipartReader:
             raise invalid_upload("A part of the form has no name.")
         self._name = decoded(self._disposition[b"name"])
         if self._name != "file":
-            if b"filename" in self._disposition and self._name not in Options.model_fields:
+            if b"filename" in self._disposition and self._name not in RequestedOptions.model_fields:
                 raise invalid_upload(
                     f"The form has a file in the field {self._name!r:.100}: put the video into the field `file`."
                 )
@@ -215,10 +223,10 @@ class MultipartReader:
 
 
 async def receive(request: Request, path: Path, *, max_bytes: int, check_space: Callable[[], None]) -> Upload:
-    """Streams the request's video to `path`; raises Problem (400, 408, 413, 415, 422, 507) where it cannot be taken.
+    """Streams the video of `request` to `path`, and returns it with its options.
 
-    `check_space` is called before each write, and raises to refuse it. What is at `path` after an error is the
-    caller's to remove.
+    `check_space` is called before each write, and raises to refuse it. Raises Problem (400, 408, 413, 415, 422, 507)
+    where the upload cannot be taken; the caller then removes what lies at `path`.
     """
     check_headers(request, max_bytes)
     video = VideoFile(path, max_bytes, check_space)
@@ -241,7 +249,7 @@ async def receive(request: Request, path: Path, *, max_bytes: int, check_space: 
 
 
 def check_headers(request: Request, max_bytes: int) -> None:
-    """Refuses by the headers alone what need not be read to be refused."""
+    """Raises Problem (400, 413, 415) where the headers alone show that the body cannot be taken."""
     length = content_length(request)
     if length == 0:
         raise invalid_upload("The body is empty. " + CHOOSE_A_TYPE)
@@ -276,10 +284,12 @@ async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         except StopAsyncIteration:
             return
         except ClientDisconnect:  # nobody is left to read the answer
-            raise invalid_upload("The upload was broken off.") from None
+            raise invalid_upload(
+                "The connection broke before the upload was complete; send it again."
+            ) from None
         except TimeoutError:
             raise Problem(
-                "upload-too-slow", f"Nothing came for {IDLE_SECONDS:.0f} s; send it again."
+                "upload-too-slow", f"The client sent nothing for {IDLE_SECONDS:.0f} s; send the upload again."
             ) from None
         received += len(chunk)
         if received > max_bytes:
@@ -288,7 +298,7 @@ async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
 
 
 def content_length(request: Request) -> int | None:
-    """The body's announced size; the server has checked that it is a number. None where it comes in chunks."""
+    """The size in bytes that the client announces; None where it announces none. The server checked the number."""
     value = request.headers.get("content-length")
     return None if value is None else int(value)
 
@@ -330,8 +340,10 @@ def decoded(data: bytes) -> str:
 
 
 def clean_filename(name: str | None) -> str:
-    """The last part of a path, printable and of bearable length; never empty, never hidden. It is only ever shown
-    to people: no file on disk is called by it."""
+    """The last part of the path `name`, made printable, visible and at most 128 characters long.
+
+    The name is shown to people; no file on this machine's disk is called by it.
+    """
     last = re.split(r"[/\\]", name or "")[-1]
     printable = "".join(character for character in last if character.isprintable()).strip(" .")
     path = PurePosixPath(printable or DEFAULT_FILENAME)
@@ -345,13 +357,15 @@ def invalid_upload(detail: str) -> Problem:
 
 def too_large(max_bytes: int) -> Problem:
     return Problem(
-        "upload-too-large", f"An upload may have {max_bytes} bytes; this one has more.", max_bytes=max_bytes
+        "upload-too-large",
+        f"An upload may have {max_bytes} bytes (DAIN_MAX_UPLOAD_BYTES), and this one has more; send a shorter video.",
+        max_bytes=max_bytes,
     )
 
 
 def no_space() -> Problem:
     return Problem(
         "insufficient-storage",
-        "The service's disk cannot hold this upload now; try again later.",
+        "The disk of the service's store has no room for this upload; try again later, or make room there.",
         headers={"Retry-After": "300"},
     )

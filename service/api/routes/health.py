@@ -1,4 +1,4 @@
-"""Is it alive, can it take work, and how is it doing."""
+"""Liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ INSTANCE = os.environ.get("DAIN_INSTANCE") or uuid.uuid4().hex
 
 @router.get("/healthz")
 async def alive() -> dict[str, str]:
-    """This process answers; Redis, the store and workers are not looked at."""
+    """Says that this process answers; Redis, the store and the workers are not looked at."""
     return {"status": "ok", "instance": INSTANCE}
 
 
 @router.get("/readyz", responses=documented("not-ready"))
 def ready(service: ServiceDep) -> dict[str, Any]:
-    """A job sent now would be stored, queued and worked on: Redis answers, the store has room, a worker is warm."""
+    """Says whether a job would be worked on now: Redis answers, the store has room, a worker is warm."""
     checks: dict[str, str | None] = {"redis": None, "store": store_fault(service)}
     try:
         checks["workers"] = workers_fault(service)
@@ -49,7 +49,7 @@ def ready(service: ServiceDep) -> dict[str, Any]:
 
 @router.get("/metrics", response_class=Response, responses=documented("redis-unavailable"))
 def metrics(request: Request) -> Response:
-    """Prometheus text."""
+    """Metrics in Prometheus' text format."""
     return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 

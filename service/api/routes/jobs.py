@@ -1,4 +1,4 @@
-"""Jobs: submit, look at, fetch, cancel."""
+"""The routes of jobs: submit, show, list, fetch the result, cancel and remove."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-POLL_SECONDS = "2"
+POLL_SECONDS = "2"  # Retry-After of a job that has not ended
 # Bytes of a result up to which its hash is checked before the first byte is sent. A client would take the wait for a
 # larger one for a service that hangs; the ETag lets it check the hash itself.
 MOST_HASHED = 2 * 2**30
 
 
 class ResultView(Output):
+    """The finished file as a client sees it, without its place in the store."""
+
     key: str = Field(exclude=True)
 
 
@@ -47,6 +49,7 @@ class JobView(Job):
 
     @classmethod
     def of(cls, job: Job) -> JobView:
+        """The view of `job`, with links to what can be asked about it."""
         links = {"self": f"/jobs/{job.id}"}
         if job.status is State.SUCCEEDED and not job.expired:
             links["result"] = f"/jobs/{job.id}/result"
@@ -89,7 +92,7 @@ class Page(BaseModel):
 async def submit(request: Request, response: Response, service: ServiceDep) -> JobView:
     """Takes a video and queues it. The answer comes once the upload is safe on disk and the job on record.
 
-    Sent again under the same `Idempotency-Key` within 24 hours, it answers with the job of the first time.
+    A request that is sent again under the same `Idempotency-Key` within 24 hours is answered with the job of the first.
     """
     job = await take(request, service)
     response.headers["Location"] = f"/jobs/{job.id}"
@@ -98,7 +101,10 @@ async def submit(request: Request, response: Response, service: ServiceDep) -> J
 
 
 async def take(request: Request, service: Service) -> Job:
-    """Refuses what can be refused unread, then receives, probes, stores, records and queues."""
+    """Receives the video of `request`, looks into it, and makes a job of it; refuses unread what can be.
+
+    Raises Problem with the statuses that `submit` documents.
+    """
     uploads.check_headers(request, service.settings.max_upload_bytes)
     async with idempotency.hold(service.redis, request.headers.get("idempotency-key")) as key:
         if not await run_in_threadpool(key.binding):
@@ -119,26 +125,29 @@ async def take(request: Request, service: Service) -> Job:
 
 
 def check_capacity(service: Service, length: int | None) -> None:
-    """Problem 429 or 507 where one more job of `length` bytes cannot be taken."""
+    """Raises Problem 429 or 507 where one more job, of `length` bytes, cannot be taken."""
     waiting = service.jobs.counts()[State.QUEUED]
     if waiting >= service.settings.max_queued_jobs:
         raise Problem(
-            "queue-full", f"{waiting} jobs are waiting; try again later.", headers={"Retry-After": "30"}
+            "queue-full",
+            f"{waiting} jobs are waiting, as many as DAIN_MAX_QUEUED_JOBS allows; try again in 30 seconds.",
+            headers={"Retry-After": "30"},
         )
     check_space(service, length or 0)
 
 
 def check_space(service: Service, length: int) -> None:
+    """Raises Problem 507 where `length` more bytes in the store would leave less free than is to be kept."""
     if service.store.free_bytes() < service.settings.min_free_bytes + length:
         raise uploads.no_space()
 
 
 def replay(service: Service, binding: idempotency.Binding, upload: uploads.Upload) -> Job:
-    """The job that the key made before."""
+    """The job of `binding`; Problem 422 or 410 where `upload` is another request, or the job was removed."""
     if binding.fingerprint != upload.fingerprint:
         raise Problem(
             "idempotency-key-reused",
-            "This key came with another video or other options before; use a new key for a new request.",
+            "The Idempotency-Key came with another video or other options before; use a new key for a new request.",
         )
     try:
         return service.jobs.show(binding.job_id)
@@ -149,7 +158,10 @@ def replay(service: Service, binding: idempotency.Binding, upload: uploads.Uploa
 
 
 def accept(service: Service, key: idempotency.Key, upload: uploads.Upload, facts: dict[str, Any]) -> Job:
-    """Durable upload, then record, then queue: whatever stops this halfway, nothing recorded lacks its upload."""
+    """Makes the upload durable, records the job, and queues it; returns the job.
+
+    The order matters: whatever stops this halfway, no job is on record without its upload.
+    """
     job_id = service.jobs.new_id()
     source = f"uploads/{job_id}"
     key.check()
@@ -178,14 +190,14 @@ def list_jobs(
     cursor: Annotated[str | None, Query(pattern=f"^{JOB_ID.pattern}$")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Page:
-    """Jobs, newest first."""
+    """Lists jobs, newest first."""
     jobs, next_cursor = service.jobs.page(status, cursor, limit)
     return Page(jobs=[JobView.of(job) for job in jobs], next_cursor=next_cursor)
 
 
 @router.get("/{job_id}", response_model=JobView, responses=documented("job-not-found", "redis-unavailable"))
 def show(job: JobDep, response: Response) -> JobView:
-    """How far a job is, and what came of it."""
+    """Shows how far a job is, and what came of it."""
     if not job.status.terminal:
         response.headers["Retry-After"] = POLL_SECONDS
     return JobView.of(job)
@@ -195,7 +207,7 @@ def show(job: JobDep, response: Response) -> JobView:
     "/{job_id}",
     response_model=JobView,
     responses={
-        204: {"description": "It had ended; now it and its result are removed."},
+        204: {"description": "The job had ended; it and its result are removed."},
         **documented("job-not-found"),
     },
 )
@@ -209,7 +221,7 @@ def remove(job: JobDep, service: ServiceDep) -> JobView | Response:
 
 
 def get_output(job: JobDep) -> Output:
-    """What a finished job made; a Problem that says why there is nothing to fetch."""
+    """The result of a job; raises Problem 409 or 410, which says why there is none to fetch."""
     if job.expired:
         raise expired()
     if job.status is State.FAILED:
@@ -230,7 +242,10 @@ OutputDep = Annotated[Output, Depends(get_output)]
 
 
 def get_file(output: OutputDep, service: ServiceDep) -> Iterator[Path]:
-    """The result as an open file, by a path that stays valid until the answer is sent, even if the job is removed."""
+    """The path of the opened result. It stays valid until the answer is sent, even where the job is removed.
+
+    Raises Problem 410 where the result is gone, and 500 where the store has damaged it.
+    """
     try:
         sha256 = output.sha256 if output.size_bytes <= MOST_HASHED else None
         stored = service.store.fetch(output.key, size_bytes=output.size_bytes, sha256=sha256)
@@ -244,6 +259,7 @@ def get_file(output: OutputDep, service: ServiceDep) -> Iterator[Path]:
 
 
 def expired() -> Problem:
+    """The problem of a result that the service no longer has."""
     return Problem("result-expired", "The result is no longer kept; submit the video again.")
 
 
@@ -269,7 +285,7 @@ def expired() -> Problem:
     },
 )
 def fetch_result(request: Request, output: OutputDep, path: Annotated[Path, Depends(get_file)]) -> Response:
-    """The finished file."""
+    """Sends the finished file."""
     etag = f'"{output.sha256}"'
     if matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers={"ETag": etag})
@@ -278,7 +294,7 @@ def fetch_result(request: Request, output: OutputDep, path: Annotated[Path, Depe
 
 
 def matches(header: str | None, etag: str) -> bool:
-    """Whether an If-None-Match header names `etag`; the comparison is weak, as RFC 9110 has it."""
+    """Whether the If-None-Match header `header` names `etag`; the comparison is weak, as RFC 9110 has it."""
     if header is None:
         return False
     return header.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in header.split(","))

@@ -1,4 +1,4 @@
-"""The body of POST /jobs, which is read as a stream and so has to be described by hand."""
+"""The OpenAPI description of POST /jobs. The route reads its body as a stream, so the framework cannot describe it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ SUBMISSION: dict[str, Any] = {
         {
             "name": "Idempotency-Key",
             "in": "header",
-            "description": 'Makes it safe to send again, for 24 hours. A quoted string: "3f1c9a".',
+            "description": 'Makes it safe to send the request again, for 24 hours. A quoted string: "3f1c9a".',
             "schema": {"type": "string"},
         },
         {
             "name": "Content-Disposition",
             "in": "header",
-            "description": "For a body that is the video itself: its name.",
+            "description": "The name of the video, where the body is the video itself.",
             "schema": {"type": "string"},
         },
         {
             "name": "filename",
             "in": "query",
-            "description": "The same, where a header is inconvenient.",
+            "description": "The name of the video, in place of the header Content-Disposition.",
             "schema": {"type": "string"},
         },
         *(

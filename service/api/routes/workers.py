@@ -1,4 +1,4 @@
-"""Who does the work."""
+"""The workers."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ router = APIRouter(tags=["workers"])
 
 @router.get("/workers", responses=documented("redis-unavailable"))
 def list_workers(service: ServiceDep) -> list[WorkerRecord]:
-    """Every living worker: its device, memory, model, speed and the job in hand."""
+    """Lists every living worker: its device, memory, model, speed and the job in hand."""
     return service.workers.all()

@@ -220,7 +220,7 @@ def test_the_description_shows_how_to_submit(http: httpx.Client) -> None:
     assert set(form["properties"]) == {"file", *Options.model_fields}
     assert {"video/*", "application/octet-stream"} <= set(submit["requestBody"]["content"])
     assert set(Options.model_fields) <= {parameter["name"] for parameter in submit["parameters"]}
-    assert {"202", "400", "409", "413", "415", "422", "429", "503", "507"} <= set(submit["responses"])
+    assert {"202", "400", "403", "409", "413", "415", "422", "429", "503", "507"} <= set(submit["responses"])
     assert "application/problem+json" in submit["responses"]["413"]["content"]
 
 

@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse
 from service.api.options import parse_options
 from service.api.routes import jobs as routes
 from service.jobs.machine import PLAN, Jobs, new_job_id
+from service.jobs.options import Options
 from service.jobs.problems import Problem
 from service.jobs.records import Job, State
 from service.store import Store
@@ -67,6 +68,20 @@ def test_a_finished_job(http: httpx.Client, finished: Job) -> None:
     assert shown["links"]["result"] == f"/jobs/{finished.id}/result"
     assert shown["output"]["sha256"] == SHA256
     assert "key" not in shown["output"] and "source" not in shown  # places in the store are nobody's business
+
+
+def test_what_is_dropped_is_said_and_whose_the_job_is_is_not(http: httpx.Client, jobs: Jobs) -> None:
+    job = jobs.create(
+        jobs.new_id(),
+        source="uploads/x",
+        filename="clip.mp4",
+        options=Options(),
+        input={},
+        notes=["The sound is gone."],
+    )
+    shown = http.get(f"/jobs/{job.id}").json()
+    assert shown["notes"] == ["The sound is gone."] and "owner" not in shown
+    assert http.get("/jobs").json()["jobs"][0]["notes"] == ["The sound is gone."]
 
 
 @pytest.mark.parametrize("job_id", ["0" * 28, "x", "..%2f..%2fetc", "0" * 5000, "*", "%00"])
