@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,10 +72,19 @@ class SegmentStats:
     seconds_inference: float = 0.0
     seconds_encode: float = 0.0
     vram_peak_bytes: int = 0
+    held_frames: int = 0  # source frames that could not be decoded: the frame before is shown in their place
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what of the source did not come through."""
+        if not self.held_frames:
+            return []
+        frames = "1 frame" if self.held_frames == 1 else f"{self.held_frames} frames"
+        return [f"{frames} of the video could not be decoded. The frame before is shown in their place."]
 
     def sums(self) -> dict[str, float]:
-        """By name, for the totals of a job; of ``vram_peak_bytes`` the total is the largest."""
-        return dict(vars(self))
+        """The numbers that a job has totals of, by name; of ``vram_peak_bytes`` the total is the largest."""
+        return {name: number for name, number in vars(self).items() if name != "held_frames"}
 
 
 def render_segment(
@@ -101,9 +110,15 @@ def render_segment(
     """
     info, schedule, segment, options = plan.info, plan.schedule, plan.segments[index], plan.options
     first, last = segment.first_source, segment.last_source
-    decoder = Decoder(source_path, info, first, last, plan.timeline, progressed=progressed)
-    with decoder, Encoder(out_path, plan.delivery) as encoder:
-        return interpolate(
+    with ExitStack() as stack:
+        if plan.restarts:
+            source_path = stack.enter_context(
+                plan.restarts.copied(source_path, out_path.parent, check, progressed)
+            )
+        decoder = Decoder(source_path, info, first, last, plan.timeline, progressed=progressed)
+        stack.enter_context(decoder)
+        encoder = stack.enter_context(Encoder(out_path, plan.delivery))
+        stats = interpolate(
             decoder,
             schedule[segment.first_output : segment.stop_output],
             interpolator,
@@ -116,6 +131,8 @@ def render_segment(
             progressed=progressed,
             turn=turn,
         )
+        stats.held_frames = decoder.held
+    return stats
 
 
 def assemble(
@@ -129,16 +146,21 @@ def assemble(
 ) -> None:
     """Join all segments of the plan, and what else of the source is delivered, into the result at ``out_path``."""
     times = [*(frame.time for frame in plan.schedule), plan.schedule.end]
-    join(
-        segment_paths,
-        [plan.shown(time) for time in times],
-        source_path,
-        plan.begin,
-        plan.delivery,
-        out_path,
-        check=check,
-        progressed=progressed,
-    )
+    with ExitStack() as stack:
+        if plan.restarts:
+            source_path = stack.enter_context(
+                plan.restarts.copied(source_path, out_path.parent, check, progressed)
+            )
+        join(
+            segment_paths,
+            [plan.shown(time) for time in times],
+            source_path,
+            plan.begin,
+            plan.delivery,
+            out_path,
+            check=check,
+            progressed=progressed,
+        )
 
 
 def interpolate(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
@@ -18,9 +19,11 @@ from pathlib import Path
 
 from service.jobs.options import Options
 from worker.channel import nothing
+from worker.media import sandbox
 from worker.media.delivery import Delivery
 from worker.media.errors import exceeded
 from worker.media.facts import VideoInfo, check_version
+from worker.media.restarts import Restarts
 from worker.media.times import Timeline, frame_times
 from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate, segments
 
@@ -37,6 +40,8 @@ class Plan:
     options: Options
     delivery: Delivery
     segments: tuple[Segment, ...]
+    #: Where the source's timestamps start again. What else is in the plan is of a copy of it where they go on.
+    restarts: Restarts | None = None
 
     @classmethod
     def make(
@@ -47,25 +52,36 @@ class Plan:
         *,
         segment_frames: int,
         max_frames: int | None = None,
+        scratch: Path | None = None,
         check: Callable[[], None] = nothing,
         progressed: Callable[[], None] = nothing,
     ) -> Plan:
         """Read the times of `source` and lay out the result, in segments of about `segment_frames` output frames.
 
         `info` are the facts that `worker.media.sandbox.probe` found about `source`. `check` is called several times a
-        second, and may raise to stop. `progressed` is called while times are read.
+        second, and may raise to stop. `progressed` is called while times are read. A copy of the video may be needed
+        for a while: `scratch` is a folder for it.
 
         Raises:
             MediaError: the video cannot be read, or the result would have more than `max_frames` frames.
             MachineError: the machine was too slow for the file's size.
         """
-        timeline = frame_times(source, check, progressed)
+        restarts = Restarts.find(source, info, check, progressed)
+        if restarts is None:
+            timeline = frame_times(source, check, progressed)
+        else:
+            with (
+                tempfile.TemporaryDirectory(dir=scratch) as folder,
+                restarts.copied(source, Path(folder), check, progressed) as copy,
+            ):
+                info = sandbox.probe(copy, check=check, progressed=progressed)
+                timeline = frame_times(copy, check, progressed)
         whole = _schedule(info, timeline, options)
         if max_frames is not None and len(whole) > max_frames:
             raise exceeded(f"{len(whole)} frames in the result", f"{max_frames} frames")
         source_frames = max(1, round(segment_frames * len(timeline.times) / len(whole)))
         delivery = Delivery.choose(info, options, whole.average_rate)
-        return cls(info, timeline, options, delivery, tuple(segments(whole, source_frames)))
+        return cls(info, timeline, options, delivery, tuple(segments(whole, source_frames)), restarts)
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -106,7 +122,8 @@ class Plan:
     @property
     def notes(self) -> list[str]:
         """Sentences about what of the source does not come through as it was."""
-        return [*self.info.notes, *self.timeline.notes]
+        restarts = [self.restarts.note] if self.restarts else []
+        return [*self.info.notes, *self.timeline.notes, *restarts, *self.delivery.notes]
 
     @property
     def suffix(self) -> str:
@@ -132,6 +149,7 @@ class Plan:
                 "timeline_notes": self.timeline.notes,
                 "options": self.options.model_dump(),
                 "delivery": self.delivery.as_dict(),
+                "restarts": self.restarts and self.restarts.as_json(),
                 "segments": [asdict(segment) for segment in self.segments],
             }
         )
@@ -160,6 +178,7 @@ class Plan:
             options=options,
             delivery=delivery,
             segments=tuple(Segment(**{name: each[name] for name in _SEGMENT}) for each in stored["segments"]),
+            restarts=Restarts.from_json(stored.get("restarts")),
         )
 
 

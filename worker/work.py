@@ -67,6 +67,7 @@ def _plan(attempt: Attempt) -> None:
         attempt.complete(
             task=stored.as_fields() | {"model": model, "segment_frames": settings.segment_frames},
             job={"segments_total": len(made.segments), "frames_total": made.frames},
+            notes=made.notes,
         )
 
 
@@ -79,6 +80,7 @@ def _make_plan(attempt: Attempt, model: str, segment_frames: int) -> Plan:
             job.options.model_copy(update={"model": model}),
             segment_frames=segment_frames,
             max_frames=attempt.runtime.settings.max_frames,
+            scratch=attempt.scratch,
             check=attempt.check,
             progressed=attempt.progressed,
         )
@@ -115,7 +117,7 @@ def _segment(attempt: Attempt) -> None:
             turn=turn(),
         )
     with _published(attempt, made, f"segments/{job.id}/{index}.{claim.token}") as stored:
-        attempt.complete(task=stored.as_fields(), add=stats.sums())
+        attempt.complete(task=stored.as_fields(), add=stats.sums(), notes=stats.notes)
 
 
 def _assemble(attempt: Attempt) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.worker.conftest import Interpolate, MakeVideo, decoded, packet_times
+from worker.media import ffmpeg
 from worker.media.sandbox import probe
 from worker.media.times import frame_times
 from worker.schedule import Factor, Schedule, TargetRate
@@ -223,7 +225,7 @@ def test_a_gif_becomes_video(video: MakeVideo, interpolated: Interpolate) -> Non
     [
         ("click.mp4", "0", "aac", "aac", 0),
         ("late-click.mp4", "0.123", "aac", "aac", 0),
-        ("late-click.mov", "0.123", "pcm_s16le", "aac", Fraction(1, 48000)),
+        ("late-click.mov", "0.123", "pcm_s16le", "flac", Fraction(1, 48000)),
         ("late-click.mkv", "0.123", "libopus", "opus", Fraction(1, 1000)),  # Matroska counts milliseconds
         ("late-click.ts", "0.2", "mp2", "aac", Fraction(1, 48000)),
         ("late-vorbis.mkv", "0.08", "libvorbis", "aac", Fraction(1, 1000)),
@@ -255,6 +257,25 @@ def loudest_moment(path: Path) -> Fraction:
             peak = int(samples.argmax())
             heard.append((samples[peak], frame.pts * frame.time_base + Fraction(peak, frame.sample_rate)))
     return max(heard)[1]
+
+
+@pytest.mark.parametrize(
+    ("codec", "samples", "layout"),
+    [("pcm_s16le", "s16", "stereo"), ("pcm_s24le", "s32", "5.1"), ("wavpack", "s16p", "stereo")],
+)
+def test_lossless_sound_loses_nothing(
+    video: MakeVideo, interpolated: Interpolate, codec: str, samples: str, layout: str
+) -> None:
+    noise = ("-f", "lavfi", "-i", "anoisesrc=duration=0.6:seed=1", "-af", f"aformat=channel_layouts={layout}")
+    source = video(f"lossless-{codec}.mkv", *PICTURE, *noise, *H264, "-c:a", codec, "-sample_fmt", samples)
+    result = interpolated(source, factor=2)
+    assert np.array_equal(heard(source), heard(result))
+
+
+def heard(path: Path) -> np.ndarray:
+    """The samples of the first sound track, as 32 bits."""
+    command = [ffmpeg.binary(), "-v", "error", "-i", str(path), "-map", "0:a:0", "-f", "s32le", "-"]
+    return np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.int32)
 
 
 def test_copied_sound_is_the_same_packets(video: MakeVideo, interpolated: Interpolate) -> None:

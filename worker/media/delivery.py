@@ -21,6 +21,16 @@ PRESET = "faster"
 
 COPY = "copy"
 AUDIO_BITRATE = 96_000  # bits a second and channel, for sound that is encoded again
+MOST_CHANNELS = 8  # that an encoder of sound takes
+LOSSLESS = {"alac", "ape", "flac", "mlp", "shorten", "tak", "truehd", "tta", "wavpack", "wmalossless"}
+DEEP = (
+    "pcm_f",
+    "pcm_s32",
+    "pcm_s64",
+    "pcm_u32",
+    "tta",
+    "wavpack",
+)  # may have more bits than a lossless encoder takes
 SLOWEST, FASTEST = Fraction(1), Fraction(1000)  # frames a second that an encoder is told
 
 
@@ -30,7 +40,7 @@ class Sound(Stored):
 
     index: int  #: of the stream in the source
     codec: str  #: FFmpeg's name of the encoder, or "copy"
-    bitrate: int  #: bits a second; 0 where the sound is copied
+    bitrate: int  #: bits a second; 0 where nothing is lost
     sample_rate: int
 
 
@@ -63,6 +73,7 @@ class Delivery(Stored):
     sounds: tuple[Sound, ...]
     texts: tuple[Text, ...]
     chapters: bool  #: whether the source's chapters come along
+    notes: tuple[str, ...] = ()  #: sentences about what of the source's sound does not come through as it was
 
     @classmethod
     def choose(cls, info: VideoInfo, options: Options, rate: Fraction) -> Self:
@@ -88,9 +99,10 @@ class Delivery(Stored):
             full_range=info.full_range,
             sample_aspect_ratio=info.sample_aspect_ratio,
             display_matrix=info.display_matrix,
-            sounds=tuple(_sound(sound, container) for sound in sounds),
+            sounds=tuple(_sound(sound, container) for sound in sounds if sound.channels <= MOST_CHANNELS),
             texts=tuple(Text(text.index, container.text_encoder) for text in texts),
             chapters=in_time,
+            notes=tuple(note for sound in sounds if (note := _note(sound, container))),
         )
 
     @classmethod
@@ -104,6 +116,7 @@ class Delivery(Stored):
                 "display_matrix": tuple(stored["display_matrix"]),
                 "sounds": tuple(map(Sound.from_dict, stored["sounds"])),
                 "texts": tuple(map(Text.from_dict, stored["texts"])),
+                "notes": tuple(map(str, stored.get("notes", ()))),
             }
         )
         return delivery
@@ -121,8 +134,31 @@ class Delivery(Stored):
 def _sound(sound: AudioInfo, container: Container) -> Sound:
     if sound.codec in container.playable_sounds:
         return Sound(sound.index, COPY, 0, sound.sample_rate)
-    bitrate = AUDIO_BITRATE * max(sound.channels, 2)
-    return Sound(sound.index, container.sound_encoder, bitrate, sound.sample_rate)
+    if _is_lossless(sound):
+        return Sound(sound.index, container.lossless_encoder, 0, sound.sample_rate)
+    return Sound(
+        sound.index, container.sound_encoder, AUDIO_BITRATE * max(sound.channels, 2), sound.sample_rate
+    )
+
+
+def _is_lossless(sound: AudioInfo) -> bool:
+    return sound.codec.startswith("pcm_") or sound.codec in LOSSLESS
+
+
+def _note(sound: AudioInfo, container: Container) -> str | None:
+    """A sentence about a sound track that is not what it was, or None."""
+    track = f"Sound track {sound.index} ({sound.codec})"
+    if sound.channels > MOST_CHANNELS:
+        return (
+            f"{track} has {sound.channels} channels. The result can have {MOST_CHANNELS}, so it is left out."
+        )
+    if sound.codec in container.playable_sounds:
+        return None
+    if not _is_lossless(sound):
+        return f"{track} is encoded again, as {container.sound_encoder.upper()}: few players know it in this container."
+    if sound.codec.startswith(DEEP):
+        return f"{track} has at most 24 bits a sample in the result, as {container.lossless_encoder.upper()}."
+    return None
 
 
 # -- codecs -------------------------------------------------------------------------------------------
@@ -167,6 +203,7 @@ class Container:
     finish: Mapping[str, Any]  #: FFmpeg's options for the result alone
     playable_sounds: frozenset[str]  #: what players can be relied on to play; other sound is encoded
     sound_encoder: str
+    lossless_encoder: str  #: for sound that has lost nothing so far
     readable_texts: frozenset[str]  #: what the text encoder can turn into its own kind
     text_encoder: str
 
@@ -191,6 +228,7 @@ CONTAINERS = {
         finish={"movflags": "+faststart"},  # so that it plays while it is fetched
         playable_sounds=frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}),
         sound_encoder="aac",
+        lossless_encoder="flac",
         readable_texts=frozenset({"ass", "mov_text", "ssa", "subrip", "text", "webvtt"}),
         text_encoder="mov_text",
     )

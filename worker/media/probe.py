@@ -1,8 +1,8 @@
 """What is in a video file. Only a process in the sandbox runs this: see `worker.media.sandbox`.
 
 ``python -m worker.media.probe QUESTION FILE`` prints one JSON object. Questions are "probe", which is answered by
-``{"video": facts}``, and "times", which is answered by ``{"times": …}``. Any other answer is
-``{"error": {"type": slug, "detail": sentence}}``.
+``{"video": facts}``, "times", which is answered by ``{"times": …}``, and "restarts", which is answered by
+``{"restarts": shifts}``. Any other answer is ``{"error": {"type": slug, "detail": sentence}}``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from av.stream import Disposition
 from worker.media import sandbox
 from worker.media.errors import EXPORT_AGAIN, MachineError, MediaError, damaged, exceeded, unreadable
 from worker.media.facts import AudioInfo, Limits, SubtitleInfo, VideoInfo, is_rgb, usual_gap
+from worker.media.pieces import Stamp, shifts_of
 
 BT709 = 1  # in the code points of ITU-T H.273
 GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
@@ -188,6 +189,30 @@ class _PictureOrder:
             self._is_broken = True
 
 
+def _restarts(path: Path) -> dict[int, list[tuple[int, int]]]:
+    """Where the timestamps of a transport or program stream start again, as `Restarts` is stored."""
+    stamps: list[Stamp] = []
+    with _open(path, Limits()) as container:
+        picture = _video_stream(container).index
+        kept = [s for s in container.streams if s.type in ("video", "audio", "subtitle") and s.codec_context]
+        places = dict.fromkeys((s.index for s in kept), 0)
+        try:
+            for packet in container.demux(kept):
+                if packet.size and (dts := packet.dts if packet.dts is not None else packet.pts) is not None:
+                    index = packet.stream.index
+                    if (
+                        packet.pos is not None and packet.pos >= 0
+                    ):  # parts of what a packet of the file holds have none
+                        places[index] = packet.pos
+                    pts = dts if packet.pts is None else packet.pts
+                    stamps.append(Stamp(index, places[index], dts, pts, packet.duration or 0))
+        except MemoryError:  # which PyAV makes an FFmpegError, too
+            raise
+        except av.FFmpegError:
+            pass  # a file cut off: what came before the cut is the video
+    return shifts_of(stamps, picture)
+
+
 def _facts(path: Path, limits: Limits) -> VideoInfo:
     """Open the file, decode its first frame, walk through its packets."""
     with _open(path, limits) as container:
@@ -326,6 +351,8 @@ def answer(question: str, path: Path, limits: Limits) -> dict[str, Any]:
     try:
         if question == "probe":
             return {"video": _facts(path, limits).as_dict()}
+        if question == "restarts":
+            return {"restarts": _restarts(path)}
         return {"times": asdict(_scan(path, limits))}
     except MediaError as error:
         found = error
@@ -345,7 +372,7 @@ def answer(question: str, path: Path, limits: Limits) -> dict[str, Any]:
 
 def main() -> None:
     """Answer one question about one file as a JSON object on standard output."""
-    asked = sandbox.parser("worker.media.probe", main.__doc__, "probe", "times").parse_args()
+    asked = sandbox.parser("worker.media.probe", main.__doc__, "probe", "times", "restarts").parse_args()
     json.dump(answer(asked.question, asked.file, sandbox.read_limits(asked)), sys.stdout, default=str)
 
 

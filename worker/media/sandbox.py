@@ -40,7 +40,7 @@ PROBER = "worker.media.probe"
 PACKAGES = Path(__file__).parents[2]
 
 # Demuxers for files of strangers. Playlists (HLS, DASH, concat) are not among them: they open other files.
-FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,yuv4mpegpipe"
+FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,nut,yuv4mpegpipe"
 PROTOCOLS = "file"
 
 MEMORY_BYTES = 4 << 30  # of address space, which threads and libraries fill faster than memory
@@ -72,10 +72,16 @@ def seconds_for(path: Path) -> float:
     return LEAST_SECONDS + path.stat().st_size / SLOWEST_DISK
 
 
-def probe(path: Path, limits: Limits = DEFAULT_LIMITS, check: Callable[[], None] = lambda: None) -> VideoInfo:
+def probe(
+    path: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    check: Callable[[], None] = lambda: None,
+    progressed: Callable[[], None] = lambda: None,
+) -> VideoInfo:
     """The facts about the video at ``path``.
 
-    ``check`` is called several times a second, and may raise to stop.
+    ``check`` is called several times a second, and may raise to stop. ``progressed`` is called when the process has
+    read more of the file.
 
     Raises:
         MediaError: the file is no video, is damaged, or is beyond ``limits``.
@@ -84,7 +90,14 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS, check: Callable[[], None]
     asked = [
         f"--{name.replace('_', '-')}={value}" for name, value in vars(limits).items() if value is not None
     ]
-    return look("probe", path, *asked, read=lambda answer: VideoInfo.from_dict(answer["video"]), check=check)
+    return look(
+        "probe",
+        path,
+        *asked,
+        read=lambda answer: VideoInfo.from_dict(answer["video"]),
+        check=check,
+        progressed=progressed,
+    )
 
 
 def look(
@@ -95,7 +108,7 @@ def look(
     check: Callable[[], None] = lambda: None,
     progressed: Callable[[], None] = lambda: None,
 ) -> T:
-    """Ask ``question`` ("probe", "times") about the file at ``path``; ``read`` makes sense of the prober's answer.
+    """Ask the prober ``question`` about the file at ``path``; ``read`` makes sense of the answer.
 
     ``progressed`` is called when the process has read more of the file.
 

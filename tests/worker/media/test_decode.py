@@ -56,8 +56,9 @@ def test_frames_are_the_same_wherever_decoding_begins(
     video: MakeVideo, name: str, arguments: tuple[str, ...]
 ) -> None:
     path = video(f"seek-{name}", *NOISE, *arguments)
-    known = probe(path), frame_times(path)
+    known = info, _ = probe(path), frame_times(path)
     whole = frames(path, 0, 74, *known)
+    assert info.is_rgb or np.array_equal(whole, decoded(path, info.working_format))
     for first, last in ((1, 3), (43, 52), (74, 74)):
         assert np.array_equal(frames(path, first, last, *known), whole[first : last + 1])
 
@@ -76,13 +77,13 @@ def test_an_index_of_key_frames_that_are_none_misleads_nobody(
     assert count > 2
     for place in range(at + 8, at + 4 + 4 * count, 4):
         [sample] = struct.unpack(">I", data[place : place + 4])
-        data[place : place + 4] = struct.pack(">I", sample - 10)
+        data[place : place + 4] = struct.pack(">I", sample + 5)
     lying = tmp_path / "lying.mov"
     lying.write_bytes(data)
     known = probe(lying), frame_times(lying)
     every = frames(lying, 0, 74, *known)
     assert np.array_equal(every, decoded(whole, "yuv420p"))
-    for first in (33, 60):
+    for first in (33, 47):
         assert np.array_equal(frames(lying, first, 74, *known), every[first:])
 
 

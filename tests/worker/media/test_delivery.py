@@ -29,6 +29,9 @@ def info(clip: Path) -> VideoInfo:
         AudioInfo(1, "aac", 2, 48000),
         AudioInfo(2, "pcm_s16le", 8, 96000),
         AudioInfo(3, "vorbis", 1, 44100),
+        AudioInfo(6, "dts", 6, 48000),
+        AudioInfo(7, "pcm_f32le", 2, 48000),
+        AudioInfo(8, "pcm_s16le", 16, 48000),
     )
     texts = (SubtitleInfo(4, "subrip"), SubtitleInfo(5, "hdmv_pgs_subtitle"))
     return replace(probe(clip), audio=sounds, subtitles=texts)
@@ -38,8 +41,16 @@ def test_streams_are_copied_converted_or_left_out(info: VideoInfo) -> None:
     chosen = Delivery.choose(info, parse_options({}), RATE)
     assert [(sound.index, sound.codec, sound.bitrate) for sound in chosen.sounds] == [
         (1, "copy", 0),
-        (2, "aac", 768_000),  # as many bits for each of eight channels as for each of two
+        (2, "flac", 0),
         (3, "aac", 192_000),
+        (6, "aac", 576_000),  # as many bits for each of six channels as for each of two
+        (7, "flac", 0),
+    ]
+    assert [note.split(":")[0] for note in chosen.notes] == [
+        "Sound track 3 (vorbis) is encoded again, as AAC",
+        "Sound track 6 (dts) is encoded again, as AAC",
+        "Sound track 7 (pcm_f32le) has at most 24 bits a sample in the result, as FLAC.",
+        "Sound track 8 (pcm_s16le) has 16 channels. The result can have 8, so it is left out.",
     ]
     assert [(text.index, text.codec) for text in chosen.texts] == [(4, "mov_text")]
     assert chosen.chapters
@@ -72,6 +83,7 @@ def test_another_delivery_is_an_entry_in_each_table(
         finish={},
         playable_sounds=frozenset({"aac"}),
         sound_encoder="aac",
+        lossless_encoder="flac",
         readable_texts=frozenset(),
         text_encoder="",
     )
