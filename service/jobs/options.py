@@ -119,7 +119,7 @@ class Options(BaseModel):
     a fraction's text.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     factor: int | None = Field(default=None, ge=1, description="Frames of the result per source frame.")
     target_fps: FractionText | None = Field(

@@ -11,12 +11,14 @@ How records outlive the version that wrote them:
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service.errors import DainError
 from service.jobs.options import Options
@@ -63,6 +65,8 @@ class Progress(BaseModel):
 class Output(BaseModel):
     """The finished file. `key` is its place in the store."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     key: str
     filename: str
     media_type: str
@@ -88,10 +92,25 @@ class Metrics(BaseModel):
     stage_seconds: dict[str, float] = Field(default_factory=dict, description="summed over segments")
 
 
+def _parse_json(text: str) -> Any:
+    """The value of a JSON text. NaN and infinities are refused: no JSON answer can hold them."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+AsJson = BeforeValidator(_parse_json)
+
+
 class Record(BaseModel):
     """The fields of a job's hash in Redis. Each has a default, so that any part of a record can be read."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     version: int = 0
     owner: str = DEFAULT_OWNER
@@ -104,12 +123,12 @@ class Record(BaseModel):
     filename: str = ""
     source: str = ""  #: the upload's key in the store
     source_sha256: str | None = None
-    options: Json[Options] = Field(default_factory=Options)
-    input: Json[dict[str, Any]] = Field(default_factory=dict)
-    facts: Json[dict[str, Any]] = Field(default_factory=dict)
-    notes: Json[list[str]] = Field(default_factory=list)
-    output: Json[Output] | None = None
-    error: Json[dict[str, Any]] | None = None
+    options: Annotated[Options, AsJson] = Field(default_factory=Options)
+    input: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
+    facts: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
+    notes: Annotated[list[str], AsJson] = Field(default_factory=list)
+    output: Annotated[Output, AsJson] | None = None
+    error: Annotated[dict[str, Any], AsJson] | None = None
     frames: int = 0  #: of the result, in finished segments
     frames_total: int | None = None
     segments_done: int = 0
@@ -123,14 +142,9 @@ class Record(BaseModel):
     @property
     def stage_seconds(self) -> dict[str, float]:
         """Seconds that workers spent in each stage; a value that is no number is left out."""
-        found = {}
-        for name, value in (self.model_extra or {}).items():
-            if name.startswith(STAGE):
-                try:
-                    found[name.removeprefix(STAGE)] = float(value)
-                except ValueError:
-                    continue
-        return found
+        given = (self.model_extra or {}).items()
+        stages = {name.removeprefix(STAGE): _number(text) for name, text in given if name.startswith(STAGE)}
+        return {name: seconds for name, seconds in stages.items() if math.isfinite(seconds)}
 
 
 class Job(BaseModel):
@@ -220,6 +234,13 @@ def _read_record(fields: Mapping[str, str]) -> tuple[Record, list[str]]:
         unreadable |= {str(fault["loc"][0]) for fault in error.errors()}
     readable = {name: value for name, value in fields.items() if name not in unreadable}
     return Record.model_validate(readable), sorted(unreadable)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _progress(record: Record, in_hand: int, queue_position: int | None) -> Progress:

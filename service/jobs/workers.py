@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis import Redis
 
 NAMES = "dain:workers"
@@ -20,6 +20,8 @@ class TaskInHand(BaseModel):
 
 class WorkerRecord(BaseModel):
     """One worker as it last reported."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     name: str
     host: str

@@ -43,6 +43,9 @@ BROKEN = [
     ({"frames": "nan", "created_at": "yesterday"}, ["created_at", "frames"], State.QUEUED),
     ({"state": "paused"}, ["state"], State.UNKNOWN),
     ({"output": "{}", "error": "null,"}, ["error", "output"], State.QUEUED),
+    ({"created_at": "inf", "seconds_decode": "nan"}, ["created_at"], State.QUEUED),
+    ({"options": '{"scene_threshold": "nan"}'}, ["options"], State.QUEUED),
+    ({"input": '{"duration": NaN}', "facts": "[" * 100_000}, ["facts", "input"], State.QUEUED),
     ({"filename": b"\xff.mp4", "version": "next"}, ["version"], State.QUEUED),
 ]
 
