@@ -214,12 +214,14 @@ class Jobs:
             pipe.hgetall(job_key(job_id))
             pipe.smembers(job_key(job_id, "active"))
             pipe.zrank(state_key(State.QUEUED), job_id)
-            fields, active, rank = pipe.execute()
+            pipe.time()
+            fields, active, rank, (seconds, microseconds) = pipe.execute()
         if not fields or (
             owner is not None and fields.get(b"owner", DEFAULT_OWNER.encode()) != owner.encode()
         ):
             raise Problem.job_not_found(job_id)
-        return read_job(job_id, _text(fields), rank, self._frames_in_hand(job_id, active))
+        in_hand = self._frames_in_hand(job_id, active)
+        return read_job(job_id, _text(fields), rank, in_hand, now=seconds + microseconds / 1e6)
 
     def show(self, job_id: str, *, owner: str | None = None) -> Job:
         """As `get`, for whoever only shows the job: what cannot be read of it is a default, and `error` says so."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
@@ -186,8 +185,12 @@ class UnreadableRecord(DainError):
         self.job = job
 
 
-def read_job(job_id: str, fields: Mapping[str, str], queue_position: int | None, in_hand: int) -> Job:
+def read_job(
+    job_id: str, fields: Mapping[str, str], queue_position: int | None, in_hand: int, *, now: float
+) -> Job:
     """The job of a hash in Redis; running attempts have made `in_hand` frames that are not delivered yet.
+
+    `now` is the time by the clock that wrote the record's times, which is Redis's.
 
     Raises:
         UnreadableRecord: fields cannot be read.
@@ -210,7 +213,7 @@ def read_job(job_id: str, fields: Mapping[str, str], queue_position: int | None,
         input=record.input,
         facts=record.facts,
         notes=record.notes,
-        progress=_progress(record, in_hand, queue_position),
+        progress=_progress(record, in_hand, queue_position, now),
         output=record.output,
         metrics=Metrics(
             **record.model_dump(include=Metrics.model_fields.keys() - {"stage_seconds"}),
@@ -243,9 +246,9 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _progress(record: Record, in_hand: int, queue_position: int | None) -> Progress:
+def _progress(record: Record, in_hand: int, queue_position: int | None, now: float) -> Progress:
     done, total = record.frames + in_hand, record.frames_total
-    elapsed = (record.finished_at or time.time()) - record.started_at if record.started_at else 0.0
+    elapsed = (record.finished_at or now) - record.started_at if record.started_at else 0.0
     fps = done / elapsed if done and elapsed > 0 else None
     return Progress(
         frames_done=done,
