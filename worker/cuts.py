@@ -1,4 +1,4 @@
-"""Where one scene ends and another begins: there nothing may be blended."""
+"""Cuts: where one scene ends and the next begins. No frame may be blended of two scenes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import numpy as np
 
 from worker.media.decode import Plane
 
-GRID = 32  # thumbnails this small keep what is where, and forget how far it moved
-WINDOW = 8
+GRID = 32  # cells on a side: a thumbnail this small shows what is where, but not how far it has moved
+WINDOW = 8  # cells on a side
 
 _DARK, _FLAT = 0.01**2, 0.03**2  # the constants C1 and C2 of SSIM, for values in [0, 1]
 
 
 def thumbnail(luma: Plane) -> Plane:
-    """Mean brightness over a grid of at most GRID x GRID, in [0, 1]; range and depth are told by the dtype."""
+    """The mean brightness of each cell of a grid over ``luma``: at most GRID x GRID numbers in [0, 1].
+
+    ``luma`` is a plane of height x width samples: 8 bits in uint8, or 10 bits in uint16.
+    """
     row_edges, column_edges = (
         [k * size // min(size, GRID) for k in range(min(size, GRID) + 1)] for size in luma.shape
     )
@@ -28,10 +31,13 @@ def thumbnail(luma: Plane) -> Plane:
 
 
 def difference(first: Plane, second: Plane) -> float:
-    """How different two frames are, from their thumbnails: 0 (the same) to 1 (nothing in common).
+    """How different two frames with these thumbnails are: from 0 (the same) to 1 (nothing in common).
 
-    (1 - SSIM)^2, SSIM as in Wang et al. 2004 over 8x8 windows, here of uniform weight. Square, because fast motion
-    scores up to about 0.5 before it and cuts 0.8 and more: a threshold near 0.3 parts them.
+    The measure is (1 - SSIM)^2. SSIM is that of Wang et al. 2004, over windows of 8x8 cells of equal weight. Before it
+    is squared, fast motion measures up to about 0.5 and a cut 0.8 or more. So a threshold near 0.3 separates them.
+
+        >>> difference(thumbnail(frame), thumbnail(frame))
+        0.0
     """
     mean_a, mean_b = _local_mean(first), _local_mean(second)
     variances = _local_mean(first**2) - mean_a**2 + _local_mean(second**2) - mean_b**2

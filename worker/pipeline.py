@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dain_core.runtime.color import ColorSpec
 from dain_core.runtime.pixels import PixelFormat
-from worker import cuts as scenes
+from worker import cuts
 from worker.channel import CHECK_SECONDS, Channel, Closed, nothing
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
@@ -251,7 +251,7 @@ def _decode(
         for frame in source:
             progressed()
             stats.seconds_decode += time.monotonic() - began
-            thumbnail = scenes.thumbnail(frame.planes[0])
+            thumbnail = cuts.thumbnail(frame.planes[0])
             decoded.put(Arrival(frame, thumbnail, transfer.upload(frame.planes)))
             began = time.monotonic()
         decoded.close()
@@ -351,7 +351,7 @@ class _Maker:
         """Prepare the pair of ``first`` and ``second``, from what the pair before it left."""
         self._pair_index = first.frame.index
         self._pair = None
-        if scenes.difference(first.thumbnail, second.thumbnail) > self._threshold:
+        if cuts.difference(first.thumbnail, second.thumbnail) > self._threshold:
             self._stats.scene_cuts += 1
             self._known.clear()
             return

@@ -19,8 +19,7 @@ from dain_core.runtime.color import ColorSpec
 from dain_core.runtime.pixels import PixelFormat
 from service.api.options import parse_options
 from tests.worker.conftest import Average, Done, MakeVideo
-from worker import cuts as scenes
-from worker import pipeline
+from worker import cuts, pipeline
 from worker.channel import Channel, Closed
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.delivery import Delivery
@@ -123,17 +122,17 @@ def test_nothing_is_blended_across_a_cut(average: Average) -> None:
 
 def test_cuts_of_a_real_film_are_found_and_fast_motion_is_not_one(bikes: Path) -> None:
     with Decoder(bikes, probe(bikes), 0, 249, frame_times(bikes)) as decoder:
-        thumbnails = [scenes.thumbnail(frame.planes[0]) for frame in decoder]
-    scores = list(itertools.starmap(scenes.difference, itertools.pairwise(thumbnails)))
+        thumbnails = [cuts.thumbnail(frame.planes[0]) for frame in decoder]
+    scores = list(itertools.starmap(cuts.difference, itertools.pairwise(thumbnails)))
     assert [k for k, score in enumerate(scores) if score > 0.3] == [29, 75, 136, 186, 241]
 
 
 def test_scores_do_not_depend_on_depth() -> None:
     noise = np.random.default_rng(0).integers(16, 235, (2, 64, 96), dtype=np.uint8)
-    first, second = map(scenes.thumbnail, noise)
-    deep = map(scenes.thumbnail, noise.astype("<u2") * 4)
-    assert scenes.difference(first, first) == 0
-    assert scenes.difference(*deep) == pytest.approx(scenes.difference(first, second), abs=0.01)
+    first, second = map(cuts.thumbnail, noise)
+    deep = map(cuts.thumbnail, noise.astype("<u2") * 4)
+    assert cuts.difference(first, first) == 0
+    assert cuts.difference(*deep) == pytest.approx(cuts.difference(first, second), abs=0.01)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 40), (32, 33), (100, 96)])
@@ -147,7 +146,7 @@ def test_a_thumbnail_is_the_mean_of_its_blocks(height: int, width: int) -> None:
         ]
         for strip in np.split(luma, [k * height // rows for k in range(1, rows)])
     ]
-    np.testing.assert_allclose(scenes.thumbnail(luma), blocks)
+    np.testing.assert_allclose(cuts.thumbnail(luma), blocks)
 
 
 @pytest.mark.parametrize("stage", ["decode", "interpolate", "encode", "check"])

@@ -18,7 +18,7 @@ import numpy as np
 from dain_core.runtime.pixels import PixelFormat
 from worker.channel import nothing
 from worker.media import ffmpeg
-from worker.media.errors import damaged
+from worker.media.errors import MachineError, MediaError, damaged
 from worker.media.facts import VideoInfo
 from worker.media.times import Timeline, read_stamps, stamps_output
 
@@ -88,7 +88,8 @@ class Decoder:
     not give is held: the frame before it is given in its place, as a player does. ``held`` counts held frames.
     ``progressed`` is called for each decoded frame, those on the way to ``first`` among them.
 
-    Iterating raises MediaError("damaged-video") where none of the frames can be decoded.
+    Iterating raises MediaError("damaged-video") where none of the frames can be decoded, and MachineError where the
+    machine ended the decoder.
 
         with Decoder(path, info, 100, 199, frame_times(path)) as decoder:
             for frame in decoder:
@@ -113,6 +114,7 @@ class Decoder:
         self._progressed = progressed
         self._format = PixelFormat.named(info.working_format)
         self._process: ffmpeg.Process | None = None
+        self._blame: Callable[[MediaError], MediaError] = lambda error: error
         self._messages = ""
         self._stopped = False
         self.held = 0
@@ -149,9 +151,10 @@ class Decoder:
             latest = planes
         if self._stopped:
             return
-        if latest is None or wanted == self._first:
-            span = f"frames {self._first} to {self._last}"
-            raise damaged(f"none of {span} can be decoded ({self._messages})")
+        span = f"frames {self._first} to {self._last}"
+        error = self._blame(damaged(f"none of {span} can be decoded ({self._messages})"))
+        if latest is None or wanted == self._first or isinstance(error, MachineError):
+            raise error
         yield from self._hold(wanted, self._last + 1, latest)
 
     def _hold(self, start: int, stop: int, planes: tuple[Plane, ...]) -> Iterator[Frame]:
@@ -216,7 +219,7 @@ class Decoder:
                     index = number if self._timeline.numbered else self._index(stamp.time)
                     yield _Decoded(index, stamp.checksum, planes)
                 process.wait()
-                self._messages = process.messages
+                self._messages, self._blame = process.messages, process.blame
 
     def _index(self, time: Fraction) -> int | None:
         """The index of the frame that is shown at ``time``; None where the timeline has no such frame."""

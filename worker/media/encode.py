@@ -19,7 +19,7 @@ from worker.media.errors import MediaError
 
 
 class Encoder:
-    """A file of frames at an even rate, one of the segments that ``worker.media.join`` puts together.
+    """Writes a file of frames at an even rate: one of the segments that ``worker.media.join`` puts together.
 
     Frames have the size and pixel format of ``delivery``, and get its colour tags and sample aspect ratio. Segments of
     the same delivery can be joined without encoding them again.
@@ -34,7 +34,13 @@ class Encoder:
         self._process = ffmpeg.Process(_command(path, delivery), stdin=subprocess.PIPE)
 
     def write(self, planes: Sequence[Plane]) -> None:
-        """Append a frame; MediaError("encode-failed") where the encoder has given up."""
+        """Append a frame: its planes Y, U and V.
+
+        Raises:
+            MediaError: the encoder has given up ("encode-failed"), or the disk is full.
+            MachineError: the machine ended the encoder.
+            ValueError: a plane has another shape or depth than the delivery.
+        """
         for plane, shape in zip(planes, self._shapes, strict=True):
             if plane.shape != shape or plane.itemsize != self._itemsize:
                 wanted = f"{shape} of {self._itemsize} bytes a sample"
@@ -48,11 +54,11 @@ class Encoder:
                     raise self._failure() from None
 
     def kill(self) -> None:
-        """Give up; from any thread. A `write` in progress ends with a MediaError."""
+        """Give up; any thread may call this. A `write` in progress ends with a MediaError."""
         self._process.kill()
 
     def close(self) -> None:
-        """Finish the file; MediaError("encode-failed") where that did not succeed."""
+        """Finish the file. Raises as `write` does where that fails."""
         self._process.stdin.close()
         status = self._process.wait()
         self._process.close()
@@ -60,7 +66,7 @@ class Encoder:
             raise self._failure()
 
     def _failure(self) -> MediaError:
-        return ffmpeg.not_written("encoded", self._process.messages)
+        return self._process.blame(ffmpeg.not_written("encoded", self._process.messages))
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ import fcntl
 import functools
 import os
 import resource
+import signal
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ from typing import IO, Any, Self
 import ffmpeg
 import imageio_ffmpeg
 
-from worker.media.errors import MediaError
+from worker.media import sandbox
+from worker.media.errors import MachineError, MediaError
 from worker.media.sandbox import FORMATS, PROTOCOLS
 from worker.media.sandbox import url as url
 
@@ -98,7 +100,7 @@ class Process:
             pass_fds=pass_fds,
             start_new_session=True,  # a Ctrl-C in the terminal reaches us alone, and we end it in order
         )
-        self._messages: collections.deque[str] = collections.deque(maxlen=8)
+        self._messages: collections.deque[str] = collections.deque(maxlen=100)
         self._drain = threading.Thread(target=self._collect, name="ffmpeg-stderr", daemon=True)
         try:
             for kind, limit in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
@@ -130,7 +132,27 @@ class Process:
     @property
     def messages(self) -> str:
         """The last lines it complained with."""
-        return "; ".join(self._messages) or f"it ended with status {self.poll()} and gave no reason"
+        return (
+            "; ".join(list(self._messages)[-8:]) or f"it ended with status {self.poll()} and gave no reason"
+        )
+
+    def blame(self, error: MediaError) -> MediaError:
+        """``error``, which its failure seems to be, or a MachineError where the machine gave it too little.
+
+        Call this once it has ended.
+        """
+        status, said = self.poll(), "; ".join(self._messages)
+        starved = any(os.strerror(number) in said for number in (errno.ENOMEM, errno.EAGAIN))
+        if (
+            starved
+            or status == -signal.SIGKILL
+            or (status == -signal.SIGABRT and sandbox.is_short_of_memory())
+        ):
+            return MachineError(
+                "FFmpeg was ended by the machine, or had too little memory or too few threads "
+                f"({self.messages}). Give the worker more memory, or raise `ulimit -v` and `ulimit -u`."
+            )
+        return error
 
     def wait(self) -> int:
         """Its exit status, once it has ended and its last message is read."""

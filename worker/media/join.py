@@ -56,7 +56,7 @@ def join(
                 moved.look()
                 time.sleep(CHECK_SECONDS / 10)
             if process.wait():
-                raise _incomplete(process.messages)
+                raise process.blame(_incomplete(process.messages))
     finally:
         picture.unlink(missing_ok=True)
 
@@ -123,7 +123,7 @@ def _packets(part: av.container.InputContainer) -> Iterator[av.Packet[Any]]:
 
 
 def _display_order(segment: Path, progressed: Callable[[], None]) -> list[int]:
-    """For each packet in the order of decoding, when it is shown: 0 for the first frame of the segment."""
+    """The place in the order of display of each packet, in the order of decoding; 0 is the segment's first frame."""
     with av.open(str(segment)) as part:
         stamps = [packet.pts or 0 for packet in _packets(part)]
     progressed()

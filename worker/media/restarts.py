@@ -88,7 +88,7 @@ class Restarts:
                     moved.look()
                     time.sleep(CHECK_SECONDS / 10)
                 if process.wait():
-                    raise ffmpeg.not_written("copied", process.messages)
+                    raise process.blame(ffmpeg.not_written("copied", process.messages))
             yield copy
         finally:
             copy.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from worker.channel import nothing
 from worker.media import ffmpeg, sandbox
-from worker.media.errors import damaged
+from worker.media.errors import MachineError, damaged
 from worker.media.facts import usual_gap
 
 DISORDERED = (
@@ -88,9 +88,9 @@ def _decoded_times(
                 progressed()
                 check()
         process.wait()
-        messages = process.messages
-    if not stamps:
-        raise damaged(f"no frame of it could be decoded ({messages})")
+        error = process.blame(damaged(f"no frame of it could be decoded ({process.messages})"))
+    if not stamps or isinstance(error, MachineError):
+        raise error
     given = [stamp.time for stamp in stamps]
     last = max(stamps)
     end = last.time + (last.length or usual_gap(sorted(set(given)), Fraction(1, 25)))

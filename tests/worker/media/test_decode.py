@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import struct
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,8 +15,9 @@ import numpy as np
 import pytest
 
 from tests.worker.conftest import MakeVideo, decoded
+from worker.media import ffmpeg
 from worker.media.decode import Decoder
-from worker.media.errors import MediaError
+from worker.media.errors import MachineError, MediaError
 from worker.media.facts import VideoInfo
 from worker.media.probe import ONE_VIEW
 from worker.media.sandbox import probe
@@ -21,6 +25,7 @@ from worker.media.times import DISORDERED, Timeline, frame_times
 
 NOISE = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=3,noise=alls=20:allf=t")
 TONE = ("-f", "lavfi", "-i", "sine=duration=3")
+LONG = Timeline([Fraction(k, 25) for k in range(75)], Fraction(3))
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
 
 
@@ -103,6 +108,29 @@ def test_a_range_without_a_frame_is_damage(video: MakeVideo) -> None:
     with Decoder(whole, probe(whole), 300, 310, timeline) as decoder, pytest.raises(MediaError) as caught:
         list(decoder)
     assert caught.value.slug == "damaged-video"
+
+
+@pytest.mark.parametrize("read", [frame_times, lambda path: list(Decoder(path, probe(path), 0, 74, LONG))])
+def test_too_little_memory_is_no_fault_of_the_video(
+    video: MakeVideo, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    path = video("seek-silent.avi", *NOISE, "-c:v", "mpeg4", "-bf", "2", "-g", "40")
+    monkeypatch.setattr(ffmpeg, "MEMORY_BYTES", 256 << 20)
+    with pytest.raises(MachineError, match="ulimit"):
+        read(path)
+
+
+def test_a_decoder_that_the_machine_ends_leaves_no_frames_to_be_held(video: MakeVideo) -> None:
+    path = video(
+        "large.mkv", "-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=25:duration=2", "-c:v", "ffv1"
+    )
+    with Decoder(path, probe(path), 0, 49, frame_times(path)) as decoder:
+        given = iter(decoder)
+        next(given)
+        assert decoder._process is not None
+        os.kill(decoder._process.pid, signal.SIGKILL)
+        with pytest.raises(MachineError, match="ended by the machine"):
+            list(given)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
