@@ -319,8 +319,10 @@ def _last_words(log: Path) -> str:
         lines = log.read_text(errors="replace")[-10_000:].strip().splitlines()
     except OSError:
         lines = []
-    errors = [line for line in lines if "rror" in line] or lines[-1:] or ["(nothing)"]
-    return f"Its log, {log}, ends with: {errors[-1].strip()}"
+    errors = [line for line in lines if "rror" in line] or lines[-1:]
+    return (
+        f"Its log, {log}, ends with: {errors[-1].strip()}" if errors else f"Its log, {log}, is empty so far."
+    )
 
 
 def relay_errors(stderr: IO[bytes], settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import httpx
@@ -42,6 +43,14 @@ def test_a_strangers_name(host: str, http: httpx.Client) -> None:
     for method, path in (("GET", "/jobs"), ("DELETE", JOB), ("POST", "/jobs"), ("GET", "/metrics")):
         problem = assert_problem(http.request(method, path, headers={"Host": host}), 403, "unknown-host")
         assert "DAIN_ALLOWED_HOSTS" in problem["detail"]
+
+
+def test_a_client_too_old_to_name_a_host(url: str) -> None:
+    """No browser leaves Host out; simple health checks do."""
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port or 80)) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(
