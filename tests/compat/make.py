@@ -6,6 +6,7 @@ what the next release has to finish.
     source.mp4                          a small video of uneven frames, with sound
     facts.json                          what the prober found in it
     plan-NAME.json, segment-NAME.mp4    plans of a few options, and the first segment of each
+    redis.json                          jobs in every state, as Redis holds them
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from redis import Redis
 
 from service.api.options import parse_options
+from service.settings import Settings
+from tests.compat.jobs import read_keys, write_jobs
 from tests.worker.conftest import Average
 from worker import pipeline
+from worker.bench.fleet import running_redis
 from worker.media import ffmpeg
 from worker.media.sandbox import probe
 from worker.plan import Plan
@@ -47,6 +54,14 @@ def make(folder: Path) -> None:
         plan = Plan.make(source, info, chosen, segment_frames=SEGMENT_FRAMES)
         (folder / f"plan-{name}.json").write_text(json.dumps(json.loads(plan.to_json()), indent=1) + "\n")
         pipeline.render_segment(plan, 0, source, folder / f"segment-{name}.mp4", Average())
+    with (
+        TemporaryDirectory() as scratch,
+        running_redis(Path(scratch), "no") as url,
+        Redis.from_url(url) as redis,
+    ):
+        names = write_jobs(redis, Settings(), info.as_dict())
+        kept = {"jobs": names, "keys": read_keys(redis)}
+    (folder / "redis.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
