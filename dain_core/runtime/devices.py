@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from cuda_ext import backend
+from dain_core.errors import DainCoreError
 
 
-class DeviceError(ValueError):
+class DeviceError(DainCoreError, ValueError):
     """A device that there is not, or that cannot be used: the message says what to do."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, wraps
@@ -21,6 +21,7 @@ from dain_core.runtime.devices import current, named_device
 from dain_core.runtime.interrupt import Interruptible
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import load_weights
+from dain_core.weights.registry import Entry, registry
 
 #: In which a network runs; with the last, float16 but for the convolution that is most of the work.
 PRECISIONS = {
@@ -118,23 +119,21 @@ class Interpolator:
     One thread at a time may call `frame`, `pair` and `submit`. Any thread may ask a `Pending` for its result.
 
     Attributes:
-        model_name: as `ModelConfig.named` knows it.
+        model_name: what the model is called in the registry.
         device: where frames must be, and results are.
         precision: one of `PRECISIONS`. Below "fp32", coordinates and pixels stay float32.
         recomputed: how many results below "fp32" were not finite, and were made again in float32.
         replanned: how often a GPU's memory ran out, and frames were made in smaller parts from then on.
     """
 
-    def __init__(
-        self, model_name: str, weights: str | Path, device: torch.device, precision: str, budget: Budget
-    ) -> None:
-        self.model_name = model_name
+    def __init__(self, entry: Entry, device: torch.device, precision: str, budget: Budget) -> None:
+        self.model_name = entry.name
         self.device = device
         self.precision = precision
         self.recomputed = 0
-        self._weights = weights
+        self._entry = entry
         self._budget = budget
-        self._config = ModelConfig.named(model_name)
+        self._config = ModelConfig.named(entry.network)
         # What is known of frames and pairs is the network's own affair.
         self._stages = self._load()
         self._model = self._stages.model
@@ -147,16 +146,18 @@ class Interpolator:
         device: str = "auto",
         precision: str = "auto",
         weights: str | Path | None = None,
+        models: Mapping[str, Entry] | None = None,
         memory: int | Budget | None = None,
     ) -> Interpolator:
         """Load a model.
 
         Args:
-            model: a name that `ModelConfig.named` knows; "auto" is dain on a GPU and dain-lite on a CPU.
+            model: a name of `models`; "auto" is dain on a GPU and dain-lite on a CPU.
             device: "cpu", "cuda", "cuda:1", …, or "auto": see `named_device`.
             precision: "fp32", "fp16", "bf16" or, on compute capability 9.0, "fp8"; "auto" is fp16 on a GPU and, on
                 a CPU, bf16 if it has AMX, else fp32.
-            weights: a file to load instead of the weights that come with the project.
+            weights: a file of the network called `model`, to load instead of the weights of that name.
+            models: what can be loaded, see `dain_core.weights.registry`; None is what comes with the project.
             memory: bytes of a GPU's memory that may be used, or a `Budget` that several interpolators of one GPU share.
                 None is four fifths of what this process can have when it meets a new size of frames. Frames that need
                 more are made in parts, which changes nothing of the result.
@@ -177,7 +178,7 @@ class Interpolator:
                 "precision fp8 needs a GPU of compute capability 9.0, such as an H100: choose fp16"
             )
         budget = memory if isinstance(memory, Budget) else Budget(memory)
-        return cls(model, model if weights is None else weights, place, precision, budget)
+        return cls(_entry(model, weights, models or registry()), place, precision, budget)
 
     @property
     def backend(self) -> str:
@@ -278,7 +279,7 @@ class Interpolator:
     def _load(self) -> Stages:
         with torch.device("meta"):
             model = DAIN(self._config)
-        model.load_state_dict(load_weights(self._weights, self._config), assign=True)
+        model.load_state_dict(load_weights(self._entry.weights, self._config), assign=True)
         with current(self.device):
             make = backend_for(self._config, self.device).make
             return make(model, self.device, PRECISIONS[self.precision], self._budget)
@@ -286,7 +287,7 @@ class Interpolator:
     @cached_property
     def _exact(self) -> Interpolator:
         """The same network in float32."""
-        return Interpolator(self.model_name, self._weights, self.device, "fp32", self._budget)
+        return Interpolator(self._entry, self.device, "fp32", self._budget)
 
     def _recompute(self, first: Tensor, second: Tensor, time: float) -> Tensor:
         """The frame in float32. Threads that ask for results wait for each other here."""
@@ -299,3 +300,13 @@ class Interpolator:
             exact = self._exact
             with self._budget.turn(exact._stages):
                 return exact.interpolate(first, second, [time])
+
+
+def _entry(model: str, weights: str | Path | None, models: Mapping[str, Entry]) -> Entry:
+    """What to load for `model`; ValueError lists the names if there is no such model."""
+    if weights is not None:
+        ModelConfig.named(model)
+        return Entry(model, model, weights)
+    if model not in models:
+        raise ValueError(f"no model is called {model!r}: choose one of {', '.join(models)}")
+    return models[model]

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from cuda_ext import BLEND_CHANNELS
+from dain_core.errors import DainCoreError
 from dain_core.network.model import ModelConfig
 from dain_core.network.modules.kernels import TAPS
 
@@ -53,7 +54,7 @@ def _padded(side: int, multiple: int) -> int:
     return -(-side // multiple) * multiple
 
 
-class FrameTooLargeError(ValueError):
+class FrameTooLargeError(DainCoreError, ValueError):
     """The frame does not fit into the memory that may be used, whatever the plan."""
 
 

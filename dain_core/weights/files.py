@@ -10,18 +10,20 @@ import hashlib
 import os
 import pickle
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import zipfile
+from collections.abc import Container, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import httpx
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from dain_core.network.model import DAIN, ModelConfig
+from dain_core.errors import DainCoreError
+from dain_core.network.model import CONFIGS, DAIN, ModelConfig
 
 FORMATS = ("int8", "fp16", "fp32")
 
@@ -42,7 +44,7 @@ _QUANTISED_FROM = 8192
 _OWN_SCALE_FROM = 49
 
 
-class WeightsError(Exception):
+class WeightsError(DainCoreError):
     """Weights that cannot be read, do not fit the model, or are not what they should be."""
 
 
@@ -88,41 +90,93 @@ def verify_shipped(name: str) -> Path:
 
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, under the keys that it has, floats as float32."""
-    if not path.is_file():
-        names = ", ".join(SHIPPED)
-        raise WeightsError(f"there are no weights at {path}: give the path of a file, or one of {names}")
+    _check_is_file(path)
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        why = str(error).partition("\n")[0] or "it ends too early"
-        raise WeightsError(f"{path} is no readable .safetensors or .pth file of weights: {why}") from error
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise _unreadable(path, error) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path} does not hold a state dict: a mapping from names to tensors")
+        raise WeightsError(
+            f"{path} does not hold a state dict, a mapping from names to tensors: save the model's state_dict()"
+        )
     return dequantise(state)
 
 
-def check_fit(state: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:
-    """Raise WeightsError unless `state` has exactly the keys and shapes of the model."""
-    expected = _expected_shapes(config)
-    wrong_shape = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(shape)}"
-        for key, shape in expected.items()
-        if key in state and state[key].shape != shape
-    ]
-    problems = (
-        ("missing", [key for key in expected if key not in state]),
-        ("unexpected", [key for key in state if key not in expected]),
-        ("of another shape", wrong_shape),
-    )
-    found = [f"{len(keys)} {what} ({_few(keys)})" for what, keys in problems if keys]
-    if found:
-        raise WeightsError(
-            f"{path} does not fit the model, of whose {len(expected)} tensors there are {'; '.join(found)}: "
-            "use weights of the same model, such as the authors' best.pth for dain"
+def read_shapes(path: Path) -> dict[str, torch.Size]:
+    """The shape of every weight of a safetensors file, which is not read beyond its header."""
+    _check_is_file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {key: torch.Size(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    return {key: shape for key, shape in shapes.items() if not _is_scale(key, shapes)}
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():
+        names = ", ".join(SHIPPED)
+        raise WeightsError(f"there are no weights at {path}: give the path of a file, or one of {names}")
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    """What is wrong with a file that a library could not read, in our words."""
+    if isinstance(error, OSError) and error.strerror:
+        return WeightsError(f"{path} cannot be read: {error.strerror}")
+    if path.suffix == ".safetensors":
+        return WeightsError(
+            f"{path} is no readable .safetensors file: it is damaged, incomplete or something else. Copy it again"
         )
+    if zipfile.is_zipfile(path):
+        return WeightsError(
+            f"{path} is no readable .pth file of weights: it is damaged, or holds more than tensors, which is not "
+            "opened because it could run code. Save the model's state_dict() alone"
+        )
+    return WeightsError(
+        f"{path} is no readable file of weights: it is neither a .safetensors nor a .pth file, or is incomplete"
+    )
+
+
+def check_fit(state: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:
+    """Raise WeightsError unless `state` has exactly the keys and shapes of the model.
+
+    The message names the first difference, how many there are, and the model that the weights do fit.
+    """
+    shapes = {key: value.shape for key, value in state.items()}
+    expected = expected_shapes(config)
+    missing = [f"{key} is missing" for key in expected if key not in shapes]
+    wrong = [
+        f"{key} is {tuple(shapes[key])} instead of {tuple(shape)}"
+        for key, shape in expected.items()
+        if key in shapes and shapes[key] != shape
+    ]
+    unexpected = [f"{key} is none of its weights" for key in shapes if key not in expected]
+    found = [*wrong, *missing, *unexpected]
+    if not found:
+        return
+    counts = ((len(wrong), "of another shape"), (len(missing), "missing"), (len(unexpected), "unknown"))
+    how_many = ", ".join(f"{count} {what}" for count, what in counts if count)
+    wanted = next((name for name, known in CONFIGS.items() if known == config), "the model")
+    other = model_of(shapes)
+    if other:
+        advice = f"they are weights of {other}: choose that model"
+    elif len(missing) > len(expected) / 2:
+        advice = (
+            "they are of another network, or of another version of this one: use weights of the same model"
+        )
+    else:
+        advice = "use weights of the same model and version"
+    raise WeightsError(
+        f"{path} does not fit {wanted}: {found[0]} (of {len(expected)} weights: {how_many}); {advice}"
+    )
+
+
+def model_of(shapes: Mapping[str, torch.Size]) -> str | None:
+    """The name of the model that has weights of exactly these keys and shapes; None if there is none."""
+    return next((name for name, config in CONFIGS.items() if expected_shapes(config) == shapes), None)
 
 
 def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -146,7 +200,7 @@ def dequantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if key + _SCALE not in state:
                 raise WeightsError(f"the int8 weight {key} has no scale: convert the original weights again")
             full[key] = value.float() * state[key + _SCALE]
-        elif not key.endswith(_SCALE):
+        elif not _is_scale(key, state):
             full[key] = value.float() if value.is_floating_point() else value
     return full
 
@@ -236,16 +290,16 @@ def _round_kernels(weight: Tensor) -> Tensor:
     return torch.where(rank < off.abs(), rounded + off.sign(), rounded).clamp(-127, 127).view_as(weight)
 
 
+def _is_scale(key: str, keys: Container[str]) -> bool:
+    """Whether `key` is the scale of an int8 weight."""
+    return key.endswith(_SCALE) and key.removesuffix(_SCALE) in keys
+
+
 @cache
-def _expected_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+def expected_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """The shape of every weight of a model, under the official keys."""
     with torch.device("meta"):
         return {key: value.shape for key, value in DAIN(config).state_dict().items()}
-
-
-def _few(keys: Iterable[str]) -> str:
-    first, *others = keys
-    listed = ", ".join([first, *others[:2]])
-    return f"{listed}, …" if len(others) > 2 else listed
 
 
 def _git_blob(path: Path) -> str:
