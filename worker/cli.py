@@ -144,6 +144,9 @@ def _check_result(source: Path, result: Path, overwrite: bool) -> None:
     if result.suffix.lower() not in suffixes:
         what = f"the result is an MP4: give it a name that ends in {' or '.join(suffixes)}"
         raise click.BadParameter(what, param_hint="OUT")
+    if not os.access(result.parent, os.W_OK):
+        what = f"{result.parent} cannot be written to: name a folder that can"
+        raise click.BadParameter(what, param_hint="OUT")
     if not os.path.lexists(result):
         return
     if result.exists() and result.samefile(source):

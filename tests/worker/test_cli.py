@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def test_another_file_is_replaced_only_if_asked(video: MakeVideo, tmp_path: Path
     done = CliRunner().invoke(interpolate, [str(source), str(result)])
     assert done.exit_code == 2 and "--overwrite" in done.output
     assert result.is_symlink() if link else result.read_text() == "dear to someone"
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in.mp4").write_text("no video")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root writes everywhere
+    done = CliRunner().invoke(interpolate, [str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4")])
+    assert done.exit_code == 2 and "cannot be written to" in " ".join(done.output.split())
 
 
 def test_a_file_that_came_meanwhile_stays_and_the_result_too(tmp_path: Path) -> None:

@@ -174,6 +174,7 @@ def accept(service: Service, key: idempotency.Key, upload: uploads.Upload, facts
         options=upload.options,
         input={name: value for name, value in facts.items() if name != "version"},
         facts=facts,
+        notes=facts.get("notes", ()),
         also=lambda transaction: key.bind(transaction, idempotency.Binding(job_id, upload.fingerprint)),
     )
     try:
