@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the command given, told of the Redis whose password is in a file: so no password is in a container's settings.
-# At the very first start the file is still being made.
+# Runs the given command with DAIN_REDIS_URL made from a password file, so that no container's settings show a password.
+# At the very first start the file is still being made, so this waits for it.
 set -eu
 if [ -n "${DAIN_REDIS_PASSWORD_FILE:-}" ]; then
   until [ -s "$DAIN_REDIS_PASSWORD_FILE" ]; do sleep 0.2; done

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Writes docker/requirements-*.txt anew: what goes into the images, to the version and the hash. Needs uv.
-# The CPU worker's PyTorch comes from the folder PIP_FIND_LINKS where that is set, else from the index TORCH_INDEX,
-# which is PyTorch's own unless it is set.
+# Writes docker/requirements-*.txt anew: the packages of the images, to the version and the hash. Needs uv.
+# The CPU worker's PyTorch comes from the folder PIP_FIND_LINKS if that is set, otherwise from the index TORCH_INDEX.
+# The default of TORCH_INDEX is PyTorch's own index.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,7 @@ else
   cpu_torch="--index ${TORCH_INDEX:-https://download.pytorch.org/whl/cpu} --index-strategy unsafe-best-match"
 fi
 torch=$(sed -n 's/^torch==//p' constraints.txt)
-work=build/lock # a name that stays: it is written into the file
+work=build/lock # the name must not change: it is written into the file
 mkdir -p "$work"
 echo 'setuptools>=77' >"$work/build.in"
 echo "torch==$torch+cpu" >"$work/torch-cpu.txt"

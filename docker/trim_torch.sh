@@ -1,6 +1,6 @@
 #!/bin/sh
-# Removes from the PyTorch of /opt/dain what only building needs: headers and test programs.
+# Removes headers and test programs from the PyTorch of /opt/dain: only building needs them.
 set -eu
 cd /opt/dain/lib/python3.*/site-packages/torch
 rm -rf include share test
-find bin -type f ! -name torch_shm_manager -delete # that one PyTorch looks for when it is imported
+find bin -type f ! -name torch_shm_manager -delete # importing PyTorch looks for this one

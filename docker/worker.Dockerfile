@@ -1,15 +1,15 @@
-# The GPU worker. Its kernels are compiled here, for the architectures named, else for all; that needs no GPU.
+# The GPU worker. The build compiles its kernels for the architectures named, or for all. It needs no GPU.
 #
 #   docker build --file docker/worker.Dockerfile --build-arg "TORCH_CUDA_ARCH_LIST=8.6;9.0" --tag dain/worker .
 
-# Of the CUDA version that PyTorch is made for. It brings CUDA's libraries along, so the smallest runtime will do.
+# The CUDA version is that of PyTorch. PyTorch brings CUDA's libraries, so the smallest runtime is enough.
 ARG CUDA_BUILD_IMAGE=docker.io/nvidia/cuda:13.0.2-devel-ubuntu24.04
 ARG CUDA_IMAGE=docker.io/nvidia/cuda:13.0.2-base-ubuntu24.04
 
-# -- what is built: a virtual environment of locked wheels, the kernels and the project -------------
+# -- a virtual environment with locked wheels, the kernels and the project -------------
 
 FROM ${CUDA_BUILD_IMAGE} AS build
-# A distribution keeps no older versions to pin.
+# No version is pinned, because a distribution keeps no older versions.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3 python3-venv \
@@ -39,7 +39,7 @@ LABEL org.opencontainers.image.title="DAIN worker, CUDA" \
       org.opencontainers.image.description="Worker of the DAIN video frame interpolation service, for NVIDIA GPUs" \
       org.opencontainers.image.vendor="The DAIN service team" \
       org.opencontainers.image.licenses="MIT"
-# A distribution keeps no older versions to pin.
+# No version is pinned, because a distribution keeps no older versions.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3 \
@@ -51,7 +51,7 @@ RUN apt-get update \
 COPY --from=build /opt/dain /opt/dain
 COPY --chmod=755 docker/entrypoint.sh /usr/local/bin/entrypoint
 COPY docker/healthy.py docker/one_gpu.py /opt/dain/
-# Threads of the network that spin while they wait would take the cores from the codecs.
+# Without PASSIVE the network's threads spin while they wait, and take the cores from the codecs.
 ENV PATH=/opt/dain/bin:$PATH \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
