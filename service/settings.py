@@ -143,7 +143,9 @@ class Settings(BaseSettings):
         description="Silence after which a worker counts as dead and its task is given to another.",
     )
     stall_seconds: int = Field(
-        default=600, ge=1, description="Time without one finished frame after which a worker ends itself."
+        default=600,
+        ge=1,
+        description="Time without progress (no frame read, made or encoded) after which a worker ends itself.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level logged."

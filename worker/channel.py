@@ -1,4 +1,4 @@
-"""A bounded queue between two threads whose ends learn that the other has gone, and why."""
+"""A bounded queue between two threads. Each end learns that the other has gone, and why."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Closed(Exception):
 
 
 def nothing() -> None:
-    """A `check` that never objects."""
+    """Do nothing: a `check` that never stops the work, or a `progressed` that nobody listens to."""
 
 
 class Channel(Generic[T]):
@@ -31,7 +31,11 @@ class Channel(Generic[T]):
         self.error: BaseException | None = None
 
     def put(self, item: T, check: Callable[[], None] = nothing) -> None:
-        """Append an item once there is room; raises what the channel was closed with, or Closed."""
+        """Append an item once there is room.
+
+        Raises:
+            Closed: the other end has gone. Where it gave an error to `close`, that is raised instead.
+        """
         with self._changed:
             self._wait(lambda: self._closed or len(self._items) < self._size, check)
             if self._closed:
@@ -40,7 +44,7 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
     def read(self, check: Callable[[], None] = nothing) -> Iterator[T]:
-        """Items until the channel is closed and empty; then raises the error it was closed with, if any."""
+        """Yield items until the channel is closed and empty; then raise the error that it was closed with, if any."""
         while True:
             with self._changed:
                 self._wait(lambda: self._closed or bool(self._items), check)
@@ -53,7 +57,7 @@ class Channel(Generic[T]):
             raise self.error
 
     def close(self, error: BaseException | None = None) -> None:
-        """Nothing more will be put, or nothing more read; from either end, any number of times."""
+        """Say that nothing more will be put, or nothing more read. Either end may call it, any number of times."""
         with self._changed:
             self._closed = True
             self.error = self.error or error

@@ -1,8 +1,10 @@
-"""One segment of a video: decode, interpolate and encode at the same time.
+"""One segment of a video: decoding, interpolation and encoding at the same time.
 
-Two threads keep the interpolator busy: one reads ahead from the decoder and sends frames to the device, one takes
-new frames from there and hands all to the encoder. The caller's thread does nothing but give the device work, a few
-frames ahead. The queues between them are short, so memory stays bounded whatever is slowest.
+    decoder ▶ [decode thread] ▶ decoded ▶ [caller's thread] ▶ made ▶ [encode thread] ▶ encoder
+                 to the device             gives it work       from the device
+
+The caller's thread does nothing but give the device work, a few frames ahead. The queues `decoded` and `made` are
+short, so memory stays bounded whatever is slowest.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ ALWAYS = nullcontext()  # the turn of one who has the interpolator alone
 
 
 class Interpolator(Protocol):
-    """What is used of ``dain_core.runtime.engine.Interpolator``."""
+    """The part of ``dain_core.runtime.engine.Interpolator`` that is used here."""
 
     recomputed: int
 
@@ -62,7 +64,7 @@ class Sink(Protocol):
 
 @dataclass
 class SegmentStats:
-    """What a segment took. Stages overlap, so their seconds add up to more than the segment's."""
+    """The frames of a segment, and what they took. Stages overlap: their seconds add up to more than the segment's."""
 
     frames: int = 0
     new_frames: int = 0
@@ -83,7 +85,7 @@ class SegmentStats:
         return [f"{frames} of the video could not be decoded. The frame before is shown in their place."]
 
     def sums(self) -> dict[str, float]:
-        """The numbers that a job has totals of, by name; of ``vram_peak_bytes`` the total is the largest."""
+        """The numbers that a job has totals of, by name. The job keeps the largest ``vram_peak_bytes``."""
         return {name: number for name, number in vars(self).items() if name != "held_frames"}
 
 
@@ -223,7 +225,7 @@ def interpolate(
 
 @dataclass(frozen=True)
 class Arrival:
-    """A source frame, and what is made of it while the device is busy with those before it."""
+    """A source frame, with what is prepared while the device is busy with the frames before it."""
 
     frame: Frame
     thumbnail: Plane
@@ -291,19 +293,20 @@ def _encode(
 
 
 class _Window:
-    """The few source frames in use; what lies before them is forgotten."""
+    """The few source frames in use. Frames before them are forgotten."""
 
     def __init__(self, frames: Iterator[Arrival]) -> None:
         self._frames = frames
         self._held: deque[Arrival] = deque()
 
     def from_index(self, index: int) -> Arrival:
-        """Frame ``index``; those before it are no longer needed."""
+        """Return frame ``index``, and forget the frames before it."""
         while self._held and self._held[0].frame.index < index:
             self._held.popleft()
         return self.at(index)
 
     def at(self, index: int) -> Arrival:
+        """Return frame ``index``, reading on where it has not arrived. EOFError where the source ends before it."""
         while not self._held or self._held[-1].frame.index < index:
             arrival = next(self._frames, None)
             if arrival is None:
@@ -313,7 +316,7 @@ class _Window:
 
 
 class _Maker:
-    """Turns actions into frames. What is known of a source frame or of a pair is kept while it is of use."""
+    """Turns actions into frames. What the interpolator knows of frames and pairs is kept while it is of use."""
 
     def __init__(
         self, interpolator: Interpolator, transfer: Transfer, threshold: float, stats: SegmentStats
@@ -343,12 +346,12 @@ class _Maker:
         return Made(pending, stopwatch, (first.uploaded, second.uploaded))
 
     def finish(self) -> None:
-        """Note what is known only at the end."""
+        """Note the numbers that are known only at the end."""
         if self._interpolator.device.type == "cuda":
             self._stats.vram_peak_bytes = torch.cuda.max_memory_allocated(self._interpolator.device)
 
     def _enter(self, first: Arrival, second: Arrival) -> None:
-        """Prepare the pair of ``first`` and ``second``, from what the pair before it left."""
+        """Prepare the pair of ``first`` and ``second``. What is known of a frame from the pair before is used again."""
         self._pair_index = first.frame.index
         self._pair = None
         if cuts.difference(first.thumbnail, second.thumbnail) > self._threshold:

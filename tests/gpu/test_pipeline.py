@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,19 @@ from redis.retry import Retry
 from dain_core.runtime.color import ColorSpec, to_rgb, to_yuv
 from dain_core.runtime.engine import Interpolator, Pending
 from dain_core.runtime.pixels import PixelFormat
+from service.jobs.janitor import Janitor
 from service.jobs.machine import PLAN, Jobs, new_job_id
 from service.jobs.options import Options
 from service.jobs.queue import Queue
-from service.jobs.records import State
+from service.jobs.records import Job, State
+from service.jobs.workers import Workers
 from service.settings import Settings
 from service.store import open_store
 from service.up import redis_server
 from worker.channel import nothing
 from worker.media import ffmpeg
 from worker.media.decode import Frame, Plane
+from worker.media.sandbox import probe
 from worker.pipeline import SegmentStats, interpolate
 from worker.schedule import Between, Copy, Factor, OutputFrame, Schedule
 from worker.watchdog import HUNG
@@ -234,9 +238,9 @@ def pinned_allocations() -> int:
     return int(torch.cuda.host_memory_stats()["num_host_alloc"])
 
 
-# -- a worker that loses its GPU ---------------------------------------------------------------------
+# -- a worker whose GPU fails ------------------------------------------------------------------------
 
-LOSES_ITS_GPU = f"""
+FAILING_WORKER = f"""
 import sys
 import torch
 from dain_core.runtime.engine import Interpolator
@@ -245,58 +249,101 @@ from worker import main
 
 submit = Interpolator.submit
 
-def lose(self, pair, time):
-    torch.zeros(4, device=self.device)[torch.tensor([1 << 20], device=self.device)]
+def fail(self, pair, time):
+    %s
     return submit(self, pair, time)
 
 Interpolator.warm_up = lambda self: None
-Interpolator.submit = lose
+Interpolator.submit = fail
 sys.exit(main.run(Settings(device="{GPU}")))
 """
+LOSE_THE_GPU = "torch.zeros(4, device=self.device)[torch.tensor([1 << 20], device=self.device)]"
+SPIN = "torch.cuda._sleep(1 << 37)"  # cycles: more than a minute
+
+
+@dataclass
+class Service:
+    """A job that waits in a service with a Redis of its own, and workers that take it."""
+
+    settings: Settings
+    folder: Path
+
+    def __post_init__(self) -> None:
+        patient = Retry(ConstantBackoff(0.05), 200, (ConnectionError, BusyLoadingError))
+        redis = Redis.from_url(self.settings.require_redis_url, retry=patient)
+        self.jobs, self.queue = Jobs.from_settings(redis, self.settings), Queue(redis)
+        store, workers = open_store(self.settings.store_url), Workers(redis, ttl_seconds=3)
+        self.janitor = Janitor(self.jobs, self.queue, workers, store, record_ttl_seconds=1000)
+        self.job_id, clip = new_job_id(), self.folder / "clip.mp4"
+        picture = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24:duration=1", "-pix_fmt", "yuv420p"]
+        subprocess.run([ffmpeg.binary(), "-v", "error", *picture, str(clip)], check=True)
+        facts = probe(clip).as_dict()
+        source = store.put(clip, f"uploads/{self.job_id}").key
+        self.jobs.create(self.job_id, source=source, filename="clip.mp4", options=Options(), input=facts)
+        self.queue.enqueue(self.job_id, PLAN)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        names = {
+            "redis_url",
+            "state_dir",
+            "min_free_bytes",
+            "segment_frames",
+            "worker_ttl_seconds",
+            "stall_seconds",
+        }
+        chosen = self.settings.model_dump(include=names)
+        return os.environ | {f"DAIN_{name.upper()}": str(value) for name, value in chosen.items()}
+
+    def fail(self, how: str) -> str:
+        """Have a worker fail in its first segment; returns its messages."""
+        command = [sys.executable, "-c", FAILING_WORKER % how]
+        done = subprocess.run(command, env=self.environment, timeout=120, capture_output=True, text=True)
+        assert done.returncode == HUNG, done.stderr[-3000:]
+        return done.stderr[-3000:]
+
+    def succeed(self) -> None:
+        """Have a good worker finish the job."""
+        command = [sys.executable, "-m", "worker.main", "--device", str(GPU)]
+        with subprocess.Popen(command, env=self.environment) as worker:
+            end = time.monotonic() + 90
+            while not self.job.status.terminal and worker.poll() is None and time.monotonic() < end:
+                self.janitor.redeliver()
+                time.sleep(0.2)
+            worker.terminate()
+        assert self.job.status is State.SUCCEEDED and worker.returncode == 0
+
+    @property
+    def job(self) -> Job:
+        return self.jobs.get(self.job_id)
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Iterator[Settings]:
-    """Of a service with a Redis of its own."""
+def service(tmp_path: Path) -> Iterator[Service]:
     socket = tmp_path / "redis.sock"
     options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(tmp_path), "--save", ""]
+    settings = Settings(
+        state_dir=tmp_path / "state",
+        redis_url=f"unix://{socket}",
+        min_free_bytes=1,
+        segment_frames=8,
+        worker_ttl_seconds=3,
+        stall_seconds=10,
+    )
     with subprocess.Popen([redis_server(), *options], stdout=subprocess.DEVNULL) as server:
-        yield Settings(
-            state_dir=tmp_path / "state", redis_url=f"unix://{socket}", min_free_bytes=1, segment_frames=8
-        )
+        yield Service(settings, tmp_path)
         server.terminate()
 
 
-def test_a_worker_that_loses_its_gpu_gives_its_task_back_and_ends(settings: Settings, tmp_path: Path) -> None:
-    redis = Redis.from_url(
-        settings.require_redis_url,
-        retry=Retry(ConstantBackoff(0.05), 200, (ConnectionError, BusyLoadingError)),
-    )
-    jobs, queue, store = Jobs.from_settings(redis, settings), Queue(redis), open_store(settings.store_url)
-    job_id, clip = new_job_id(), tmp_path / "clip.mp4"
-    picture = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24:duration=1", "-pix_fmt", "yuv420p"]
-    subprocess.run([ffmpeg.binary(), "-v", "error", *picture, str(clip)], check=True)
-    store.put(clip, f"uploads/{job_id}")
-    jobs.create(job_id, source=f"uploads/{job_id}", filename="clip.mp4", options=Options(), input={})
-    queue.enqueue(job_id, PLAN)
+def test_a_worker_that_loses_its_gpu_gives_its_task_back_and_ends(service: Service) -> None:
+    messages = service.fail(LOSE_THE_GPU)
+    assert service.job.status is State.RUNNING and service.job.metrics.attempts_failed == 1, messages
+    assert {task for _, task in service.queue.waiting()} >= {"segment-0", "segment-1"}
+    service.succeed()
 
-    names = {"redis_url", "state_dir", "min_free_bytes", "segment_frames"}
-    chosen = {
-        f"DAIN_{name.upper()}": str(value) for name, value in settings.model_dump(include=names).items()
-    }
-    environment = os.environ | chosen
-    done = subprocess.run(
-        [sys.executable, "-c", LOSES_ITS_GPU], env=environment, timeout=120, capture_output=True, text=True
-    )
-    assert done.returncode == HUNG, done.stderr[-3000:]
-    job = jobs.get(job_id)
-    assert job.status is State.RUNNING and job.metrics.attempts_failed == 1, done.stderr[-3000:]
-    assert {task for _, task in queue.waiting()} >= {"segment-0", "segment-1"}
 
-    command = [sys.executable, "-m", "worker.main", "--device", str(GPU)]
-    with subprocess.Popen(command, env=environment) as worker:
-        end = time.monotonic() + 90
-        while not jobs.get(job_id).status.terminal and worker.poll() is None and time.monotonic() < end:
-            time.sleep(0.2)
-        worker.terminate()
-    assert jobs.get(job_id).status is State.SUCCEEDED and worker.returncode == 0
+def test_a_worker_whose_kernel_spins_ends_and_another_does_its_task(service: Service) -> None:
+    messages = service.fail(SPIN)
+    assert "made no progress for 10 s" in messages
+    assert service.job.status is State.RUNNING and service.job.metrics.attempts_failed == 0, messages
+    service.succeed()

@@ -172,6 +172,49 @@ def test_an_error_in_any_stage_ends_all_of_them(average: Average, stage: str) ->
     assert threading.active_count() == threads
 
 
+def test_a_stop_reaches_an_encoder_that_is_at_its_last_frames(average: Average) -> None:
+    closing, killed = threading.Event(), threading.Event()
+
+    class Flushing(Sink):
+        def close(self) -> None:
+            closing.set()
+            assert killed.wait(30)
+
+        def kill(self) -> None:
+            killed.set()
+
+    def check() -> None:
+        if closing.is_set():
+            raise InterruptedError
+
+    source = Flat([40, 60])
+    schedule = Schedule([frame.time for frame in source.frames], Fraction(2, 25), Factor(2))
+    with pytest.raises(InterruptedError):
+        interpolate(
+            source,
+            schedule,
+            average,
+            Flushing(),
+            YUV,
+            ColorSpec("bt601", False),
+            scene_threshold=1,
+            check=check,
+        )
+
+
+def test_each_frame_that_is_read_made_or_written_is_progress(average: Average) -> None:
+    steps: list[str] = []
+
+    def progressed() -> None:
+        steps.append(threading.current_thread().name)
+
+    source, sink = Flat([40, 60, 80]), Sink()
+    schedule = Schedule([frame.time for frame in source.frames], Fraction(3, 25), Factor(2))
+    colors = ColorSpec("bt601", False)
+    interpolate(source, schedule, average, sink, YUV, colors, scene_threshold=1, progressed=progressed)
+    assert sink.closed and steps.count("decode") == 3 and steps.count("encode") == 6 + 2
+
+
 def test_a_full_channel_waits_and_a_closed_one_says_why() -> None:
     channel = Channel[int](1)
     channel.put(1)
