@@ -22,7 +22,7 @@ from worker import pipeline
 from worker.media import sandbox
 from worker.media.delivery import CONTAINERS
 from worker.media.errors import MediaError
-from worker.plan import Plan
+from worker.plan import JobPlan
 
 SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if the command is stopped
 
@@ -121,7 +121,7 @@ def interpolate(
     try:
         options = Options(**settle_rate(wanted))
         _say(f"Looking into {source.name}.")
-        plan = Plan.make(source, sandbox.probe(source), options, segment_frames=SEGMENT_FRAMES)
+        plan = JobPlan.make(source, sandbox.probe(source), options, segment_frames=SEGMENT_FRAMES)
         _say(f"Loading the network for {device if device != 'auto' else 'the best device here'}.")
         interpolator = Interpolator.load(model, device=device, precision=precision)
         _say(f"Making {plan.frames} frames of {len(plan.timeline.times)} on {interpolator.device}.")
@@ -162,7 +162,7 @@ def _say(sentence: str) -> None:
 
 
 def _run(
-    plan: Plan, source: Path, result: Path, interpolator: pipeline.Interpolator, overwrite: bool
+    plan: JobPlan, source: Path, result: Path, interpolator: pipeline.Interpolator, overwrite: bool
 ) -> Path:
     """Follow the plan from the first segment to the finished file, and return where that is."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

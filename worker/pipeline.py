@@ -28,7 +28,7 @@ from worker.channel import CHECK_SECONDS, Channel, Closed, nothing
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
 from worker.media.join import join
-from worker.plan import Plan
+from worker.plan import JobPlan
 from worker.schedule import Between, Copy, OutputFrame
 from worker.transfer import Pending, Stopwatch, Transfer, Uploaded
 
@@ -90,7 +90,7 @@ class SegmentStats:
 
 
 def render_segment(
-    plan: Plan,
+    plan: JobPlan,
     index: int,
     source_path: Path,
     out_path: Path,
@@ -138,7 +138,7 @@ def render_segment(
 
 
 def assemble(
-    plan: Plan,
+    plan: JobPlan,
     segment_paths: Sequence[Path],
     source_path: Path,
     out_path: Path,

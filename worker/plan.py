@@ -32,7 +32,7 @@ VERSION = 1  # plans without a version are of version 1, too
 
 
 @dataclass(frozen=True)
-class Plan:
+class JobPlan:
     """How one video becomes another."""
 
     info: VideoInfo
@@ -55,7 +55,7 @@ class Plan:
         scratch: Path | None = None,
         check: Callable[[], None] = nothing,
         progressed: Callable[[], None] = nothing,
-    ) -> Plan:
+    ) -> JobPlan:
         """Read the times of `source` and lay out the result, in segments of about `segment_frames` output frames.
 
         `info` are the facts that `worker.media.sandbox.probe` found about `source`. `check` is called several times a
@@ -155,7 +155,7 @@ class Plan:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls, text: str) -> JobPlan:
         """The plan that `to_json` gave, in this release or another; raises MachineError on a newer version."""
         stored = json.loads(text)
         check_version("the plan", stored.get("version", VERSION), VERSION)

@@ -20,7 +20,7 @@ from worker import pipeline
 from worker.attempt import Attempt, Runtime, Void
 from worker.media.errors import MediaError
 from worker.media.facts import VideoInfo
-from worker.plan import Plan
+from worker.plan import JobPlan
 
 log = logging.getLogger("dain.worker")
 
@@ -71,10 +71,10 @@ def _plan(attempt: Attempt) -> None:
         )
 
 
-def _make_plan(attempt: Attempt, model: str, segment_frames: int) -> Plan:
+def _make_plan(attempt: Attempt, model: str, segment_frames: int) -> JobPlan:
     job = attempt.job
     with _checked_source(attempt) as source:
-        return Plan.make(
+        return JobPlan.make(
             source,
             VideoInfo.from_dict(job.facts or job.input),  # older records have them there
             job.options.model_copy(update={"model": model}),
@@ -164,7 +164,7 @@ def _fetch_segments(
     return paths, damaged
 
 
-def _read_plan(attempt: Attempt) -> Plan:
+def _read_plan(attempt: Attempt) -> JobPlan:
     """The job's plan. One that the store has damaged is made again: it is known by its hash."""
     job_id, jobs = attempt.job.id, attempt.runtime.jobs
     [recorded] = jobs.task_files(job_id, [PLAN])
@@ -172,7 +172,7 @@ def _read_plan(attempt: Attempt) -> Plan:
     stored = recorded or Stored(f"plans/{job_id}.json")
     try:
         with _fetch(attempt, stored) as path:
-            return Plan.from_json(path.read_text())
+            return JobPlan.from_json(path.read_text())
     except StoreDamaged as damage:
         [model], [frames] = (jobs.task_fields(job_id, [PLAN], name) for name in ("model", "segment_frames"))
         if model is None or frames is None:

@@ -27,7 +27,7 @@ from worker import pipeline
 from worker.bench.fleet import running_redis
 from worker.media import ffmpeg
 from worker.media.sandbox import probe
-from worker.plan import Plan
+from worker.plan import JobPlan
 
 PICTURE = ("-f", "lavfi", "-i", "testsrc2=size=64x48:rate=30000/1001:duration=0.5")
 SOUND = ("-f", "lavfi", "-i", "sine=sample_rate=44100:duration=0.5", "-c:a", "aac", "-b:a", "32k")
@@ -51,7 +51,7 @@ def make(folder: Path) -> None:
     (folder / "facts.json").write_text(json.dumps(info.as_dict(), indent=1) + "\n")
     for name, options in OPTIONS.items():
         chosen = parse_options({"model": "dain-lite", "quality": "30", **options})
-        plan = Plan.make(source, info, chosen, segment_frames=SEGMENT_FRAMES)
+        plan = JobPlan.make(source, info, chosen, segment_frames=SEGMENT_FRAMES)
         (folder / f"plan-{name}.json").write_text(json.dumps(json.loads(plan.to_json()), indent=1) + "\n")
         pipeline.render_segment(plan, 0, source, folder / f"segment-{name}.mp4", Average())
     with (

@@ -18,7 +18,7 @@ from service.api.options import parse_options
 from worker import pipeline
 from worker.media import ffmpeg
 from worker.media.sandbox import probe
-from worker.plan import Plan
+from worker.plan import JobPlan
 
 MakeVideo = Callable[..., Path]
 Interpolate = Callable[..., Path]
@@ -83,7 +83,7 @@ def interpolated(tmp_path: Path, average: Average) -> Interpolate:
     """Takes a video all the way: `interpolated(path, segment_frames=…, **options)`."""
 
     def run(source: Path, segment_frames: int = 1000, **options: object) -> Path:
-        plan = Plan.make(source, probe(source), parse_options(options), segment_frames=segment_frames)
+        plan = JobPlan.make(source, probe(source), parse_options(options), segment_frames=segment_frames)
         parts = [tmp_path / f"{segment_frames}-{k}.mp4" for k in range(len(plan.segments))]
         for k, part in enumerate(parts):
             pipeline.render_segment(plan, k, source, part, average)

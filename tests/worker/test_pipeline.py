@@ -28,7 +28,7 @@ from worker.media.errors import MediaError
 from worker.media.sandbox import probe
 from worker.media.times import frame_times
 from worker.pipeline import SegmentStats, interpolate
-from worker.plan import Plan
+from worker.plan import JobPlan
 from worker.schedule import Factor, Retime, Schedule, TargetRate
 
 YUV = PixelFormat.named("yuv420p")
@@ -252,14 +252,14 @@ def children() -> list[psutil.Process]:
 
 
 @pytest.fixture
-def plan(video: MakeVideo) -> Plan:
+def plan(video: MakeVideo) -> JobPlan:
     source = video("minute.mp4", "-vf", "loop=loop=40:size=15", "-t", "20", *H264)
-    return Plan.make(source, probe(source), parse_options({"factor": 2}), segment_frames=100000)
+    return JobPlan.make(source, probe(source), parse_options({"factor": 2}), segment_frames=100000)
 
 
 @pytest.mark.parametrize("after", [0, 1, 50])
 def test_cancelling_leaves_nothing_behind(
-    video: MakeVideo, plan: Plan, tmp_path: Path, average: Average, after: int
+    video: MakeVideo, plan: JobPlan, tmp_path: Path, average: Average, after: int
 ) -> None:
     source = video("minute.mp4", "-vf", "loop=loop=40:size=15", "-t", "20", *H264)
     done, seen = 0, 0
@@ -284,7 +284,7 @@ def test_cancelling_leaves_nothing_behind(
 
 
 def test_an_ffmpeg_that_is_killed_is_an_error_at_once(
-    video: MakeVideo, plan: Plan, tmp_path: Path, average: Average
+    video: MakeVideo, plan: JobPlan, tmp_path: Path, average: Average
 ) -> None:
     source = video("minute.mp4", "-vf", "loop=loop=40:size=15", "-t", "20", *H264)
 

@@ -13,7 +13,7 @@ from tests.worker.conftest import Average, decoded, packet_times
 from worker import pipeline
 from worker.media.errors import MachineError, MediaError
 from worker.media.sandbox import probe
-from worker.plan import Plan
+from worker.plan import JobPlan
 
 COMPAT = Path(__file__).parents[1] / "compat"
 PLANS = sorted(COMPAT.glob("*/plan-*.json"))
@@ -22,7 +22,7 @@ PLANS = sorted(COMPAT.glob("*/plan-*.json"))
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_job_that_another_release_began_is_finished(path: Path, tmp_path: Path, average: Average) -> None:
     """The first segment is the other release's, too."""
-    plan, source = Plan.from_json(path.read_text()), path.with_name("source.mp4")
+    plan, source = JobPlan.from_json(path.read_text()), path.with_name("source.mp4")
     first = path.with_name(f"{path.stem.replace('plan', 'segment')}.mp4")
     parts = [first, *(tmp_path / f"{index}.mp4" for index in range(1, len(plan.segments)))]
     for index, part in enumerate(parts[1:], 1):
@@ -31,7 +31,7 @@ def test_a_job_that_another_release_began_is_finished(path: Path, tmp_path: Path
     pipeline.assemble(plan, parts, source, result)
     assert packet_times(result) == [plan.shown(frame.time) for frame in plan.schedule]
     assert len(decoded(result, "yuv420p")) == plan.frames
-    assert Plan.make(source, probe(source), plan.options, segment_frames=SEGMENT_FRAMES) == plan
+    assert JobPlan.make(source, probe(source), plan.options, segment_frames=SEGMENT_FRAMES) == plan
 
 
 def test_what_this_release_writes_can_be_kept_for_the_next(tmp_path: Path) -> None:
@@ -40,29 +40,29 @@ def test_what_this_release_writes_can_be_kept_for_the_next(tmp_path: Path) -> No
     known = {path.name for path in COMPAT.glob("0.1.0/*") if path.name != "redis.json"}
     assert {path.name for path in kept.iterdir()} == known
     for name in ("factor", "target-fps", "speed"):
-        plan = Plan.from_json((kept / f"plan-{name}.json").read_text())
+        plan = JobPlan.from_json((kept / f"plan-{name}.json").read_text())
         assert len(decoded(kept / f"segment-{name}.mp4", "yuv420p")) == plan.segments[0].stop_output
 
 
 def test_a_plan_is_read_as_it_was_written(clip: Path) -> None:
-    plan = Plan.make(clip, probe(clip), parse_options({"target_fps": "59.94"}), segment_frames=8)
-    assert Plan.from_json(plan.to_json()) == plan
+    plan = JobPlan.make(clip, probe(clip), parse_options({"target_fps": "59.94"}), segment_frames=8)
+    assert JobPlan.from_json(plan.to_json()) == plan
 
 
 def test_what_a_later_release_added_is_ignored(clip: Path) -> None:
-    plan = Plan.make(clip, probe(clip), parse_options({}), segment_frames=8)
+    plan = JobPlan.make(clip, probe(clip), parse_options({}), segment_frames=8)
     stored = json.loads(plan.to_json()) | {"grain": 3}
     stored["segments"][0]["weight"] = 1
-    read = Plan.from_json(json.dumps(stored))
+    read = JobPlan.from_json(json.dumps(stored))
     assert (read.schedule[:], read.segments) == (plan.schedule[:], plan.segments)
 
 
 def test_a_plan_of_a_newer_version_is_refused_in_a_sentence(clip: Path) -> None:
-    plan = Plan.make(clip, probe(clip), parse_options({}), segment_frames=8)
+    plan = JobPlan.make(clip, probe(clip), parse_options({}), segment_frames=8)
     with pytest.raises(MachineError, match="newer release wrote the plan .* Update this worker"):
-        Plan.from_json(json.dumps(json.loads(plan.to_json()) | {"version": 2}))
+        JobPlan.from_json(json.dumps(json.loads(plan.to_json()) | {"version": 2}))
 
 
 def test_too_many_frames_are_refused(clip: Path) -> None:
     with pytest.raises(MediaError, match="24 frames in the result; at most 23"):
-        Plan.make(clip, probe(clip), parse_options({}), segment_frames=8, max_frames=23)
+        JobPlan.make(clip, probe(clip), parse_options({}), segment_frames=8, max_frames=23)

@@ -34,7 +34,7 @@ from worker.attempt import Attempt, Runtime
 from worker.media.errors import MediaError
 from worker.media.sandbox import probe
 from worker.models import Models
-from worker.plan import Plan
+from worker.plan import JobPlan
 from worker.relay import Leg
 from worker.telemetry import Telemetry
 from worker.watchdog import Watchdog
@@ -132,7 +132,7 @@ def test_a_job_that_names_no_model_gets_that_of_the_worker_which_plans_it(
         bench.take()
         [key] = bench.store.keys(f"plans/{job.id}/")
         with bench.store.fetch(key) as path:
-            assert Plan.from_json(path.read_text()).options.model == model
+            assert JobPlan.from_json(path.read_text()).options.model == model
         bench.work()
         assert bench.jobs.get(job.id).status is State.SUCCEEDED
     assert bench.models.named("dain") is bench.models.named("dain")

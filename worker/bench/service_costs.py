@@ -31,7 +31,7 @@ from worker.bench.fleet import running_redis
 from worker.media import ffmpeg
 from worker.media.encode import Encoder
 from worker.media.sandbox import probe
-from worker.plan import Plan
+from worker.plan import JobPlan
 from worker.schedule import Segment
 
 MIB = 2**20
@@ -142,14 +142,14 @@ def measure_plan(folder: Path, frames: int) -> None:
     picture = f"testsrc=size=64x64:rate=30:duration={frames / 30}"
     make = ["-f", "lavfi", "-i", picture, "-preset", "ultrafast", "-pix_fmt", "yuv420p", str(source)]
     subprocess.run([ffmpeg.binary(), "-loglevel", "error", *make], check=True)
-    plans: list[Plan] = []
+    plans: list[JobPlan] = []
     info = probe(source)
-    planned = timed(lambda: plans.append(Plan.make(source, info, Options(), segment_frames=96)))
+    planned = timed(lambda: plans.append(JobPlan.make(source, info, Options(), segment_frames=96)))
     [plan] = plans
     text = plan.to_json()
     print(f"a plan of {plan.frames} frames in {len(plan.segments)} segments: {len(text)} bytes")
     show("plan: each frame of the result", planned, plan.frames)
-    read = timed(lambda: Plan.from_json(text))
+    read = timed(lambda: JobPlan.from_json(text))
     show("segment, reading the plan: each frame of the result", read, plan.frames)
     by_length = {length: encoded(folder, plan, length) for length in set(map(length_of, plan.segments))}
     paths = [by_length[length_of(segment)] for segment in plan.segments]
@@ -161,7 +161,7 @@ def length_of(segment: Segment) -> int:
     return segment.stop_output - segment.first_output
 
 
-def encoded(folder: Path, plan: Plan, frames: int) -> Path:
+def encoded(folder: Path, plan: JobPlan, frames: int) -> Path:
     """Encode a segment of `frames` grey frames; gives its path."""
     path = folder / f"{frames}.mp4"
     grey = [np.full(shape, 128, np.uint8) for shape in ((64, 64), (32, 32), (32, 32))]

@@ -18,7 +18,7 @@ from worker.media import delivery as deliveries
 from worker.media.delivery import Container, Delivery
 from worker.media.facts import AudioInfo, SubtitleInfo, VideoInfo
 from worker.media.sandbox import probe
-from worker.plan import Plan
+from worker.plan import JobPlan
 
 RATE = Fraction(50)
 
@@ -92,7 +92,7 @@ def test_another_delivery_is_an_entry_in_each_table(
     tone = ("-f", "lavfi", "-i", "sine=sample_rate=48000:duration=0.6")
     picture = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=0.6")
     source = video("delivered.mp4", *picture, *tone, "-pix_fmt", "yuv420p", "-c:a", "aac")
-    plan = Plan.make(source, probe(source), parse_options({}), segment_frames=16)
+    plan = JobPlan.make(source, probe(source), parse_options({}), segment_frames=16)
     plan = replace(plan, delivery=replace(plan.delivery, container="mkv", codec="ffv1"))
     parts = [tmp_path / str(index) for index in range(len(plan.segments))]
     for index, part in enumerate(parts):

@@ -14,7 +14,7 @@ from tests.worker.conftest import Interpolate, MakeVideo, decoded, packet_times
 from worker.media.pieces import Stamp, shifts_of
 from worker.media.restarts import Restarts
 from worker.media.sandbox import probe
-from worker.plan import Plan
+from worker.plan import JobPlan
 
 PICTURE = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=0.48")
 TONE = ("-f", "lavfi", "-i", "sine=duration=0.48")
@@ -63,10 +63,10 @@ def test_the_plan_says_that_there_are_pieces(video: MakeVideo, tmp_path: Path) -
     piece = video("piece.ts", *KINDS["ts"])
     source = tmp_path / "three.ts"
     source.write_bytes(3 * piece.read_bytes())
-    plan = Plan.make(source, probe(source), parse_options({}), segment_frames=16)
+    plan = JobPlan.make(source, probe(source), parse_options({}), segment_frames=16)
     assert plan.info.frames == len(plan.timeline.times) == 36
     assert plan.restarts is not None and "3 pieces" in plan.notes[0]
-    assert Plan.from_json(plan.to_json()) == plan
+    assert JobPlan.from_json(plan.to_json()) == plan
     assert Restarts.find(piece, probe(piece)) is None
 
 
