@@ -187,10 +187,11 @@ def read_settings(**given: Any) -> Settings:
         wrong = [
             f"{PREFIX}{str(each['loc'][0]).upper()}={_without_password(str(each['input']))}: {each['msg']}"
             for each in error.errors()
+            if each["type"] != "default_factory_not_called"  # follows from another error
         ]
         advice = "Nothing was started. Correct each variable, or leave it out for its default."
         sys.exit("\n".join([*wrong, advice]))
 
 
 def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", text)
+    return re.sub(r"//.*@", "//***@", text)

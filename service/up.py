@@ -130,8 +130,10 @@ def check_redis(url: str | None) -> None:
         with Redis.from_url(url, socket_connect_timeout=REDIS_SECONDS, socket_timeout=REDIS_SECONDS) as redis:
             where = redis.get_connection_kwargs()
             redis.ping()
-    except ValueError as error:
-        raise click.ClickException(f"DAIN_REDIS_URL is no Redis URL: {error}") from None
+    except ValueError:  # its text may hold a part of the password
+        raise click.ClickException(
+            "DAIN_REDIS_URL is no URL such as redis://host:6379/0. In a password, write @ as %40, / as %2F, : as %3A."
+        ) from None
     except RedisError as error:
         place = where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
         raise click.ClickException(

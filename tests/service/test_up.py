@@ -89,7 +89,14 @@ def test_a_state_folder_that_is_none(refused: Up, tmp_path: Path) -> None:
 def test_a_redis_that_does_not_answer_is_named_without_its_password(refused: Up) -> None:
     words = refused("--port", 0, DAIN_REDIS_URL="redis://:s3cret@127.0.0.1:9/0")
     assert "The Redis of DAIN_REDIS_URL, 127.0.0.1:9, does not answer" in words and "s3cret" not in words
-    assert "no Redis URL" in refused("--port", 0, DAIN_REDIS_URL="http://:s3cret@127.0.0.1/")
+    for wrong in (
+        "http://:s3cret@127.0.0.1/",
+        "http://:s3/cret@h",
+        "redis://:s3cret@127.0.0.1:x/",
+        "redis://:s3/cret@h",
+    ):
+        words = refused("--port", 0, DAIN_REDIS_URL=wrong)
+        assert "DAIN_REDIS_URL" in words and "s3" not in words and "DAIN_STORE_URL" not in words
 
 
 def test_a_free_port_is_taken_where_any_will_do() -> None:
