@@ -296,7 +296,7 @@ def test_an_ffmpeg_that_is_killed_is_an_error_at_once(
 
     with pytest.raises(MediaError) as caught:
         pipeline.render_segment(plan, 0, source, tmp_path / "0.mp4", average, on_frame=kill_the_encoder)
-    assert caught.value.slug == "encode-failed"
+    assert caught.value.slug == "machine-failed"
     assert children() == []
 
 

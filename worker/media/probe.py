@@ -302,11 +302,10 @@ def _average_rate(written: Fraction | None, measured: Fraction) -> Fraction:
 
 
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
+    # PyAV gives no side data at all where it does not know one type, such as that of a spatial video's view.
     try:
         side_data: Any = frame.side_data  # its annotations say that it iterates over names; it does over data
-    except (
-        ValueError
-    ):  # PyAV gives none of it where it does not know one type, as that of a spatial video's view
+    except ValueError:
         return _turned(frame.rotation % 360)
     found = [bytes(data) for data in side_data if data.type is SideData.DISPLAYMATRIX]
     return struct.unpack("=9i", found[0]) if found else ()
