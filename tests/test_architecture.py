@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -138,8 +138,27 @@ def test_what_must_work_without_a_package_does_not_import_it(package: str) -> No
         assert not importers(package, among=(place,))
 
 
-def test_the_service_runs_without_the_packages_of_a_worker() -> None:
-    absent = ("torch", "numpy", "ffmpeg", "imageio_ffmpeg", "safetensors")
-    modules = "service.api.app, service.jobs.janitor, service.cli, service.up, worker.media.probe"
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {modules}"
+def runs_without(absent: Iterable[str], modules: str) -> None:
+    """Import `modules` in a process in which the packages `absent` are as if not installed."""
+    code = f"import sys; sys.modules.update(dict.fromkeys({tuple(absent)})); import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_service_runs_without_the_packages_of_a_worker() -> None:
+    modules = "service.api.app, service.jobs.janitor, service.cli, service.up, worker.media.probe"
+    runs_without(("torch", "numpy", "ffmpeg", "imageio_ffmpeg", "safetensors"), modules)
+
+
+def test_commands_that_talk_to_a_service_run_without_the_packages_of_a_service() -> None:
+    absent = (
+        "pydantic",
+        "pydantic_settings",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "redis",
+        "rq",
+        "av",
+        "torch",
+    )
+    runs_without(absent, "service.cli, service.client")
