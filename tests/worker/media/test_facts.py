@@ -27,11 +27,10 @@ def test_facts_are_read_as_they_were_written(stored: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(COMPAT.glob("*/facts.json")), ids=lambda path: path.parent.name)
-def test_facts_of_every_release_are_read_and_are_those_of_today(path: Path) -> None:
+def test_facts_of_every_release_are_read(path: Path) -> None:
     written = json.loads(path.read_text())
-    info = VideoInfo.from_dict(written)
-    assert {name: info.as_dict()[name] for name in written} == written
-    assert info == probe(path.parent / "source.mp4")
+    read = VideoInfo.from_dict(written).as_dict()
+    assert {name: read[name] for name in written} == written
 
 
 def test_what_a_later_release_added_is_ignored_and_kept(stored: dict[str, Any]) -> None:
