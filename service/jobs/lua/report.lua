@@ -3,6 +3,12 @@
 if redis.call('HGET', job, 'state') ~= 'running' then return 0 end
 local task = redis.call('HMGET', KEYS[3], 'token', 'frames')
 if task[1] ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[3], 'frames', ARGV[3], 'reported_at', clock(), 'waiting', ARGV[4])
+local now, last = clock(), redis.call('HGET', job, 'reported_at')
+if last and tonumber(now) < tonumber(last) then
+  -- The clock was set back: the time since the job started goes on from where it was, and rates stay what they are.
+  redis.call('HINCRBYFLOAT', job, 'started_at', tonumber(now) - tonumber(last))
+end
+redis.call('HSET', job, 'reported_at', now)
+redis.call('HSET', KEYS[3], 'frames', ARGV[3], 'reported_at', now, 'waiting', ARGV[4])
 if task[2] ~= ARGV[3] then emit_progress(KEYS[4], ARGV[5]) end
 return 1

@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from service.api.options import parse_options
 from service.jobs import machine
-from service.jobs.machine import ASSEMBLE, PLAN, Claim, Jobs, Refused, created_at, new_job_id
+from service.jobs.machine import ASSEMBLE, PLAN, Claim, Jobs, Refused, created_at, job_key, new_job_id
 from service.jobs.options import Options
 from service.jobs.problems import Problem
 from service.jobs.records import Job, Output, State
@@ -223,6 +223,20 @@ def test_progress_counts_what_running_attempts_have_made(jobs: Jobs, job: Job) -
     assert progress.fps and progress.eta_seconds
     assert jobs.release(claim, failed=True)
     assert jobs.get(job.id).progress.frames_done == 0
+
+
+def test_a_clock_that_is_set_back_leaves_the_rate_as_it_is(jobs: Jobs, job: Job, redis: Redis) -> None:
+    planned(jobs, job, 2)
+    claim = jobs.claim(job.id, "segment-0", "ann")
+    jobs.report(claim, 10)
+    ahead = {name: time.time() + 3600 + seconds for name, seconds in (("started_at", 0), ("reported_at", 10))}
+    redis.hset(
+        job_key(job.id), mapping=ahead
+    )  # ten seconds of work, before the clock was set back by an hour
+    jobs.report(claim, 40)
+    fps = jobs.get(job.id).progress.fps
+    assert fps is not None and 2 < fps <= 4
+    assert not jobs.report(Claim(job.id, "segment-0", "another's", 1), 50)
 
 
 def test_a_task_goes_to_one_live_worker(jobs: Jobs, job: Job) -> None:
