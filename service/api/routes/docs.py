@@ -50,7 +50,7 @@ def _calls(paths: Schema, base_url: str) -> Iterator[str]:
             yield from _table("Parameters", map(_parameter, call.get("parameters", ())))
             yield from _table("Form", _fields(call))
             yield from _table(
-                "Answers", ((code, each["description"]) for code, each in call["responses"].items())
+                "Answers", ((code, each["description"]) for code, each in sorted(call["responses"].items()))
             )
 
 
@@ -63,7 +63,7 @@ def _example(method: str, path: str, base_url: str) -> str:
 
 def _parameter(parameter: Schema) -> tuple[str, str]:
     schema = parameter.get("schema", {})
-    text = parameter.get("description") or schema.get("description") or _range(schema)
+    text = parameter.get("description") or schema.get("description", "")
     return f"{parameter['name']} ({parameter['in']})", text
 
 
@@ -71,13 +71,6 @@ def _fields(call: Schema) -> Iterator[tuple[str, str]]:
     form = call.get("requestBody", {}).get("content", {}).get("multipart/form-data", {}).get("schema", {})
     for name, schema in form.get("properties", {}).items():
         yield name, schema.get("description", "")
-
-
-def _range(schema: Schema) -> str:
-    """What a schema without a description says of its values."""
-    if "minimum" in schema and "maximum" in schema:
-        return f"{schema['minimum']} to {schema['maximum']}"
-    return ""
 
 
 def _table(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:

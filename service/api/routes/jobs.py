@@ -187,9 +187,11 @@ def accept(service: Service, key: idempotency.Key, upload: uploads.Upload, facts
 @router.get("", response_model=Page, responses=documented("invalid-request", "redis-unavailable"))
 def list_jobs(
     service: ServiceDep,
-    status: State | None = None,
-    cursor: Annotated[str | None, Query(pattern=f"^{JOB_ID.pattern}$")] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    status: Annotated[State | None, Query(description="Only jobs with this status.")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=f"^{JOB_ID.pattern}$", description="`next_cursor` of the page before.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="Most jobs of a page, 1 to 200.")] = 50,
 ) -> Page:
     """Lists jobs, newest first."""
     jobs, next_cursor = service.jobs.page(status, cursor, limit)
