@@ -40,7 +40,8 @@ def probe(path: Path, settings: Settings, options: Options) -> dict[str, Any]:
     answer = look(path, settings)
     if error := answer.get("error"):
         slug = error["type"] if error["type"] in PROBLEMS else "unreadable-video"
-        raise machine_failed(error["detail"]) if slug == "machine-failed" else Problem(slug, error["detail"])
+        headers = {"Retry-After": RETRY_SECONDS} if PROBLEMS[slug][0] == 503 else None
+        raise Problem(slug, error["detail"], headers=headers)
     video: dict[str, Any] = answer["video"]
     check_result_frames(video, settings, options)
     return video
@@ -80,7 +81,7 @@ def machine_failed(detail: str) -> Problem:
     """The service, not the file, is at fault."""
     return Problem(
         "machine-failed",
-        f"{detail} The file may be fine: send it again later.",
+        f"{detail} The video may be fine: send it again later.",
         headers={"Retry-After": RETRY_SECONDS},
     )
 

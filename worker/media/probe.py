@@ -49,6 +49,7 @@ ONE_VIEW = "The video is a spatial one, with a view for each eye: the result has
 
 
 def _open(path: Path, limits: Limits) -> av.container.InputContainer:
+    """Open the file with the demuxers that strangers' files may reach; MediaError where it is none of theirs."""
     if path.stat().st_size == 0:
         raise unreadable("it is empty")
     options = {"protocol_whitelist": sandbox.PROTOCOLS, "format_whitelist": sandbox.FORMATS}
@@ -60,7 +61,7 @@ def _open(path: Path, limits: Limits) -> av.container.InputContainer:
             _check_size(messages, limits)
             if any("whitelist" in text for _, _, text in messages):
                 raise MediaError(
-                    "unsupported-format", f"The file is not in a video format that is taken. {EXPORT_AGAIN}"
+                    "unsupported-format", f"The file is in a format that is not accepted. {EXPORT_AGAIN}"
                 ) from error
             raise unreadable("its contents are not those of a video, or are cut off") from error
     container.flags &= ~GENERATE_PTS  # a guessed timestamp must not pass for an exact one
@@ -68,6 +69,7 @@ def _open(path: Path, limits: Limits) -> av.container.InputContainer:
 
 
 def _video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
+    """The largest moving picture; MediaError where there is none."""
     films = [s for s in container.streams.video if not s.disposition & NOT_A_FILM and s.codec_context]
     if not films:
         detail = "The file has no moving picture that can be decoded. Send one that has, as MP4 (H.264)."
@@ -268,6 +270,7 @@ def _codec(stream: av.stream.Stream) -> str:
 def _first_frame(
     container: av.container.InputContainer, stream: av.video.stream.VideoStream, limits: Limits
 ) -> av.VideoFrame:
+    """The first frame that can be decoded; MediaError where none can."""
     reason = "it has none"
     stream.codec_context.thread_count = 1  # this thread: whose messages are heard
     with av.logging.Capture() as messages:

@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 PROBER = "worker.media.probe"
 PACKAGES = Path(__file__).parents[2]
+INSIDE = [sys.executable, "-P", "-s", "-m", "worker.media.sandbox", "--inside"]
 
 # Demuxers for files of strangers. Playlists (HLS, DASH, concat) are not among them: they open other files.
 FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,nut,yuv4mpegpipe"
@@ -144,21 +145,13 @@ def _look(
 ) -> bytes:
     """What one process of the prober printed."""
     seconds = seconds_for(path)
-    inside = [
-        sys.executable,
-        "-P",
-        "-s",
-        "-m",
-        "worker.media.sandbox",
-        "--inside",
-        str(int(seconds * CPU_SHARE)),
-    ]
+    inside = [*INSIDE, str(int(seconds * CPU_SHARE)), PROBER, question, *arguments, str(path.absolute())]
     environment = {"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LANG": "C.UTF-8"}
     folder = tempfile.mkdtemp()
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as messages:
         try:
             process = subprocess.Popen(
-                [*inside, PROBER, question, *arguments, str(path.absolute())],
+                inside,
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -173,7 +166,7 @@ def _look(
         except subprocess.TimeoutExpired:
             raise MachineError(
                 f"Looking into the file took longer than {seconds:.0f} s, which is ample for its size. "
-                "The disk or the machine is too slow or too busy. Try again later."
+                "The disk or the machine is too slow or too busy. The video may be fine: try again later."
             ) from None
         finally:
             _end(process)
@@ -213,7 +206,7 @@ def _judge(status: int, messages: IO[bytes]) -> None:
         if -status in FROM_OUTSIDE:
             raise MachineError(
                 f"The process that looked into the file was ended from outside ({name}). "
-                "The machine may be short of memory, or stopping. Try again."
+                "The machine may be short of memory, or stopping. The video may be fine: try again later."
             )
         if -status == signal.SIGXCPU:
             raise unreadable("reading it takes far too long")

