@@ -27,7 +27,7 @@ from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
 from service.store import Stored, open_store
 from tests.api import until
-from tests.worker.conftest import Average
+from tests.worker.conftest import Average, MakeVideo
 from worker import relay
 from worker import work as tasks
 from worker.attempt import Attempt, Runtime
@@ -169,6 +169,33 @@ def test_a_job_from_upload_to_result(bench: Bench, clip: Path, tmp_path: Path) -
     assert times == [Fraction(n, 48) for n in range(24)]
     [record] = bench.workers.all()
     assert record.frames_total == 24 and record.frames_per_second > 0 and record.task is None
+
+
+def test_the_notes_of_a_job_say_what_does_not_come_through(
+    bench: Bench, video: MakeVideo, tmp_path: Path
+) -> None:
+    sources = (
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=64x48:rate=25:duration=0.4",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=duration=0.4",
+    )
+    piece = video("noted.ts", *sources, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "mp2").read_bytes()
+    source = tmp_path / "noted.ts"
+    source.write_bytes(piece + piece)
+    job = bench.accept(source, tmp_path)
+    bench.work()
+    done = bench.jobs.get(job.id)
+    assert done.status is State.SUCCEEDED and done.output is not None
+    assert done.output.frames == 2 * (10 + 10)
+    assert [note.split(":")[0] for note in done.notes] == [
+        "The file's times start again",
+        "Sound track 1 (mp2) is encoded again, as AAC",
+    ]
 
 
 def test_segments_may_come_in_any_order_and_twice(bench: Bench, clip: Path, tmp_path: Path) -> None:
