@@ -71,7 +71,7 @@ def submit(
                 f"the service still has the result, at {str(client.url).rstrip('/')}/jobs/{job['id']}/result"
             )
             raise click.ClickException(f"{path} cannot be written: {error.strerror}; {kept}.") from None
-    for note in job["notes"]:
+    for note in job.get("notes", ()):  # an older service has none
         click.echo(f"Note: {note}", err=True)
     click.echo(f"{path}: {job['output']['frames']} frames at {job['output']['frame_rate']} fps")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
+from redis import Redis
 
 from service import cli
 from tests.api import until
@@ -145,3 +147,21 @@ def test_a_result_that_stays_in_the_service_is_named_without_the_password(
     (tmp_path / f"out.mp4.{hashlib.sha256(CONTENT).hexdigest()[:16]}.part").mkdir()
     done = submit("-o", tmp_path / "out.mp4", "--url", url.replace("//", "//alice:s3cret@"))
     assert f"at {url}/jobs/" in done.stderr and "s3cret" not in done.stdout + done.stderr
+
+
+def test_jobs_are_listed_even_where_a_record_cannot_be_read(
+    url: str, http: httpx.Client, clip: Path, redis: Redis
+) -> None:
+    for _ in range(2):
+        posted = http.post("/jobs", content=clip.read_bytes(), headers={"Content-Type": "video/mp4"})
+    broken = posted.json()["id"]
+    redis.hset(f"dain:job:{broken}", mapping={"options": "{", "created_at": "yesterday", "input": "[]"})
+    for command in (["jobs"], ["jobs", "--json"], ["workers"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "service.cli", *command, "--url", url],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert command == ["workers"] or broken in done.stdout
