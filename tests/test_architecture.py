@@ -162,3 +162,11 @@ def test_commands_that_talk_to_a_service_run_without_the_packages_of_a_service()
         "torch",
     )
     runs_without(absent, "service.cli, service.client")
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_the_folders_of_the_tests_are_those_of_the_code(package: str) -> None:
+    folders = {
+        test.parent.relative_to(ROOT / "tests") for test in (ROOT / "tests" / package).rglob("test_*.py")
+    }
+    assert folders and not [folder for folder in folders if not (ROOT / folder).is_dir()]
