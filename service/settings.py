@@ -184,13 +184,15 @@ def read_settings(**given: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        wrong = [
-            f"{PREFIX}{str(each['loc'][0]).upper()}={_without_password(str(each['input']))}: {each['msg']}"
-            for each in error.errors()
-            if each["type"] != "default_factory_not_called"  # follows from another error
-        ]
+        # The default of one setting may follow from another: then the other alone is to blame.
+        faults = [fault for fault in error.errors() if fault["type"] != "default_factory_not_called"]
+        wrong = [_describe(str(each["loc"][0]), str(each["input"]), each["msg"]) for each in faults]
         advice = "Nothing was started. Correct each variable, or leave it out for its default."
         sys.exit("\n".join([*wrong, advice]))
+
+
+def _describe(name: str, value: str, fault: str) -> str:
+    return f"{PREFIX}{name.upper()}={_without_password(value)}: {fault.removeprefix('Value error, ')}"
 
 
 def _without_password(text: str) -> str:
