@@ -109,6 +109,11 @@ class Settings(BaseSettings):
         description="Model that a worker loads first, and runs for jobs that name none: `dain`, `dain-lite`, or "
         "`auto`: `dain` on a GPU, `dain-lite` on a CPU.",
     )
+    models: Path | None = Field(
+        default=None,
+        description="Folder of models of your own that a worker serves beside those that come with the project: "
+        "`NAME.safetensors`, as `dain train` writes them; a job asks for one with `model=NAME`.",
+    )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 from rich.console import Console
@@ -17,7 +17,7 @@ from dain_core.outputs import OutputFile, writing
 from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import WeightsError
-from service.jobs.options import ModelName, Options, parse_rate, parse_speed, settle_rate
+from service.jobs.options import SHIPPED_MODELS, Options, parse_rate, parse_speed, settle_rate
 from worker import pipeline
 from worker.media import sandbox
 from worker.media.delivery import CONTAINERS
@@ -63,7 +63,7 @@ class Exact(click.ParamType):
 )
 @click.option(
     "--model",
-    type=click.Choice(get_args(ModelName)),
+    type=click.Choice(SHIPPED_MODELS),
     default="auto",
     show_default=True,
     help="Network that interpolates: dain, dain-lite, or auto: dain on a GPU, dain-lite on a CPU.",

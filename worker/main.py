@@ -24,9 +24,11 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, TimeoutError
 from redis.retry import Retry
 
+from dain_core.errors import DainCoreError
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.devices import usable_devices
 from dain_core.runtime.engine import Interpolator
+from dain_core.weights.registry import registry
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue, WarmWorker
 from service.jobs.workers import WorkerRecord, Workers
@@ -55,20 +57,23 @@ def load(settings: Settings) -> Models:
     """The models of a worker with these settings; the first is loaded."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    entries = registry(settings.models)
     load_one = partial(
         Interpolator.load,
         device=settings.device,
         precision=settings.precision,
+        models=entries,
         memory=Budget(settings.max_vram_bytes),  # one, for all models and their float32 twins
     )
-    models = Models(load_one, settings.model)
+    models = Models(load_one, settings.model, tuple(entries))
     if models.device.type == "cuda":
         torch.cuda.set_device(models.device)  # nothing is to take memory on another GPU
     return models
 
 
-def describe_worker(interpolator: Interpolator) -> WorkerRecord:
+def describe_worker(models: Models) -> WorkerRecord:
     """The record of this process. Its name is new: RQ refuses the name of a killed worker until its record expires."""
+    interpolator = models.default
     return WorkerRecord(
         name=f"{platform.node()}-{uuid.uuid4().hex[:8]}",
         host=platform.node(),
@@ -77,6 +82,7 @@ def describe_worker(interpolator: Interpolator) -> WorkerRecord:
         device_name=describe(str(interpolator.device)),
         backend=interpolator.backend,
         model=interpolator.model_name,
+        models=list(models.names),
         precision=interpolator.precision,
         ready=False,
         started_at=time.time(),
@@ -89,7 +95,7 @@ def run(settings: Settings) -> int:
     watchdog = Watchdog(settings.stall_seconds)
     watchdog.start()
     models = load(settings)
-    record = describe_worker(models.default)
+    record = describe_worker(models)
     ttl = settings.worker_ttl_seconds
     workers = Workers(redis, ttl_seconds=ttl)
     telemetry = Telemetry(workers, record, ttl_seconds=ttl)
@@ -150,7 +156,10 @@ def main(device: str | None, list_devices: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
-    sys.exit(run(settings))
+    try:
+        sys.exit(run(settings))
+    except DainCoreError as error:  # of the device, or the models to serve
+        sys.exit(f"{error}. Nothing was started.")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -10,21 +10,26 @@ from dain_core.runtime.engine import Interpolator
 
 
 class Models:
-    """One model that is there from the start, and others once a job asks for them. What is loaded stays."""
+    """One model that is there from the start, and others once a job asks for them. What is loaded stays.
 
-    def __init__(self, load: Callable[[str], Interpolator], first: str) -> None:
-        """`load` gives a model by its name, or by "auto" the one that suits the device."""
-        self._load = load
+    Args:
+        load: gives a model by its name, or by "auto" the one that suits the device.
+        first: the model to load now; it is the default.
+        names: every model that there is.
+    """
+
+    def __init__(self, load: Callable[[str], Interpolator], first: str, names: Sequence[str] = ()) -> None:
+        self._load, self.names = load, names
         self.default = load(first)
         self._loaded = {self.default.model_name: self.default}
 
     @property
     def device(self) -> torch.device:
-        """Where all of them run."""
+        """Where all models run."""
         return self.default.device
 
     def named(self, name: str) -> Interpolator:
-        """The model called so. Raises ValueError or WeightsError as `Interpolator.load` does."""
+        """The model called `name`. Raises ValueError or WeightsError as `Interpolator.load` does."""
         if name not in self._loaded:
             self._loaded[name] = self._load(name)
         return self._loaded[name]

@@ -21,7 +21,7 @@ from dain_core.runtime.devices import current, named_device
 from dain_core.runtime.interrupt import Interruptible
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import load_weights
-from dain_core.weights.registry import Entry, registry
+from dain_core.weights.registry import Entry, UnknownModelError, registry
 
 #: In which a network runs; with the last, float16 but for the convolution that is most of the work.
 PRECISIONS = {
@@ -303,10 +303,10 @@ class Interpolator:
 
 
 def _entry(model: str, weights: str | Path | None, models: Mapping[str, Entry]) -> Entry:
-    """What to load for `model`; ValueError lists the names if there is no such model."""
+    """What to load for `model`; raises UnknownModelError if there is no such model."""
     if weights is not None:
         ModelConfig.named(model)
         return Entry(model, model, weights)
     if model not in models:
-        raise ValueError(f"no model is called {model!r}: choose one of {', '.join(models)}")
+        raise UnknownModelError(f"no model is called {model!r}: choose one of {', '.join(models)}")
     return models[model]

@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dain_core.errors import DainCoreError
 from dain_core.weights.files import SHIPPED, WeightsError, model_of, read_shapes, shipped_path
 
 #: What a model of a user's own may be called.
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 RESERVED = frozenset({"auto", *SHIPPED})
+
+
+class UnknownModelError(DainCoreError, ValueError):
+    """There is no model of that name: the message lists the names that there are."""
 
 
 @dataclass(frozen=True)

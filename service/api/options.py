@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from service.jobs.options import DEFAULT_FACTOR, ModelName, Options, parse_rate, parse_speed, settle_rate
+from service.jobs.options import (
+    DEFAULT_FACTOR,
+    SHIPPED_MODELS,
+    ModelName,
+    Options,
+    parse_rate,
+    parse_speed,
+    settle_rate,
+)
 from service.jobs.problems import Problem
 
 
@@ -41,8 +49,8 @@ class RequestedOptions(BaseModel):
     )
     model: ModelName = Field(
         default="auto",
-        description="Network that interpolates: dain, dain-lite (a twentieth of the work), or auto, which is the "
-        "worker's own: dain on a GPU, dain-lite on a CPU.",
+        description="Network that interpolates: dain, dain-lite (a twentieth of the work), auto, which is the "
+        "worker's own (dain on a GPU, dain-lite on a CPU), or another model that GET /workers lists.",
     )
     scene_threshold: float = Field(
         default=0.3,
@@ -63,17 +71,26 @@ class RequestedOptions(BaseModel):
         return settle_rate(values) if isinstance(values, Mapping) else values
 
 
-def parse_options(fields: Mapping[str, object]) -> Options:
+def parse_options(fields: Mapping[str, object], models: Collection[str] = SHIPPED_MODELS) -> Options:
     """A job's options from form fields or a query, e.g. `parse_options({"target_fps": "59.94"})`.
+
+    Args:
+        models: the models that a job may name.
 
     Raises:
         Problem: 422 `invalid-option`; its detail names each option at fault.
     """
     try:
-        return Options(**RequestedOptions.model_validate(fields).model_dump())
+        requested = RequestedOptions.model_validate(fields)
     except ValidationError as error:
         faults = [_fault(details) for details in error.errors()]
         raise Problem("invalid-option", "; ".join(faults) + ".") from None
+    if requested.model not in models:
+        raise Problem(
+            "invalid-option",
+            f"model was {requested.model!r}, which no worker here serves now; choose one of {', '.join(models)}.",
+        )
+    return Options(**requested.model_dump())
 
 
 def _fault(error: ErrorDetails) -> str:

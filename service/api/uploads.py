@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -32,6 +32,9 @@ MAX_PARTS = 32
 IDLE_SECONDS = 60.0  # a client that sends nothing for so long has gone, or holds the connection on purpose
 WRITE_BYTES = MIB  # bytes that are gathered before a thread writes and hashes them
 DEFAULT_FILENAME = "video"
+
+#: Makes a job's options of the fields of a request, and raises Problem to refuse them.
+Parse = Callable[[Mapping[str, object]], Options]
 
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)", re.IGNORECASE)
 _PLAIN_FILENAME = re.compile(r';\s*filename\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s"]+))', re.IGNORECASE)
@@ -135,8 +138,9 @@ class RawReader:
 class MultipartReader:
     """Reads a form: its part `file` is the video, every other part is an option."""
 
-    def __init__(self, boundary: bytes, request: Request, video: VideoFile) -> None:
+    def __init__(self, boundary: bytes, request: Request, video: VideoFile, parse: Parse) -> None:
         self.fields = query_fields(request)
+        self._parse = parse
         self.filename: str | None = None
         self._video = video
         self._video_seen = False
@@ -201,7 +205,7 @@ class MultipartReader:
             return
         if self._video_seen:
             raise invalid_upload("The form has two parts named `file`; send one video per job.")
-        parse_options(self.fields)  # refuses what is wrong already before the video is sent, not after
+        self._parse(self.fields)  # refuses what is wrong already before the video is sent, not after
         self._video_seen = True
         self.filename = decoded(self._disposition.get(b"filename", b""))
 
@@ -222,18 +226,26 @@ class MultipartReader:
         self._whole = True
 
 
-async def receive(request: Request, path: Path, *, max_bytes: int, check_space: Callable[[], None]) -> Upload:
+async def receive(
+    request: Request,
+    path: Path,
+    *,
+    max_bytes: int,
+    check_space: Callable[[], None],
+    parse: Parse = parse_options,
+) -> Upload:
     """Streams the video of `request` to `path`, and returns it with its options.
 
-    `check_space` is called before each write, and raises to refuse it. Raises Problem (400, 408, 413, 415, 422, 507)
+    `check_space` is called before each write, and raises to refuse it. `parse` makes the options of the fields, and
+    raises to refuse them. Raises Problem (400, 408, 413, 415, 422, 507)
     where the upload cannot be taken; the caller then removes what lies at `path`.
     """
     check_headers(request, max_bytes)
     video = VideoFile(path, max_bytes, check_space)
     try:
-        reader = choose_reader(request, video)
+        reader = choose_reader(request, video, parse)
         if isinstance(reader, RawReader):
-            parse_options(reader.fields)
+            parse(reader.fields)
         async for chunk in _chunks(request, max_bytes + MULTIPART_OVERHEAD):
             reader.feed(chunk)
             if video.is_due:
@@ -244,7 +256,7 @@ async def receive(request: Request, path: Path, *, max_bytes: int, check_space: 
         await run_in_threadpool(video.flush)
     finally:
         video.close()
-    options = parse_options(reader.fields)
+    options = parse(reader.fields)
     return Upload(path, video.size_bytes, video.sha256(), clean_filename(reader.filename), options)
 
 
@@ -259,14 +271,14 @@ def check_headers(request: Request, max_bytes: int) -> None:
         raise Problem("unsupported-media-type", "Send the body without a content encoding.")
 
 
-def choose_reader(request: Request, video: VideoFile) -> Reader:
+def choose_reader(request: Request, video: VideoFile, parse: Parse) -> Reader:
     header = request.headers.get("content-type", "application/octet-stream")
     kind, parameters = parse_options_header(header)
     if kind == b"multipart/form-data":
         if not parameters.get(b"boundary"):
             raise invalid_upload("The Content-Type multipart/form-data names no boundary.")
         try:
-            return MultipartReader(parameters[b"boundary"], request, video)
+            return MultipartReader(parameters[b"boundary"], request, video, parse)
         except FormParserError as error:
             raise invalid_upload(f"The multipart boundary is not usable: {error}.") from None
     if kind == b"application/octet-stream" or kind.startswith(b"video/"):

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-#: A network's name, or "auto": what suits the device it runs on.
-ModelName = Literal["auto", "dain", "dain-lite"]
+#: The models that come with the project; "auto" is the one that suits the device that it runs on.
+SHIPPED_MODELS = ("auto", "dain", "dain-lite")
+#: A model's name: one of `SHIPPED_MODELS`, or that of a file in the folder DAIN_MODELS of the workers.
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 DEFAULT_FACTOR = 2
 MIN_FPS, MAX_FPS = 1, 1000

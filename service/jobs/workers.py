@@ -29,7 +29,8 @@ class WorkerRecord(BaseModel):
     device: str = Field(description="cpu, cuda:0, …")
     device_name: str
     backend: str = Field(description="which operators are in use: cuda (compiled kernels) or cpu (PyTorch)")
-    model: str
+    model: str = Field(description="the model that runs for jobs which name none")
+    models: list[str] = Field(default_factory=list, description="every model that a job may name here")
     precision: str
     ready: bool = Field(description="the model is loaded and a warm-up inference ran")
     vram_used_bytes: int = 0

@@ -82,6 +82,7 @@ class NoNetwork:
     """In the place of the models and of each of them."""
 
     device, backend, model_name, precision = torch.device("cpu"), "none", "none", "none"
+    names = ("none",)
 
     @property
     def default(self) -> NoNetwork:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +17,12 @@ from redis.exceptions import RedisError
 
 from service.api import idempotency, ranges, uploads
 from service.api.deps import JOB_ID, JobDep, Service, ServiceDep
+from service.api.options import parse_options
 from service.api.probe import probe
 from service.api.problems import documented
 from service.api.routes.openapi import SUBMISSION
 from service.jobs.machine import PLAN
+from service.jobs.options import SHIPPED_MODELS
 from service.jobs.problems import Problem
 from service.jobs.records import Job, Output, State
 from service.store import StoreDamaged, StoreMissing
@@ -109,12 +112,14 @@ async def take(request: Request, service: Service) -> Job:
     async with idempotency.hold(service.redis, request.headers.get("idempotency-key")) as key:
         if not await run_in_threadpool(key.binding):
             await run_in_threadpool(check_capacity, service, uploads.content_length(request))
+        models = await run_in_threadpool(models_served, service)
         async with contextmanager_in_threadpool(service.store.scratch()) as folder:
             upload = await uploads.receive(
                 request,
                 folder / "upload",
                 max_bytes=service.settings.max_upload_bytes,
                 check_space=lambda: check_space(service, 0),
+                parse=partial(parse_options, models=models),
             )
             if binding := await run_in_threadpool(key.binding):
                 return await run_in_threadpool(replay, service, binding, upload)
@@ -134,6 +139,11 @@ def check_capacity(service: Service, length: int | None) -> None:
             headers={"Retry-After": "30"},
         )
     check_space(service, length or 0)
+
+
+def models_served(service: Service) -> list[str]:
+    """The models that a job may name: those that come with the project, and what else the living workers have."""
+    return sorted({*SHIPPED_MODELS}.union(*(worker.models for worker in service.workers.all())))
 
 
 def check_space(service: Service, length: int) -> None:

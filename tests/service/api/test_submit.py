@@ -16,6 +16,7 @@ from redis import Redis
 from service.api import idempotency, uploads
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue
+from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
 from service.store import Store
 from tests.api import assert_problem, until
@@ -259,6 +260,37 @@ def test_an_option_with_two_values(http: httpx.Client, clip: Path) -> None:
     file = {"file": ("clip.mp4", clip.read_bytes())}
     response = http.post("/jobs?model=dain", files=file, data={"model": "dain-lite"})
     assert "'model' is given twice" in assert_problem(response, 400, "invalid-upload")["detail"]
+
+
+def test_a_model_of_ones_own_is_taken_where_a_worker_serves_it(
+    http: httpx.Client, clip: Path, redis: Redis, settings: Settings
+) -> None:
+    """Where none does it is refused before the video is read, and the models that there are are named."""
+    file = {"file": ("clip.mp4", clip.read_bytes())}
+    problem = assert_problem(http.post("/jobs?model=film", files=file), 422, "invalid-option")
+    assert "model was 'film', which no worker here serves now" in problem["detail"]
+    assert "choose one of auto, dain, dain-lite." in problem["detail"]
+    record = WorkerRecord(
+        name="ann",
+        host="here",
+        pid=1,
+        device="cpu",
+        device_name="cpu",
+        backend="cpu",
+        model="dain-lite",
+        models=["dain", "dain-lite", "film"],
+        precision="fp32",
+        ready=True,
+        started_at=0.0,
+    )
+    Workers(redis, ttl_seconds=settings.worker_ttl_seconds).heartbeat(record)
+    assert http.get("/workers").json()[0]["models"] == ["dain", "dain-lite", "film"]
+    for request in ({"files": file}, {"content": clip.read_bytes(), "headers": RAW}):
+        response = http.post("/jobs?model=film", **request)
+        assert response.status_code == 202, response.text
+        assert response.json()["options"]["model"] == "film"
+    problem = assert_problem(http.post("/jobs?model=../film", files=file), 422, "invalid-option")
+    assert "model was '../film', which is not accepted" in problem["detail"]
 
 
 def test_an_option_given_twice_with_one_value(http: httpx.Client, clip: Path) -> None:
