@@ -1,4 +1,4 @@
-"""Videos made for the tests, and an interpolator that needs no network."""
+"""Videos made for the tests, an interpolator that needs no network, and a worker that uses it."""
 
 from __future__ import annotations
 

@@ -10,29 +10,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 from service.settings import read_settings
-from tests.worker.conftest import Average
+from tests.worker.one_worker import Interruptible
 from worker import main
 from worker.media import ffmpeg, sandbox
 from worker.media.encode import Encoder
 from worker.models import Models
 
 
-class Network(Average):
+class Network(Interruptible):
     backend = precision = "none"
-
-    def __init__(self, model_name: str) -> None:
-        super().__init__()
-        self.model_name = model_name
-
-    @contextmanager
-    def interruptible(self, check: Callable[[], None]) -> Iterator[None]:
-        yield
 
     def warm_up(self) -> None: ...
 
