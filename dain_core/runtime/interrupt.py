@@ -13,13 +13,15 @@ from torch.overrides import TorchFunctionMode
 
 #: Multiplications between two looks: half a second at worst, where a convolution has no fast path on a core.
 MULTIPLICATIONS = 2_000_000_000
+#: Elements that are copied between two looks.
+ELEMENTS = 50_000_000
 
 
 class Interruptible(TorchFunctionMode):
     """While this lasts, `check` is called before every operation of this thread; it may raise to stop.
 
     At 3840x2160 a single convolution can take ten seconds. So a long one is computed in bands of rows, with a look
-    before each.
+    before each, and so are large tensors of several.
 
         with Interruptible(check):
             network(frame)
@@ -33,8 +35,8 @@ class Interruptible(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         self._check()
-        operation = self._convolve if func is torch.conv2d else func
-        return operation(*args, **(kwargs or {}))
+        long = {torch.conv2d: self._convolve, torch.cat: self._concatenate}
+        return long.get(func, func)(*args, **(kwargs or {}))
 
     def _convolve(
         self,
@@ -53,13 +55,30 @@ class Interruptible(TorchFunctionMode):
             return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
         (step, _), (above, beside), (spread, _) = map(_pair, (stride, padding, dilation))
         reach = spread * (weight.shape[2] - 1) + 1
-        made: Tensor | None = None
-        for start, stop in _bands(shape[2], bands):
-            self._check()
+
+        def convolve(start: int, stop: int) -> Tensor:
             first, end = start * step - above, (stop - 1) * step - above + reach
             rows = input[:, :, max(first, 0) : end]
             rows = F.pad(rows, (0, 0, max(-first, 0), max(end - input.shape[2], 0)))
-            band = torch.conv2d(rows, weight, bias, stride, (0, beside), dilation, groups)
+            return torch.conv2d(rows, weight, bias, stride, (0, beside), dilation, groups)
+
+        return self._in_bands(shape, bands, convolve)
+
+    def _concatenate(self, tensors: tuple[Tensor, ...], dim: int = 0) -> Tensor:
+        bands = ceil(sum(tensor.numel() for tensor in tensors) / ELEMENTS)
+        if bands == 1 or dim != 1 or tensors[0].dim() != 4:
+            return torch.cat(tensors, dim)
+        shape = torch.cat([tensor.to("meta") for tensor in tensors], 1).shape
+        return self._in_bands(
+            shape, bands, lambda a, b: torch.cat([tensor[:, :, a:b] for tensor in tensors], 1)
+        )
+
+    def _in_bands(self, shape: Sequence[int], bands: int, make: Callable[[int, int], Tensor]) -> Tensor:
+        """The tensor of this shape whose rows from `start` to before `stop` are `make(start, stop)`."""
+        made: Tensor | None = None
+        for start, stop in _bands(shape[2], bands):
+            self._check()
+            band = make(start, stop)
             if made is None:
                 made = torch.empty(shape, dtype=band.dtype, memory_format=_order(band))
             made[:, :, start:stop] = band

@@ -30,6 +30,21 @@ def test_a_convolution_in_bands_is_the_convolution(
     assert len(looks) > 3
 
 
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_tensor_of_several_in_bands_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, order: torch.memory_format
+) -> None:
+    monkeypatch.setattr(interrupt, "ELEMENTS", 100)
+    parts = [torch.rand((1, channels, 31, 20)).contiguous(memory_format=order) for channels in (3, 4, 8)]
+    parts[1] = parts[1].half()
+    looks = []
+    with Interruptible(lambda: looks.append(None)):
+        result = torch.cat(parts, 1)
+    expected = torch.cat(parts, 1)
+    assert torch.equal(result, expected) and result.dtype == expected.dtype
+    assert result.stride() == expected.stride() and len(looks) > 10
+
+
 def test_a_long_convolution_can_be_stopped_in_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupt, "MULTIPLICATIONS", 1000)
     looks = iter(range(5))
@@ -44,6 +59,7 @@ def test_a_long_convolution_can_be_stopped_in_its_middle(monkeypatch: pytest.Mon
 
 def test_a_frame_is_the_same_where_it_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupt, "MULTIPLICATIONS", 1_000_000)
+    monkeypatch.setattr(interrupt, "ELEMENTS", 10_000)
     engine = Interpolator.load("dain-lite", device="cpu", precision="fp32")
     first, second = torch.rand((2, 1, 3, 72, 100), generator=torch.Generator().manual_seed(2))
     expected = engine.interpolate(first, second, [0.5])
