@@ -56,7 +56,7 @@ def service() -> Iterator[str]:
             running.send_signal(signal.SIGTERM)
 
 
-def wait_until_ready(url: str, seconds: float = 120) -> None:
+def wait_until_ready(url: str, seconds: float = 300) -> None:
     """Return once the service answers that it is ready; end the program after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
