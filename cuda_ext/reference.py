@@ -63,7 +63,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
     tiles = left.unfold(1, _TILE, _TILE).unfold(2, _TILE, _TILE)  # (n, rows, columns, channels, 8, 8)
     windows = right.unfold(1, side, _TILE).unfold(2, side, _TILE)  # (n, rows, columns, channels, 16, 16)
     products = tiles.flatten(4).mT @ windows.flatten(4)
-    # Of pixel (y, x), which is one of 64 rows, those of 256 that lie at (y + dy, x + dx) of the window.
+    # Each of the 64 rows is a pixel (y, x); of its 256 products, those at (y + dy, x + dx) of the window are picked.
     rows, columns = tiles.shape[1:3]
     pixel, line = side * side, columns * _TILE**2 * side * side
     band = products.as_strided(
@@ -334,7 +334,7 @@ def pack_weight(weight: Tensor) -> Tensor:
 
 
 def pack_weight_hopper(weight: Tensor, itemsize: int) -> Tensor:
-    """The same for compute capability 9.0, which takes 16 bytes of input channels at a time, and four times that.
+    """Packs a weight for compute capability 9.0, which takes 16 bytes of input channels at a time, four times over.
 
     It multiplies 64 rows at once: for fewer outputs, several taps of each (`phases`), one below the other.
 

@@ -78,7 +78,7 @@ struct Ring {
 
 // ---------------------------------------------------------------- tiles
 
-// What a block works on: batch, first row of weights, first pixel.
+// The part of the result that a block works on: batch, first row of weights, first pixel.
 template <typename P>
 struct Tile {
   int n, row, x, y;
@@ -290,7 +290,7 @@ struct Block {
   __device__ uint32_t tile_memory(int stage) const {
     return address_of(shared) + P::kFixedBytes + stage * kPlanes * plane_bytes();
   }
-  // Of 64 bytes of input channels. Where the last has but half, the rest is zeros.
+  // Chunks have 64 bytes of input channels. Where the last chunk has but half, the rest is zeros.
   __device__ int chunks() const {
     return (2 * layer.groups + kPlanes - 1) / kPlanes;
   }

@@ -94,7 +94,7 @@ constexpr int kPicture = 4;   // red, green, blue, log depth
 constexpr int kSeen = 64;     // blend, two images, two flows, two kernels, two depths: 47; then zeros
 constexpr int kFlows = 9, kKernels = 13, kDepths = 45;
 
-// Of the picture, and of what lies at a pixel in the kernels, whole vectors are read.
+// One side. A thread reads whole vectors of the picture and of the kernels.
 template <typename T>
 struct Side {
   const float4* picture;

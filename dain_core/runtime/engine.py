@@ -23,7 +23,8 @@ from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import load_weights
 from dain_core.weights.registry import Entry, UnknownModelError, registry
 
-#: In which a network runs; with the last, float16 but for the convolution that is most of the work.
+#: The dtypes that a network can run in. With fp8 only the convolution that is most of the work has eight bits, and
+#: all else is float16.
 PRECISIONS = {
     "fp32": torch.float32,
     "fp16": torch.float16,
@@ -65,7 +66,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is known of two neighbouring frames, whatever the time between them."""
+    """What is known of two neighbouring frames, for any time between them."""
 
     first: Frame
     second: Frame

@@ -1,5 +1,7 @@
-"""For frames so small that launching takes longer than running: CUDA graphs, a function's kernels launched at once, and
-functions that run beside each other."""
+"""CUDA graphs and functions that run side by side.
+
+A graph launches all kernels of a function at once. It pays where launching kernels takes longer than running them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ Here = TypeVar("Here")
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """`value`, tensors in tuples and dataclasses, with `function` of every tensor."""
+    """A copy of `value`, made of tuples and dataclasses, with `function(tensor)` in the place of every tensor."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple):
@@ -27,7 +29,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in tuples and dataclasses."""
+    """Every tensor of `value`, which is made of tuples and dataclasses."""
     found: list[Tensor] = []
     map_tensors(lambda tensor: found.append(tensor) or tensor, value)  # type: ignore[func-returns-value]
     return iter(found)
@@ -36,9 +38,10 @@ def tensors(value: Any) -> Iterator[Tensor]:
 def beside(
     stream: torch.cuda.Stream | None, aside: Callable[[], Aside], here: Callable[[], Here]
 ) -> tuple[Aside, Here]:
-    """What two functions make of which neither needs the other; given a stream, the first runs there meanwhile.
+    """Runs two functions, of which neither needs the other, and returns both results.
 
-    It takes the memory of both at once. Both may be captured in one graph.
+    Given a stream, `aside` runs there while `here` runs on the current one. That takes the memory of both at
+    once. Both may be captured in one graph.
     """
     if stream is None:
         return aside(), here()
@@ -56,9 +59,14 @@ def beside(
 class Graphed:
     """A function of tensors on a GPU that is captured when it is called the second time at the same sizes.
 
-    The first time lets cuDNN choose its algorithms. Only the last sizes' graph is kept. Results are copies: they stay
-    what they are whatever is called later. The function must not wait for the GPU. Functions that are never called at
-    the same time may share a pool of memory.
+    The first call lets cuDNN choose its algorithms. Only the graph of the last sizes is kept. Results are copies, which
+    later calls do not change. The function must not wait for the GPU. The graph is captured on the current device, and
+    one thread at a time may call it.
+
+    Args:
+        function: takes and returns tensors in tuples and dataclasses.
+        pool: the memory of the graph, from `torch.cuda.graph_pool_handle()`. Functions that are never called at the
+            same time may share it.
     """
 
     def __init__(self, function: Callable[..., Any], pool: Any) -> None:

@@ -63,11 +63,11 @@ class Plan:
     """How frames of one size are made.
 
     Attributes:
-        height, width: of the frame.
-        rows: of a band of the synthesis.
-        depth_rows: of a band of the depth network, which sees the frame padded.
-        keep_contexts: contexts are kept with a frame.
-        graphs: there are CUDA graphs, and what can runs beside each other.
+        height, width: the size of the frame in pixels.
+        rows: how many rows a band of the synthesis has.
+        depth_rows: how many rows a band of the depth network has, which sees the frame padded.
+        keep_contexts: whether contexts are kept with a frame.
+        graphs: whether there are CUDA graphs, and networks that do not need each other run side by side.
     """
 
     height: int
@@ -79,11 +79,11 @@ class Plan:
 
     @property
     def small(self) -> bool:
-        """Whether whole stages are graphs, which copies all that they are given and make. Else depth and flow are."""
+        """Whether whole stages are graphs, not depth and flow alone. A graph copies all that it is given and makes."""
         return self.height * self.width <= _GRAPH_PIXELS
 
     def share(self, rows: int) -> float:
-        """Of the frame's height."""
+        """The share of the frame's height that `rows` rows are, at most 1."""
         return min(rows / self.height, 1)
 
 
@@ -92,9 +92,10 @@ class Planner:
     """Plans for one network.
 
     Attributes:
-        element_bytes: of the network's dtype.
-        seen_bytes: of an element of what the rectification sees.
-        weight_bytes: of all weights.
+        config: the network's widths.
+        element_bytes: the bytes of an element of the network's dtype.
+        seen_bytes: the bytes of an element of what the rectification sees.
+        weight_bytes: the bytes of all weights.
     """
 
     config: ModelConfig
@@ -135,16 +136,16 @@ class Planner:
         return next(clearly, min(plans, key=self._size))
 
     def peak(self, plan: Plan) -> int:
-        """Bytes that are allocated at most, while no more is kept than two frames and what lies between them.
+        """The most bytes that are allocated at a time, while two frames and what lies between them are kept.
 
-        These are weights, what is kept, images of the caller's, and the largest of the stages at work.
+        They are the weights, what is kept, the caller's images, and the largest of the stages at work.
         """
         kept, stages = self._bytes(plan)
         per_pixel = _CALLERS + kept + max(stages)
         return self.weight_bytes + _WORKSPACES + int(plan.height * plan.width * per_pixel)
 
     def _size(self, plan: Plan) -> float:
-        """Of a plan, to be compared: unlike the peak, it tells plans apart whose largest stage is the same."""
+        """A number to compare plans by. Unlike the peak, it tells plans apart whose largest stage is the same."""
         kept, stages = self._bytes(plan)
         return kept + sum(stages)
 
@@ -176,7 +177,7 @@ class Planner:
         c, e = self.config, self.element_bytes
         rows = plan.rows + 2 * _REACH
         gathered = plan.share(rows) * (12 + self.seen_bytes * (6 * c.context_width + BLEND_CHANNELS))
-        # Of the maps that follow, four are alive at once, while what was gathered is not.
+        # Four of the maps that follow are alive at once. What was gathered is gone by then.
         map_bytes = plan.share(rows) * e * c.rectify_width
         contexts = plan.share(rows + 2 * _CONTEXT_REACH) * e * 4 * c.context_width
         return max(gathered + (map_bytes if plan.keep_contexts else max(map_bytes, contexts)), 4 * map_bytes)
@@ -196,7 +197,7 @@ class Planner:
                         yield plan
 
     def _most_elements(self, plan: Plan) -> int:
-        """Of a tensor that a plan can make smaller."""
+        """The most elements that a tensor has which a plan can make smaller."""
         seen = (plan.rows + 2 * _REACH) * (6 * self.config.context_width + BLEND_CHANNELS)
         context = plan.height * self.config.context_width if plan.keep_contexts else 0
         depth = (plan.depth_rows + 2 * _DEPTH_REACH) * self.config.depth_stem
@@ -227,7 +228,7 @@ def keep_freed_memory() -> None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Also where cuDNN or one of our own operators says so."""
+    """Whether memory ran out: PyTorch says so, or cuDNN, or one of our own operators."""
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in str(error) for words in ("out of memory", "ALLOC_FAILED")
     )

@@ -13,7 +13,7 @@ class PixelFormat:
 
     Attributes:
         name: such as "yuv420p" or "yuv422p10le".
-        depth: bits a sample, 8 or 10.
+        depth: bits of a sample, 8 or 10.
         chroma_shift_x, chroma_shift_y: chroma planes are 2**shift times smaller than luma, rounded up.
     """
 
@@ -38,7 +38,7 @@ class PixelFormat:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of a sample: uint8, or little-endian uint16 with the value in the low bits."""
+        """The type of a sample: uint8, or little-endian uint16 with the value in the low bits."""
         return np.dtype("u1") if self.depth == 8 else np.dtype("<u2")
 
     def frame_bytes(self, width: int, height: int) -> int:

@@ -190,7 +190,7 @@ def between(engine: Engine, pictures: list[Tensor]) -> Tensor:
 def steady(engine: Engine, pictures: list[Tensor], frames: int) -> float:
     """Milliseconds a new frame in a stream through `pictures` and back, fed as a job feeds it.
 
-    That is of `frames` new frames, or as many as there is time for.
+    It times `frames` new frames, or as many as there is time for.
     """
     loop = [*pictures, *pictures[-2:0:-1]]
     pending: deque[Pending] = deque()

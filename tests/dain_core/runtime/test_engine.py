@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -209,6 +212,30 @@ def test_bad_options_are_refused() -> None:
         Interpolator.load(device="cpu", precision="fp8")
     with pytest.raises(DeviceError, match="no device is called 'gpu'"):
         Interpolator.load(device="gpu")
+
+
+def test_all_work_is_done_with_the_engines_device_as_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph is captured on the current device, whatever device its tensors are on."""
+    entered: list[torch.device] = []
+
+    @contextmanager
+    def note(device: torch.device) -> Iterator[None]:
+        entered.append(device)
+        yield
+        entered.pop()
+
+    monkeypatch.setattr("dain_core.runtime.engine.current", note)
+    engine = Interpolator.load("dain-lite", device="cpu", precision="bf16")
+    for name in ("features", "motion", "synthesis"):
+        stage = getattr(engine._stages, name)
+
+        def run(*inputs: Any, stage: Callable[..., Any] = stage) -> Any:
+            assert entered and set(entered) == {engine.device}
+            return stage(*inputs)
+
+        monkeypatch.setattr(engine._stages, name, run)
+    engine.warm_up()
+    assert entered == []
 
 
 def test_warming_up_leaves_no_trace(engine: Interpolator) -> None:

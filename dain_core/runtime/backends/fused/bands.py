@@ -40,7 +40,7 @@ class Band:
 
 
 def rows_seen(flow: Tensor) -> tuple[list[int], list[int]]:
-    """Of every row, the first and the last row of the frame that `adaptive_warp` by `flow` (N, 2, H, W) reads.
+    """The first and the last row of the frame that `adaptive_warp` by `flow` (N, 2, H, W) reads, for every row.
 
     This waits for the GPU.
     """

@@ -15,7 +15,7 @@ from dain_core.runtime.backends.fused.layers import GROUP, SliceConv2d, empty, r
 
 
 def _conv_of(layer: nn.Module) -> nn.Conv2d:
-    """Of a convolution and its activation."""
+    """The convolution of a convolution and its activation."""
     return cast(nn.Conv2d, cast(nn.Sequential, layer)[0])
 
 
@@ -95,7 +95,7 @@ class FusedDecoder(nn.Module):
             self.register_buffer("up_bias", cast(Tensor, up_flow.bias).data)
 
     def forward(self, first: Tensor, second: Tensor, coarse: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Of two frames' features, and of what the coarser level said.
+        """Estimates the flow of this level from two frames' features and from what the coarser level said.
 
         Returns:
             The flow, float32, at all levels but the finest followed by eight channels: two features for the next, as

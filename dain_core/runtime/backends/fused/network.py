@@ -122,12 +122,12 @@ class FusedDAIN(nn.Module):
         side: torch.cuda.Stream | None = None,
         log_depth: Callable[[Tensor], Tensor] | None = None,
     ) -> FusedFeatures:
-        """See `DAIN.features`.
+        """What is known of single frames, see `DAIN.features`.
 
         Args:
             keep_contexts: the largest part of the features; left out, `synthesise` makes them, in bands.
             side: where to estimate depth meanwhile, see `beside`.
-            log_depth: the method of that name, as a graph say.
+            log_depth: takes the place of the method of that name, for example as a graph.
         """
         padded = Padding.of(image, self.config.flow_multiple).add(image)
         depth, (contexts, pyramid) = beside(
@@ -149,11 +149,11 @@ class FusedDAIN(nn.Module):
         side: torch.cuda.Stream | None = None,
         flow: Callable[..., tuple[Tensor, Tensor]] | None = None,
     ) -> Motion:
-        """See `DAIN.motion`.
+        """What is known of a pair of frames, see `DAIN.motion`.
 
         Args:
             side: where to estimate flow meanwhile, see `beside`.
-            flow: `FusedFlow.between`, as a graph say.
+            flow: takes the place of `FusedFlow.between`, for example as a graph.
         """
         padding = Padding.of(first.image, self.config.kernel_multiple)
         flows, kernels = beside(
