@@ -28,7 +28,8 @@ from worker.media.times import Timeline, frame_times
 from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate, segments
 
 _SEGMENT = [each.name for each in fields(Segment)]
-VERSION = 1  # plans without a version are of version 1, too
+VERSION = 2  # the newest that is read here
+FIRST = 1  # plans without a version are of the first, too
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class JobPlan:
         denominator = math.lcm(*(time.denominator for time in (*self.timeline.times, self.timeline.end)))
         return json.dumps(
             {
-                "version": VERSION,
+                # A reader of the first version knows frames by their times in the source alone.
+                "version": VERSION if self.restarts or self.timeline.numbered else FIRST,
                 "info": self.info.as_dict(),
                 "unit": str(Fraction(1, denominator)),
                 "times": [int(time * denominator) for time in self.timeline.times],
@@ -158,7 +160,7 @@ class JobPlan:
     def from_json(cls, text: str) -> JobPlan:
         """The plan that `to_json` gave, in this release or another; raises MachineError on a newer version."""
         stored = json.loads(text)
-        check_version("the plan", stored.get("version", VERSION), VERSION)
+        check_version("the plan", stored.get("version", FIRST), VERSION)
         unit = Fraction(stored["unit"])
         info, options = VideoInfo.from_dict(stored["info"]), Options.model_validate(stored["options"])
         timeline = Timeline(

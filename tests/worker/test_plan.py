@@ -58,7 +58,7 @@ def test_what_a_later_release_added_is_ignored(clip: Path) -> None:
 def test_a_plan_of_a_newer_version_is_refused_in_a_sentence(clip: Path) -> None:
     plan = JobPlan.make(clip, probe(clip), parse_options({}), segment_frames=8)
     with pytest.raises(MachineError, match="newer release wrote the plan .* Update this worker"):
-        JobPlan.from_json(json.dumps(json.loads(plan.to_json()) | {"version": 2}))
+        JobPlan.from_json(json.dumps(json.loads(plan.to_json()) | {"version": 3}))
 
 
 def test_too_many_frames_are_refused(clip: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -67,6 +68,9 @@ def test_the_plan_says_that_there_are_pieces(video: MakeVideo, tmp_path: Path) -
     assert plan.info.frames == len(plan.timeline.times) == 36
     assert plan.restarts is not None and "3 pieces" in plan.notes[0]
     assert JobPlan.from_json(plan.to_json()) == plan
+    assert (
+        json.loads(plan.to_json())["version"] == 2
+    )  # a reader of version 1 would look for the frames in the source
     assert Restarts.find(piece, probe(piece)) is None
 
 
