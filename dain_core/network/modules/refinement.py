@@ -1,0 +1,203 @@
+"""Flow, visibility and kernels at the intermediate time, from coarse to fine, starting from the projected flow.
+
+The idea of flow estimated at the intermediate time is that of RIFE (Huang et al., ECCV 2022); matching both frames there is
+AMT's (Li et al., CVPR 2023); the start is DAIN's depth-aware flow projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cuda_ext import correlation
+from dain_core.network.modules.kernels import TAPS
+from dain_core.network.modules.layers import FullPrecisionConv2d, upsample
+from dain_core.network.modules.pyramid import image_pyramid, leaky_conv
+
+#: The channels of the flows to both frames and of the mask's logit.
+_MOTION = 5
+#: The channels that a block hands to the next, finer one.
+_HIDDEN = 32
+_CORRELATION_CHANNELS = 81
+#: The taps of a 4x4 kernel that make the adaptive warp bilinear.
+_CENTRE = (5, 6, 9, 10)
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What is known at the intermediate time after one block.
+
+    Attributes:
+        flows: to the first and to the second frame, (N, 4, h, w), in pixels of the full-size frame, float32.
+        logit: (N, 1, h, w), float32. Its sigmoid is the share of the first frame in a pixel.
+    """
+
+    flows: Tensor
+    logit: Tensor
+
+
+def sample(image: Tensor, flow: Tensor) -> Tensor:
+    """`image` (N, C, H, W) at every pixel plus `flow` (N, 2, H, W), bilinear; outside, the nearest pixel of the border.
+
+    Returns:
+        (N, C, H, W) in the dtype of `image`. The coordinates are float32 whatever that is.
+    """
+    height, width = flow.shape[2:]
+    x = torch.arange(width, device=flow.device, dtype=flow.dtype) + flow[:, 0]
+    y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
+    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
+    with torch.autocast(flow.device.type, enabled=False):
+        sampled = F.grid_sample(image.to(flow.dtype), grid, padding_mode="border", align_corners=False)
+    return sampled.to(image.dtype)
+
+
+def sample_both(first: Tensor, second: Tensor, flows: Tensor, scale: int) -> Tensor:
+    """Both frames' maps (N, C, h, w) by `flows` (N, 4, h, w), which are in pixels of a frame `scale` times as large."""
+    warped = (
+        sample(image, flow / scale) for image, flow in zip((first, second), flows.split(2, 1), strict=True)
+    )
+    return torch.cat(tuple(warped), 1)
+
+
+class _Residual(nn.Module):
+    """leaky_relu(x + conv(leaky_relu(conv(x))))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = leaky_conv(width, width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.kaiming_normal_(self.conv2.weight, a=0.1)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.conv2.weight.mul_(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x + self.conv2(self.conv1(x)), 0.1)
+
+
+def _silent(in_channels: int, out_channels: int) -> FullPrecisionConv2d:
+    """A 3x3 convolution whose output is zero until it has learned, in float32: flow and kernels need that."""
+    conv = FullPrecisionConv2d(in_channels, out_channels, 3, padding=1)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
+class _Block(nn.Module):
+    """What to add to flows and logit, at twice the size at which the block works; and features for the next block."""
+
+    def __init__(self, seen: int, width: int, residuals: int, hands_on: bool) -> None:
+        super().__init__()
+        self.stem = leaky_conv(seen, width)
+        self.trunk = nn.Sequential(*(_Residual(width) for _ in range(residuals)))
+        self.head = _silent(width, 4 * _MOTION)
+        self.hand_on = nn.Conv2d(width, _HIDDEN, 1) if hands_on else None
+
+    def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """What to add, (N, 5, 2h, 2w), and the features (N, `width`, h, w) that it came from."""
+        x = self.trunk(self.stem(seen))
+        return F.pixel_shuffle(self.head(x), 2), x
+
+
+class RefinementNetwork(nn.Module):
+    """Blocks from the coarsest level of the feature pyramid to the finest.
+
+    Each block sees both frames, warped to the intermediate time as the blocks before it would have them, and says what to
+    add to both flows and to the logit of the mask. Untrained, it adds nothing.
+
+    Args:
+        features: the channels of the pyramid's levels, from 1/2 of the frame's size on.
+        widths: of the blocks, likewise from the finest on.
+        residuals: residual blocks of two convolutions in each block, likewise.
+        matched: the levels, counted from 1 (1/2 of the size), from which on a block also sees the correlation of the
+            two warped feature maps.
+    """
+
+    bilinear: Tensor
+
+    def __init__(
+        self, features: Sequence[int], widths: Sequence[int], residuals: Sequence[int], matched: int
+    ) -> None:
+        super().__init__()
+        self.matched = matched
+        levels = range(1, len(features) + 1)
+        self.blocks = nn.ModuleList()  # from fine to coarse, as the pyramid
+        for level, channels, width, count in zip(levels, features, widths, residuals, strict=True):
+            images = 24 if level == 1 else 6  # the finest block sees pixels of the full size, four in one
+            handed = _HIDDEN if level < len(features) else 0
+            matches = _CORRELATION_CHANNELS if level >= matched else 0
+            sees = 2 * channels + images + _MOTION + 1 + handed + matches
+            self.blocks.append(_Block(sees, width, count, hands_on=level > 1))
+        self.kernels = _silent(widths[0], 4 * 2 * TAPS)
+        bilinear = torch.zeros(TAPS)
+        bilinear[list(_CENTRE)] = 1
+        self.register_buffer("bilinear", bilinear.view(1, 1, -1, 1, 1), persistent=False)
+
+    def forward(
+        self,
+        images: tuple[Tensor, Tensor],
+        features: tuple[Sequence[Tensor], Sequence[Tensor]],
+        flows: Tensor,
+        time: Tensor,
+    ) -> tuple[list[Refined], tuple[Tensor, Tensor], Tensor]:
+        """Refine `flows` at `time`.
+
+        Args:
+            images: both frames, (N, 3, H, W), float32; H and W are multiples of the pyramid's coarsest scale.
+            features: their pyramids, from 1/2 on.
+            flows: from the intermediate frame to both frames, (N, 4, H, W), in pixels, float32.
+            time: (N, 1, 1, 1), float32, 0 < time < 1.
+
+        Returns:
+            What is known after each block, the last at full size; the kernels of both frames, (N, 16, H, W), float32,
+            of which each quadrant sums to 1; and the last block's features at 1/2 of the size.
+        """
+        levels = len(self.blocks)
+        pixels = [image_pyramid(image, levels) for image in images]
+        base = image_pyramid(flows, levels)
+        prior = ((1 - time) / time).log()
+        n = flows.shape[0]
+        added = base[levels].new_zeros((n, _MOTION, *base[levels].shape[2:]))
+        x: Tensor | None = None
+        results = []
+        for level in range(levels, 0, -1):
+            scale = 2**level
+            known = base[level] + added[:, :4]
+            with torch.no_grad():
+                still = known.detach()
+                if level == 1:
+                    finer = base[0] + upsample(added[:, :4], 2)
+                    warped = F.pixel_unshuffle(sample_both(images[0], images[1], finer.detach(), 1), 2)
+                else:
+                    warped = sample_both(pixels[0][level], pixels[1][level], still, scale)
+            maps = sample_both(features[0][level - 1], features[1][level - 1], still, scale)
+            seen = [
+                maps,
+                warped.to(maps.dtype),
+                (still / scale).to(maps.dtype),
+                added[:, 4:].detach().to(maps.dtype),
+                time.to(maps.dtype).expand(n, 1, *maps.shape[2:]),
+            ]
+            if level >= self.matched:
+                one, two = (part.contiguous(memory_format=torch.channels_last) for part in maps.chunk(2, 1))
+                seen.append(F.leaky_relu(correlation(one, two), 0.1))
+            if x is not None:
+                seen.append(upsample(self.blocks[level].hand_on(x), 2))
+            joined = torch.cat(seen, 1).contiguous(memory_format=torch.channels_last)
+            more, x = self.blocks[level - 1](joined)
+            flow, logit = more.split((4, 1), 1)
+            added = upsample(added, 2) + torch.cat((scale / 2 * flow, logit), 1)
+            results.append(Refined(base[level - 1] + added[:, :4], prior + added[:, 4:]))
+        return results, self._normalised(F.pixel_shuffle(self.kernels(x), 2)), x
+
+    def _normalised(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Kernels that begin as bilinear sampling and whose quadrants sum to 1, so that no pixel changes its brightness."""
+        n, _, height, width = raw.shape
+        quadrants = raw.view(n, 2, 2, 2, 2, 2, height, width)  # frame, row half, row, column half, column
+        quadrants = quadrants - quadrants.mean((3, 5), keepdim=True)
+        kernels = quadrants.reshape(n, 2, TAPS, height, width) + self.bilinear
+        return kernels[:, 0], kernels[:, 1]

@@ -1,0 +1,219 @@
+"""Footage that lies in the memory of the device that learns from it, as the decoder made it.
+
+A network that is cheap to train asks for hundreds of triplets a second, which is more than processes on the host can cut out
+and hand over. A hundred short clips are some ten gigabytes of 8-bit frames: a GPU holds them all, and cuts crops itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dain_core.training.batch import TrainingDataError
+
+#: The longer side of a stored frame, at most: larger ones are halved.
+_LONGEST = 1920
+#: A frame's brightness is kept in blocks of so many pixels, to look for motion and cuts.
+_BLOCK = 16
+#: Levels of 255. Neighbours that differ by more, and by four times the clip's median, are two scenes; by less than the
+#: second, where the clip moves by more than four times that, they are one frame twice.
+_CUT, _TWICE = 12.0, 0.12
+#: Triplets whose ends differ by more, on the mean of the crop, are beyond learning.
+_TOO_FAR = 40.0
+#: Spans of frames between the ends of a triplet, and their shares.
+_SPANS = ((2, 0.45), (3, 0.10), (4, 0.25), (6, 0.12), (8, 0.08))
+#: The share of triplets whose crop moves, and how far it goes at most from end to end, down and across.
+_PANS, _PAN = 0.35, (48, 96)
+#: How many places are looked at for each that is taken: the one that moves most, half of the time.
+_CANDIDATES = 4
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video.
+
+    Attributes:
+        frames: (T, 3, H, W), uint8, RGB.
+        brightness: (T, H / 16, W / 16), float32 levels of 255, on the host.
+        breaks: places i where frame i + 1 does not go on from frame i: a cut, or the same frame again.
+        step: frames of the video that count as one: fast recordings hardly move from frame to frame.
+    """
+
+    frames: Tensor
+    brightness: np.ndarray
+    breaks: np.ndarray
+    step: int
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """A batch: ends and the true frame between, (N, 3, h, w) in [0, 1], at `time`, (N, 1, 1, 1)."""
+
+    first: Tensor
+    middle: Tensor
+    last: Tensor
+    time: Tensor
+
+
+def read_clip(path: Path) -> Clip | None:
+    """Decode a video with OpenCV; None if it has fewer than three frames."""
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        there, frame = capture.read()
+        if not there:
+            break
+        if max(frame.shape[:2]) > _LONGEST:
+            frame = cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).transpose(2, 0, 1))
+    rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+    capture.release()
+    if len(frames) < 3:
+        return None
+    stacked = torch.from_numpy(np.stack(frames))
+    rows, columns = (side // _BLOCK for side in stacked.shape[-2:])
+    means = [
+        frame[1, : rows * _BLOCK, : columns * _BLOCK].float().view(rows, _BLOCK, columns, _BLOCK).mean((1, 3))
+        for frame in stacked
+    ]
+    brightness = torch.stack(means).numpy()
+    change = np.abs(np.diff(brightness, axis=0)).mean((1, 2))
+    usual = float(np.median(change))
+    cut = (change > _CUT) & (change > 4 * usual)
+    twice = (change < _TWICE) & (usual > 4 * _TWICE)
+    return Clip(stacked, brightness, np.flatnonzero(cut | twice), max(1, round(rate / 30)))
+
+
+class ResidentFootage:
+    """Clips on a device, and batches of triplets cut out of them.
+
+    Args:
+        paths: the videos.
+        crop: height and width of the triplets.
+        device: where the clips are to lie.
+        seed: of everything random.
+    """
+
+    def __init__(self, paths: Sequence[Path], crop: tuple[int, int], device: torch.device, seed: int) -> None:
+        with ThreadPoolExecutor() as pool:
+            clips = [clip for clip in pool.map(read_clip, paths) if clip is not None]
+        self._crop = crop
+        self._random = np.random.default_rng(seed)
+        self._device = device
+        self._clips = [
+            Clip(clip.frames.to(device), clip.brightness, clip.breaks, clip.step)
+            for clip in clips
+            if clip.frames.shape[0] > 2 and min(clip.frames.shape[-2:]) >= 128
+        ]
+        if not self._clips:
+            raise TrainingDataError(
+                "none of the videos can be learned from: they are too short, or not readable"
+            )
+        counts = np.sqrt([min(len(clip.frames) / clip.step, 240) for clip in self._clips])
+        self._shares = counts / counts.sum()
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def sample(self, count: int) -> Triplets:
+        """A batch of `count` triplets, augmented."""
+        parts = [self._triplet() for _ in range(count)]
+        frames = torch.stack([frames for frames, _ in parts])
+        times = torch.tensor([time for _, time in parts], device=self._device).view(-1, 1, 1, 1)
+        first, middle, last = self._coloured(frames).unbind(1)
+        return Triplets(first, middle, last, times)
+
+    def _triplet(self) -> tuple[Tensor, float]:
+        """Frames (3, 3, h, w), turned and mirrored, and the time of the middle one."""
+        random = self._random
+        turned = random.random() < 0.25
+        height, width = self._crop[::-1] if turned else self._crop
+        while True:
+            clip = self._clips[random.choice(len(self._clips), p=self._shares)]
+            span, middle = self._moments(clip)
+            if span * clip.step >= len(clip.frames):
+                continue
+            wanted = _CANDIDATES if random.random() < 0.6 else 1
+            places = [self._place(clip, span, height, width) for _ in range(wanted)]
+            motion, start, top, left, tall, wide = max(places)
+            if 0 <= motion < _TOO_FAR:
+                break
+        down, across = self._pan(clip, span, (top, left), (tall, wide))
+        frames = torch.stack([
+            clip.frames[start + at * clip.step, :, top + at * down :, left + at * across :][..., :tall, :wide]
+            for at in (0, middle, span)
+        ]).float()  # fmt: skip
+        if (tall, wide) != (height, width):
+            frames = F.interpolate(
+                frames, (height, width), mode="bilinear", antialias=True, align_corners=False
+            )
+        time = middle / span
+        if random.random() < 0.5:
+            frames, time = frames.flip(0), 1 - time
+        if turned:
+            frames = frames.transpose(2, 3)
+        mirrored = [dim for dim, share in ((3, 0.5), (2, 0.3)) if random.random() < share]
+        return (frames.flip(mirrored) if mirrored else frames), time
+
+    def _moments(self, clip: Clip) -> tuple[int, int]:
+        spans, shares = zip(*_SPANS, strict=True)
+        span = int(self._random.choice(spans, p=shares))
+        if span % 2 == 0 and self._random.random() < 0.6:
+            return span, span // 2
+        return span, int(self._random.integers(1, span))
+
+    def _pan(self, clip: Clip, span: int, corner: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+        """How far the crop moves from frame to frame, down and across: most often not at all.
+
+        A crop that moves is a camera that pans: all that is in the clip goes that much faster.
+        """
+        if self._random.random() > _PANS:
+            return 0, 0
+        steps = []
+        for at, side, whole, most in zip(corner, size, clip.frames.shape[-2:], _PAN, strict=True):
+            least, largest = -min(at, most) // span + 1, min(whole - side - at, most) // span
+            steps.append(int(self._random.integers(least, largest + 1)) if least < largest else 0)
+        return steps[0], steps[1]
+
+    def _place(self, clip: Clip, span: int, height: int, width: int) -> tuple[float, int, int, int, int, int]:
+        """How much moves at a random moment and place, in levels of 255, and both; below 0 where nothing can be learned."""
+        random = self._random
+        total, _, tall, wide = clip.frames.shape
+        largest = min(tall / height, wide / width)
+        scale = min(largest, float(random.choice((1.0, 1.5, 2.0)))) if largest > 1 else largest
+        tall_crop, wide_crop = int(height * scale), int(width * scale)
+        top, left = (int(random.integers(0, free + 1)) for free in (tall - tall_crop, wide - wide_crop))
+        start = int(random.integers(0, total - span * clip.step))
+        end = start + span * clip.step
+        if np.any((clip.breaks >= start) & (clip.breaks < end)):
+            return -1.0, start, top, left, tall_crop, wide_crop
+        rows = slice(top // _BLOCK, (top + tall_crop) // _BLOCK)
+        columns = slice(left // _BLOCK, (left + wide_crop) // _BLOCK)
+        change = np.abs(clip.brightness[end, rows, columns] - clip.brightness[start, rows, columns])
+        return float(change.mean()), start, top, left, tall_crop, wide_crop
+
+    def _coloured(self, frames: Tensor) -> Tensor:
+        """Frames (N, 3, 3, h, w) of 0 to 255 in [0, 1], each triplet with a brightness and colours of its own."""
+        n = len(frames)
+        random = torch.from_numpy(self._random.random((n, 3)).astype(np.float32)).to(self._device)
+        gain, gamma = 0.75 + 0.35 * random[:, 0], 0.8 + 0.45 * random[:, 1]
+        shape = (n, 1, 1, 1, 1)
+        bright = (frames / 255 * gain.view(shape)).clamp(0, 1).pow(gamma.view(shape))
+        order = [
+            list(self._random.permutation(3)) if self._random.random() < 0.3 else [0, 1, 2] for _ in range(n)
+        ]
+        index = torch.tensor(order, device=self._device).view(n, 1, 3, 1, 1).expand_as(bright)
+        bright = bright.gather(2, index)
+        # What is noise in the ends is none in the truth: where nothing else differs, the mean of both is best.
+        noise = torch.where(random[:, 2] < 0.15, 0.1 * random[:, 2], 0.0).view(shape)
+        ends = bright[:, ::2]
+        bright[:, ::2] = (ends + noise * torch.randn_like(ends)).clamp(0, 1)
+        return bright
