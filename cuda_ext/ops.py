@@ -63,6 +63,7 @@ SCHEMAS = {
     "enlarge_flow": "(Tensor flow, float scale) -> Tensor",
     "stack_into": "(Tensor first, Tensor second, Tensor(a!) out) -> ()",
     "unshuffle_into": "(Tensor image, Tensor(a!) out) -> ()",
+    "sample_into": "(Tensor map, Tensor flow, float scale, Tensor(a!) out) -> ()",
 }
 
 
@@ -446,6 +447,17 @@ def unshuffle_into(image: Tensor, out: Tensor) -> None:
     torch.ops.dain.unshuffle_into(image, out)
 
 
+def sample_into(map: Tensor, flow: Tensor, scale: float, out: Tensor) -> None:
+    """`map` at every pixel plus its flow, bilinear; outside of the map, the nearest pixel of its border. No gradient.
+
+    Args:
+        map: (N, C, H, W), of any floating dtype; on a GPU a slice of channels of a channels-last tensor.
+        flow: (N, 2, H, W), float32, in pixels once it is multiplied by `scale`.
+        out: (N, C, H, W) in the dtype of `map`; likewise a slice.
+    """
+    torch.ops.dain.sample_into(map, flow, scale, out)
+
+
 for _name in (
     "convolve_into",
     "adaptive_warp_into",
@@ -457,6 +469,7 @@ for _name in (
     "match_warped_into",
     "stack_into",
     "unshuffle_into",
+    "sample_into",
 ):
     torch.library.register_fake(f"dain::{_name}", lambda *_: None)
 

@@ -478,3 +478,12 @@ def stack_into(first: Tensor, second: Tensor, out: Tensor) -> None:
 
 def unshuffle_into(image: Tensor, out: Tensor) -> None:
     _fill(out, F.pixel_unshuffle(image, 2))
+
+
+def sample_into(map: Tensor, flow: Tensor, scale: float, out: Tensor) -> None:
+    height, width = map.shape[2:]
+    wide = coordinate_dtype(map)
+    x = torch.arange(width, device=map.device, dtype=wide) + scale * flow[:, 0].to(wide)
+    y = torch.arange(height, device=map.device, dtype=wide)[:, None] + scale * flow[:, 1].to(wide)
+    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
+    out.copy_(F.grid_sample(map.to(wide), grid, padding_mode="border", align_corners=False))

@@ -166,10 +166,13 @@ class RefinedDAIN(nn.Module):
     def projected(
         self, first: FrameFeatures, second: FrameFeatures, motion: Flows, time: float | Tensor
     ) -> Tensor:
-        """The depth-aware projection: flow from the frame at `time` to both frames, (N, 4, H, W)."""
-        forward, backward = motion.flows
-        to_first = flow_projection(time * forward, first.inverse_depth, True)
-        to_second = flow_projection((1 - time) * backward, second.inverse_depth, True)
+        """The depth-aware projection: flow from the frame at `time` to both frames, (N, 4, H, W).
+
+        It has no gradient: with its holes filled the projection has none, and flow and depth do not learn from here on.
+        """
+        forward, backward = (flow.detach() for flow in motion.flows)
+        to_first = flow_projection(time * forward, first.inverse_depth.detach(), True)
+        to_second = flow_projection((1 - time) * backward, second.inverse_depth.detach(), True)
         return torch.cat((within_frame(to_first), within_frame(to_second)), 1)
 
     def synthesise(

@@ -1,6 +1,7 @@
 """Trains the refinement at the intermediate time, and all that follows it, on footage that lies on the device.
 
     python -m dain_core.training.refined --data clips --out run --minutes 20 --teacher teacher.py
+    python -m dain_core.training.refined --data clips --out next --minutes 20 --init run/last.safetensors --flow-first 0
 
 Flow and depth stay as they begin, those of `dain-lite`. What trains is the feature pyramid, the refinement, the kernels and the
 rectification.
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,9 +30,11 @@ from dain_core.network.model import CONFIGS, DAIN
 from dain_core.network.modules.pyramid import image_pyramid
 from dain_core.network.modules.refinement import Refined, sample, sample_both
 from dain_core.network.refined import RefinedDAIN
+from dain_core.runtime.devices import DeviceError, named_device
 from dain_core.training import losses
+from dain_core.training.batch import TrainingDataError
 from dain_core.training.resident import ResidentFootage, Triplets
-from dain_core.weights.files import load_weights, read, save
+from dain_core.weights.files import WeightsError, load_weights, read, save
 
 Teacher = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -54,7 +58,6 @@ class Settings:
         flow_first: the share of the run in which only pyramid and refinement learn, from the blend.
         flow: the weight of the teacher's flow.
         psnr: the weight of the logarithm of the squared error, in the last half of the run.
-        seed: of everything random.
     """
 
     minutes: float
@@ -64,7 +67,6 @@ class Settings:
     flow_first: float = 0.3
     flow: float = 0.02
     psnr: float = 0.01
-    seed: int = 0
 
 
 def photometric(made: Tensor, truth: Tensor) -> Tensor:
@@ -254,7 +256,6 @@ def train(
     weights = trainable(model)
     average = {name: weight.detach().clone() for name, weight in weights.items()}
     learn = Step(Objective(model, settings, teacher), list(weights.values()), settings.rate, device)
-    log = (out / "log.jsonl").open("a")
     started = since = saved = time.monotonic()
     step, sums = 0, dict[str, Tensor]()
     while (progress := (time.monotonic() - started) / (60 * settings.minutes)) < 1:
@@ -276,8 +277,8 @@ def train(
         entry["triplets_per_second"] = _LOOK_EVERY * settings.batch / (now - since)
         text = json.dumps({name: round(value, 6) for name, value in entry.items()} | updates(weights, before))
         print(text, flush=True)
-        log.write(text + "\n")
-        log.flush()
+        with (out / "log.jsonl").open("a") as log:
+            log.write(text + "\n")
         sums, since = {}, now
         if now - saved > 90:
             saved = now
@@ -346,3 +347,68 @@ def teacher_of(path: Path, device: torch.device) -> Teacher:
     spec.loader.exec_module(module)
     flows: Teacher = module.flows
     return flows
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    required=True,
+    help="A folder of videos.",
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The folder of the run."
+)
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), required=True, help="How long to train."
+)
+@click.option(
+    "--init",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Weights that a run before has left in its folder.",
+)
+@click.option(
+    "--teacher",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A Python file with `flows(first, last, time)`.",
+)
+@click.option(
+    "--batch", default=Settings.batch, show_default=True, type=click.IntRange(1), help="Triplets a step."
+)
+@click.option(
+    "--crop",
+    default=Settings.crop,
+    show_default=True,
+    nargs=2,
+    type=click.IntRange(64),
+    help="Height and width of a triplet, multiples of 64.",
+)
+@click.option("--rate", default=Settings.rate, show_default=True, help="The highest learning rate.")
+@click.option(
+    "--flow-first",
+    default=Settings.flow_first,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="The share of the run in which pyramid and refinement learn alone.",
+)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def command(data: tuple[Path, ...], out: Path, minutes: float, init: Path | None, teacher: Path | None, batch: int,
+            crop: tuple[int, int], rate: float, flow_first: float, device: str, seed: int) -> None:  # fmt: skip
+    """Train flow, mask, kernels and rectification at the intermediate time on the videos in DATA."""
+    if any(side % 64 for side in crop):
+        raise click.UsageError(f"--crop {crop[0]} {crop[1]}: both sides must be multiples of 64")
+    videos = sorted(path for folder in data for path in folder.iterdir() if path.is_file())
+    try:
+        place = named_device(device)
+        footage = ResidentFootage(videos, crop, place, seed)
+        model = begin(init)
+    except (DeviceError, TrainingDataError, WeightsError) as error:
+        raise click.ClickException(str(error)) from error
+    settings = Settings(minutes, batch, crop, rate, flow_first)
+    train(model, footage, None if teacher is None else teacher_of(teacher, place), settings, out, place)
+
+
+if __name__ == "__main__":
+    command()

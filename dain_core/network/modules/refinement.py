@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ext import correlation
+from cuda_ext import correlation, sample_into
 from dain_core.network.modules.kernels import TAPS
 from dain_core.network.modules.layers import FullPrecisionConv2d, upsample
 from dain_core.network.modules.pyramid import image_pyramid, leaky_conv
@@ -40,27 +40,33 @@ class Refined:
     logit: Tensor
 
 
-def sample(image: Tensor, flow: Tensor) -> Tensor:
-    """`image` (N, C, H, W) at every pixel plus `flow` (N, 2, H, W), bilinear; outside, the nearest pixel of the border.
+def sample(image: Tensor, flow: Tensor, scale: float = 1.0) -> Tensor:
+    """`image` (N, C, H, W) at every pixel plus `scale` times `flow`, bilinear; outside, the nearest pixel of the border.
+
+    Args:
+        flow: (N, 2, H, W), float32.
 
     Returns:
-        (N, C, H, W) in the dtype of `image`. The coordinates are float32 whatever that is.
+        (N, C, H, W) in the dtype of `image`. Coordinates are float32 whatever that is.
     """
+    if not (torch.is_grad_enabled() and (image.requires_grad or flow.requires_grad)):
+        image = image.contiguous(memory_format=torch.channels_last)
+        sampled = torch.empty_like(image)
+        sample_into(image, flow, scale, sampled)
+        return sampled
     height, width = flow.shape[2:]
-    x = torch.arange(width, device=flow.device, dtype=flow.dtype) + flow[:, 0]
-    y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
+    x = torch.arange(width, device=flow.device, dtype=flow.dtype) + scale * flow[:, 0]
+    y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + scale * flow[:, 1]
     grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
     with torch.autocast(flow.device.type, enabled=False):
-        sampled = F.grid_sample(image.to(flow.dtype), grid, padding_mode="border", align_corners=False)
-    return sampled.to(image.dtype)
+        made = F.grid_sample(image.to(flow.dtype), grid, padding_mode="border", align_corners=False)
+    return made.to(image.dtype)
 
 
 def sample_both(first: Tensor, second: Tensor, flows: Tensor, scale: int) -> Tensor:
     """Both frames' maps (N, C, h, w) by `flows` (N, 4, h, w), which are in pixels of a frame `scale` times as large."""
-    warped = (
-        sample(image, flow / scale) for image, flow in zip((first, second), flows.split(2, 1), strict=True)
-    )
-    return torch.cat(tuple(warped), 1)
+    pairs = zip((first, second), flows.split(2, 1), strict=True)
+    return torch.cat([sample(image, flow, 1 / scale) for image, flow in pairs], 1)
 
 
 class _Residual(nn.Module):

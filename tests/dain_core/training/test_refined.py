@@ -1,0 +1,116 @@
+"""Training of the refinement at the intermediate time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dain_core.network.model import CONFIGS
+from dain_core.network.modules.refinement import Refined
+from dain_core.network.refined import RefinedConfig, RefinedDAIN
+from dain_core.training import refined
+from dain_core.training.batch import TrainingDataError
+from dain_core.training.refined import Objective, Settings, Step, command, taught, trainable
+from dain_core.training.resident import ResidentFootage, Triplets
+
+CPU = torch.device("cpu")
+
+
+def write_clip(path: Path, frames: int, speed: int, cut: int | None = None) -> Path:
+    """A texture of 320x256 that moves right by `speed` pixels a frame; another one from the frame `cut` on."""
+    random = np.random.default_rng(0)
+    textures = [
+        cv2.resize(random.integers(*levels, (20, 60, 3), np.uint8), (960, 320))
+        for levels in ((120, 256), (0, 40))
+    ]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (320, 256))
+    for index in range(frames):
+        texture = textures[cut is not None and index >= cut]
+        left = 300 - index * speed
+        writer.write(np.ascontiguousarray(texture[:256, left : left + 320]))
+    writer.release()
+    return path
+
+
+def test_triplets_are_of_one_scene_and_the_middle_lies_at_its_time(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.avi", 24, 2, cut=12)
+    footage = ResidentFootage([clip], (64, 128), CPU, 0)
+    batch = footage.sample(40)
+    assert batch.first.shape == (40, 3, 64, 128) and batch.time.shape == (40, 1, 1, 1)
+    assert 0 < batch.time.min() and batch.time.max() < 1 and len(batch.time.unique()) > 2
+    # The middle is nearer to the end that is nearer in time.
+    to_first = (batch.middle - batch.first).abs().mean((1, 2, 3))
+    to_last = (batch.middle - batch.last).abs().mean((1, 2, 3))
+    early = batch.time.flatten() < 0.4
+    assert (to_first[early] < to_last[early]).all() and early.any()
+    # Of the two scenes one is bright, one dark.
+    assert (batch.first.mean((1, 2, 3)) - batch.last.mean((1, 2, 3))).abs().max() < 0.1
+
+
+def test_videos_that_nothing_can_be_learned_from_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(TrainingDataError, match="none of the videos"):
+        ResidentFootage([tmp_path / "text.mp4"], (64, 64), CPU, 0)
+
+
+def test_a_teacher_counts_where_it_is_nearer_to_the_truth() -> None:
+    torch.manual_seed(0)
+    texture = torch.nn.functional.interpolate(torch.rand(1, 3, 12, 20), (96, 160), mode="bicubic").clamp(0, 1)
+    first, middle, last = (texture[..., 8 + shift : 72 + shift, 16:144] for shift in (0, 4, 8))
+    batch = Triplets(first, middle, last, torch.full((1, 1, 1, 1), 0.5))
+    right = torch.zeros(1, 4, 64, 128)
+    right[:, 1], right[:, 3] = 4, -4
+    still = torch.zeros_like(right)
+
+    def distance(ours: torch.Tensor, target: torch.Tensor, floor: float) -> float:
+        steps = [Refined(ours, torch.zeros(1, 1, 64, 128))]
+        return float(taught(batch, steps, target, floor)[0])
+
+    assert distance(still, right, 0.0) > 0.5  # the teacher knows better
+    assert distance(right, still, 0.0) < 0.2  # it does not
+    assert distance(right, still, 1.0) > 0.5
+
+
+def test_some_steps_make_the_loss_smaller_and_move_every_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = replace(CONFIGS["dain-lite"], flow_pyramid=(16,) * 6, flow_dense=(16,) * 5, depth_stem=16)
+    torch.manual_seed(0)
+    model = RefinedDAIN(RefinedConfig(base, (16, 16, 16), (16, 16, 16), (1, 1, 1), 2, (16, 16)))
+    footage = ResidentFootage([write_clip(tmp_path / "a.avi", 24, 3)], (64, 64), CPU, 0)
+    batch = footage.sample(2)
+    weights = trainable(model)
+    learn = Step(Objective(model, Settings(1, flow_first=0.0), None), list(weights.values()), 3e-3, CPU)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    losses = [float(learn(batch, 0.1)["loss"]) for _ in range(12)]
+    assert losses[-1] < 0.9 * losses[0]
+    still = [name for name, weight in weights.items() if torch.equal(weight, before[name])]
+    assert not still
+
+
+def test_the_command_trains_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refined, "_LOOK_EVERY", 1)
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    write_clip(clips / "a.avi", 12, 2)
+    options = ["--data", str(clips), "--batch", "1", "--crop", "64", "64", "--minutes", "0.02", "--device", "cpu"]
+    done = CliRunner().invoke(command, [*options, "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    first = tmp_path / "run" / "weights.safetensors"
+    assert first.is_file() and (tmp_path / "run" / "log.jsonl").read_text().count("\n") >= 1
+    again = CliRunner().invoke(command, [*options, "--init", str(first), "--out", str(tmp_path / "next")])
+    assert again.exit_code == 0, again.output
+
+
+def test_wrong_settings_are_sentences(tmp_path: Path) -> None:
+    options = ["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--minutes", "1", "--device", "cpu"]
+    odd = CliRunner().invoke(command, [*options, "--crop", "100", "128"])
+    assert odd.exit_code == 2 and "must be multiples of 64" in odd.output
+    none = CliRunner().invoke(command, options)
+    assert none.exit_code == 1 and "none of the videos can be learned from" in none.output
