@@ -128,11 +128,11 @@ class Motion:
 
     Attributes:
         flows: from the first frame to the second and back, each (N, 2, H, W) in pixels, float32.
-        kernels: of the first and the second frame, each (N, 16, H, W).
+        kernels: of the first and the second frame, each (N, 16, H, W); none where they depend on the time.
     """
 
     flows: tuple[Tensor, Tensor]
-    kernels: tuple[Tensor, Tensor]
+    kernels: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cuda_ext import adaptive_warp, flow_projection
-from dain_core.network.model import CONFIGS, ModelConfig
+from dain_core.network.model import CONFIGS, ModelConfig, Motion
 from dain_core.network.modules.depth import DepthNetwork, depth_of, fold_batch_norm
 from dain_core.network.modules.flow import FLOW_UNIT, FlowNetwork
 from dain_core.network.modules.layers import FullPrecision, downsample, upsample
@@ -74,13 +74,6 @@ class FrameFeatures:
 
 
 @dataclass(frozen=True)
-class Flows:
-    """The flow of a pair from the first frame to the second and back, each (N, 2, H, W) in pixels, float32."""
-
-    flows: tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
 class RefinedSynthesis:
     """The frame between, and what it was made of.
 
@@ -112,7 +105,8 @@ class RefinedDAIN(nn.Module):
         self.depth = DepthNetwork(base.depth_stem, base.depth_widths, base.depth_narrow, base.depth_wide)
         self.context = PyramidNetwork(config.context)
         self.refine = RefinementNetwork(config.context, config.refine, config.residuals, config.matched)
-        # At 1/2 of the size: four pixels each of the blend, both warped images and the logit; the last block's features.
+        # At 1/2 of the size: four pixels each of the blend, both warped images and the logit; and the last block's
+        # features.
         seen = 4 * (3 + 3 + 3 + 1) + config.refine[0]
         contexts = [2 * width for width in config.context[: len(config.rectify)]]
         self.rectify = MultiscaleRectification(seen, contexts, config.rectify)
@@ -120,7 +114,7 @@ class RefinedDAIN(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The precision that the networks run in: autocast's where that is on, else the weights'."""
-        weight = self.context.levels[0][0][0].weight  # type: ignore[index, union-attr]
+        weight = self.context.levels[0][0][0].weight  # type: ignore[index]
         if torch.is_autocast_enabled(weight.device.type):
             return torch.get_autocast_dtype(weight.device.type)
         dtype: torch.dtype = weight.dtype
@@ -150,21 +144,26 @@ class RefinedDAIN(nn.Module):
             image=image,
             inverse_depth=1e-6 + torch.exp(-log_depth),
             pyramid=self.flow.features(downsample(halved, self.config.base.flow_scale)),
-            context=self.context(self._padding(image).add(source)),
+            context=self.contexts(image),
         )
 
-    def motion(self, first: FrameFeatures, second: FrameFeatures) -> Flows:
-        """The flow of a pair, whatever the time between."""
+    def contexts(self, image: Tensor) -> tuple[Tensor, ...]:
+        """`FrameFeatures.context` of images, alone."""
+        maps: tuple[Tensor, ...] = self.context(self._padding(image).add(image.to(self.dtype)))
+        return maps
+
+    def motion(self, first: FrameFeatures, second: FrameFeatures) -> Motion:
+        """The flow of a pair, whatever the time between. Kernels depend on the time: there are none yet."""
         there = [torch.cat(levels) for levels in zip(first.pyramid, second.pyramid, strict=True)]
         back = [torch.cat(levels) for levels in zip(second.pyramid, first.pyramid, strict=True)]
         scale = self.config.base.flow_scale
         finest = FLOW_UNIT * scale * self.flow(there, back)[-1]
         padding = Padding.of(first.image, self.config.base.flow_multiple)
         forward, backward = padding.remove(upsample(finest, 4 * scale)).chunk(2)
-        return Flows((forward, backward))
+        return Motion((forward, backward), ())
 
     def projected(
-        self, first: FrameFeatures, second: FrameFeatures, motion: Flows, time: float | Tensor
+        self, first: FrameFeatures, second: FrameFeatures, motion: Motion, time: float | Tensor
     ) -> Tensor:
         """The depth-aware projection: flow from the frame at `time` to both frames, (N, 4, H, W).
 
@@ -176,7 +175,7 @@ class RefinedDAIN(nn.Module):
         return torch.cat((within_frame(to_first), within_frame(to_second)), 1)
 
     def synthesise(
-        self, first: FrameFeatures, second: FrameFeatures, motion: Flows, time: float | Tensor
+        self, first: FrameFeatures, second: FrameFeatures, motion: Motion, time: float | Tensor
     ) -> RefinedSynthesis:
         """The frame at `time`, a number or (N, 1, 1, 1), between the first (0) and the second (1)."""
         image = first.image

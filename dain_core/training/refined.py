@@ -1,14 +1,13 @@
 """Trains the refinement at the intermediate time, and all that follows it, on footage that lies on the device.
 
     python -m dain_core.training.refined --data clips --out run --minutes 20 --teacher teacher.py
-    python -m dain_core.training.refined --data clips --out next --minutes 20 --init run/last.safetensors --flow-first 0
+    python -m dain_core.training.refined --data clips --out next --minutes 20 --init run/last.safetensors
 
-Flow and depth stay as they begin, those of `dain-lite`. What trains is the feature pyramid, the refinement, the kernels and the
-rectification.
+Flow and depth stay as they begin, those of `dain-lite`. Feature pyramid, refinement, kernels and rectification train.
 
-A teacher is a Python file with `flows(first, last, time)`: frames (N, 3, H, W) in [0, 1], times (N, 1, 1, 1); it returns the flow
-from the frame between to both ends, (N, 4, H, W), in pixels. It is a target where its warped frame is nearer to the truth
-than ours, and nowhere else (as RIFE's privileged teacher; Huang et al., ECCV 2022).
+A teacher is a Python file with a function `flows(first, last, time)`. It is given frames (N, 3, H, W) in [0, 1] and
+times (N, 1, 1, 1), and returns the flow from the frame between to both ends, (N, 4, H, W), in pixels. That flow is a
+target where the teacher's warped frame is nearer to the truth than ours (RIFE has such a teacher; Huang et al., 2022).
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def photometric(made: Tensor, truth: Tensor) -> Tensor:
 
 
 def step_blends(batch: Triplets, steps: Sequence[Refined]) -> Iterator[tuple[Tensor, Tensor]]:
-    """After each block: the frame between at the block's size, both ends warped bilinearly; and the truth at that size."""
+    """For each block, the frame between that both ends give, warped bilinearly, and the truth, at the block's size."""
     levels = len(steps) - 1
     firsts, truths, lasts = (image_pyramid(x, levels) for x in (batch.first, batch.middle, batch.last))
     for level, step in zip(range(levels, -1, -1), steps, strict=True):
@@ -179,8 +178,8 @@ def psnr(made: Tensor, truth: Tensor) -> Tensor:
 class Step:
     """One step of learning: gradients of a batch, clipped, and what the optimiser makes of them.
 
-    On a GPU a step is a CUDA graph. It has some three thousand kernels, most of them short: one by one, launching them takes
-    longer than running them.
+    On a GPU a step is a CUDA graph. It has some three thousand kernels, most of them short: launching them one by one
+    takes longer than running them.
     """
 
     def __init__(
@@ -199,9 +198,9 @@ class Step:
 
     def __call__(self, batch: Triplets, progress: float) -> dict[str, Tensor]:
         """Learn from `batch`; the figures are overwritten by the next step."""
-        given = [batch.first, batch.middle, batch.last, batch.time]
         if self._device.type != "cuda":
-            return self._learn(batch, progress)
+            return self.eager(batch, progress)
+        given = [batch.first, batch.middle, batch.last, batch.time]
         stage = self._objective.stage(progress)
         if stage != self._stage:
             self._graph, self._stage, self._static = None, stage, [part.clone() for part in given]
@@ -212,6 +211,11 @@ class Step:
         self._graph.replay()
         return self._figures
 
+    def eager(self, batch: Triplets, progress: float) -> dict[str, Tensor]:
+        """The same step, its kernels launched one by one."""
+        self._optimiser.zero_grad(set_to_none=True)
+        return self._learn(batch, progress)
+
     def _learn(self, batch: Triplets, progress: float) -> dict[str, Tensor]:
         loss, figures = self._objective(batch, progress)
         loss.backward()
@@ -221,8 +225,6 @@ class Step:
         self._optimiser.found_inf = 1 - figures["gradient"].isfinite().float()  # type: ignore[attr-defined]
         self._optimiser.grad_scale = None  # type: ignore[attr-defined]
         self._optimiser.step()
-        if self._device.type != "cuda":
-            self._optimiser.zero_grad()
         return figures
 
     def _capture(self, progress: float) -> None:
@@ -231,8 +233,7 @@ class Step:
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(3):
-                self._optimiser.zero_grad(set_to_none=True)
-                self._learn(batch, progress)
+                self.eager(batch, progress)
         torch.cuda.current_stream(self._device).wait_stream(side)
         self._optimiser.zero_grad(set_to_none=True)
         self._graph = torch.cuda.CUDAGraph()

@@ -1,7 +1,7 @@
 """Footage that lies in the memory of the device that learns from it, as the decoder made it.
 
-A network that is cheap to train asks for hundreds of triplets a second, which is more than processes on the host can cut out
-and hand over. A hundred short clips are some ten gigabytes of 8-bit frames: a GPU holds them all, and cuts crops itself.
+A network that is cheap to train asks for hundreds of triplets a second. Processes on the host cannot cut out so many.
+A hundred short clips are some ten gigabytes of 8-bit frames: a GPU holds them all, and cuts crops itself.
 """
 
 from __future__ import annotations
@@ -184,7 +184,11 @@ class ResidentFootage:
         return steps[0], steps[1]
 
     def _place(self, clip: Clip, span: int, height: int, width: int) -> tuple[float, int, int, int, int, int]:
-        """How much moves at a random moment and place, in levels of 255, and both; below 0 where nothing can be learned."""
+        """A random moment and place, and how much moves there, in levels of 255: below 0 where two scenes meet.
+
+        Returns:
+            The motion, the first frame's index, and top, left, height and width of the crop.
+        """
         random = self._random
         total, _, tall, wide = clip.frames.shape
         largest = min(tall / height, wide / width)

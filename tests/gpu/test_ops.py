@@ -839,3 +839,19 @@ def test_pixels_become_channels(layout: str, dtype: torch.dtype) -> None:
     torch.ops.dain.unshuffle_into(LAYOUTS[layout](image.cuda()), out)
     expected = torch.cat((torch.nn.functional.pixel_unshuffle(image, 2), torch.zeros(2, 20, 5, 37)), 1)
     assert torch.equal(out.cpu(), expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [3, 16, 48])
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_maps_are_sampled_along_a_flow(channels: int, scale: float, dtype: torch.dtype) -> None:
+    """In and out of the frame, where runs of 16 bytes fit and where they do not, into a slice of channels."""
+    map = channels_last(random(2, channels, 13, 37).to(dtype))
+    flows = 20 * random(2, 4, 13, 37).float()
+    whole = channels_last(torch.full((2, channels + 16, 13, 37), 7.0, dtype=dtype, device="cuda"))
+    cuda_ext.sample_into(map.cuda(), flows.cuda()[:, 2:], scale, whole[:, 16:])
+    expected = torch.empty_like(map)
+    cuda_ext.sample_into(map, flows[:, 2:], scale, expected)
+    tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(whole[:, 16:].cpu().float(), expected.float(), atol=tolerance, rtol=tolerance)
+    assert (whole[:, :16] == 7).all()

@@ -1,13 +1,14 @@
 """Flow, visibility and kernels at the intermediate time, from coarse to fine, starting from the projected flow.
 
-The idea of flow estimated at the intermediate time is that of RIFE (Huang et al., ECCV 2022); matching both frames there is
-AMT's (Li et al., CVPR 2023); the start is DAIN's depth-aware flow projection.
+RIFE estimates flow at the intermediate time (Huang et al., ECCV 2022), AMT matches both frames there (Li et al., CVPR
+2023). The start is DAIN's depth-aware flow projection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class Refined:
 
 
 def sample(image: Tensor, flow: Tensor, scale: float = 1.0) -> Tensor:
-    """`image` (N, C, H, W) at every pixel plus `scale` times `flow`, bilinear; outside, the nearest pixel of the border.
+    """`image` (N, C, H, W) at every pixel plus `scale` times `flow`, bilinear; outside, the nearest border pixel.
 
     Args:
         flow: (N, 2, H, W), float32.
@@ -93,6 +94,32 @@ def _silent(in_channels: int, out_channels: int) -> FullPrecisionConv2d:
     return conv
 
 
+class _KernelHead(FullPrecisionConv2d):
+    """The 4x4 kernels of both frames, (N, 2 * 16, 2h, 2w), from features (N, C, h, w), in float32.
+
+    They begin as bilinear sampling. Each quadrant of a kernel sums to 1, so that no pixel changes its brightness: what
+    a quadrant's four outputs have in common is taken out of the weights, which costs nothing at each pixel.
+    """
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(in_channels, 4 * 2 * TAPS, 3, padding=1)
+        nn.init.zeros_(self.weight)
+        taps = torch.zeros(2, TAPS, 4)
+        taps[:, list(_CENTRE)] = 1
+        self.bias = nn.Parameter(taps.flatten())
+
+    def forward(self, input: Tensor, *_: object) -> Tensor:
+        assert self.bias is not None
+        with torch.autocast(input.device.type, enabled=False):
+            weight, bias = self._centred(self.weight), self._centred(self.bias) + 1 / 4
+            return F.pixel_shuffle(self._conv_forward(input.to(weight.dtype), weight, bias), 2)
+
+    def _centred(self, value: Tensor) -> Tensor:
+        # frame; half and row within it; half and column within it; the four pixels that pixel_shuffle makes of one
+        quadrants = value.view(2, 2, 2, 2, 2, 4, *value.shape[1:])
+        return (quadrants - quadrants.mean((2, 4), keepdim=True)).view_as(value)
+
+
 class _Block(nn.Module):
     """What to add to flows and logit, at twice the size at which the block works; and features for the next block."""
 
@@ -103,6 +130,12 @@ class _Block(nn.Module):
         self.head = _silent(width, 4 * _MOTION)
         self.hand_on = nn.Conv2d(width, _HIDDEN, 1) if hands_on else None
 
+    def handed_on(self, x: Tensor) -> Tensor:
+        """What the next, finer block sees of this block's features."""
+        assert self.hand_on is not None
+        handed: Tensor = self.hand_on(x)
+        return handed
+
     def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """What to add, (N, 5, 2h, 2w), and the features (N, `width`, h, w) that it came from."""
         x = self.trunk(self.stem(seen))
@@ -112,8 +145,8 @@ class _Block(nn.Module):
 class RefinementNetwork(nn.Module):
     """Blocks from the coarsest level of the feature pyramid to the finest.
 
-    Each block sees both frames, warped to the intermediate time as the blocks before it would have them, and says what to
-    add to both flows and to the logit of the mask. Untrained, it adds nothing.
+    Each block sees both frames, warped to the intermediate time by the flows so far, and says what to add to both flows
+    and to the logit of the mask. An untrained block adds nothing.
 
     Args:
         features: the channels of the pyramid's levels, from 1/2 of the frame's size on.
@@ -122,8 +155,6 @@ class RefinementNetwork(nn.Module):
         matched: the levels, counted from 1 (1/2 of the size), from which on a block also sees the correlation of the
             two warped feature maps.
     """
-
-    bilinear: Tensor
 
     def __init__(
         self, features: Sequence[int], widths: Sequence[int], residuals: Sequence[int], matched: int
@@ -138,10 +169,7 @@ class RefinementNetwork(nn.Module):
             matches = _CORRELATION_CHANNELS if level >= matched else 0
             sees = 2 * channels + images + _MOTION + 1 + handed + matches
             self.blocks.append(_Block(sees, width, count, hands_on=level > 1))
-        self.kernels = _silent(widths[0], 4 * 2 * TAPS)
-        bilinear = torch.zeros(TAPS)
-        bilinear[list(_CENTRE)] = 1
-        self.register_buffer("bilinear", bilinear.view(1, 1, -1, 1, 1), persistent=False)
+        self.kernels = _KernelHead(widths[0])
 
     def forward(
         self,
@@ -168,7 +196,7 @@ class RefinementNetwork(nn.Module):
         prior = ((1 - time) / time).log()
         n = flows.shape[0]
         added = base[levels].new_zeros((n, _MOTION, *base[levels].shape[2:]))
-        x: Tensor | None = None
+        x = base[levels].new_zeros(())  # the coarsest block is handed nothing
         results = []
         for level in range(levels, 0, -1):
             scale = 2**level
@@ -191,19 +219,12 @@ class RefinementNetwork(nn.Module):
             if level >= self.matched:
                 one, two = (part.contiguous(memory_format=torch.channels_last) for part in maps.chunk(2, 1))
                 seen.append(F.leaky_relu(correlation(one, two), 0.1))
-            if x is not None:
-                seen.append(upsample(self.blocks[level].hand_on(x), 2))
+            if level < levels:
+                seen.append(upsample(cast(_Block, self.blocks[level]).handed_on(x), 2))
             joined = torch.cat(seen, 1).contiguous(memory_format=torch.channels_last)
             more, x = self.blocks[level - 1](joined)
             flow, logit = more.split((4, 1), 1)
             added = upsample(added, 2) + torch.cat((scale / 2 * flow, logit), 1)
             results.append(Refined(base[level - 1] + added[:, :4], prior + added[:, 4:]))
-        return results, self._normalised(F.pixel_shuffle(self.kernels(x), 2)), x
-
-    def _normalised(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Kernels that begin as bilinear sampling and whose quadrants sum to 1, so that no pixel changes its brightness."""
-        n, _, height, width = raw.shape
-        quadrants = raw.view(n, 2, 2, 2, 2, 2, height, width)  # frame, row half, row, column half, column
-        quadrants = quadrants - quadrants.mean((3, 5), keepdim=True)
-        kernels = quadrants.reshape(n, 2, TAPS, height, width) + self.bilinear
-        return kernels[:, 0], kernels[:, 1]
+        one, two = self.kernels(x).chunk(2, 1)
+        return results, (one, two), x

@@ -99,7 +99,19 @@ def test_the_command_trains_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     clips = tmp_path / "clips"
     clips.mkdir()
     write_clip(clips / "a.avi", 12, 2)
-    options = ["--data", str(clips), "--batch", "1", "--crop", "64", "64", "--minutes", "0.02", "--device", "cpu"]
+    options = [
+        "--data",
+        str(clips),
+        "--batch",
+        "1",
+        "--crop",
+        "64",
+        "64",
+        "--minutes",
+        "0.02",
+        "--device",
+        "cpu",
+    ]
     done = CliRunner().invoke(command, [*options, "--out", str(tmp_path / "run")])
     assert done.exit_code == 0, done.output
     first = tmp_path / "run" / "weights.safetensors"

@@ -1,0 +1,115 @@
+"""`RefinedDAIN` on a device: on a GPU its flow and depth are the fused ones, and small frames run as CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dain_core.network.model import Motion
+from dain_core.network.modules.depth import depth_of
+from dain_core.network.padding import Padding
+from dain_core.network.refined import FrameFeatures, RefinedDAIN
+from dain_core.runtime.backends.fused.depth import FusedDepth
+from dain_core.runtime.backends.fused.flow import FusedFlow
+from dain_core.runtime.backends.fused.layers import EIGHT_BITS
+from dain_core.runtime.backends.stages import checksum, weight_bytes
+from dain_core.runtime.budget import Budget
+from dain_core.runtime.graphs import Graphed
+
+#: Frames of up to so many pixels take a GPU less time than launching their kernels one by one.
+_GRAPH_PIXELS = 2**20
+
+
+class RefinedStages:
+    """The stages of `RefinedDAIN`. Memory is not planned: a frame that does not fit is an error.
+
+    Args:
+        dtype: of the layers; for eight bits, which no layer here has, it is float16.
+        budget: what the stages share the device with.
+    """
+
+    replanned = 0
+
+    def __init__(self, model: RefinedDAIN, device: torch.device, dtype: torch.dtype, budget: Budget) -> None:
+        self._device, self._budget = device, budget
+        self._dtype = torch.float16 if dtype == EIGHT_BITS else dtype
+        model = model.to(device)
+        self._fused = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        if self._fused:
+            with device:
+                flow, depth = FusedFlow(model.flow, self._dtype), FusedDepth(model.depth, self._dtype)
+            model.flow, model.depth = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+            self._flow, self._depth = flow.requires_grad_(False), depth.requires_grad_(False)
+        self.model = model.prepare(self._dtype)
+        front = weight_bytes(self._flow) + weight_bytes(self._depth) if self._fused else 0
+        self._weight_bytes = weight_bytes(model) + front
+        self._sizes: torch.Size | None = None
+        self._stages: dict[str, Callable[..., Any]] = {}
+        budget.join(self)
+
+    def features(self, image: Tensor) -> FrameFeatures:
+        return cast(FrameFeatures, self._run(image, "features", image))
+
+    def motion(self, first: FrameFeatures, second: FrameFeatures) -> Motion:
+        one, two = replace(first, context=()), replace(second, context=())
+        return cast(Motion, self._run(first.image, "motion", one, two))
+
+    def synthesis(
+        self, first: FrameFeatures, second: FrameFeatures, motion: Motion, time: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        one, two = replace(first, pyramid=()), replace(second, pyramid=())
+        return cast(tuple[Tensor, Tensor], self._run(first.image, "synthesis", one, two, motion, time))
+
+    def held_bytes(self) -> int:
+        return self._weight_bytes
+
+    def release(self) -> None:
+        self._sizes, self._stages = None, {}
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # graphs that run still need their memory
+            torch.cuda.empty_cache()
+
+    def _run(self, image: Tensor, stage: str, *inputs: Any) -> Any:
+        with self._budget.turn(self):
+            if self._sizes != image.shape:
+                self._sizes, self._stages = image.shape, self._of_size(image)
+            return self._stages[stage](*inputs)
+
+    def _of_size(self, image: Tensor) -> dict[str, Callable[..., Any]]:
+        stages: dict[str, Callable[..., Any]] = {
+            "features": self._features,
+            "motion": self._motion,
+            "synthesis": self._synthesis,
+        }
+        if self._device.type != "cuda" or image.shape[2] * image.shape[3] > _GRAPH_PIXELS:
+            return stages
+        pool = torch.cuda.graph_pool_handle()
+        return {name: Graphed(stage, pool) for name, stage in stages.items()}
+
+    def _features(self, image: Tensor) -> FrameFeatures:
+        if not self._fused:
+            return self.model.features(image)
+        base = self.model.config.base
+        return FrameFeatures(
+            image=image,
+            inverse_depth=1e-6 + torch.exp(-depth_of(self._depth, image, base.depth_scale)),
+            pyramid=self._flow.features(Padding.of(image, base.flow_multiple).add(image)),
+            context=self.model.contexts(image),
+        )
+
+    def _motion(self, first: FrameFeatures, second: FrameFeatures) -> Motion:
+        if not self._fused:
+            return self.model.motion(first, second)
+        padding = Padding.of(first.image, self.model.config.base.flow_multiple)
+        forward, backward = self._flow.between(first.pyramid, second.pyramid)
+        return Motion((padding.remove(forward).contiguous(), padding.remove(backward).contiguous()), ())
+
+    def _synthesis(
+        self, first: FrameFeatures, second: FrameFeatures, motion: Motion, time: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        output = self.model.synthesise(first, second, motion, time).output
+        return output, checksum(output, *motion.flows)
