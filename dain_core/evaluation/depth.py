@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dain_core.evaluation.pictures import PICTURES, EvaluationError, pictures_of, read_gray16, read_picture
-from dain_core.network.model import DAIN, ModelConfig
+from dain_core.network.networks import build, config_named
 from dain_core.weights.files import WeightsError, load_weights
 
 #: How many pairs of pixels are compared in a picture.
@@ -97,9 +97,9 @@ class DepthModel:
         self.name, _, weights = spec.partition("=")
         self._device = device
         try:
-            config = ModelConfig.named(self.name)
+            config = config_named(self.name)
             with torch.device("meta"):
-                self._model = DAIN(config)
+                self._model = build(config)
             self._model.load_state_dict(load_weights(weights or self.name, config), assign=True)
         except (ValueError, WeightsError) as error:
             raise EvaluationError(f"--model {spec}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,11 @@ class ModelConfig:
     def kernel_multiple(self) -> int:
         """Likewise for its kernels, which halve them five times."""
         return 2 ** (len(self.kernel_widths) - 1)
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of a frame must be multiples of so that nothing is padded."""
+        return math.lcm(self.flow_multiple, self.depth_multiple, self.kernel_multiple)
 
     @property
     def context_channels(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -39,9 +40,14 @@ class RefinedConfig:
     rectify: tuple[int, ...] = (64, 96, 128, 160)
 
     @property
-    def multiple(self) -> int:
-        """The number of which the sides of a refined frame are multiples."""
+    def context_multiple(self) -> int:
+        """What the sides of a frame are padded to multiples of for all that is refined."""
         return int(2 ** len(self.context))
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of a frame must be multiples of so that nothing is padded."""
+        return math.lcm(self.base.multiple, self.context_multiple)
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ class RefinedDAIN(nn.Module):
     def features(self, image: Tensor) -> FrameFeatures:
         """What is known of single frames (N, 3, H, W) in [0, 1], of any size."""
         source = image.to(self.dtype)
-        log_depth = depth_of(self.depth, source, self.config.base.depth_scale)
+        log_depth = self.log_depth(image)
         halved = Padding.of(image, self.config.base.flow_multiple).add(source)
         return FrameFeatures(
             image=image,
@@ -146,6 +152,10 @@ class RefinedDAIN(nn.Module):
             pyramid=self.flow.features(downsample(halved, self.config.base.flow_scale)),
             context=self.contexts(image),
         )
+
+    def log_depth(self, image: Tensor) -> Tensor:
+        """The log depth of images (N, 3, H, W): (N, 1, H, W), float32."""
+        return depth_of(self.depth, image.to(self.dtype), self.config.base.depth_scale)
 
     def contexts(self, image: Tensor) -> tuple[Tensor, ...]:
         """`FrameFeatures.context` of images, alone."""
@@ -223,7 +233,7 @@ class RefinedDAIN(nn.Module):
         return self.synthesise(one, two, self.motion(one, two), time)
 
     def _padding(self, image: Tensor) -> Padding:
-        return Padding.of(image, self.config.multiple)
+        return Padding.of(image, self.config.context_multiple)
 
 
 def _cast(network: nn.Module, dtype: torch.dtype) -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from cuda_ext import backend
-from dain_core.network.model import DAIN, ModelConfig, Motion
+from dain_core.network.model import Motion
+from dain_core.network.networks import build, config_named
 from dain_core.runtime.backends import Stages, backend_for
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.devices import current, named_device
@@ -134,7 +135,7 @@ class Interpolator:
         self.recomputed = 0
         self._entry = entry
         self._budget = budget
-        self._config = ModelConfig.named(entry.network)
+        self._config = config_named(entry.network)
         # What is known of frames and pairs is the network's own affair.
         self._stages = self._load()
         self._model = self._stages.model
@@ -279,7 +280,7 @@ class Interpolator:
 
     def _load(self) -> Stages:
         with torch.device("meta"):
-            model = DAIN(self._config)
+            model = build(self._config)
         model.load_state_dict(load_weights(self._entry.weights, self._config), assign=True)
         with current(self.device):
             make = backend_for(self._config, self.device).make
@@ -306,7 +307,7 @@ class Interpolator:
 def _entry(model: str, weights: str | Path | None, models: Mapping[str, Entry]) -> Entry:
     """What to load for `model`; raises UnknownModelError if there is no such model."""
     if weights is not None:
-        ModelConfig.named(model)
+        config_named(model)
         return Entry(model, model, weights)
     if model not in models:
         raise UnknownModelError(f"no model is called {model!r}: choose one of {', '.join(models)}")

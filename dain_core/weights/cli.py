@@ -10,7 +10,7 @@ from typing import Any
 import click
 from torch import Tensor
 
-from dain_core.network.model import CONFIGS, ModelConfig
+from dain_core.network.networks import NETWORKS, config_named
 from dain_core.outputs import OutputFile, writing
 from dain_core.weights import files as checkpoint
 
@@ -33,7 +33,7 @@ _LAYOUT = click.option(
     "--layout", default="int8", show_default=True, type=click.Choice(checkpoint.FORMATS), help="How to store."
 )
 _MODEL = click.option(
-    "--model", default="dain", show_default=True, type=click.Choice(list(CONFIGS)), help="What they are for."
+    "--model", default="dain", show_default=True, type=click.Choice(list(NETWORKS)), help="What they are for."
 )
 
 
@@ -66,7 +66,7 @@ def list_weights() -> None:
 @_MODEL
 def verify(source: str, model: str) -> None:
     """Check that SOURCE, an installed model's name or a file, is complete and fits."""
-    config = None if source in checkpoint.SHIPPED else ModelConfig.named(model)
+    config = None if source in checkpoint.SHIPPED else config_named(model)
     state = checkpoint.load_weights(source, config)
     parameters = sum(value.numel() for key, value in state.items() if _is_parameter(key))
     click.echo(f"{source}: good, {len(state)} tensors, {parameters:,} parameters")
@@ -79,7 +79,7 @@ def verify(source: str, model: str) -> None:
 @_MODEL
 def convert(source: str, destination: Path, layout: str, model: str) -> None:
     """Write the weights of SOURCE, such as the authors' best.pth, to DESTINATION as safetensors."""
-    _save(checkpoint.load_weights(source, ModelConfig.named(model)), destination, layout)
+    _save(checkpoint.load_weights(source, config_named(model)), destination, layout)
 
 
 @weights.command()
@@ -92,7 +92,7 @@ def mean(sources: Sequence[tuple[str, float]], destination: Path, layout: str, m
 
     Of weights that were trained on from one another it is often better than each.
     """
-    states = [(checkpoint.load_weights(source, ModelConfig.named(model)), share) for source, share in sources]
+    states = [(checkpoint.load_weights(source, config_named(model)), share) for source, share in sources]
     _save(checkpoint.mean(states), destination, layout)
 
 

@@ -23,7 +23,8 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from dain_core.errors import DainCoreError
-from dain_core.network.model import CONFIGS, DAIN, ModelConfig
+from dain_core.network.model import ModelConfig
+from dain_core.network.networks import NETWORKS, Config, build, config_named
 
 FORMATS = ("int8", "fp16", "fp32")
 
@@ -31,6 +32,7 @@ FORMATS = ("int8", "fp16", "fp32")
 SHIPPED = {
     "dain": "3818205e30d835c1993dd9dd337c0149d95dc9a350db6118e11dacbbf4426f44",
     "dain-lite": "deacb1cfd35f626ff0b1d4539b44a49b4ad769a60b8f61c038ec07e90a919df1",
+    "dain-refined": "dffc9ca93a74bce97955fe1f4cb64623c857662d7fb96b2b3e2d4d70c2a1fb6d",
 }
 
 #: A copy of the authors' checkpoint (their own address is dead), and the SHA-1 Git knows it by.
@@ -53,7 +55,7 @@ def shipped_path(name: str) -> Path:
     return Path(__file__).parent / f"{name}.safetensors"
 
 
-def load_weights(source: str | Path, config: ModelConfig | None = None) -> dict[str, Tensor]:
+def load_weights(source: str | Path, config: Config | None = None) -> dict[str, Tensor]:
     """A state dict of official keys, float32, complete for the model.
 
     Args:
@@ -65,7 +67,7 @@ def load_weights(source: str | Path, config: ModelConfig | None = None) -> dict[
     """
     if source in SHIPPED:
         path = verify_shipped(str(source))
-        config = config or ModelConfig.named(str(source))
+        config = config or config_named(str(source))
     else:
         path = Path(source)
     state = read(path)
@@ -140,7 +142,7 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
     )
 
 
-def check_fit(state: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:
+def check_fit(state: Mapping[str, Tensor], config: Config, path: Path) -> None:
     """Raise WeightsError unless `state` has exactly the keys and shapes of the model.
 
     The message names the first difference, how many there are, and the model that the weights do fit.
@@ -159,7 +161,7 @@ def check_fit(state: Mapping[str, Tensor], config: ModelConfig, path: Path) -> N
         return
     counts = ((len(wrong), "of another shape"), (len(missing), "missing"), (len(unexpected), "unknown"))
     how_many = ", ".join(f"{count} {what}" for count, what in counts if count)
-    wanted = next((name for name, known in CONFIGS.items() if known == config), "the model")
+    wanted = next((name for name, known in NETWORKS.items() if known == config), "the model")
     other = model_of(shapes)
     if other:
         advice = f"they are weights of {other}: choose that model"
@@ -176,7 +178,7 @@ def check_fit(state: Mapping[str, Tensor], config: ModelConfig, path: Path) -> N
 
 def model_of(shapes: Mapping[str, torch.Size]) -> str | None:
     """The name of the model that has weights of exactly these keys and shapes; None if there is none."""
-    return next((name for name, config in CONFIGS.items() if expected_shapes(config) == shapes), None)
+    return next((name for name, config in NETWORKS.items() if expected_shapes(config) == shapes), None)
 
 
 def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -296,10 +298,10 @@ def _is_scale(key: str, keys: Container[str]) -> bool:
 
 
 @cache
-def expected_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+def expected_shapes(config: Config) -> dict[str, torch.Size]:
     """The shape of every weight of a model, under the official keys."""
     with torch.device("meta"):
-        return {key: value.shape for key, value in DAIN(config).state_dict().items()}
+        return {key: value.shape for key, value in build(config).state_dict().items()}
 
 
 def _git_blob(path: Path) -> str:

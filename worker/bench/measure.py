@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 import statistics
 import time
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dain_core.evaluation import metrics
-from dain_core.network.model import DAIN, ModelConfig
+from dain_core.network.networks import build, config_named
 from dain_core.runtime.engine import Interpolator
 from dain_core.weights.files import load_weights
 from worker.transfer import Pending
@@ -53,9 +52,9 @@ class Eager:
 
     def __init__(self, model: str, device: torch.device) -> None:
         self.device = device
-        config = ModelConfig.named(model)
+        config = config_named(model)
         with torch.device("meta"):
-            network = DAIN(config)
+            network = build(config)
         network.load_state_dict(load_weights(model, config), assign=True)
         self._network = network.prepare(torch.float32).to(device)
 
@@ -240,11 +239,11 @@ def now(device: torch.device) -> float:
 @functools.cache
 def operations_per_pixel(model: str) -> float:
     """Floating-point operations of the convolutions, for a pixel of one new frame in a steady stream."""
-    config = ModelConfig.named(model)
-    side = math.lcm(config.flow_multiple, config.depth_multiple, config.kernel_multiple)
+    config = config_named(model)
+    side = config.multiple
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network = DAIN(config).eval()
-        one = network.features(torch.zeros(1, 3, side, side))
+        network = build(config).eval()
+        one: Any = network.features(torch.zeros(1, 3, side, side))
         network.synthesise(one, one, network.motion(one, one), 0.5)
     return counter.get_total_flops() / side**2
 

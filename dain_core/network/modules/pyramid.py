@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def leaky_conv(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Sequential:
+def leaky_conv(
+    in_channels: int, out_channels: int, kind: type[nn.Conv2d] = nn.Conv2d, *, stride: int = 1
+) -> nn.Sequential:
     """A 3x3 convolution, started for the LeakyReLU that follows it."""
-    conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+    conv = kind(in_channels, out_channels, 3, stride, padding=1)
     nn.init.kaiming_normal_(conv.weight, a=0.1)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return nn.Sequential(conv, nn.LeakyReLU(0.1, inplace=True))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cuda_ext import correlation, sample_into
 from dain_core.network.modules.kernels import TAPS
-from dain_core.network.modules.layers import FullPrecisionConv2d, upsample
+from dain_core.network.modules.layers import FullPrecisionConv2d, SlackConv2d, upsample
 from dain_core.network.modules.pyramid import image_pyramid, leaky_conv
 
 #: The channels of the flows to both frames and of the mask's logit.
@@ -125,7 +125,7 @@ class _Block(nn.Module):
 
     def __init__(self, seen: int, width: int, residuals: int, hands_on: bool) -> None:
         super().__init__()
-        self.stem = leaky_conv(seen, width)
+        self.stem = leaky_conv(seen, width, SlackConv2d)
         self.trunk = nn.Sequential(*(_Residual(width) for _ in range(residuals)))
         self.head = _silent(width, 4 * _MOTION)
         self.hand_on = nn.Conv2d(width, _HIDDEN, 1) if hands_on else None
@@ -221,6 +221,9 @@ class RefinementNetwork(nn.Module):
                 seen.append(F.leaky_relu(correlation(one, two), 0.1))
             if level < levels:
                 seen.append(upsample(cast(_Block, self.blocks[level]).handed_on(x), 2))
+            # Tensor cores want channels by eights: to others cuDNN would add them at every convolution.
+            spare = -sum(part.shape[1] for part in seen) % 8
+            seen.append(maps.new_zeros((n, spare, *maps.shape[2:])))
             joined = torch.cat(seen, 1).contiguous(memory_format=torch.channels_last)
             more, x = self.blocks[level - 1](joined)
             flow, logit = more.split((4, 1), 1)

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from dain_core.network.model import DAIN, ModelConfig
+from dain_core.network.networks import Config, Network
+from dain_core.network.refined import RefinedConfig, RefinedDAIN
 from dain_core.runtime.backends.fused.network import FusedDAIN
 from dain_core.runtime.backends.fused.stages import FusedStages
 from dain_core.runtime.backends.plain import PlainStages
+from dain_core.runtime.backends.refined import RefinedStages
 from dain_core.runtime.backends.stages import Stages
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.memory import keep_freed_memory
@@ -33,15 +36,21 @@ class Backend:
     """
 
     name: str
-    suits: Callable[[ModelConfig, torch.device], bool]
-    make: Callable[[DAIN, torch.device, torch.dtype, Budget], Stages]
+    suits: Callable[[Config, torch.device], bool]
+    make: Callable[[Network, torch.device, torch.dtype, Budget], Stages]
 
 
-def _fused(model: DAIN, device: torch.device, dtype: torch.dtype, budget: Budget) -> Stages:
+def _fused(model: Network, device: torch.device, dtype: torch.dtype, budget: Budget) -> Stages:
+    assert isinstance(model, DAIN)
     return FusedStages(FusedDAIN(model.to(device), dtype), device, budget)
 
 
-def _plain(model: DAIN, device: torch.device, dtype: torch.dtype, budget: Budget) -> Stages:
+def _refined(model: Network, device: torch.device, dtype: torch.dtype, budget: Budget) -> Stages:
+    assert isinstance(model, RefinedDAIN)
+    return RefinedStages(model, device, dtype, budget)
+
+
+def _plain(model: Network, device: torch.device, dtype: torch.dtype, budget: Budget) -> Stages:
     if device.type == "cpu":
         keep_freed_memory()
     stages = PlainStages(model.prepare(dtype).to(device))
@@ -49,14 +58,21 @@ def _plain(model: DAIN, device: torch.device, dtype: torch.dtype, budget: Budget
     return stages
 
 
+def _suits_fused(config: Config, device: torch.device) -> bool:
+    return isinstance(config, ModelConfig) and device.type == "cuda" and FusedDAIN.supports(config, device)
+
+
+def _suits_refined(config: Config, device: torch.device) -> bool:
+    return isinstance(config, RefinedConfig) and _suits_fused(config.base, device)
+
+
 BACKENDS = (
-    Backend(
-        "fused", lambda config, device: device.type == "cuda" and FusedDAIN.supports(config, device), _fused
-    ),
+    Backend("fused", _suits_fused, _fused),
+    Backend("refined", _suits_refined, _refined),
     Backend("plain", lambda config, device: True, _plain),
 )
 
 
-def backend_for(config: ModelConfig, device: torch.device) -> Backend:
+def backend_for(config: Config, device: torch.device) -> Backend:
     """The first of `BACKENDS` that suits."""
     return next(backend for backend in BACKENDS if backend.suits(config, device))

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from dain_core.network.model import DAIN, Features, Motion
+from dain_core.network.model import Motion
+from dain_core.network.networks import Network
 from dain_core.runtime.backends.stages import checksum, weight_bytes
 
 
 class PlainStages:
-    """`DAIN` without any change. Nothing of it is planned, so memory that runs out is an error."""
+    """A network without any change. Nothing of it is planned, so memory that runs out is an error."""
 
     replanned = 0
 
-    def __init__(self, model: DAIN) -> None:
+    def __init__(self, model: Network) -> None:
         self.model = model
         self._weight_bytes = weight_bytes(model)
 
-    def features(self, image: Tensor) -> Features:
+    def features(self, image: Tensor) -> Any:
         return self.model.features(image)
 
-    def motion(self, first: Features, second: Features) -> Motion:
+    def motion(self, first: Any, second: Any) -> Motion:
         return self.model.motion(first, second)
 
-    def synthesis(
-        self, first: Features, second: Features, motion: Motion, time: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def synthesis(self, first: Any, second: Any, motion: Motion, time: Tensor) -> tuple[Tensor, Tensor]:
         output = self.model.synthesise(first, second, motion, time).output
         return output, checksum(output, *motion.flows)
 

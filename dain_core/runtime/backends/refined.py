@@ -1,4 +1,4 @@
-"""`RefinedDAIN` on a device: on a GPU its flow and depth are the fused ones, and small frames run as CUDA graphs."""
+"""`RefinedDAIN` on a GPU: its flow and depth are the fused ones, and small frames run as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -37,16 +37,12 @@ class RefinedStages:
     def __init__(self, model: RefinedDAIN, device: torch.device, dtype: torch.dtype, budget: Budget) -> None:
         self._device, self._budget = device, budget
         self._dtype = torch.float16 if dtype == EIGHT_BITS else dtype
-        model = model.to(device)
-        self._fused = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        if self._fused:
-            with device:
-                flow, depth = FusedFlow(model.flow, self._dtype), FusedDepth(model.depth, self._dtype)
-            model.flow, model.depth = nn.Identity(), nn.Identity()  # type: ignore[assignment]
-            self._flow, self._depth = flow.requires_grad_(False), depth.requires_grad_(False)
+        model = model.to(device).eval().requires_grad_(False)
+        with device:
+            self._flow, self._depth = FusedFlow(model.flow, self._dtype), FusedDepth(model.depth, self._dtype)
+        model.flow, model.depth = nn.Identity(), nn.Identity()  # type: ignore[assignment]
         self.model = model.prepare(self._dtype)
-        front = weight_bytes(self._flow) + weight_bytes(self._depth) if self._fused else 0
-        self._weight_bytes = weight_bytes(model) + front
+        self._weight_bytes = sum(map(weight_bytes, (model, self._flow, self._depth)))
         self._sizes: torch.Size | None = None
         self._stages: dict[str, Callable[..., Any]] = {}
         budget.join(self)
@@ -69,9 +65,8 @@ class RefinedStages:
 
     def release(self) -> None:
         self._sizes, self._stages = None, {}
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # graphs that run still need their memory
-            torch.cuda.empty_cache()
+        torch.cuda.synchronize(self._device)  # graphs that run still need their memory
+        torch.cuda.empty_cache()
 
     def _run(self, image: Tensor, stage: str, *inputs: Any) -> Any:
         with self._budget.turn(self):
@@ -85,14 +80,12 @@ class RefinedStages:
             "motion": self._motion,
             "synthesis": self._synthesis,
         }
-        if self._device.type != "cuda" or image.shape[2] * image.shape[3] > _GRAPH_PIXELS:
+        if image.shape[2] * image.shape[3] > _GRAPH_PIXELS:
             return stages
         pool = torch.cuda.graph_pool_handle()
         return {name: Graphed(stage, pool) for name, stage in stages.items()}
 
     def _features(self, image: Tensor) -> FrameFeatures:
-        if not self._fused:
-            return self.model.features(image)
         base = self.model.config.base
         return FrameFeatures(
             image=image,
@@ -102,8 +95,6 @@ class RefinedStages:
         )
 
     def _motion(self, first: FrameFeatures, second: FrameFeatures) -> Motion:
-        if not self._fused:
-            return self.model.motion(first, second)
         padding = Padding.of(first.image, self.model.config.base.flow_multiple)
         forward, backward = self._flow.between(first.pyramid, second.pyramid)
         return Motion((padding.remove(forward).contiguous(), padding.remove(backward).contiguous()), ())
