@@ -34,7 +34,7 @@ server = click.option(
 @click.option("--factor", type=int, help="Frames per source frame, 2 to 16.  [2]")
 @click.option("--target-fps", help="Frame rate instead of a factor: 60, 59.94, 60000/1001.")
 @click.option("--speed", help="Slow motion, without sound: 0.5, 1/3, down to 1/16.")
-@click.option("--model", help="dain, dain-lite, or auto: what suits the worker.  [auto]")
+@click.option("--model", help="dain, dain-lite, dain-refined, or auto: what suits the worker.  [auto]")
 @click.option("--quality", type=int, help="H.264 CRF, 0 (lossless) to 51.  [18]")
 @click.option("--scene-threshold", type=float, help="How unlike two frames at a cut are, 0 to 1.")
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")

@@ -66,7 +66,7 @@ class Exact(click.ParamType):
     type=click.Choice(SHIPPED_MODELS),
     default="auto",
     show_default=True,
-    help="Network that interpolates: dain, dain-lite, or auto: dain on a GPU, dain-lite on a CPU.",
+    help="Network that interpolates; auto is dain on a GPU and dain-lite on a CPU.",
 )
 @click.option(
     "--precision",

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 #: The models that come with the project; "auto" is the one that suits the device that it runs on.
-SHIPPED_MODELS = ("auto", "dain", "dain-lite")
+SHIPPED_MODELS = ("auto", "dain", "dain-lite", "dain-refined")
 #: A model's name: one of `SHIPPED_MODELS`, or that of a file in the folder DAIN_MODELS of the workers.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
