@@ -43,7 +43,7 @@ def test_triplets_are_of_one_scene_and_the_middle_lies_at_its_time(tmp_path: Pat
     footage = ResidentFootage([clip], (64, 128), CPU, 0)
     batch = footage.sample(40)
     assert batch.first.shape == (40, 3, 64, 128) and batch.time.shape == (40, 1, 1, 1)
-    assert 0 < batch.time.min() and batch.time.max() < 1 and len(batch.time.unique()) > 2
+    assert batch.time.min() > 0 and batch.time.max() < 1 and len(batch.time.unique()) > 2
     # The middle is nearer to the end that is nearer in time.
     to_first = (batch.middle - batch.first).abs().mean((1, 2, 3))
     to_last = (batch.middle - batch.last).abs().mean((1, 2, 3))
