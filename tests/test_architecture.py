@@ -31,7 +31,11 @@ OF_THE_SERVICE = ("service.errors", "service.jobs", "service.store", "service.se
 CONFINED = {
     "rq": ["service/jobs/queue.py"],
     "ffmpeg": ["worker/media/ffmpeg.py"],
-    "imageio_ffmpeg": ["worker/media/ffmpeg.py", "dain_core/training/gather/packages.py"],
+    "imageio_ffmpeg": [
+        "worker/media/ffmpeg.py",
+        "dain_core/training/gather/packages.py",
+        "dain_core/evaluation/vmaf.py",
+    ],
 }
 
 #: Modules that must work where these packages are not installed.

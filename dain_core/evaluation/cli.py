@@ -25,6 +25,7 @@ from dain_core.evaluation.report import Report
 from dain_core.evaluation.run import Results, evaluate_depth, evaluate_frames
 from dain_core.evaluation.scenes import MadeScenes
 from dain_core.evaluation.scores import load_lpips
+from dain_core.evaluation.vmaf import load_vmaf
 from dain_core.outputs import OutputFile, writing
 from dain_core.runtime.devices import DeviceError, named_device
 from dain_core.runtime.engine import PRECISIONS
@@ -118,18 +119,19 @@ def evaluate(
         device = str(named_device(device))
         clips, pictures = _gather(paths, scenes, device)
         methods = load_methods(models, precisions or ("auto",), others, device) if clips else []
-        lpips, note = load_lpips(torch.device(device))
+        lpips, no_lpips = load_lpips(torch.device(device))
+        vmaf, no_vmaf = load_vmaf()
         selection = Selection(limit, every, gap, flicker, downscale, crop)
         depth_models = [DepthModel(spec, device) for spec in models] if pictures else []
         results = Results(Worst(worst if page_path else 0))
         with _progress() as advance:
-            evaluate_frames(clips, methods, selection, torch.device(device), lpips, results, advance)
+            evaluate_frames(clips, methods, selection, torch.device(device), lpips, vmaf, results, advance)
             evaluate_depth(chain(*pictures), depth_models, results, advance)
     except (EvaluationError, DeviceError) as error:
         raise click.ClickException(str(error)) from error
     processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
     title = f"dain eval, {processor}, PyTorch {torch.__version__}"
-    report = Report(title, [note] if clips and note else [], results)
+    report = Report(title, [note for note in (no_lpips, no_vmaf) if clips and note], results)
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in report.tables():
         console.print(table)

@@ -39,7 +39,7 @@ class Report:
     results: Results
 
     def tables(self) -> list[Table]:
-        """For the terminal: mean, and worst in brackets; the best mean of a group in bold."""
+        """For the terminal: the mean, in brackets that of the worst tenth; the best mean of a group in bold."""
         return [_table(heading, lines) for heading, lines in self._groups().items() if lines]
 
     def document(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _lines(scores: Sequence[Score], group: Callable[[Score], str]) -> list[Line]
 
 
 def _table(heading: str, lines: Sequence[Line]) -> Table:
-    made = Table()
+    made = Table(caption="mean over frames (mean over the worst tenth of them)")
     made.add_column(heading)
     made.add_column("method")
     keys = _keys(lines)
@@ -107,7 +107,7 @@ def _html(heading: str, lines: Sequence[Line]) -> str:
         for index, line in enumerate(lines)
     ]
     return figures_table(
-        [heading, "method", *(f"{METRICS[key].heading}, worst" for key in keys)], rows, begins
+        [heading, "method", *(f"{METRICS[key].heading}, worst tenth" for key in keys)], rows, begins
     )
 
 
@@ -115,8 +115,8 @@ def _begins(lines: Sequence[Line], index: int) -> bool:
     return index == 0 or lines[index - 1].group != lines[index].group
 
 
-def _cell(lines: Sequence[Line], line: Line, key: str, best: str, worst: str) -> str:
-    """Mean and worst, the mean marked if no method of the group has a better one."""
+def _cell(lines: Sequence[Line], line: Line, key: str, best: str, tenth: str) -> str:
+    """The mean and that of the worst tenth; the first is marked if no method of the group has a better one."""
     if key not in line.figures:
         return ""
     metric, figure = METRICS[key], line.figures[key]
@@ -125,7 +125,7 @@ def _cell(lines: Sequence[Line], line: Line, key: str, best: str, worst: str) ->
     ]
     leads = len(rivals) > 1 and figure.mean == (max if metric.higher else min)(rivals)
     mean = f"{figure.mean:{metric.form}}"
-    return (best.format(mean) if leads else mean) + worst.format(f"{figure.worst:{metric.form}}")
+    return (best.format(mean) if leads else mean) + tenth.format(f"{figure.worst_decile:{metric.form}}")
 
 
 def _keys(lines: Sequence[Line]) -> list[str]:

@@ -14,6 +14,7 @@ from dain_core.evaluation.clips import Clip, Sample, Selection
 from dain_core.evaluation.depth import DepthModel, DepthPicture, depth_scores
 from dain_core.evaluation.methods import Method
 from dain_core.evaluation.scores import Flicker, Lpips, Score, score
+from dain_core.evaluation.vmaf import Vmaf
 
 
 @dataclass
@@ -31,6 +32,7 @@ def evaluate_frames(
     selection: Selection,
     device: torch.device,
     lpips: Lpips | None,
+    vmaf: Vmaf | None,
     results: Results,
     progress: Callable[[str], None],
 ) -> None:
@@ -42,7 +44,7 @@ def evaluate_frames(
     flicker = Flicker()
     for clip in clips:
         for sample in clip.samples(selection):
-            _evaluate(sample, methods, device, lpips, flicker, results)
+            _evaluate(sample, methods, device, lpips, vmaf, flicker, results)
             progress(clip.name)
 
 
@@ -71,6 +73,7 @@ def _evaluate(
     methods: Sequence[Method],
     device: torch.device,
     lpips: Lpips | None,
+    vmaf: Vmaf | None,
     flicker: Flicker,
     results: Results,
 ) -> None:
@@ -81,12 +84,18 @@ def _evaluate(
         name: flicker.add(sample, name, [frame - truth for frame, truth in zip(frames, truths, strict=True)])
         for name, frames in made.items()
     }
+    seen = {
+        name: vmaf(first, last, frames, truths) if vmaf and sample.counted else None
+        for name, frames in made.items()
+    }
     for index, (time, truth) in enumerate(zip(sample.times, truths, strict=True)):
         here = {name: frames[index] for name, frames in made.items()}
         found = [Score(sample.clip, sample.name, time, name) for name in here]
         for item in found:
             if sample.counted:
                 item.values |= score(here[item.method], truth, lpips, what)
+            if (qualities := seen[item.method]) is not None:
+                item.values["vmaf_neg"] = qualities[index]
             if (change := changes[item.method][index]) is not None:
                 item.values["flicker"] = change
         results.scores += found

@@ -36,6 +36,7 @@ METRICS = {
     "ssim": Metric("SSIM", True, ".4f"),
     "ie": Metric("IE", False, ".2f"),
     "lpips": Metric("LPIPS", False, ".4f"),
+    "vmaf_neg": Metric("VMAF NEG", True, ".1f"),
     "flicker": Metric("flicker", False, ".2f"),
     "sdr": Metric("SDR", False, ".3f"),
     "si": Metric("si-RMSE", False, ".3f"),
@@ -118,22 +119,32 @@ class Flicker:
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one metric, over frames."""
+    """Figures of one metric over frames.
+
+    Attributes:
+        mean: the mean over all frames.
+        worst_decile: the mean over the worst tenth of the frames, which is rounded up to whole frames.
+        worst: the value of the worst frame.
+    """
 
     mean: float
+    worst_decile: float
     worst: float
 
 
 def summarise(scores: Iterable[Score]) -> dict[str, Summary]:
-    """Mean and worst of every metric that any of the scores has."""
+    """The summary of every metric that any of the scores has."""
     values: dict[str, list[float]] = {}
     for item in scores:
         for key, value in item.values.items():
             values.setdefault(key, []).append(value)
-    return {
-        key: Summary(sum(found) / len(found), (min if METRICS[key].higher else max)(found))
-        for key, found in values.items()
-    }
+    return {key: _summary(found, METRICS[key].higher) for key, found in values.items()}
+
+
+def _summary(values: Sequence[float], higher: bool) -> Summary:
+    ordered = sorted(values, reverse=not higher)
+    tenth = ordered[: math.ceil(len(ordered) / 10)]
+    return Summary(sum(values) / len(values), sum(tenth) / len(tenth), ordered[0])
 
 
 def _levels(difference: Tensor) -> float:

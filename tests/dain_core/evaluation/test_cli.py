@@ -41,6 +41,8 @@ def test_methods_are_compared(film: Path, tmp_path: Path) -> None:
     assert (
         dis["psnr"]["mean"] > average["psnr"]["mean"] and dis["flicker"]["mean"] < average["flicker"]["mean"]
     )
+    assert dis["vmaf_neg"]["mean"] > average["vmaf_neg"]["mean"]
+    assert average["psnr"]["worst"] == average["psnr"]["worst_decile"] < average["psnr"]["mean"]
     assert len(found["scores"]) == 10
     still = [x for x in found["scores"] if x["sample"] == "4" and x["method"] == "average"]
     assert still[0]["values"]["psnr"] == 100
@@ -56,6 +58,29 @@ def test_every_time_between(film: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "a.json").read_text())
     assert list(found["time"]) == ["t = 0.25", "t = 0.5", "t = 0.75"]
+
+
+def test_tables_show_the_worst_tenth(write: Write, texture: Texture, tmp_path: Path) -> None:
+    for index, shift in enumerate([0, 4, 8, 13, 19, *[19] * 10]):  # 13 samples, so that a tenth is two
+        write(tmp_path / "film" / f"{index:02}.png", texture(shift))
+    result = call(
+        tmp_path / "film", "--method", "average", "--json", tmp_path / "a.json", "--page", tmp_path / "a.html"
+    )
+    assert result.exit_code == 0, result.output
+    figures = json.loads((tmp_path / "a.json").read_text())["clip"]["film"]["average"]["ie"]
+    assert figures["mean"] < figures["worst_decile"] < figures["worst"]
+    mean, tenth = (f"{figures[key]:.2f}" for key in ("mean", "worst_decile"))
+    assert f"{mean} ({tenth})" in result.output and "mean over the worst tenth" in result.output
+    page = (tmp_path / "a.html").read_text()
+    assert f"{mean} <small>{tenth}</small>" in page and "<th>IE, worst tenth</th>" in page
+
+
+def test_without_vmaf_the_other_figures_are_there(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    result = call(film, "--method", "average")
+    assert result.exit_code == 0, result.output
+    assert "PSNR dB" in result.output and "VMAF NEG" not in result.output
+    assert "VMAF is left out: /nowhere/ffmpeg cannot be run" in result.output
 
 
 def test_depth_has_a_table_of_its_own(write: Write, texture: Texture, tmp_path: Path) -> None:

@@ -52,7 +52,23 @@ def test_summaries() -> None:
         Score("c", "1", 0.5, "m", {"flicker": 3}),
         Score("c", "2", 0.5, "m", {"psnr": 20, "ie": 8}),
     ]
-    assert summarise(scores) == {"psnr": Summary(25, 20), "ie": Summary(6, 8), "flicker": Summary(3, 3)}
+    assert summarise(scores) == {
+        "psnr": Summary(25, 20, 20),
+        "ie": Summary(6, 8, 8),
+        "flicker": Summary(3, 3, 3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "psnr", "ie"),
+    [(10, 1, 10), (11, 1.5, 10.5), (20, 1.5, 19.5), (30, 2, 29)],
+)
+def test_the_worst_tenth_is_rounded_up_to_whole_frames(count: int, psnr: float, ie: float) -> None:
+    values = [(7 * index) % count + 1 for index in range(count)]  # 1 to `count`, in no order
+    assert sorted(values) == list(range(1, count + 1))
+    found = summarise(Score("c", str(x), 0.5, "m", {"psnr": x, "ie": x}) for x in values)
+    mean = (count + 1) / 2
+    assert found == {"psnr": Summary(mean, psnr, 1), "ie": Summary(mean, ie, count)}
 
 
 def test_lpips_is_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
