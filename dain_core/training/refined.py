@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from dain_core.network.model import CONFIGS, DAIN
 from dain_core.network.modules.pyramid import image_pyramid
 from dain_core.network.modules.refinement import Refined, sample, sample_both
-from dain_core.network.refined import RefinedDAIN
+from dain_core.network.refined import RefinedDAIN, RefinedSynthesis
 from dain_core.runtime.devices import DeviceError, named_device
 from dain_core.training import losses
 from dain_core.training.batch import TrainingDataError
@@ -56,7 +56,7 @@ class Settings:
         rate: the highest learning rate.
         flow_first: the share of the run in which only pyramid and refinement learn, from the blend.
         flow: the weight of the teacher's flow.
-        psnr: the weight of the logarithm of the squared error, in the last half of the run.
+        psnr: the weight of the logarithm of the squared error, in the last two fifths of the run.
     """
 
     minutes: float
@@ -113,59 +113,55 @@ def taught(batch: Triplets, steps: Sequence[Refined], target: Tensor, floor: flo
 
 
 class Objective(nn.Module):
-    """The loss of a batch, and what is watched."""
+    """The loss of a batch, and the figures that are watched."""
 
     def __init__(self, model: RefinedDAIN, settings: Settings, teacher: Teacher | None) -> None:
         super().__init__()
         self.model, self._settings, self._teacher = model, settings, teacher
 
     def stage(self, progress: float) -> int:
-        """0: pyramid and refinement learn from the bilinear blend; 1: all learns; 2: from PSNR as well."""
+        """0: pyramid and refinement learn from the bilinear blend. 1: all learns. 2: all learns, from PSNR as well."""
         return (progress >= self._settings.flow_first) + (progress >= max(0.6, self._settings.flow_first))
 
     def forward(self, batch: Triplets, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        model, settings = self.model, self._settings
+        """The loss, a scalar, and the figures by name, scalars."""
         stage = self.stage(progress)
-        rectifies = stage > 0
+        steps, made = self._made(batch, rectifies=stage > 0)
+        *coarse, (frame, truth) = step_blends(batch, steps)
+        rough = torch.stack([losses.charbonnier(frame.float() - truth) for frame, truth in coarse]).mean()
+        loss = (1.0 if made is None else 0.2) * photometric(frame, truth) + 0.3 * rough
+        figures = {"share": steps[-1].logit.detach().sigmoid().std()}
+        if made is None:
+            figures["psnr_blend"] = psnr(frame, truth)
+        else:
+            loss = loss + photometric(made.output, truth) + 0.5 * photometric(made.blend, truth)
+            figures |= {"psnr_output": psnr(made.output, truth), "psnr_blend": psnr(made.blend, truth)}
+        if made is not None and stage == 2:
+            loss = loss + self._settings.psnr * losses.log_error(made.output - truth)
+        if self._teacher is not None and self._settings.flow:
+            target, figures["psnr_teacher"] = self._target(batch, self._teacher)
+            distance, figures["epe"] = taught(batch, steps, target, (0.1, 0.03, 0.0)[stage])
+            loss = loss + self._settings.flow * distance
+        return loss, figures
+
+    def _made(self, batch: Triplets, rectifies: bool) -> tuple[list[Refined], RefinedSynthesis | None]:
+        """What is known after each block, and the frame, unless only the flow is wanted."""
+        model = self.model
         with torch.autocast(batch.first.device.type, torch.bfloat16):
             one, two = model.features(torch.cat((batch.first, batch.last))).halves()
             projected = model.projected(one, two, model.motion(one, two), batch.time)
             if rectifies:
                 made = model.refined(one, two, projected, batch.time)
-                steps = made.steps
-            else:
-                steps, _, _ = model.refine(
-                    (batch.first, batch.last), (one.context, two.context), projected, batch.time
-                )
-        *coarse, (frame, truth) = step_blends(batch, steps)
-        rough = torch.stack([losses.charbonnier(frame.float() - truth) for frame, truth in coarse]).mean()
-        last = photometric(frame, truth)
-        if rectifies:
-            loss = (
-                photometric(made.output, batch.middle)
-                + 0.5 * photometric(made.blend, batch.middle)
-                + 0.2 * last
-            )
-            if stage == 2:
-                loss = loss + settings.psnr * losses.log_error(made.output - batch.middle)
-            watched = {"output": made.output, "blend": made.blend}
-        else:
-            loss = last
-            watched = {"blend": frame}
-        loss = loss + 0.3 * rough
-        figures = {f"psnr_{name}": psnr(frame, batch.middle) for name, frame in watched.items()}
-        figures["share"] = steps[-1].logit.detach().sigmoid().std()
-        if self._teacher is not None and settings.flow:
-            with torch.no_grad():
-                target = self._teacher(batch.first, batch.last, batch.time).float()
-                first, last_ = (sample(end, flow) for end, flow in
-                                zip((batch.first, batch.last), target.split(2, 1), strict=True))  # fmt: skip
-                figures["psnr_teacher_mean"] = psnr(
-                    (1 - batch.time) * first + batch.time * last_, batch.middle
-                )
-            distance, figures["epe"] = taught(batch, steps, target, (0.1, 0.03, 0.0)[stage])
-            loss = loss + settings.flow * distance
-        return loss, figures
+                return made.steps, made
+            images, contexts = (batch.first, batch.last), (one.context, two.context)
+            return model.refine(images, contexts, projected, batch.time)[0], None
+
+    @torch.no_grad()
+    def _target(self, batch: Triplets, teacher: Teacher) -> tuple[Tensor, Tensor]:
+        """The teacher's flow, and the PSNR of the mean of both ends that it warps."""
+        target = teacher(batch.first, batch.last, batch.time).float()
+        first, last = sample_both(batch.first, batch.last, target, 1).chunk(2, 1)
+        return target, psnr((1 - batch.time) * first + batch.time * last, batch.middle)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dain_core.weights.files import WeightsError, shipped_path
+from dain_core.weights.files import SHIPPED, WeightsError, shipped_path
 from service.settings import Settings
 from worker import main
 
@@ -30,7 +30,7 @@ def test_a_worker_serves_a_folder_of_models(tmp_path: Path) -> None:
     models = main.load(Settings(state_dir=tmp_path, device="cpu", model="film", models=tmp_path))
     assert models.default.model_name == "film" and models.default._config == models.named("dain-lite")._config
     record = main.describe_worker(models)
-    assert record.model == "film" and record.models == ["dain", "dain-lite", "film"]
+    assert record.model == "film" and record.models == [*SHIPPED, "film"]
 
 
 def test_a_folder_of_models_that_cannot_be_served_ends_the_worker_with_a_sentence(tmp_path: Path) -> None:

@@ -77,9 +77,7 @@ def test_a_teacher_counts_where_it_is_nearer_to_the_truth() -> None:
     assert distance(right, still, 1.0) > 0.5
 
 
-def test_some_steps_make_the_loss_smaller_and_move_every_layer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_some_steps_make_the_loss_smaller_and_move_every_layer(tmp_path: Path) -> None:
     base = replace(CONFIGS["dain-lite"], flow_pyramid=(16,) * 6, flow_dense=(16,) * 5, depth_stem=16)
     torch.manual_seed(0)
     model = RefinedDAIN(RefinedConfig(base, (16, 16, 16), (16, 16, 16), (1, 1, 1), 2, (16, 16)))

@@ -269,7 +269,7 @@ def test_a_model_of_ones_own_is_taken_where_a_worker_serves_it(
     file = {"file": ("clip.mp4", clip.read_bytes())}
     problem = assert_problem(http.post("/jobs?model=film", files=file), 422, "invalid-option")
     assert "model was 'film', which no worker here serves now" in problem["detail"]
-    assert "choose one of auto, dain, dain-lite." in problem["detail"]
+    assert "choose one of auto, dain, dain-lite, dain-refined." in problem["detail"]
     record = WorkerRecord(
         name="ann",
         host="here",
