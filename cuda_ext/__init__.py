@@ -1,4 +1,4 @@
-"""The operators of DAIN that PyTorch does not have: see `cuda_ext.ops`."""
+"""The operators of DAIN that PyTorch lacks; see `cuda_ext.ops`."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ __all__ = [
     "upsample_add_into",
 ]
 
-#: The compiled CUDA kernels, where there are any: see `cuda_ext.build`.
+#: The library of compiled CUDA kernels, which `cuda_ext.build` makes. It may be missing.
 _LIBRARY = Path(__file__).with_name("_C.so")
 _BUILT = _LIBRARY.exists()
 
 
 def backend() -> str:
-    """Which operators there are: `cuda` where the compiled kernels are loaded and a GPU can run them, else `cpu`."""
+    """Return "cuda" if the compiled kernels are loaded and there is a GPU to run them, else "cpu"."""
     return "cuda" if _BUILT and torch.cuda.is_available() else "cpu"
 
 

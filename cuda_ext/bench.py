@@ -1,7 +1,7 @@
 """Times the operators at the sizes of a 1080p frame: `python -m cuda_ext.bench`.
 
-"GB/s" is the memory that an operator must touch, every input once and the output once, over its time. The share is
-relative to a plain copy within the GPU's memory.
+"GB/s" is the size of all inputs and of the output of an operator, divided by its time. The percentage compares it with
+a plain copy within the memory of the GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RUNS = 20
 
 
 def milliseconds(call: Callable[[], object]) -> float:
-    """The median of a few runs, after some that are not counted."""
+    """Return the median time of `RUNS` calls, after three calls that do not count."""
     for _ in range(3):
         call()
     times = []
@@ -36,30 +36,33 @@ def milliseconds(call: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-def size(*tensors: Tensor) -> int:
+def byte_count(*tensors: Tensor) -> int:
+    """Return the size of all `tensors` in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def smooth_flow(height: int, width: int) -> Tensor:
-    """Motion like a film's: tens of pixels, smooth but for the odd edge."""
+    """Return a random flow like that of a film, (1, 2, `height`, `width`): smooth, and tens of pixels long."""
     coarse = 12 * torch.randn(1, 2, height // 64, width // 64, device="cuda")
     return F.interpolate(coarse, (height, width), mode="bilinear")
 
 
 def copy_rate() -> float:
-    """GB/s that a copy within the GPU's memory reads and writes."""
+    """Measure the GB/s that a copy within the memory of the GPU reads and writes."""
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return 2 * size(source) / milliseconds(lambda: target.copy_(source)) / 1e6
+    return 2 * byte_count(source) / milliseconds(lambda: target.copy_(source)) / 1e6
 
 
 def report(peak: float, name: str, operator: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Time `operator` on `inputs` and print a line; `peak` is the rate of a copy in GB/s."""
     time = milliseconds(lambda: operator(*inputs))
-    rate = size(*inputs, operator(*inputs)) / time / 1e6
+    rate = byte_count(*inputs, operator(*inputs)) / time / 1e6
     print(f"{name:44} {time:8.3f} ms {rate:8.0f} GB/s {rate / peak:6.0%}")
 
 
 def report_projection(peak: float, flow: Tensor) -> None:
+    """Print the lines of `flow_projection`."""
     weight = torch.rand(1, 1, HEIGHT, WIDTH, device="cuda") + 0.1
     fill = partial(cuda_ext.flow_projection, fill_holes=True)
     leave = partial(cuda_ext.flow_projection, fill_holes=False)
@@ -69,6 +72,8 @@ def report_projection(peak: float, flow: Tensor) -> None:
 
 
 def report_images(peak: float, flow: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    """Print the lines of `correlation` and `adaptive_warp` for one dtype and layout."""
+
     def random(channels: int, scale: int = 1) -> Tensor:
         shape = (1, channels, HEIGHT // scale, WIDTH // scale)
         return torch.randn(shape, device="cuda", dtype=dtype).contiguous(memory_format=layout)
@@ -86,7 +91,7 @@ def report_images(peak: float, flow: Tensor, dtype: torch.dtype, layout: torch.m
 @torch.inference_mode()
 def main() -> None:
     if cuda_ext.backend() != "cuda":
-        sys.exit("needs a GPU and built kernels: python -m cuda_ext.build")
+        sys.exit("this benchmark needs a GPU and built kernels: python -m cuda_ext.build")
     torch.manual_seed(0)
     peak = copy_rate()
     print(

@@ -1,8 +1,8 @@
 """Compiles the CUDA kernels: `python -m cuda_ext.build` puts `_C.so` beside this file, `pip install .` into the wheel.
 
-Needs nvcc and, to link, a PyTorch with CUDA; no GPU. With `--check` everything is compiled and nothing linked, which
-any PyTorch will do. The kernels are built for TORCH_CUDA_ARCH_LIST (such as "8.6;9.0+PTX"), else for this machine's
-GPUs, else for every architecture of `ARCHS`.
+The build needs nvcc and a PyTorch with CUDA, but no GPU. With `--check` the kernels are compiled and not linked, for
+which any PyTorch is enough. The kernels are built for the architectures in TORCH_CUDA_ARCH_LIST (such as
+"8.6;9.0+PTX"). Without it they are built for the GPUs of this machine, or for all of `ARCHS` if it has none.
 """
 
 from __future__ import annotations
@@ -21,31 +21,39 @@ from pathlib import Path
 SOURCES = sorted((Path(__file__).parent / "csrc").glob("*.cu"))
 LIBRARY = Path(__file__).parent / "_C.so"
 
-#: From Turing to Blackwell; newer GPUs compile the last one's PTX themselves.
+#: The architectures from Turing to Blackwell. Newer GPUs compile the PTX of the last one.
 ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX")
 
-#: The oldest PyTorch whose stable ABI the library may use: it then runs on every later one.
+#: The oldest PyTorch whose stable ABI the library may use. The library runs on this version and on all later ones.
 STABLE_ABI = "0x020b000000000000"  # 2.11
 
-CANNOT = 3  # exit status: this machine cannot build
+CANNOT = 3  # the exit status if this machine cannot build the kernels
 
 
 class CannotBuild(RuntimeError):
-    """Something that building the kernels needs is not here."""
+    """This machine lacks something that the build needs. The message says what to install."""
 
 
 def nvcc() -> str:
-    """The CUDA compiler: of CUDA_HOME, else on PATH, else where its installer puts it."""
+    """Return the path of the CUDA compiler: in CUDA_HOME, or on PATH, or in the folder of its installer.
+
+    Raises:
+        CannotBuild: there is none.
+    """
     home = os.environ.get("CUDA_HOME")
     candidates = [f"{home}/bin/nvcc"] if home else [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
     for candidate in candidates:
         if candidate and os.access(candidate, os.X_OK):
             return candidate
-    raise CannotBuild("no nvcc here: install the CUDA toolkit, or set CUDA_HOME to where it is")
+    raise CannotBuild("no nvcc here: install the CUDA toolkit, or set CUDA_HOME to its folder")
 
 
 def torch_home() -> Path:
-    """The folder of PyTorch's headers and libraries."""
+    """Return the folder of PyTorch's headers and libraries.
+
+    Raises:
+        CannotBuild: PyTorch is not installed.
+    """
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -56,14 +64,14 @@ def torch_home() -> Path:
 
 
 def require_cuda_torch() -> None:
-    """Linking, unlike compiling, needs PyTorch's own CUDA libraries."""
+    """Raise CannotBuild unless PyTorch has its CUDA libraries, which linking needs and compiling does not."""
     libraries = torch_home() / "lib"
     if not (libraries / "libtorch_cuda.so").exists():
         raise CannotBuild("the PyTorch installed here is a CPU build: install one with CUDA")
 
 
 def default_archs() -> list[str]:
-    """TORCH_CUDA_ARCH_LIST, else those of the GPUs here, else all."""
+    """Return the architectures of TORCH_CUDA_ARCH_LIST, or those of the GPUs of this machine, or all."""
     if listed := re.findall(r"[^;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "")):
         return listed
     torch_home()
@@ -74,14 +82,18 @@ def default_archs() -> list[str]:
 
 
 def arch_flags(archs: Iterable[str]) -> list[str]:
-    """nvcc's options for architectures written as PyTorch does: "9.0", "9.0a", "12.0+PTX"."""
+    """Return nvcc's options for architectures in PyTorch's notation: "9.0", "9.0a", "12.0+PTX".
+
+    Raises:
+        ValueError: an architecture is not in this notation.
+    """
     flags = []
     for arch in archs:
         match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)
         if not match:
-            raise ValueError(f"{arch!r} is no GPU architecture: write it like 8.6, 9.0 or 12.0+PTX")
+            raise ValueError(f"{arch!r} is not a GPU architecture: write it like 8.6, 9.0 or 12.0+PTX")
         number = match[1] + match[2]
-        native = "90a" if number == "90" else number  # whose matrix products only that name compiles
+        native = "90a" if number == "90" else number  # only 90a has the matrix products of Hopper
         flags.append(f"-gencode=arch=compute_{native},code=sm_{native}")
         if match[3]:
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
@@ -89,7 +101,7 @@ def arch_flags(archs: Iterable[str]) -> list[str]:
 
 
 def run(command: list[str]) -> str:
-    """What the command printed; shows that and raises if it failed."""
+    """Run a command; return its output. If it fails, print the output and raise CalledProcessError."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         print(done.stdout, file=sys.stderr)
@@ -98,7 +110,11 @@ def run(command: list[str]) -> str:
 
 
 def compile_sources(archs: Iterable[str], folder: Path) -> tuple[list[Path], str]:
-    """One object file for each source, in `folder`, and what the assembler said of the kernels."""
+    """Compile every source to an object file in `folder`.
+
+    Returns:
+        The object files, and the assembler's report about the kernels.
+    """
     command = [
         nvcc(),
         "-std=c++17",
@@ -122,11 +138,15 @@ def compile_sources(archs: Iterable[str], folder: Path) -> tuple[list[Path], str
 
 
 def build(target: Path = LIBRARY, archs: Iterable[str] = ()) -> None:
-    """Compiles and links the library.
+    """Compile and link the library.
+
+    Args:
+        target: the path of the library.
+        archs: the architectures; empty gives `default_archs`.
 
     Raises:
-        CannotBuild: no compiler, or no PyTorch with CUDA.
-        ValueError: an architecture that is none.
+        CannotBuild: there is no compiler, or no PyTorch with CUDA.
+        ValueError: an architecture is invalid.
         subprocess.CalledProcessError: the compiler failed; its output is on stderr.
     """
     compiler = nvcc()
@@ -134,7 +154,9 @@ def build(target: Path = LIBRARY, archs: Iterable[str] = ()) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         objects, _ = compile_sources(archs or default_archs(), Path(folder))
-        linked = target.with_suffix(".tmp")  # replaced whole: a process may have the old one mapped
+        linked = target.with_suffix(
+            ".tmp"
+        )  # renamed at the end, since a process may have mapped the old file
         libraries = ["-ltorch_cuda", "-ltorch_cpu", "-ltorch", "-lc10"]
         run(
             [
@@ -151,7 +173,10 @@ def build(target: Path = LIBRARY, archs: Iterable[str] = ()) -> None:
 
 
 def usage_table(report: str) -> str:
-    """Registers of every kernel for every architecture, and bytes spilled if any, from `ptxas -v`."""
+    """Return a table of the registers and the spilled bytes of all kernels by architecture.
+
+    `report` is the output of `ptxas -v`.
+    """
     pattern = re.compile(
         r"entry function '(\w+)' for '(\w+)'\n(?:.*\n)*?.* (\d+) bytes spill stores.*\n(?:.*\n)*?.*Used (\d+) registers"
     )
@@ -171,7 +196,7 @@ def usage_table(report: str) -> str:
 
 
 def check(archs: Iterable[str]) -> None:
-    """Compiles every source and prints what the kernels use; raises as `build` does, but for any PyTorch."""
+    """Compile every source, and print the registers of the kernels. Any PyTorch is enough; see `build` for errors."""
     archs = list(archs) or default_archs()
     with tempfile.TemporaryDirectory() as folder:
         _, report = compile_sources(archs, Path(folder))
@@ -186,7 +211,7 @@ def main() -> int:
     parser.add_argument(
         "--arch", action="append", default=[], help="architecture such as 9.0; repeat for several"
     )
-    parser.add_argument("--check", action="store_true", help="compile only: no linking, any PyTorch will do")
+    parser.add_argument("--check", action="store_true", help="compile without linking; any PyTorch is enough")
     arguments = parser.parse_args()
     try:
         if arguments.check:

@@ -1,16 +1,15 @@
-"""The operators of DAIN that PyTorch does not have, as ``torch.library`` operators in the namespace ``dain``.
+"""The operators of DAIN that PyTorch lacks, as ``torch.library`` operators in the namespace ``dain``.
 
-``SCHEMAS`` is the only definition of every operator. A CPU runs `cuda_ext.reference`; the compiled extension
-adds CUDA kernels under the same schemas (``TORCH_LIBRARY_IMPL(dain, CUDA, m)``), so nothing here asks for the
-device.
+``SCHEMAS`` defines every operator once. A CPU runs the functions of `cuda_ext.reference`. The compiled extension adds
+CUDA kernels with the same schemas (``TORCH_LIBRARY_IMPL(dain, CUDA, m)``), so that no code here depends on the device.
 
-Conventions, for every implementation:
+All implementations have these conventions:
 
-* Tensors are (N, C, H, W). Flow channel 0 is x, channel 1 is y, in pixels.
-* Coordinates and weights of the projection are float32 whatever the network's precision; float16 and bfloat16
-  inputs are accumulated in float32. With float64 inputs everything is float64.
-* An output has the memory format (contiguous or channels-last) of the first argument that is not a gradient;
-  a gradient has that of the tensor it belongs to. Flows are contiguous.
+* Tensors are (N, C, H, W). Channel 0 of a flow is x, channel 1 is y, in pixels.
+* Coordinates, and the weights of the projection, are float32 at every precision of the network. Sums of float16 and
+  bfloat16 inputs are float32. With float64 inputs all values are float64.
+* An output has the memory format (contiguous or channels-last) of the first argument that is not a gradient. A gradient
+  has the memory format of its tensor. Flows are contiguous.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ from torch import Tensor
 
 from cuda_ext import reference
 
-#: operator -> schema. `*_backward` takes the gradient of the output, then the operator's own arguments. `shared_memory`
-#: is how many bytes a block of a GPU may have at most; 0 means all that the GPU has. Results do not depend on it.
+#: The schemas by operator. `*_backward` takes the gradient of the output and then the arguments of the operator.
+#: `shared_memory` is the largest number of bytes that a block on a GPU may use; 0 means all that the GPU has. Results
+#: do not depend on it.
 SCHEMAS = {
     "correlation": "(Tensor first, Tensor second) -> Tensor",
     "correlation_backward": "(Tensor grad, Tensor first, Tensor second) -> (Tensor, Tensor)",
@@ -68,7 +68,7 @@ SCHEMAS = {
 
 
 def _as_it_is(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """Autocast would change the precision of what the reference is made of, as no kernel's."""
+    """Return `operator` without autocast, which would change the precision inside the reference."""
 
     @wraps(operator)
     def run(*arguments: Any) -> Any:
@@ -87,10 +87,10 @@ for _name, _schema in SCHEMAS.items():
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
-    """The cost volume of two feature maps (PWC-Net, section 3) for displacements of up to 4 pixels each way.
+    """Compute the cost volume of two feature maps (PWC-Net, section 3) for displacements of up to 4 pixels each way.
 
-    Channel ``(dy + 4) * 9 + (dx + 4)`` holds the mean over the C channels of
-    ``first[y, x] * second[y + dy, x + dx]``, `second` being zero outside. No activation.
+    Channel ``(dy + 4) * 9 + (dx + 4)`` holds the mean over the C channels of ``first[y, x] * second[y + dy, x + dx]``.
+    Outside its borders `second` is zero. There is no activation.
 
     Args:
         first, second: (N, C, H, W), of one floating dtype.
@@ -99,10 +99,12 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
         (N, 81, H, W) in the dtype of `first`.
 
     Raises:
-        ValueError: shapes or dtypes differ.
+        ValueError: the shapes, dtypes or devices differ, or the dtype is not a floating one.
     """
     if first.dim() != 4 or first.shape != second.shape:
-        raise ValueError(f"correlation needs two maps (N, C, H, W) alike, got {_shapes(first, second)}")
+        raise ValueError(
+            f"correlation needs two maps of one shape (N, C, H, W), got {_shapes(first, second)}"
+        )
     _check_alike(first, second)
     return torch.ops.dain.correlation(first, second)
 
@@ -124,24 +126,25 @@ def _(grad: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def flow_projection(flow: Tensor, weight: Tensor, fill_holes: bool) -> Tensor:
-    """Depth-aware flow projection (DAIN, section 3.2): the flow of a frame, seen from where it leads.
+    """Project a flow to the time at which it ends, weighted by depth (DAIN, section 3.2).
 
-    Every source pixel p with flow f and weight w hands ``-f`` with weight w to each of the four pixels around
-    ``p + f``; each target takes the weighted mean of what it got. A pixel that leads outside hands over
-    nothing.
+    Every source pixel p with flow f and weight w gives ``-f`` with weight w to each of the four pixels around
+    ``p + f``. Each target pixel takes the weighted mean of the values that it gets. A source pixel whose flow leads out
+    of the frame gives nothing.
 
     Args:
-        flow: (N, 2, H, W), already scaled to the projected time; float32 or float64.
-        weight: (N, 1, H, W), positive: inverse depth, so that what is near wins.
-        fill_holes: a target that got nothing takes the mean of the nearest targets left, right, above and
-            below that got something (0 where there is none), instead of 0. Has no gradient: training leaves
-            the holes.
+        flow: (N, 2, H, W), in pixels, already scaled to the projected time; float32 or float64.
+        weight: (N, 1, H, W), positive, of the dtype of `flow`. It is the inverse depth, so that near pixels dominate.
+        fill_holes: whether a target that got no value takes the mean of the nearest targets to the left, to the right,
+            above and below that got one. It is 0 if there are none, and without `fill_holes`. The operator has no
+            gradient with filled holes.
 
     Returns:
-        (N, 2, H, W): the flow from the projected time back to the frame.
+        The flow from the projected time back to the frame, (N, 2, H, W), in pixels.
 
     Raises:
-        ValueError: shapes or dtypes do not fit.
+        ValueError: the shapes, dtypes or devices do not fit.
+        RuntimeError: a gradient is computed with `fill_holes`.
     """
     n, _, h, w = _check_flow(flow)
     if weight.shape != (n, 1, h, w):
@@ -164,22 +167,23 @@ def _(grad: Tensor, flow: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def adaptive_warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
-    """Adaptive warping (MEMC-Net): a 4x4 kernel a pixel, placed by the flow, weighted bilinearly.
+    """Warp an image adaptively (MEMC-Net): the flow places a 4x4 kernel for every pixel.
 
-    For ``q = p + flow`` inside the image, and ``|fx| < W/2``, ``|fy| < H/2``: the 4x4 window that starts one
-    pixel left of and above ``floor(q)`` (clamped to the border), times the kernel (tap (j, i) is channel
-    ``4j + i``); the four 2x2 quadrants' sums are blended by the fraction of q. Else the pixel at p, unwarped.
+    Let ``q = p + flow`` for a pixel p. If q lies inside the image, and ``|fx| < W/2`` and ``|fy| < H/2``, the 4x4
+    window starts one pixel left of and above ``floor(q)``, and is clamped to the border. The window is multiplied by
+    the kernel, in which tap (row j, column i) is channel ``4j + i``. The sums of its four 2x2 quadrants are blended
+    bilinearly by the fraction of q. For any other q the result is the pixel at p, without a warp.
 
     Args:
         image: (N, C, H, W), of any floating dtype.
-        flow: (N, 2, H, W); float32, or float64 for a float64 image.
-        kernel: (N, 16, H, W) in the dtype of `image`; not normalised.
+        flow: (N, 2, H, W), in pixels; float32, or float64 for a float64 image.
+        kernel: (N, 16, H, W) in the dtype of `image`. It is not normalised.
 
     Returns:
         (N, C, H, W) in the dtype and memory format of `image`.
 
     Raises:
-        ValueError: shapes or dtypes do not fit.
+        ValueError: the shapes, dtypes or devices do not fit.
     """
     n, _, h, w = _check_flow(flow)
     if image.dim() != 4 or (image.shape[0], *image.shape[2:]) != (n, h, w) or kernel.shape != (n, 16, h, w):
@@ -211,20 +215,20 @@ def _(
 
 
 def separable_conv(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-    """Separable adaptive convolution (Niklaus et al., ICCV 2017): a K x K kernel a pixel as an outer product.
+    """Convolve an image with a K x K kernel for every pixel, an outer product (Niklaus et al., ICCV 2017).
 
     ``out[y, x] = sum over i, j of image[y + i, x + j] * vertical[i, y, x] * horizontal[j, y, x]``. DAIN's
-    predecessors use it; DAIN itself does not.
+    predecessors use this operator; DAIN itself does not.
 
     Args:
-        image: (N, C, H + K - 1, W + K - 1), already padded; of any floating dtype.
+        image: (N, C, H + K - 1, W + K - 1), already padded, of any floating dtype.
         vertical, horizontal: (N, K, H, W) in the dtype of `image`.
 
     Returns:
         (N, C, H, W) in the dtype of `image`.
 
     Raises:
-        ValueError: shapes or dtypes do not fit.
+        ValueError: the shapes, dtypes or devices do not fit.
     """
     n, k, h, w = vertical.shape
     if horizontal.shape != vertical.shape or image.shape != (n, image.shape[1], h + k - 1, w + k - 1):
@@ -254,18 +258,24 @@ def _(grad: Tensor, image: Tensor, vertical: Tensor, horizontal: Tensor) -> tupl
 
 # ---------------------------------------------------------------- inference into slices
 #
-# For networks that only infer, in half precision on a GPU. They write into slices of the channels of a larger
-# channels-last tensor, so that nothing needs to be concatenated; no gradients.
+# These operators serve inference in half precision on a GPU. They write into slices of the channels of a larger
+# channels-last tensor, so that no tensors need to be concatenated. They have no gradients.
 
 
 def pack_weight(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A convolution's weight (Cout, Cin, KH, KW) and bias (Cout,) as `convolve_into` takes them on their device.
+    """Pack the weight and the bias of a convolution for `convolve_into` on their device.
+
+    Args:
+        weight: (Cout, Cin, KH, KW).
+        bias: (Cout,).
+        dtype: the dtype of the packed weight.
 
     Returns:
-        The weight in `dtype`, and the bias in float32; both with as many more outputs of zeros as its kernel wants.
+        The packed weight in `dtype`, and the bias in float32. Both have further outputs of zeros, as many as the kernel
+        needs.
     """
     outputs, inputs = weight.shape[:2]
-    few = dtype.itemsize > 1 and outputs <= 16 and inputs <= 32  # for which the portable kernel is faster
+    few = dtype.itemsize > 1 and outputs <= 16 and inputs <= 32  # the portable kernel is faster then
     if weight.is_cuda and torch.cuda.get_device_capability(weight.device) == (9, 0) and not few:
         packed = reference.pack_weight_hopper(weight, dtype.itemsize)
         outputs = packed.shape[4] * packed.shape[6]
@@ -286,19 +296,21 @@ def convolve_into(
     plus: Tensor | None = None,
     dilation: int = 1,
 ) -> None:
-    """``out = leaky_relu(scale * convolution of input + bias + plus, slope)``; stride 1, padded to keep the size.
+    """Compute ``out = leaky_relu(scale * convolution of input + bias + plus, slope)`` with stride 1 and the same size.
 
     Args:
-        input: (N, Cin, H, W), channels-last or a slice of the channels of such a tensor, aligned to 16 bytes; on a
-            GPU float16 or bfloat16 with Cin a multiple of 16, or (compute capability 9.0) float8_e4m3fn, of 32.
-        weight, bias: as `pack_weight` makes them; the weight in the dtype of `input`, KH and KW odd and at most 11.
-        slope: of negative values: 0 is ReLU, 1 no activation.
-        out: (N, channels, H, W), where at most Cout channels are written; float32 or the dtype of `input`, float16
-            if that is float8_e4m3fn. What is not float32 is aligned to 16 bytes and has a multiple of 8 channels;
-            float32 has at most 16 (on compute capability 9.0).
-        scale: of each output channel, like `bias`.
-        plus: like `out`, which it may be.
-        dilation: the distance between the kernel's taps, at most 64.
+        input: (N, Cin, H, W), channels-last or a slice of the channels of such a tensor, aligned to 16 bytes. On a GPU
+            it is float16 or bfloat16 and Cin is a multiple of 16; with compute capability 9.0 it may be float8_e4m3fn,
+            and Cin is a multiple of 32.
+        weight, bias: the results of `pack_weight`. The weight has the dtype of `input`; KH and KW are odd and 11 at
+            most.
+        slope: the slope for negative values: 0 is ReLU, 1 is no activation.
+        out: (N, channels, H, W), with Cout channels at most. It is float32 or has the dtype of `input`, or is float16
+            if `input` is float8_e4m3fn. A half-precision `out` is aligned to 16 bytes and has a multiple of 8 channels.
+            A float32 `out` has 16 channels at most on compute capability 9.0.
+        scale: the scale of each output channel, with the shape and dtype of `bias`.
+        plus: a tensor with the shape, dtype and layout of `out`. It may be `out` itself.
+        dilation: the distance between the taps of the kernel in pixels, 1 to 64.
     """
     torch.ops.dain.convolve_into(input, weight, scale, bias, plus, dilation, slope, out)
 
@@ -306,20 +318,23 @@ def convolve_into(
 def adaptive_warp_into(
     image: Tensor, first_row: int, flow: Tensor, kernel: Tensor, top: int, out: Tensor
 ) -> None:
-    """`adaptive_warp` of some rows of a frame into some rows.
+    """Warp some rows of a frame as `adaptive_warp` does, into some rows of the result.
+
+    Pixels of `out` that need rows which `image` lacks are not changed.
 
     Args:
-        image: (N, C, any, W): the frame's rows from `first_row` on; on a GPU not float64, with a multiple of 8
-            channels.
-        flow, kernel: (N, 2, H, W) and (N, 16, H, W), of the whole frame, as in `adaptive_warp`.
-        out: (N, C, any, W): the result's rows from `top` on, in the dtype of `image` or, of float16,
-            float8_e4m3fn; a slice of channels as in `convolve_into`. Pixels that need rows that `image` lacks stay as
-            they are.
+        image: the rows of the frame from `first_row` on, (N, C, any, W). On a GPU it is not float64, and C is a
+            multiple of 8.
+        first_row: the row of the frame that is row 0 of `image`.
+        flow, kernel: those of the whole frame, (N, 2, H, W) and (N, 16, H, W), as in `adaptive_warp`.
+        top: the row of the frame that is row 0 of `out`.
+        out: the rows of the result from `top` on, (N, C, any, W), a slice of channels as in `convolve_into`. It has the
+            dtype of `image`, or is float8_e4m3fn for a float16 `image`.
     """
     torch.ops.dain.adaptive_warp_into(image, first_row, flow, kernel, top, out)
 
 
-#: Channels that `blend_into` writes.
+#: The number of channels that `blend_into` writes.
 BLEND_CHANNELS = 64
 
 
@@ -332,65 +347,70 @@ def blend_into(
     blend: Tensor,
     out: Tensor,
 ) -> None:
-    """Warp both frames and blend them by `time`; gather that and what it was made of.
+    """Warp both frames and blend them by `time`; write the blend together with its ingredients.
 
     Args:
-        pictures: (N, 4, H, W) each, on a GPU channels-last: red, green, blue, log depth; float32.
-        flows, kernels: (N, 2, H, W) float32 and (N, 16, H, W) each; kernels like `input` of `convolve_into`.
-        time: one float32: the weight of the second frame.
-        top: the row of the frame that is the first of `out`.
-        blend: (N, 3, rows, W), float32: the blended rows.
-        out: (N, 64, rows, W): the blend, both images, both flows, both kernels, both depths, then zeros; in the
-            dtype of the kernels or, of float16, float8_e4m3fn (flows of more than 448 pixels are then 448).
+        pictures: red, green, blue and log depth of both frames, (N, 4, H, W) each, float32; channels-last on a GPU.
+        flows: (N, 2, H, W) each, float32, in pixels.
+        kernels: (N, 16, H, W) each, with the dtype and layout of `input` in `convolve_into`.
+        time: the weight of the second frame, one float32.
+        top: the row of the frame that is row 0 of `blend` and `out`.
+        blend: the blended rows, (N, 3, rows, W), float32.
+        out: the blend, both images, both flows, both kernels, both log depths and zeros, (N, 64, rows, W). It has the
+            dtype of `kernels`, or is float8_e4m3fn for float16 kernels. Flows of more than 448 pixels are then 448.
     """
     torch.ops.dain.blend_into(*pictures, *flows, *kernels, time, top, blend, out)
 
 
 def pool_into(input: Tensor, mean: bool, out: Tensor) -> None:
-    """The mean, or else the largest, of every 2 x 2 pixels.
+    """Write the mean, or the maximum if `mean` is False, of every 2 x 2 pixels.
 
     Args:
-        input: (N, C, H, W), channels-last or a slice of channels; on a GPU pixels are multiples of 16 bytes.
-        out: (N, C, H // 2, W // 2), likewise, in the dtype of `input`.
+        input: (N, C, H, W), channels-last or a slice of channels. On a GPU a pixel has a multiple of 16 bytes.
+        mean: whether to take means.
+        out: (N, C, H // 2, W // 2), with the dtype of `input` and the same conditions.
     """
     torch.ops.dain.pool_into(input, mean, out)
 
 
 def upsample_add_into(low: Tensor, high: Tensor, bilinear: bool, out: Tensor) -> None:
-    """`low` at twice its size, plus `high`.
+    """Enlarge `low` to twice its size, and write its sum with `high`.
 
     Args:
-        low: (N, C, H, W), channels-last or a slice of channels; on a GPU pixels are multiples of 16 bytes.
-        high: (N, C, 2H, 2W), likewise, in the dtype of `low`.
-        bilinear: with pixels as areas (align_corners=False); otherwise each pixel of `low` becomes 2 x 2 alike.
-        out: like `high`, which it may be itself.
+        low: (N, C, H, W), channels-last or a slice of channels. On a GPU a pixel has a multiple of 16 bytes.
+        high: (N, C, 2H, 2W), with the dtype of `low` and the same conditions.
+        bilinear: whether to enlarge bilinearly, with pixels as areas (align_corners=False). Otherwise each pixel of
+            `low` becomes 2 x 2 equal pixels.
+        out: a tensor with the shape, dtype and layout of `high`. It may be `high` itself.
     """
     torch.ops.dain.upsample_add_into(low, high, bilinear, out)
 
 
 def unfold_row_into(image: Tensor, taps: int, out: Tensor) -> None:
-    """Every pixel's row of neighbours as its channels: a convolution of the image with a kernel `taps` wide is one
-    of `out` with a kernel 1 wide, on tensor cores many times faster.
+    """Write the neighbours in the row of every pixel as channels of the pixel.
+
+    A convolution of `image` with a kernel of width `taps` is a convolution of `out` with a kernel of width 1, which
+    tensor cores compute many times faster.
 
     Args:
-        image: (N, 3, H, W), of any strides; float32 or the dtype of `out`.
-        taps: odd.
-        out: (N, channels, H, W), a slice of channels: channel ``3 i + c`` becomes channel c of the pixel
-            ``i - taps // 2`` to the right, zero outside the image; channels from ``3 taps`` on become zeros.
+        image: (N, 3, H, W), of any strides, float32 or with the dtype of `out`.
+        taps: the number of neighbours with the pixel itself, odd.
+        out: (N, channels, H, W), a slice of channels. Channel ``3 i + c`` is channel c of the pixel ``i - taps // 2``
+            to the right, or zero outside the image. The channels from ``3 taps`` on are zero.
     """
     torch.ops.dain.unfold_row_into(image, taps, out)
 
 
 def match_into(first: Tensor, second: Tensor, out: Tensor) -> None:
-    """How well every pixel of each frame matches those around its place in the other: leaky_relu(`correlation`, 0.1).
+    """Write leaky_relu(`correlation`, 0.1) of the first frame with the second, and of the second with the first.
 
     Args:
-        first, second: (N, C, H, W) each, channels-last or slices of channels; on a GPU float16 or bfloat16 aligned
-            to 16 bytes, or float32.
-        out: (2N, channels, H, W), likewise, a multiple of 8 channels: 81 of the first frame, then of the second, to
-            the other, and zeros.
+        first, second: (N, C, H, W) each, channels-last or slices of channels. On a GPU they are float16 or bfloat16 and
+            aligned to 16 bytes, or float32.
+        out: (2N, channels, H, W), with the same conditions and a multiple of 8 channels: 81 channels of matches, then
+            zeros. The first N items belong to the first frames.
     """
-    if first.dtype == torch.float32:  # which tensor cores do not multiply
+    if first.dtype == torch.float32:  # tensor cores do not multiply float32
         return reference.match_into(first, second, out)
     torch.ops.dain.match_into(first, second, out)
 
@@ -398,19 +418,19 @@ def match_into(first: Tensor, second: Tensor, out: Tensor) -> None:
 def match_warped_into(
     first: Tensor, second: Tensor, coarse: Tensor, weight: Tensor, bias: Tensor, scale: float, out: Tensor
 ) -> None:
-    """`match_into` of frames of which the other one is warped first, with what else a level of PWC-Net's flow sees.
+    """Write all inputs of a level of PWC-Net's flow: `match_into` with the other frame warped first, and more.
 
-    The coarser level's flow, enlarged by a transposed convolution of kernel 4, stride 2, padding 1, says where each
-    pixel is sampled bilinearly; it is zero where less than 0.9999 of the sample lies inside.
+    A transposed convolution (kernel 4, stride 2, padding 1) enlarges the flow of the coarser level. The other frame is
+    sampled bilinearly by this flow. A sample is zero if less than 0.9999 of it lies inside the frame.
 
     Args:
-        first, second: as in `match_into`; H and W are even.
-        coarse: (2N, 10, H / 2, W / 2), float32: flow in the network's unit, and two features, each as the 2 x 2 pixels
-            that it has at this level.
-        weight, bias: of the transposed convolution, (KH, KW, in, out) = (4, 4, 2, 2) and (2,), float32.
-        scale: from the flow's unit to pixels of this level.
-        out: as in `match_into`, with, after the 81: the frame's own C channels, the enlarged flow, the two features,
-            and zeros.
+        first, second: see `match_into`. H and W are even.
+        coarse: (2N, 10, H / 2, W / 2), float32: the flow in the network's unit, and two features, each with the 2 x 2
+            pixels that it has at this level.
+        weight, bias: those of the transposed convolution, (KH, KW, in, out) = (4, 4, 2, 2) and (2,), float32.
+        scale: the factor from the flow's unit to pixels of this level.
+        out: see `match_into`. After the 81 channels of matches come the C channels of the frame itself, the enlarged
+            flow, the two features, and zeros.
     """
     if first.dtype == torch.float32:
         return reference.match_warped_into(first, second, coarse, weight, bias, scale, out)
@@ -418,7 +438,7 @@ def match_warped_into(
 
 
 def enlarge_flow(flow: Tensor, scale: float) -> Tensor:
-    """`scale` times `flow`, (N, 2, H, W), float32, at four times its size: bilinear, pixels as areas."""
+    """Return `scale` times `flow`, (N, 2, H, W) float32, bilinearly enlarged to (N, 2, 4H, 4W); pixels are areas."""
     return torch.ops.dain.enlarge_flow(flow, scale)
 
 
@@ -429,31 +449,34 @@ def _(flow: Tensor, scale: float) -> Tensor:
 
 
 def stack_into(first: Tensor, second: Tensor, out: Tensor) -> None:
-    """Two images, (N, 3, H, W), float32, and zeros.
+    """Write the channels of two images, and zeros in the other channels.
 
     Args:
-        out: (N, channels, H, W), a slice of channels, on a GPU aligned to 16 bytes and a multiple of 8.
+        first, second: (N, 3, H, W) each, float32.
+        out: (N, channels, H, W), a slice of channels. On a GPU it is aligned to 16 bytes, and the number of channels is
+            a multiple of 8.
     """
     torch.ops.dain.stack_into(first, second, out)
 
 
 def unshuffle_into(image: Tensor, out: Tensor) -> None:
-    """The 2 x 2 pixels of an image's colours as channels, as `torch.nn.functional.pixel_unshuffle` has them, and zeros.
+    """Write 2 x 2 pixels as channels, as `torch.nn.functional.pixel_unshuffle` does, and zeros in the other channels.
 
     Args:
-        image: (N, 3, H, W), float32.
-        out: (N, channels, H / 2, W / 2), at least 12 channels; as in `stack_into`.
+        image: (N, 3, H, W), float32; H and W are even.
+        out: (N, channels, H / 2, W / 2), with 12 channels at least and the conditions of `stack_into`.
     """
     torch.ops.dain.unshuffle_into(image, out)
 
 
 def sample_into(map: Tensor, flow: Tensor, scale: float, out: Tensor) -> None:
-    """`map` at every pixel plus its flow, bilinear; outside of the map, the nearest pixel of its border. No gradient.
+    """Sample `map` bilinearly at every pixel plus its flow. Outside the map, its nearest border pixel counts.
 
     Args:
-        map: (N, C, H, W), of any floating dtype; on a GPU a slice of channels of a channels-last tensor.
-        flow: (N, 2, H, W), float32, in pixels once it is multiplied by `scale`.
-        out: (N, C, H, W) in the dtype of `map`; likewise a slice.
+        map: (N, C, H, W), of any floating dtype. On a GPU it is a slice of channels of a channels-last tensor.
+        flow: (N, 2, H, W), float32.
+        scale: a factor for `flow`, so that `scale` * `flow` is in pixels of `map`.
+        out: (N, C, H, W) with the dtype of `map` and the same conditions.
     """
     torch.ops.dain.sample_into(map, flow, scale, out)
 

@@ -1,7 +1,7 @@
-"""The operators in plain PyTorch: what a CPU runs, and what the tests hold the CUDA kernels against.
+"""The operators in plain PyTorch. A CPU runs them, and tests compare the CUDA kernels with them.
 
-Conventions and meanings are those of `cuda_ext.ops`, which checks the arguments; gradients are written out
-because an operator's kernel runs below autograd.
+`cuda_ext.ops` documents the operators and their conventions, and checks their arguments. Gradients are written out,
+because the kernel of an operator runs below autograd.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: The correlation's largest displacement, each way.
+#: The largest displacement of the correlation in each direction, in pixels.
 DISPLACEMENT = 4
-#: The side of the square tiles of pixels whose correlations are one matrix product.
+#: The side of the square tiles of pixels. The correlations of a tile are one matrix product.
 _TILE = 8
 
 
 def coordinate_dtype(tensor: Tensor) -> torch.dtype:
-    """What coordinates and sums are held in: float32, or float64 for a float64 tensor."""
+    """Return the dtype of coordinates and sums: float32, or float64 for a float64 tensor."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:
-    """Channels-last if `tensor` is that and not plainly contiguous as well."""
+    """Return channels-last if `tensor` is channels-last and not contiguous, else contiguous."""
     if not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
 
 
 def _like(result: Tensor, tensor: Tensor) -> Tensor:
-    """`result` in the dtype and with the strides of `tensor`, whose shape it has."""
+    """Return `result` with the dtype and the strides of `tensor`, which has the same shape."""
     return torch.empty_like(tensor).copy_(result)
 
 
 def wanted(results: Sequence[Tensor], flags: Sequence[bool]) -> tuple[Tensor, ...]:
-    """The results, empty where their flag is false: an operator always returns as many tensors."""
+    """Return `results`, with empty tensors where the flag is False: an operator always returns as many tensors."""
     return tuple(x if flag else x.new_empty((0, 0, 0, 0)) for x, flag in zip(results, flags, strict=True))
 
 
@@ -48,13 +48,13 @@ def _pad_displaced(features: Tensor) -> Tensor:
 
 
 def _displacements(height: int, width: int) -> list[tuple[slice, slice]]:
-    """For each correlation channel, the window of a padded map that it compares with."""
+    """Return for each channel of the correlation the rows and columns of the padded map that it compares with."""
     size = 2 * DISPLACEMENT + 1
     return [(slice(y, y + height), slice(x, x + width)) for y in range(size) for x in range(size)]
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Each tile's pixels times all pixels that any of them is compared with, of which then only a band is kept."""
+    """Multiply the pixels of a tile with all pixels that any of them is compared with, and keep the needed products."""
     (n, channels, h, w), wide = first.shape, coordinate_dtype(first)
     size, side = 2 * DISPLACEMENT + 1, _TILE + 2 * DISPLACEMENT
     whole = (0, -w % _TILE, 0, -h % _TILE)
@@ -63,7 +63,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
     tiles = left.unfold(1, _TILE, _TILE).unfold(2, _TILE, _TILE)  # (n, rows, columns, channels, 8, 8)
     windows = right.unfold(1, side, _TILE).unfold(2, side, _TILE)  # (n, rows, columns, channels, 16, 16)
     products = tiles.flatten(4).mT @ windows.flatten(4)
-    # Each of the 64 rows is a pixel (y, x); of its 256 products, those at (y + dy, x + dx) of the window are picked.
+    # Each of the 64 rows is a pixel (y, x). The strides select its products at (y + dy, x + dx) of the window.
     rows, columns = tiles.shape[1:3]
     pixel, line = side * side, columns * _TILE**2 * side * side
     band = products.as_strided(
@@ -91,7 +91,7 @@ def correlation_backward(grad: Tensor, first: Tensor, second: Tensor) -> tuple[T
 
 
 def _positions(flow: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each pixel leads: x and y, each (N, H, W)."""
+    """Return the end of the flow of each pixel: x and y, (N, H, W) each, in pixels."""
     _, _, h, w = flow.shape
     x = torch.arange(w, dtype=flow.dtype, device=flow.device)
     y = torch.arange(h, dtype=flow.dtype, device=flow.device)
@@ -99,20 +99,20 @@ def _positions(flow: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _inside(x: Tensor, y: Tensor) -> Tensor:
-    """False for NaN as well."""
+    """Return whether positions lie inside the frame; False for NaN."""
     h, w = x.shape[-2:]
     return (x >= 0) & (y >= 0) & (x <= w - 1) & (y <= h - 1)
 
 
 def _projection_corners(flow: Tensor) -> tuple[list[Tensor], Tensor]:
-    """The four targets of each pixel as indices into N*H*W, each (N*H*W,), and whether it has any, (N*H*W, 1).
+    """Return the four targets of each pixel as indices into N*H*W, (N*H*W,) each, and whether it has any, (N*H*W, 1).
 
-    At the far border the corners coincide, and the one pixel counts twice or four times.
+    At the right and lower border targets coincide, and such a pixel counts twice or four times.
     """
     n, _, h, w = flow.shape
     x, y = _positions(flow)
     valid = _inside(x, y)
-    # A coordinate that is no number, or too large for an integer, must not reach the conversion.
+    # NaN, and coordinates that are too large for an integer, must not be converted.
     left = torch.where(valid, x, 0).long()
     top = torch.where(valid, y, 0).long()
     right, bottom = (left + 1).clamp(max=w - 1), (top + 1).clamp(max=h - 1)
@@ -123,21 +123,21 @@ def _projection_corners(flow: Tensor) -> tuple[list[Tensor], Tensor]:
 
 
 def _pixels(tensor: Tensor) -> Tensor:
-    """(N, C, H, W) as rows, (N*H*W, C)."""
+    """Return a tensor (N, C, H, W) as rows of pixels, (N*H*W, C)."""
     return tensor.permute(0, 2, 3, 1).reshape(-1, tensor.shape[1])
 
 
 def _image(rows: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `_pixels`, as a view."""
+    """Return rows of pixels as (N, C, H, W), with N, H and W of `like`: the inverse of `_pixels`, as a view."""
     n, _, h, w = like.shape
     return rows.view(n, h, w, rows.shape[1]).permute(0, 3, 1, 2)
 
 
 def _splat(flow: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """What each target got, as rows: the mean flow (0 where nothing) and the total weight."""
+    """Return the mean flow of each target (0 without a value) and its total weight, as rows of pixels."""
     corners, valid = _projection_corners(flow)
     mass = _pixels(weight)
-    # A product with 0 would keep a NaN.
+    # A multiplication by 0 would keep NaN.
     handed = torch.where(valid, torch.cat((-mass * _pixels(flow), mass), 1), 0)
     got = torch.zeros_like(handed)
     for corner in corners:
@@ -147,8 +147,15 @@ def _splat(flow: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(known: Tensor, line: Tensor, place: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of places in the lines of `known`, (lines, length): the nearest known place at or before, then at or after,
-    and whether there is one in the line."""
+    """Find the nearest known places in lines: first those at or before a place, then those at or after it.
+
+    Args:
+        known: (lines, length), bool.
+        line, place: the line of each place, and its position in the line.
+
+    Returns:
+        For each direction the positions in the line, and whether they exist.
+    """
     length = known.shape[1]
     start = line * length
     indices = F.pad(known.flatten().nonzero().flatten(), (1, 1), value=-1)
@@ -160,7 +167,7 @@ def _nearest(known: Tensor, line: Tensor, place: Tensor) -> Iterator[tuple[Tenso
 
 
 def _fill_holes(flow: Tensor, count: Tensor) -> None:
-    """In place: the mean of the nearest flows above, below, to the left and to the right of each hole."""
+    """Fill each hole in place with the mean of the nearest flows above, below, to the left and to the right."""
     n, _, h, w = flow.shape
     known = count[:, 0] != 0
     batch, y, x = (~(count[:, 0] > 0)).nonzero(as_tuple=True)
@@ -184,7 +191,10 @@ def flow_projection(flow: Tensor, weight: Tensor, fill_holes: bool) -> Tensor:
 
 
 def flow_projection_backward(grad: Tensor, flow: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """With out = sum(-w f) / sum(w) a target: d out / d f = -w / den and d out / d w = -(f + out) / den."""
+    """Return the gradients of `flow_projection`.
+
+    For a target, out = sum(-w f) / den with den = sum(w). So d out / d f = -w / den and d out / d w = -(f + out) / den.
+    """
     mean, count = _splat(flow, weight)
     share = torch.where(count > 0, _pixels(grad) / count, 0)
     corners, valid = _projection_corners(flow)
@@ -203,12 +213,16 @@ def flow_projection_backward(grad: Tensor, flow: Tensor, weight: Tensor) -> tupl
 
 
 class _Window:
-    """The 16 taps of every pixel, as rows: which pixels they are and how much the flow's fraction gives each.
+    """The 16 taps of every pixel: their indices and their bilinear weights.
+
+    Args:
+        flow: (N, 2, H, W), in pixels.
 
     Attributes:
-        index: (N*H*W, 16), int32, into the pixels of the batch: itself alone where a pixel is copied unwarped.
-        valid: (N*H*W,), false where a pixel is copied unwarped.
-        right, down: (N*H*W,), the flow's fractions.
+        index: the indices of the taps among the pixels of the batch, (N*H*W, 16), int32. All are the pixel itself if it
+            is copied without a warp.
+        valid: (N*H*W,), bool; False for a pixel that is copied without a warp.
+        right, down: the fractions of the flow, (N*H*W,), in [0, 1).
     """
 
     def __init__(self, flow: Tensor) -> None:
@@ -224,7 +238,7 @@ class _Window:
         tap = torch.arange(-1, 3, dtype=torch.int32, device=flow.device)
         above = own.div(h * w, rounding_mode="floor") * h
         self.index = ((above + top) * w + left)[:, None] + (tap[:, None] * w + tap).flatten()
-        # Clamping all windows would take longer than the warp; few reach over the border.
+        # Only a few windows reach over the border. To clamp all of them would take longer than the warp.
         border = ((left < 1) | (left + 2 >= w) | (top < 1) | (top + 2 >= h)).nonzero()
         rows = above[border] + (top[border] + tap).clamp(0, h - 1)
         columns = (left[border] + tap).clamp(0, w - 1)
@@ -232,23 +246,23 @@ class _Window:
         self.index[~self.valid] = own[~self.valid, None]
 
     def _of_taps(self, *quadrants: Tensor) -> Tensor:
-        """What belongs to the window's quadrants, each (N*H*W,) and row by row, for each of its taps."""
+        """Repeat values of the quadrants, (N*H*W,) each and row by row, for each tap: (N*H*W, 16)."""
         spread = torch.eye(4, dtype=quadrants[0].dtype, device=quadrants[0].device)
         spread = spread.view(4, 2, 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
         return torch.stack(quadrants).T @ spread.flatten(1)
 
     def share(self) -> Tensor:
-        """(N*H*W, 16), the bilinear weight of each tap's quadrant."""
+        """Return the bilinear weight of the quadrant of each tap, (N*H*W, 16)."""
         a, b = self.right, self.down
         return self._of_taps((1 - b) * (1 - a), (1 - b) * a, b * (1 - a), b * a)
 
     def slopes(self) -> tuple[Tensor, Tensor]:
-        """The derivatives of `share` by the flow's x and y."""
+        """Return the derivatives of `share` by x and by y of the flow."""
         a, b = self.right, self.down
         return self._of_taps(b - 1, 1 - b, -b, b), self._of_taps(a - 1, -a, 1 - a, a)
 
     def weights(self, kernel: Tensor) -> Tensor:
-        """The weight of each tap, an unwarped pixel having one tap of weight 1."""
+        """Return the weight of each tap, (N*H*W, 16). A pixel that is copied has one tap of weight 1."""
         weights = self.share().mul_(_pixels(kernel))
         weights[~self.valid] = torch.eye(1, 16, dtype=weights.dtype, device=weights.device)
         return weights
@@ -257,7 +271,7 @@ class _Window:
 def adaptive_warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
     wide = coordinate_dtype(image)
     window, pixels = _Window(flow), _pixels(image.to(wide))
-    # A weighted sum of 16 rows of the image for every pixel: one pass, nothing 16 times the image's size.
+    # This computes the weighted sum of 16 taps for every pixel without a tensor of 16 times the size of the image.
     rows = F.embedding_bag(
         window.index, pixels, mode="sum", per_sample_weights=window.weights(kernel.to(wide))
     )
@@ -321,7 +335,7 @@ def separable_conv_backward(
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """(Cout, Cin, KH, KW) in the order that tensor cores take it, zeros filling up both to multiples of 16.
+    """Pack a weight, (Cout, Cin, KH, KW), in the order of tensor cores. Zeros extend Cout and Cin to multiples of 16.
 
     Returns:
         (Cin / 16, KH, KW, Cout / 16, 8, 4, 2, 2, 2): output channel ``16 p + 8 s + n`` and input channel
@@ -334,15 +348,20 @@ def pack_weight(weight: Tensor) -> Tensor:
 
 
 def pack_weight_hopper(weight: Tensor, itemsize: int) -> Tensor:
-    """Packs a weight for compute capability 9.0, which takes 16 bytes of input channels at a time, four times over.
+    """Pack a weight, (Cout, Cin, KH, KW), for compute capability 9.0.
 
-    It multiplies 64 rows at once: for fewer outputs, several taps of each (`phases`), one below the other.
+    Its tensor cores take four times 16 bytes of input channels, and multiply 64 rows at once. With few outputs, a group
+    of rows has several taps of each output (`phases`), one below the other.
+
+    Args:
+        weight: the weight.
+        itemsize: the size in bytes of an element of the packed weight.
 
     Returns:
-        (Cin / 4 l, ceil(KH / phases), KW, 4, Cout phases / 16, phases, 16 / phases, l), l being 16 / `itemsize`:
-        output channel ``16 / phases w + o``, input channel ``4 l c + l p + k`` and row ``phases g + q`` lie at
-        ``[c, g, :, p, w, q, o, k]``. Zeros fill up the rows (first and last) so that their middle is number
-        ``phases ceil(KH / phases) / 2 - 1`` of several phases, and the channels.
+        (Cin / 4 l, ceil(KH / phases), KW, 4, Cout phases / 16, phases, 16 / phases, l), where l is 16 / `itemsize`.
+        Output channel ``16 / phases w + o``, input channel ``4 l c + l p + k`` and row ``phases g + q`` lie at
+        ``[c, g, :, p, w, q, o, k]``. Zeros extend the channels. If there are several phases, zeros also extend the rows
+        at both ends, so that the middle row has the number ``phases ceil(KH / phases) / 2 - 1``.
     """
     per_plane = 16 // itemsize
     outputs, inputs, rows = weight.shape[:3]
@@ -433,7 +452,7 @@ def unfold_row_into(image: Tensor, taps: int, out: Tensor) -> None:
 
 
 def _sample(features: Tensor, flow: Tensor) -> Tensor:
-    """`features` at each pixel plus `flow`, bilinearly; 0 where less than 0.9999 of the sample lies inside."""
+    """Sample `features` bilinearly at each pixel plus `flow`; 0 where less than 0.9999 of a sample lies inside."""
     h, w = features.shape[2:]
     x, y = _positions(flow)
     grid = torch.stack((2 * x / max(w - 1, 1) - 1, 2 * y / max(h - 1, 1) - 1), -1)

@@ -1,17 +1,21 @@
-"""The root of every exception that `dain_core` defines.
+"""The root of every exception that `dain_core` defines, and the tree below it.
 
     DainCoreError
-    ├── DeviceError            dain_core.runtime.devices   there is no such device, or it cannot be used; a ValueError
-    ├── FrameTooLargeError     dain_core.runtime.memory    a frame needs more memory than may be used; a ValueError
-    ├── UnknownModelError      dain_core.weights.registry  no model has that name; a ValueError
-    └── WeightsError           dain_core.weights.files     weights cannot be read, do not fit, or are not as expected
+    ├── DeviceError            dain_core.runtime.devices       a device does not exist or cannot be used; a ValueError
+    ├── EvaluationError        dain_core.evaluation.pictures   `dain eval` cannot use a file, an option or a method
+    ├── FrameTooLargeError     dain_core.runtime.memory        a frame needs more memory than may be used; a ValueError
+    ├── TrainingDataError      dain_core.training.batch        training data cannot be read, or do not fit the run
+    ├── TrainingError          dain_core.training.errors       a training run cannot start or continue
+    │   ├── CheckpointError    dain_core.training.checkpoints  a file of a run cannot be written, read or used
+    │   └── NonFiniteError     dain_core.training.precision    a number is infinite or NaN
+    ├── UnknownModelError      dain_core.weights.registry      no model has that name; a ValueError
+    └── WeightsError           dain_core.weights.files         weights cannot be read or do not fit the network
 
-`dain_core.training` and `dain_core.evaluation` have errors of their commands beside these. Arguments that no program
-should pass (a wrong shape, a time outside a pair) are plain ValueErrors.
+A program that passes an invalid argument (a wrong shape, a time outside a pair of frames) gets a plain ValueError.
 """
 
 from __future__ import annotations
 
 
 class DainCoreError(Exception):
-    """An error that this package names; its text is a sentence for people."""
+    """An error that `dain_core` raises. Its text is a sentence that says what is wrong and what to do."""

@@ -1,4 +1,4 @@
-"""The cases worth looking at, in pictures that are ready to be shown."""
+"""Selects the cases that are worth looking at, and makes their pictures for the page."""
 
 from __future__ import annotations
 
@@ -14,35 +14,47 @@ from torch import Tensor
 from dain_core.evaluation.pictures import jpeg, png
 from dain_core.evaluation.scores import METRICS, Score
 
-#: Why a case is kept -> what its section is called.
+#: For each reason to keep a case, the heading of its section.
 REASONS = {
     "worst": "Worst",
     "behind": "Furthest behind another method",
     "depth": "Worst depth",
 }
 
-#: Errors are shown so many times as large: 64 levels are full scale.
+#: The factor by which errors are enlarged: an error of 64 levels is white.
 AMPLIFIED = 4
 
-#: Height and width of the detail that is shown enlarged.
+#: The height and width of the detail that is shown enlarged, in pixels.
 DETAIL = (96, 128)
 
-_STEP = 8  # a detail begins at a multiple of it
-_WIDTH = 1280  # whole pictures are not shown larger
+_STEP = 8  # the top and left of a detail are multiples of it
+_WIDTH = 1280  # the largest width of a whole picture
 
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures side by side: caption -> file. The first `skip` columns stay empty."""
+    """Pictures side by side.
 
-    kind: str  # "jpeg" or "png"
+    Attributes:
+        kind: the format of the pictures, "jpeg" or "png".
+        pictures: the encoded pictures by caption.
+        skip: the number of empty columns before the first picture.
+    """
+
+    kind: str
     pictures: Mapping[str, bytes]
     skip: int = 0
 
 
 @dataclass(frozen=True)
 class Case:
-    """One frame, or one picture's depth, as methods have it; `verdict` says how good the judged one is."""
+    """The results of all methods for one frame, or for the depth of one picture.
+
+    Attributes:
+        heading: the clip and the sample.
+        verdict: the scores of the judged method.
+        rows: the pictures.
+    """
 
     heading: str
     verdict: str
@@ -50,7 +62,7 @@ class Case:
 
 
 class Worst:
-    """Keeps, of each clip and for each of REASONS, the `count` cases that rank the highest."""
+    """Keeps the `count` cases with the highest ranks for each clip and for each of REASONS."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -58,7 +70,13 @@ class Worst:
         self._offered = 0
 
     def offer(self, clip: str, ranks: Mapping[str, float], build: Callable[[], Case]) -> None:
-        """Keep the case that `build` makes, if one of its `ranks` (reason -> how bad) is among the highest so far."""
+        """Keep a case if one of its ranks is among the highest so far.
+
+        Args:
+            clip: the name of the clip.
+            ranks: by reason, how bad the case is.
+            build: makes the case. It is called only if the case is kept.
+        """
         self._offered += 1
         fitting = {reason: rank for reason, rank in ranks.items() if self._fits(reason, clip, rank)}
         if not fitting:
@@ -66,12 +84,12 @@ class Worst:
         case = build()
         for reason, rank in fitting.items():
             kept = self._kept.setdefault((reason, clip), [])
-            kept.append((rank, -self._offered, case))  # of equals, the earlier
+            kept.append((rank, -self._offered, case))  # the earlier of equal cases ranks higher
             kept.sort(key=lambda item: item[:2], reverse=True)
             del kept[self._count :]
 
     def cases(self, reason: str) -> list[Case]:
-        """Those kept for this reason, of all clips, the worst first."""
+        """Return the cases of all clips that were kept for `reason`, the worst first."""
         found = [item for (key, _), kept in self._kept.items() if key == reason for item in kept]
         return [case for _, _, case in sorted(found, key=lambda item: item[:2], reverse=True)]
 
@@ -81,7 +99,11 @@ class Worst:
 
 
 def ranks(scores: Sequence[Score]) -> dict[str, float]:
-    """How bad the first of these scores of a frame is, and how much better the best of the others."""
+    """Return the ranks of a frame by reason.
+
+    Args:
+        scores: the scores of all methods for the frame, the judged method first.
+    """
     found = {"worst": -scores[0].values["psnr"]}
     if (ahead := _lead(scores)) and ahead[1] > 0:
         found["behind"] = ahead[1]
@@ -91,7 +113,14 @@ def ranks(scores: Sequence[Score]) -> dict[str, float]:
 def frame_case(
     scores: Sequence[Score], inputs: tuple[Tensor, Tensor], truth: Tensor, made: Mapping[str, Tensor]
 ) -> Case:
-    """A made frame; all frames are (1, 3, H, W) in [0, 1], `made` by method, the judged one first in `scores`."""
+    """Make the case of a frame. All frames are (1, 3, H, W), in [0, 1].
+
+    Args:
+        scores: the scores of all methods, the judged method first.
+        inputs: the first and the last frame.
+        truth: the true frame.
+        made: the made frames by method.
+    """
     first = scores[0]
     when = "" if first.time == 0.5 else f" at t = {first.time:.3g}"
     verdict = f"{first.method}: {_values(first)}"
@@ -99,7 +128,7 @@ def frame_case(
         verdict += f"; {ahead[0]} is {abs(ahead[1]):.2f} dB {'better' if ahead[1] > 0 else 'worse'}"
     frames = {"inputs": (inputs[0] + inputs[1]) / 2, "truth": truth, **made}
     pictures = {name: _pixels(frame) for name, frame in frames.items()}
-    detail = _worst_window((made[first.method] - truth).square().mean(1, keepdim=True))
+    detail = _worst_detail((made[first.method] - truth).square().mean(1, keepdim=True))
     values = {score.method: _values(score) for score in scores}
     errors = {f"error of {name} x {AMPLIFIED}": _heat(frame, truth) for name, frame in made.items()}
     rows = [
@@ -111,13 +140,20 @@ def frame_case(
 
 
 def depth_case(scores: Sequence[Score], image: Tensor, truth: Tensor, seen: Mapping[str, Tensor]) -> Case:
-    """Depth; `image` is (1, 3, H, W), uint8, depth (H, W), `seen` by model. Near is white, the unknown black."""
+    """Make the case of a picture's depth. Near is white, and unknown is black.
+
+    Args:
+        scores: the scores of all models, the judged model first.
+        image: the picture, (1, 3, H, W), uint8.
+        truth: the true depth, (H, W); 0 is unknown.
+        seen: the depth, (H, W), by model, in the order of `scores`.
+    """
     known = truth > 0
     log_truth = truth.clamp(min=1e-12).log()
     near, far = torch.quantile(log_truth[known][:: known.sum() // 100_000 + 1], torch.tensor([0.02, 0.98]))
     maps = {"truth": torch.where(known, log_truth, torch.inf)}
     for score, depth in zip(scores, seen.values(), strict=True):
-        # A model's depth has no unit: its median is laid upon the truth's.
+        # A model's depth has no unit. Its median is shifted to the median of the truth.
         shift = (log_truth - depth.log())[known].median()
         maps[f"{score.method} {_values(score)}"] = depth.log() + shift
     shown = {
@@ -130,7 +166,7 @@ def depth_case(scores: Sequence[Score], image: Tensor, truth: Tensor, seen: Mapp
 
 
 def _lead(scores: Sequence[Score]) -> tuple[str, float] | None:
-    """The best of the other methods, and by how many dB it is ahead of the first."""
+    """Return the name of the best of the other methods, and its lead over the first method in dB of PSNR."""
     best = max(scores[1:], key=lambda score: score.values["psnr"], default=None)
     return (best.method, best.values["psnr"] - scores[0].values["psnr"]) if best else None
 
@@ -141,7 +177,7 @@ def _values(score: Score) -> str:
 
 
 def _heat(frame: Tensor, truth: Tensor) -> Tensor:
-    """The mean error over channels, (1, 3, H, W): black where there is none, over red and yellow to white."""
+    """Return the mean error over channels as colours, (1, 3, H, W): black for none, then red, yellow and white."""
     error = 3 * AMPLIFIED * (frame - truth).abs().mean(1, keepdim=True)
     return torch.cat([error, error - 1, error - 2], 1).clamp(0, 1)
 
@@ -151,8 +187,8 @@ def _pixels(frame: Tensor) -> NDArray[np.uint8]:
     return pixels
 
 
-def _worst_window(error: Tensor) -> tuple[slice, slice]:
-    """Where the mean of `error` (1, 1, H, W) over a window of DETAIL is the largest."""
+def _worst_detail(error: Tensor) -> tuple[slice, slice]:
+    """Return the rows and columns of the detail with the largest mean of `error`, (1, 1, H, W)."""
     height, width = (min(size, limit) for size, limit in zip(error.shape[-2:], DETAIL, strict=True))
     means = F.avg_pool2d(error, (height, width), stride=_STEP)
     row, column = divmod(int(means.argmax()), means.shape[-1])

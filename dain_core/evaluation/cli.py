@@ -1,4 +1,4 @@
-"""`dain eval`: how good frames between frames are, of our models and of other methods, on real footage."""
+"""The command `dain eval`: compares the frames that our models and other methods make with true frames."""
 
 from __future__ import annotations
 
@@ -15,24 +15,31 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from dain_core.evaluation import methods as ways
+from dain_core.errors import DainCoreError
 from dain_core.evaluation.cases import Worst
 from dain_core.evaluation.clips import Clip, Selection, find_clips
 from dain_core.evaluation.depth import DepthModel, DepthPicture, find_depth, read_pictures
-from dain_core.evaluation.methods import Method
+from dain_core.evaluation.methods import (
+    PLAIN,
+    Method,
+    has_opencv,
+    model_method,
+    plain_method,
+    plug_in_method,
+)
 from dain_core.evaluation.pictures import EvaluationError
 from dain_core.evaluation.report import Report
 from dain_core.evaluation.run import Results, evaluate_depth, evaluate_frames
-from dain_core.evaluation.scenes import MadeScenes
+from dain_core.evaluation.scenes import MadeClip
 from dain_core.evaluation.scores import load_lpips
 from dain_core.evaluation.vmaf import load_vmaf
 from dain_core.outputs import OutputFile, writing
-from dain_core.runtime.devices import DeviceError, named_device
+from dain_core.runtime.devices import named_device
 from dain_core.runtime.engine import PRECISIONS
 
 
-class Size(click.ParamType):
-    """WIDTHxHEIGHT."""
+class FrameSize(click.ParamType):
+    """The text WIDTHxHEIGHT, as (width, height)."""
 
     name = "WIDTHxHEIGHT"
 
@@ -48,70 +55,81 @@ class Size(click.ParamType):
 @click.command("eval")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
-    "--scenes", type=click.IntRange(0), default=0, help="So many made scenes too: frames and depth."
+    "--scenes",
+    type=click.IntRange(0),
+    default=0,
+    help="Also evaluate frames and depth of so many made scenes.",
 )
 @click.option(
     "--model",
     "models",
     multiple=True,
     metavar="NAME[=FILE]",
-    help="A model, with weights of your own if given.",
+    help="Evaluate this model, with the weights in FILE if it is given.",
 )
 @click.option(
     "--precision",
     "precisions",
     multiple=True,
     type=click.Choice(["auto", *PRECISIONS]),
-    help="Every model in this precision.  [default: auto]",
+    help="Run every model in this precision.  [default: auto]",
 )
 @click.option(
     "--method",
     "others",
     multiple=True,
     metavar="average|dis|FILE.py",
-    help="Another method; a file defines interpolate(first, second, time).",
+    help="Evaluate this method too. A file defines interpolate(first, second, time).",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
     "--limit",
     type=click.IntRange(0),
-    help="At most so many samples of each clip, spread evenly; 0 is all.  [default: 30 of a video, all of a list]",
+    help="Largest number of samples of a clip, spread evenly; 0 is all.  [default: 30 for a video, all of a list]",
 )
-@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Only each N-th sample.")
+@click.option(
+    "--every", type=click.IntRange(1), default=1, show_default=True, help="Take only every N-th sample."
+)
 @click.option(
     "--gap",
     type=click.IntRange(2),
     default=2,
     show_default=True,
-    help="From first to last frame, in frames of a video; all between are made.",
+    help="Distance from the first frame to the last, in frames of a video. All frames between them are made.",
 )
-@click.option("--flicker", is_flag=True, help="Make a video's next sample too, for temporal consistency.")
 @click.option(
-    "--downscale", type=click.IntRange(1), default=1, show_default=True, help="Shrink by this factor."
+    "--flicker", is_flag=True, help="Also make the sample after each sample of a video, to measure flicker."
 )
-@click.option("--crop", type=Size(), help="Then cut this much out of the middle.")
 @click.option(
-    "--worst", default=4, show_default=True, type=click.IntRange(0), help="Cases of each clip on the page."
+    "--downscale", type=click.IntRange(1), default=1, show_default=True, help="Shrink frames by this factor."
+)
+@click.option("--crop", type=FrameSize(), help="Then cut this size out of the middle.")
+@click.option(
+    "--worst",
+    default=4,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Number of cases of each clip on the page.",
 )
 @click.option("--json", "json_path", type=OutputFile(), help="Write the figures to this file.")
 @click.option(
     "--page",
     "page_path",
     type=OutputFile(),
-    help="Write figures and worst cases, in pictures, to this HTML file.",
+    help="Write the figures, and pictures of the worst cases, to this HTML file.",
 )
 def evaluate(
     paths: tuple[Path, ...], scenes: int, models: tuple[str, ...], precisions: tuple[str, ...],
     others: tuple[str, ...], device: str, limit: int | None, every: int, gap: int, flicker: bool, downscale: int,
     crop: tuple[int, int] | None, worst: int, json_path: Path | None, page_path: Path | None,
 ) -> None:  # fmt: skip
-    """Compare made frames with true ones, and a model's depth with true depth.
+    """Compare made frames with true frames, and a model's depth with true depth.
 
-    PATHS are videos, folders of frames, folders or lists of Vimeo-90K, Middlebury, UCF101 and SNU-FILM, folders of
-    any of these; and folders with pictures in `rgb` and their depth in `depth`.
+    PATHS are videos, folders of frames, folders or lists of Vimeo-90K, Middlebury, UCF101 and SNU-FILM, and folders of
+    any of these. A folder with pictures in `rgb` and their depth in `depth` is evaluated for depth.
 
-    The first model is the one whose worst cases are shown. With neither --model nor --method, `dain` is compared
-    with averaging and DIS flow.
+    The page shows the worst cases of the first model. Without --model and --method, `dain` is compared with averaging
+    and DIS flow.
     """
     if not (models or others):
         models, others = ("dain",), available_plain()
@@ -127,7 +145,7 @@ def evaluate(
         with _progress() as advance:
             evaluate_frames(clips, methods, selection, torch.device(device), lpips, vmaf, results, advance)
             evaluate_depth(chain(*pictures), depth_models, results, advance)
-    except (EvaluationError, DeviceError) as error:
+    except DainCoreError as error:
         raise click.ClickException(str(error)) from error
     processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
     title = f"dain eval, {processor}, PyTorch {torch.__version__}"
@@ -149,19 +167,19 @@ def evaluate(
 def _gather(
     paths: Sequence[Path], scenes: int, device: str
 ) -> tuple[list[Clip], list[Iterator[DepthPicture]]]:
-    """What made frames, and what depth is evaluated on."""
+    """Return the clips on which made frames are evaluated, and the pictures on which depth is evaluated."""
     folders = [path for path in paths if find_depth(path)]
     clips = [clip for path in paths if path not in folders for clip in find_clips(path)]
     pictures = [read_pictures(folder) for folder in folders]
     if scenes:
-        made = MadeScenes(scenes, device)
+        made = MadeClip(scenes, device)
         clips, pictures = [*clips, made], [*pictures, made.pictures()]
     if not (clips or pictures):
         raise EvaluationError("there is nothing to evaluate on: name videos or folders, or use --scenes.")
     for name, count in Counter(clip.name for clip in clips).items():
         if count > 1:
             raise EvaluationError(
-                f"{count} clips are called {name}: rename them, or evaluate one after the other."
+                f"{count} clips are called {name}: rename them, or evaluate them one after the other."
             )
     return clips, pictures
 
@@ -169,29 +187,35 @@ def _gather(
 def load_methods(
     models: Sequence[str], precisions: Sequence[str], others: Sequence[str], device: str
 ) -> list[Method]:
-    """The methods to compare, the judged one first.
+    """Load the methods to compare, the judged method first.
+
+    Args:
+        models: models as NAME or NAME=FILE.
+        precisions: the precisions in which every model runs.
+        others: names of `PLAIN`, or Python files.
+        device: the device, such as "cuda:0".
 
     Raises:
-        EvaluationError: one that cannot be had, or two of one name.
+        EvaluationError: a method cannot be loaded, or two methods have one name.
     """
-    made = [ways.model(spec, device, precision) for spec in models for precision in precisions]
-    made += [ways.plain(spec) if spec in ways.PLAIN else ways.plug_in(Path(spec)) for spec in others]
+    made = [model_method(spec, device, precision) for spec in models for precision in precisions]
+    made += [plain_method(spec) if spec in PLAIN else plug_in_method(Path(spec)) for spec in others]
     for name, count in Counter(method.name for method in made).items():
         if count > 1:
             raise EvaluationError(
-                f"{count} methods are called {name}: rename a weights file, or set a plug-in's NAME."
+                f"{count} methods are called {name}: rename a weights file, or set NAME in a plug-in."
             )
     return made
 
 
 def available_plain() -> tuple[str, ...]:
-    """Those of the plain methods that can run here."""
-    return ways.PLAIN if ways.has_opencv() else ("average",)
+    """Return the plain methods whose packages are installed."""
+    return PLAIN if has_opencv() else ("average",)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Shows on standard error how far it is; gives what to call with a clip's name after each of its samples."""
+    """Show the progress on standard error; give the function to call with the clip's name after each sample."""
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed} samples"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("reading", total=None)

@@ -1,4 +1,4 @@
-"""What is evaluated: frames that a method sees and the true ones between them, of videos and benchmarks."""
+"""Reads videos and benchmarks as samples: two frames that a method sees, and the true frames between them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from dain_core.evaluation.pictures import (
     read_video,
 )
 
-#: Of a video, unless more is asked for: enough for a mean that hardly moves.
+#: The default number of samples of a video. The mean hardly changes with more samples.
 VIDEO_SAMPLES = 30
-
-DEPTH_FOLDERS = ("rgb", "depth")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Two frames and the truth between them; frames are (1, 3, H, W), uint8 RGB.
+    """Two frames and the true frames between them. All frames are (1, 3, H, W), uint8 RGB.
 
     Attributes:
-        clip: what it is from.
-        name: what tells it from the others of its clip.
-        place: the first frame's index in the clip, if the clip is a run of frames.
-        counted: whether it counts in means; if not, it is there for the flicker to its neighbour.
-        times: when the true frames are, between 0 (first) and 1 (last).
+        clip: the name of the clip.
+        name: the name of the sample within its clip.
+        place: the index of the first frame in the clip; None if the clip is not a sequence of frames.
+        counted: whether the sample counts in means. A sample that does not count serves to measure flicker.
+        first, last: the frames that a method sees.
+        times: the times of the true frames; `first` is at 0, `last` at 1.
+        truths: the true frames at `times`.
     """
 
     clip: str
@@ -47,7 +47,7 @@ class Sample:
     truths: tuple[Tensor, ...]
 
     def follows(self, other: Sample) -> bool:
-        """Whether it begins one frame after the other does, in the same clip."""
+        """Return whether this sample begins one frame after `other`, in the same clip."""
         if self.place is None or other.place is None:
             return False
         return self.clip == other.clip and self.place == other.place + 1
@@ -55,15 +55,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which samples of a clip are evaluated, and how their frames are made ready.
+    """The choice of the samples of a clip, and the preparation of their frames.
 
     Attributes:
-        limit: at most so many, spread evenly; None is 30 of a video and all of a benchmark's list, 0 is all.
-        every: each so-manieth.
-        gap: from a first frame to the last, in frames of a video; the gap - 1 frames between are the truth.
-        neighbours: have the sample that begins one frame later, too, so that flicker can be told.
-        downscale: shrink frames by this whole factor, by the mean over areas; then
-        crop: cut (width, height) out of the middle.
+        limit: the largest number of samples, which are spread evenly. None is 30 for a video and all for a list of a
+            benchmark; 0 is all.
+        every: only every n-th sample is taken.
+        gap: the distance from the first frame to the last, in frames of a video. The `gap` - 1 frames between them are
+            the truth.
+        neighbours: whether the sample that begins one frame later is taken too, to measure flicker.
+        downscale: the whole factor by which frames are shrunk, by means over areas.
+        crop: the (width, height) that is cut out of the middle after that, in pixels; None keeps the whole frame.
     """
 
     limit: int | None = None
@@ -74,7 +76,7 @@ class Selection:
     crop: tuple[int, int] | None = None
 
     def places(self, count: int, default: int = 0) -> list[int]:
-        """Which of `count` possible samples to take."""
+        """Return the indices of the chosen samples among `count` samples. `default` is the limit if there is none."""
         chosen = range(0, count, self.every)
         limit = default if self.limit is None else self.limit
         if not limit or limit >= len(chosen):
@@ -84,7 +86,11 @@ class Selection:
         return [chosen[index * (len(chosen) - 1) // (limit - 1)] for index in range(limit)]
 
     def prepare(self, frame: Tensor, name: str) -> Tensor:
-        """Downscale and crop a frame."""
+        """Downscale and crop `frame`, (..., H, W).
+
+        Raises:
+            EvaluationError: the frame is too small; the message begins with `name`.
+        """
         rows, columns = frame.shape[-2:]
         if min(rows, columns) < self.downscale:
             raise EvaluationError(
@@ -104,19 +110,30 @@ class Selection:
 
 
 class Clip(Protocol):
-    """Something to evaluate on, with a line of its own in tables."""
+    """A sequence of samples that has its own line in tables."""
 
     @property
     def name(self) -> str: ...
 
     def samples(self, selection: Selection) -> Iterator[Sample]:
-        """The samples of this clip, in order; EvaluationError if a file cannot be read or does not fit."""
+        """Read the chosen samples in order.
+
+        Raises:
+            EvaluationError: a file cannot be read, or its size does not fit.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Film:
-    """A run of frames, which `read` reads from `path` and of which `count` tells the number."""
+    """A clip that is a sequence of frames.
+
+    Attributes:
+        name: the name of the clip.
+        path: the video file or the folder of frames.
+        read: reads the frames from `path`.
+        count: counts the frames in `path`.
+    """
 
     name: str
     path: Path
@@ -125,19 +142,22 @@ class Film:
 
     @classmethod
     def video(cls, path: Path) -> Film:
-        # What a file says of its number of frames is not always true: they are decoded twice.
+        """Make the clip of a video file."""
+        # The number of frames in a file's header is not always true. Therefore the file is decoded twice.
         return cls(path.stem, path, read_video, lambda path: sum(1 for _ in read_video(path)))
 
     @classmethod
     def folder(cls, path: Path) -> Film:
+        """Make the clip of a folder of frames."""
         return cls(path.name, path, _read_frames, lambda path: len(pictures_of(path)))
 
     def samples(self, selection: Selection) -> Iterator[Sample]:
+        """Read the chosen samples; see `Clip.samples`."""
         gap = selection.gap
         count = self.count(self.path)
         if count <= gap:
             raise EvaluationError(
-                f"{self.path}: has {count} frames, and a sample takes {gap + 1}. "
+                f"{self.path}: has {count} frames, but a sample takes {gap + 1}. "
                 + ("Give a longer clip." if gap == 2 else "Give a longer clip, or a smaller --gap.")
             )
         counted = set(selection.places(count - gap, VIDEO_SAMPLES))
@@ -153,12 +173,18 @@ class Film:
 
 @dataclass(frozen=True)
 class Listed:
-    """A benchmark's list: a name and the picture files of each sample, the true ones between the first and the last."""
+    """A clip that is the list of a benchmark.
+
+    Attributes:
+        name: the name of the clip.
+        entries: for each sample its name and its picture files: the first frame, the true frames, the last frame.
+    """
 
     name: str
     entries: Sequence[tuple[str, Sequence[Path]]]
 
     def samples(self, selection: Selection) -> Iterator[Sample]:
+        """Read the chosen samples; see `Clip.samples`."""
         for index in selection.places(len(self.entries)):
             name, paths = self.entries[index]
             frames = [selection.prepare(read_picture(path), str(path)) for path in paths]
@@ -168,10 +194,13 @@ class Listed:
 
 
 def find_clips(path: Path) -> list[Clip]:
-    """What `path` is: a video, a folder of frames, a benchmark's folder or list, or a folder of any of these.
+    """Return the clips at `path`.
+
+    Args:
+        path: a video, a folder of frames, the folder or list of a benchmark, or a folder of any of these.
 
     Raises:
-        EvaluationError: nothing of the kind.
+        EvaluationError: there is no clip at `path`.
     """
     if not path.exists():
         raise EvaluationError(f"{path}: there is no such file or folder.")
@@ -186,7 +215,7 @@ def find_clips(path: Path) -> list[Clip]:
     if not clips:
         raise EvaluationError(
             f"{path}: holds no video, no folder of frames and none of the known benchmarks. "
-            "docs/evaluation.md shows how each has to lie."
+            "docs/evaluation.md shows the expected folders."
         )
     return clips
 
@@ -201,7 +230,7 @@ def _same_size(frame: Tensor, first: Tensor, path: Path) -> None:
     if frame.shape != first.shape:
         sizes = (f"{x.shape[-1]}x{x.shape[-2]}" for x in (frame, first))
         raise EvaluationError(
-            f"{path}: is {' and not '.join(sizes)} as the frame before it: scale it or leave it out."
+            f"{path}: is {' and not '.join(sizes)} like the first frame: scale it or leave it out."
         )
 
 
@@ -223,7 +252,7 @@ def _read_frames(folder: Path) -> Iterator[Tensor]:
 
 
 def _benchmark(folder: Path) -> list[Clip]:
-    """The clips of a folder that lies as one of the benchmarks does; none if it does not."""
+    """Return the clips of a folder that has the structure of a benchmark; none for any other folder."""
     for layout in (_vimeo, _middlebury, _ucf101, _snu_film_lists):
         if clips := layout(folder):
             return clips
@@ -231,7 +260,7 @@ def _benchmark(folder: Path) -> list[Clip]:
 
 
 def _vimeo(folder: Path) -> list[Clip]:
-    """Vimeo-90K's triplets (Xue et al., 2019): tri_testlist.txt, sequences/00001/0001/im1.png to im3.png."""
+    """Find the triplets of Vimeo-90K (Xue et al., 2019): tri_testlist.txt, sequences/00001/0001/im1.png to im3.png."""
     index = folder / "tri_testlist.txt"
     if not index.is_file():
         return []
@@ -241,7 +270,7 @@ def _vimeo(folder: Path) -> list[Clip]:
 
 
 def _middlebury(folder: Path) -> list[Clip]:
-    """Middlebury's interpolation set (Baker et al., 2011): other-data and, the truth, other-gt-interp."""
+    """Find the interpolation set of Middlebury (Baker et al., 2011): other-data, and the truth in other-gt-interp."""
     inputs, truths = folder / "other-data", folder / "other-gt-interp"
     if not (inputs.is_dir() and truths.is_dir()):
         return []
@@ -257,7 +286,7 @@ def _middlebury(folder: Path) -> list[Clip]:
 
 
 def _ucf101(folder: Path) -> list[Clip]:
-    """The UCF101 test set of deep voxel flow (Liu et al., 2017): N/frame_00.png, frame_01_gt.png, frame_02.png."""
+    """Find the UCF101 set of deep voxel flow (Liu et al., 2017): N/frame_00.png, frame_01_gt.png, frame_02.png."""
     found = sorted(folder.glob("*/frame_01_gt.png"))
     entries = [
         (truth.parent.name, [truth.with_name("frame_00.png"), truth, truth.with_name("frame_02.png")])
@@ -273,9 +302,10 @@ def _snu_film_lists(folder: Path) -> list[Clip]:
 
 
 def _snu_film(index: Path) -> Listed:
-    """A list of SNU-FILM (Choi et al., 2020): lines of three paths, as data/SNU-FILM/test/GOPRO_test/x/000001.png.
+    """Read a list of SNU-FILM (Choi et al., 2020), whose lines are three paths.
 
-    The paths are from wherever their authors stood: leading folders that are not there are left out.
+    A path is like data/SNU-FILM/test/GOPRO_test/x/000001.png. Leading folders of a path that do not exist beside the
+    list are left out.
     """
     entries = []
     for number, line in enumerate(index.read_text().splitlines(), 1):
@@ -298,7 +328,7 @@ def _locate(index: Path, name: str) -> Path:
             if candidate.is_file():
                 return candidate
     raise EvaluationError(
-        f"{index}: names {name}, which is nowhere beside it. Put the list into the folder of `test`."
+        f"{index}: names {name}, which is nowhere beside it. Put the list into the folder that holds `test`."
     )
 
 

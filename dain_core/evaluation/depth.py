@@ -1,4 +1,4 @@
-"""How good the depth is that a model sees, against depth that was measured or drawn."""
+"""Evaluates the depth that a model estimates against measured or drawn depth."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from dain_core.evaluation.pictures import PICTURES, EvaluationError, pictures_of
 from dain_core.network.networks import build, config_named
 from dain_core.weights.files import WeightsError, load_weights
 
-#: How many pairs of pixels are compared in a picture.
+#: The number of pairs of pixels that are compared in a picture.
 PAIRS = 20_000
 
-#: Depths that differ by less than this share count as equal.
+#: Two depths count as equal if their ratio differs from 1 by less than this.
 EQUAL = 0.1
 
 
 @dataclass(frozen=True)
 class DepthPicture:
-    """A picture (1, 3, H, W), uint8 RGB, and its depth (H, W): larger is further away, 0 is not known."""
+    """A picture and its true depth.
+
+    Attributes:
+        clip, name: the names of the clip and of the picture.
+        image: (1, 3, H, W), uint8 RGB.
+        depth: (H, W), float32, in any unit; larger is further away, 0 is unknown.
+    """
 
     clip: str
     name: str
@@ -33,10 +39,12 @@ class DepthPicture:
 
 
 def find_depth(path: Path) -> list[tuple[Path, Path]]:
-    """Pictures and their depth maps, if `path` holds folders rgb and depth with files of the same names; else none.
+    """Return the pictures in `path`/rgb and their depth maps in `path`/depth, which have the same names.
+
+    The result is empty if `path` lacks one of the two folders.
 
     Raises:
-        EvaluationError: a picture without a depth map.
+        EvaluationError: a picture has no depth map, or there is no picture.
     """
     pictures, maps = path / "rgb", path / "depth"
     if not (pictures.is_dir() and maps.is_dir()):
@@ -56,9 +64,13 @@ def find_depth(path: Path) -> list[tuple[Path, Path]]:
 
 
 def read_depth(path: Path) -> Tensor:
-    """Depth (H, W), float32, larger is further away; 0 where it is not known.
+    """Read a depth map: (H, W), float32; larger is further away, 0 is unknown.
 
-    A .npy file holds it in any unit, a picture in 16-bit (or 8-bit) levels.
+    Args:
+        path: a .npy file with depth in any unit, or a picture whose 16-bit or 8-bit levels are the depth.
+
+    Raises:
+        EvaluationError: the file cannot be read as a depth map.
     """
     try:
         values = np.load(path) if path.suffix == ".npy" else read_gray16(path)
@@ -66,32 +78,45 @@ def read_depth(path: Path) -> Tensor:
         raise EvaluationError(f"{path}: cannot be read ({error}). Save it with numpy.save.") from error
     depth = torch.from_numpy(values.astype(np.float32))
     if depth.dim() != 2:
-        raise EvaluationError(f"{path}: a depth map is (height, width), this is {tuple(depth.shape)}.")
+        raise EvaluationError(
+            f"{path}: a depth map is (height, width), but this one is {tuple(depth.shape)}. Save one map in a file."
+        )
     return torch.where(depth.isfinite() & (depth > 0), depth, 0)
 
 
 def read_pictures(folder: Path) -> Iterator[DepthPicture]:
-    """What `find_depth` has found in a folder.
+    """Read the pictures and depth maps that `find_depth` finds in `folder`.
 
     Raises:
-        EvaluationError: a file that cannot be read, or maps that do not fit their pictures.
+        EvaluationError: a file cannot be read, or a depth map does not fit its picture.
     """
     for path, depth_map in find_depth(folder):
         image, depth = read_picture(path), read_depth(depth_map)
         if image.shape[-2:] != depth.shape:
             sizes = (f"{x.shape[-1]}x{x.shape[-2]}" for x in (depth, image))
             raise EvaluationError(
-                f"{depth_map}: is {' and its picture '.join(sizes)}: scale one to the other."
+                f"{depth_map}: is {' and its picture '.join(sizes)}: scale one of them to the size of the other."
             )
         if not (depth > 0).any():
             raise EvaluationError(
-                f"{depth_map}: knows no depth (all is 0 or NaN): remove it and its picture."
+                f"{depth_map}: knows no depth (all values are 0 or NaN): remove it and its picture."
             )
         yield DepthPicture(folder.name, path.stem, image, depth)
 
 
 class DepthModel:
-    """The depth network of one of our models, in float32."""
+    """The depth network of one of our models, in float32.
+
+    Args:
+        spec: NAME or NAME=FILE of weights.
+        device: the device, such as "cuda:0".
+
+    Attributes:
+        name: the name that tables show.
+
+    Raises:
+        EvaluationError: there is no such model, or its weights cannot be used.
+    """
 
     def __init__(self, spec: str, device: str) -> None:
         self.name, _, weights = spec.partition("=")
@@ -109,22 +134,23 @@ class DepthModel:
 
     @torch.inference_mode()
     def __call__(self, picture: Tensor) -> Tensor:
-        """The depth (H, W) of a picture (1, 3, H, W), uint8; in no unit."""
+        """Return the depth of a picture, (1, 3, H, W), uint8: (H, W), float32, without a unit."""
         return self._model.log_depth(picture.to(self._device).float() / 255).exp()[0, 0]
 
 
 def depth_scores(depth: Tensor, truth: Tensor) -> dict[str, float]:
-    """Both scores by the keys of METRICS: see `ordinal_disagreement`."""
+    """Return the scores "sdr" and "si" of METRICS; see `ordinal_disagreement` and `scale_invariant_error`."""
     return {"sdr": ordinal_disagreement(depth, truth), "si": scale_invariant_error(depth, truth)}
 
 
 def ordinal_disagreement(depth: Tensor, truth: Tensor) -> float:
-    """In how many pairs of pixels it is wrong which is nearer: SDR (Li and Snavely, CVPR 2018), from 0 to 1.
+    """Return the share of pairs of pixels with the wrong order of depth: SDR (Li and Snavely, CVPR 2018), 0 to 1.
 
-    A pair is nearer, further or, with depths within `EQUAL` of each other, equal. Random pairs, always the same.
+    The first pixel of a pair is nearer than the second, further, or equally far (see `EQUAL`). The pairs are random,
+    but always the same.
 
     Args:
-        depth, truth: (H, W), of any unit each; where `truth` is 0 it is not known.
+        depth, truth: (H, W), each in any unit; 0 in `truth` is unknown.
     """
     known = truth.flatten() > 0
     made, true = depth.flatten()[known], truth.flatten()[known]
@@ -133,13 +159,17 @@ def ordinal_disagreement(depth: Tensor, truth: Tensor) -> float:
 
 
 def scale_invariant_error(depth: Tensor, truth: Tensor) -> float:
-    """The standard deviation of log depth's error: si-RMSE (Eigen et al., NeurIPS 2014, with its lambda 1, rooted)."""
+    """Return the standard deviation of the error of log depth: si-RMSE (Eigen et al., NeurIPS 2014, with lambda = 1).
+
+    Args:
+        depth, truth: (H, W), each in any unit; 0 in `truth` is unknown.
+    """
     known = truth > 0
     error = depth[known].double().log() - truth[known].double().log()
     return math.sqrt(float(error.var(correction=0)))
 
 
 def _order(pairs: Tensor) -> Tensor:
-    """-1, 0 or 1 for depths (2, N)."""
+    """Return -1, 0 or 1 for each pair of depths, (2, N): the first is nearer, equal or further."""
     ratio = pairs[0] / pairs[1]
     return (ratio > 1 + EQUAL).int() - (ratio < 1 - EQUAL).int()

@@ -1,4 +1,4 @@
-"""How close an interpolated frame is to the true one: images (N, C, H, W) in [0, 1]."""
+"""Measures how close images are to true images. All images are (N, C, H, W), in [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 
 def psnr(image: Tensor, truth: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal images."""
+    """Return the peak signal-to-noise ratio in dB; infinity for equal images."""
     error = float(F.mse_loss(image.double(), truth.double()))
     return -10 * math.log10(error) if error > 0 else math.inf
 
 
 def ssim(image: Tensor, truth: Tensor) -> float:
-    """Structural similarity (Wang et al., 2004) under an 11x11 Gaussian of sigma 1.5, the mean over channels.
+    """Return the structural similarity (Wang et al., 2004) with an 11x11 Gaussian of sigma 1.5, the mean over channels.
 
     Raises:
-        ValueError: an image smaller than the window.
+        ValueError: an image is smaller than 11x11 pixels.
     """
     if min(image.shape[-2:]) < _WINDOW:
         raise ValueError(f"SSIM needs at least {_WINDOW}x{_WINDOW} pixels, got {tuple(image.shape[-2:])}")
@@ -37,7 +37,7 @@ def ssim(image: Tensor, truth: Tensor) -> float:
 
 
 def interpolation_error(image: Tensor, truth: Tensor) -> float:
-    """The root-mean-square difference in 8-bit levels, as the Middlebury benchmark has it."""
+    """Return the root-mean-square difference in 8-bit levels, as the Middlebury benchmark defines it."""
     return 255 * math.sqrt(float(F.mse_loss(image.double(), truth.double())))
 
 

@@ -1,4 +1,4 @@
-"""The results as one HTML page that needs no other file: figures, and the worst cases to look at."""
+"""Renders the results as one HTML page that needs no other file: figures and the worst cases."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ dialog.onkeydown = event => show({ArrowRight: 1, ArrowLeft: -1}[event.key] || 0)
 
 
 def render(title: str, notes: Sequence[str], figures: str, worst: Worst) -> str:
-    """The page.
+    """Return the page as HTML.
 
     Args:
-        title: what was evaluated, on what.
-        notes: what a reader must know to read the figures, a sentence each.
-        figures: tables, as `figures_table` makes them.
+        title: the title.
+        notes: sentences that a reader needs to understand the figures.
+        figures: tables as HTML, as `figures_table` makes them.
         worst: the cases to show.
     """
     parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(note)}</p>" for note in notes), figures]
@@ -70,7 +70,13 @@ def render(title: str, notes: Sequence[str], figures: str, worst: Worst) -> str:
 
 
 def figures_table(headings: Sequence[str], rows: Sequence[Sequence[str]], groups: set[int]) -> str:
-    """A table; cells are HTML, and the rows of `groups` begin a new group."""
+    """Return a table as HTML.
+
+    Args:
+        headings: the headings of the columns, as text.
+        rows: the cells of each row, as HTML.
+        groups: the indices of the rows that begin a new group.
+    """
     head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
     lines = [
         f"<tr{' class=first' if index in groups else ''}>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"

@@ -1,4 +1,4 @@
-"""Pictures and videos, in and out, all through PyAV: no other library reads or writes pixels here."""
+"""Reads and writes pictures and videos with PyAV. `dain_core.evaluation` uses no other library for pixels."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from dain_core.errors import DainCoreError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 VIDEOS = {
@@ -32,15 +34,15 @@ VIDEOS = {
     ".gif",
 }
 
-_JPEG_QUALITY = 3  # ffmpeg's scale: 1 is the best, 31 the worst
+_JPEG_QUALITY = 3  # on ffmpeg's scale, 1 is the best and 31 the worst
 
 
-class EvaluationError(Exception):
-    """What cannot be evaluated, and what to do: a sentence that names the file."""
+class EvaluationError(DainCoreError):
+    """A file, an option or a method cannot be evaluated. The message names it and says what to do."""
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture file as (1, 3, H, W), uint8 RGB; transparency is dropped.
+    """Read a picture file as RGB, (1, 3, H, W), uint8, without its transparency.
 
     Raises:
         EvaluationError: the file cannot be read as a picture.
@@ -49,7 +51,11 @@ def read_picture(path: Path) -> Tensor:
 
 
 def read_gray16(path: Path) -> NDArray[np.uint16]:
-    """A picture of one channel as (H, W); 8-bit ones are widened."""
+    """Read a picture file as grey levels, (H, W), 0 to 65535. The levels of 8-bit pictures are scaled to this range.
+
+    Raises:
+        EvaluationError: the file cannot be read as a picture.
+    """
     levels: NDArray[np.uint16] = (
         next(_frames(path)).reformat(format="gray16le").to_ndarray().astype(np.uint16)
     )
@@ -57,16 +63,16 @@ def read_gray16(path: Path) -> NDArray[np.uint16]:
 
 
 def read_video(path: Path) -> Iterator[Tensor]:
-    """The frames of a video's first video stream, in the order of display: (1, 3, H, W), uint8 RGB.
+    """Read the frames of the first video stream in the order of display: RGB, (1, 3, H, W), uint8.
 
     Raises:
-        EvaluationError: the file cannot be read as a video, or its frames change their size.
+        EvaluationError: the file cannot be read as a video, or its frames differ in size.
     """
     size: tuple[int, ...] | None = None
     for index, frame in enumerate(_decode(path, "rgb24")):
         if size not in (None, tuple(frame.shape)):
             raise EvaluationError(
-                f"{path}: frame {index} is {_size(frame.shape)}, the ones before it are {_size(size)}. "
+                f"{path}: frame {index} is {_size(frame.shape)}, the frames before it are {_size(size)}. "
                 "Scale the video to one size first."
             )
         size = tuple(frame.shape)
@@ -74,7 +80,7 @@ def read_video(path: Path) -> Iterator[Tensor]:
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """The picture files in a folder, in the order a person would count: frame2 before frame10."""
+    """Return the picture files in a folder, in the order of the numbers in their names: frame2 before frame10."""
     found = (path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
     return sorted(
         found, key=lambda path: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", path.name)]
@@ -82,7 +88,7 @@ def pictures_of(folder: Path) -> list[Path]:
 
 
 def jpeg(picture: NDArray[np.uint8], width: int) -> bytes:
-    """A picture (H, W, 3) as JPEG, shrunk to at most `width` columns."""
+    """Encode a picture, RGB (H, W, 3), as JPEG. It is shrunk to `width` columns if it is wider."""
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
     shrink = min(1.0, width / frame.width)
     return _encode(
@@ -91,7 +97,7 @@ def jpeg(picture: NDArray[np.uint8], width: int) -> bytes:
 
 
 def png(picture: NDArray[Any]) -> bytes:
-    """A picture as PNG: (H, W, 3) of uint8, or (H, W) of uint16."""
+    """Encode a picture as PNG: RGB (H, W, 3), uint8, or grey (H, W), uint16."""
     layout = "rgb24" if picture.ndim == 3 else "gray16le"
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=layout)
     return _encode("png", frame, layout.replace("le", "be"), frame.width, frame.height)
@@ -104,15 +110,13 @@ def _decode(path: Path, layout: str) -> Iterator[Tensor]:
 
 
 def _frames(path: Path) -> Iterator[av.VideoFrame]:
-    """Frames as they are decoded; at least one, else an EvaluationError."""
+    """Decode the frames of a file. Raise EvaluationError if it cannot be read or has no frame."""
     count = 0
     try:
-        # Through an open file, so that nothing in a name is taken for a protocol or a pattern of names.
+        # FFmpeg gets an open file, because it takes some names for protocols or for patterns of names.
         with path.open("rb") as file, av.open(file, "r") as container:
             if not container.streams.video:
-                raise EvaluationError(
-                    f"{path}: there is no picture in it. Give a video or a folder of pictures."
-                )
+                raise EvaluationError(f"{path}: holds no picture. Give a video or a folder of pictures.")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):

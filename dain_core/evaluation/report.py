@@ -1,4 +1,4 @@
-"""Results as tables on the terminal, as JSON and as a page."""
+"""Presents the results as tables on the terminal, as JSON and as a page."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from dain_core.evaluation.page import figures_table, render
 from dain_core.evaluation.run import Results
 from dain_core.evaluation.scores import METRICS, Score, Summary, summarise
 
+#: The name of the group of all scores.
 ALL = "all"
 
 
 class Line(NamedTuple):
-    """A row of a table: what it is of, the method, and its figures."""
+    """A row of a table.
+
+    Attributes:
+        group: the clip or the time of the scores.
+        method: the name of the method.
+        figures: the summary of each metric, by the keys of METRICS.
+    """
 
     group: str
     method: str
@@ -26,12 +33,12 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What one run of `dain eval` has to say.
+    """The report of one run of `dain eval`.
 
     Attributes:
-        title: what was evaluated, on what.
-        notes: what a reader must know to read the figures, a sentence each.
-        results: every score, and cases to look at.
+        title: the title.
+        notes: sentences that a reader needs to understand the figures.
+        results: all scores, and the cases to show.
     """
 
     title: str
@@ -39,11 +46,11 @@ class Report:
     results: Results
 
     def tables(self) -> list[Table]:
-        """For the terminal: the mean, in brackets that of the worst tenth; the best mean of a group in bold."""
+        """Return tables for the terminal: means, means over the worst tenth in brackets, and the best mean in bold."""
         return [_table(heading, lines) for heading, lines in self._groups().items() if lines]
 
     def document(self) -> dict[str, Any]:
-        """For JSON: everything, down to single frames."""
+        """Return the results for JSON: the summaries, and the scores of all frames."""
         summaries: dict[str, dict[str, dict[str, Any]]] = {}
         for heading, lines in self._groups().items():
             for line in lines:
@@ -53,7 +60,7 @@ class Report:
         return {"title": self.title, "notes": list(self.notes), **summaries, "scores": scores}
 
     def page(self) -> str:
-        """For a browser: the tables and the worst cases."""
+        """Return the results as an HTML page: the tables and the worst cases."""
         figures = "".join(_html(heading, lines) for heading, lines in self._groups().items() if lines)
         return render(self.title, self.notes, figures, self.results.worst)
 
@@ -69,7 +76,10 @@ class Report:
 
 
 def _lines(scores: Sequence[Score], group: Callable[[Score], str]) -> list[Line]:
-    """A line for each group and method, in the order they came; with several groups, then one over all scores."""
+    """Return a line for each group and method, in the order of the scores.
+
+    If there are several groups, a line over all scores follows for each method.
+    """
     cells: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
         cells.setdefault((group(score), score.method), []).append(score)
@@ -116,7 +126,7 @@ def _begins(lines: Sequence[Line], index: int) -> bool:
 
 
 def _cell(lines: Sequence[Line], line: Line, key: str, best: str, tenth: str) -> str:
-    """The mean and that of the worst tenth; the first is marked if no method of the group has a better one."""
+    """Return a cell with the mean and the mean over the worst tenth. The best mean of a group has the format `best`."""
     if key not in line.figures:
         return ""
     metric, figure = METRICS[key], line.figures[key]

@@ -1,4 +1,4 @@
-"""One evaluation: every method on every sample of every clip, every model on every picture with depth."""
+"""Runs an evaluation: every method on every sample of every clip, and every model on every picture with depth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from dain_core.evaluation.vmaf import Vmaf
 
 @dataclass
 class Results:
-    """What came out: scores of frames and of depth, and the cases of the first method that are worth looking at."""
+    """The results of an evaluation.
+
+    Attributes:
+        worst: the cases of the first method that are worth looking at.
+        scores: the scores of frames.
+        depths: the scores of depth.
+    """
 
     worst: Worst
     scores: list[Score] = field(default_factory=list)
@@ -36,10 +42,19 @@ def evaluate_frames(
     results: Results,
     progress: Callable[[str], None],
 ) -> None:
-    """Add the scores of `methods` on `clips` to the results; `progress` hears of each sample's clip.
+    """Evaluate `methods` on `clips`, and add the scores to `results`.
+
+    Args:
+        clips: the clips.
+        methods: the methods, the judged method first.
+        selection: the choice of the samples.
+        device: the device of the evaluation.
+        lpips, vmaf: the metrics LPIPS and VMAF; None leaves a metric out.
+        results: the results, to which scores and cases are added.
+        progress: called with the clip's name after each sample.
 
     Raises:
-        EvaluationError: a file that cannot be read, or a method that fails.
+        EvaluationError: a file cannot be read, or a method fails.
     """
     flicker = Flicker()
     for clip in clips:
@@ -54,7 +69,17 @@ def evaluate_depth(
     results: Results,
     progress: Callable[[str], None],
 ) -> None:
-    """Add the scores of the depth that `models` see in pictures to the results."""
+    """Evaluate the depth that `models` estimate in `pictures`, and add the scores to `results`.
+
+    Args:
+        pictures: the pictures with their true depth.
+        models: the models, the judged model first.
+        results: the results, to which scores and cases are added.
+        progress: called with the clip's name after each picture.
+
+    Raises:
+        EvaluationError: a file cannot be read.
+    """
     for picture in pictures:
         seen = {model.name: model(picture.image).cpu() for model in models}
         found = [

@@ -1,4 +1,4 @@
-"""Made scenes to evaluate on: of them everything is known, depth too."""
+"""Made scenes as a clip to evaluate on. Their true frames and their depth are known exactly."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from torch import Tensor
 
 from dain_core.evaluation.clips import Sample, Selection
 from dain_core.evaluation.depth import DepthPicture
-from dain_core.training.scenes.synthetic import Scenes
+from dain_core.training.scenes.synthetic import MadeScenes
 
+#: The height and width of the frames in pixels.
 SIZE = (256, 384)
 
-_SEED = 20190616  # always the same scenes, and none that a training with a seed of its own is likely to see
+_SEED = 20190616  # the scenes are always the same, and training with another seed does not see them
 _AT_ONCE = 8
 
 
-class MadeScenes:
-    """So many triplets with the true frame in the middle, and the depth of their first frames."""
+class MadeClip:
+    """`count` made triplets whose true frame is at time 0.5, and the depth of their first frames."""
 
     name = "made scenes"
 
     def __init__(self, count: int, device: str) -> None:
-        source = Scenes([], SIZE, device=device, seed=_SEED)
+        source = MadeScenes([], SIZE, device=device, seed=_SEED)
         self._triplets: list[tuple[Tensor, ...]] = []
         while len(self._triplets) < count:
             batch = source.sample(_AT_ONCE)
@@ -35,6 +36,7 @@ class MadeScenes:
         del self._triplets[count:]
 
     def samples(self, selection: Selection) -> Iterator[Sample]:
+        """Give the chosen samples; see `Clip.samples`."""
         for index in selection.places(len(self._triplets)):
             first, middle, last = (
                 selection.prepare(frame, f"{self.name} {index}") for frame in self._triplets[index][:3]
@@ -42,6 +44,7 @@ class MadeScenes:
             yield Sample(self.name, f"{index}", None, True, first, last, (0.5,), (middle,))
 
     def pictures(self) -> Iterator[DepthPicture]:
+        """Give the first frame of each triplet with its depth."""
         for index, (first, _, _, depth) in enumerate(self._triplets):
             yield DepthPicture(self.name, f"{index}", first, depth)
 

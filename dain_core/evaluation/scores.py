@@ -1,4 +1,4 @@
-"""Scores of made frames against true ones, and what they come to over clips."""
+"""Scores of made frames against true frames, and their summaries over clips."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dain_core.evaluation.clips import Sample
 from dain_core.evaluation.metrics import interpolation_error, psnr, ssim
 from dain_core.evaluation.pictures import EvaluationError
 
-#: What equal frames count as, in dB: an infinite mean would say nothing.
+#: The PSNR of equal frames in dB. It is finite, because a mean with an infinite value would say nothing.
 PSNR_OF_EQUALS = 100.0
 
 _ALEXNET = "alexnet-owt-7be5be79.pth"
@@ -24,7 +24,13 @@ _ALEXNET = "alexnet-owt-7be5be79.pth"
 
 @dataclass(frozen=True)
 class Metric:
-    """How a score is shown; `higher` if more of it is better."""
+    """The presentation of a score.
+
+    Attributes:
+        heading: the heading of its column.
+        higher: whether a higher value is better.
+        form: the format of a value.
+    """
 
     heading: str
     higher: bool
@@ -45,7 +51,14 @@ METRICS = {
 
 @dataclass
 class Score:
-    """One method's frame at one time of one sample, or its depth of one picture; `values` by the keys of METRICS."""
+    """The score of a method for one frame, or for the depth of one picture.
+
+    Attributes:
+        clip, sample: the names of the clip and of the sample or picture.
+        time: the time of the frame, in (0, 1); 0 for depth.
+        method: the name of the method or model.
+        values: the values by the keys of METRICS.
+    """
 
     clip: str
     sample: str
@@ -58,7 +71,16 @@ Lpips = Callable[[Tensor, Tensor], float]
 
 
 def score(made: Tensor, truth: Tensor, lpips: Lpips | None, what: str) -> dict[str, float]:
-    """The scores of a frame (1, 3, H, W) in [0, 1] that need no other frame."""
+    """Return the values of all metrics that need no other frame, by the keys of METRICS.
+
+    Args:
+        made, truth: the made and the true frame, (1, 3, H, W), in [0, 1].
+        lpips: the LPIPS metric, or None to leave it out.
+        what: the name of the sample for messages.
+
+    Raises:
+        EvaluationError: the frame is too small for a metric.
+    """
     try:
         values = {"psnr": min(psnr(made, truth), PSNR_OF_EQUALS), "ssim": ssim(made, truth)}
     except ValueError as error:
@@ -70,7 +92,11 @@ def score(made: Tensor, truth: Tensor, lpips: Lpips | None, what: str) -> dict[s
 
 
 def load_lpips(device: torch.device) -> tuple[Lpips | None, str]:
-    """LPIPS on AlexNet (Zhang et al., 2018), or None and why not. Nothing is downloaded."""
+    """Load LPIPS on AlexNet (Zhang et al., 2018). Nothing is downloaded.
+
+    Returns:
+        The metric and an empty text; or None and a sentence that says why it is left out.
+    """
     if importlib.util.find_spec("lpips") is None:
         return None, "LPIPS is left out: the package lpips is not installed."
     weights = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET
@@ -81,7 +107,7 @@ def load_lpips(device: torch.device) -> tuple[Lpips | None, str]:
     except (
         ImportError,
         RuntimeError,
-    ) as error:  # of torchvision, which it needs, if made for another PyTorch
+    ) as error:  # torchvision, which lpips needs, raises RuntimeError if it does not fit this PyTorch
         return None, f"LPIPS is left out: the package lpips cannot be imported ({error})."
     network = package.LPIPS(net="alex", verbose=False).eval().to(device)
 
@@ -93,21 +119,28 @@ def load_lpips(device: torch.device) -> tuple[Lpips | None, str]:
 
 
 class Flicker:
-    """How the error of a method's frames changes from one frame to the next, in 8-bit levels.
+    """Measures how the error of a method changes from one frame to the next, in 8-bit levels.
 
-    With e the made frame minus the true one, of two frames that follow each other in the true video: the
-    root-mean-square of e[k] - e[k - 1]. As that is the made frames' change minus the true frames' change, it is
-    dtSSD (Erofeev et al., BMVC 2015) on colours. Zero for an error that stands still, which the eye forgives;
-    sqrt(2) times the interpolation error for one that comes and goes at random.
+    Let e[k] be the made frame minus the true frame k. Flicker is the root-mean-square of e[k] - e[k - 1], for two
+    frames that follow each other in the true video. This is the change of the made frames minus the change of the true
+    frames, so that flicker is dtSSD (Erofeev et al., BMVC 2015) on colours. It is zero for an error that does not
+    change, which the eye forgives, and sqrt(2) times the interpolation error for an error that changes at random.
 
-    Frames of one sample follow each other; with one frame a sample, those of samples that begin a frame apart do.
+    The frames of one sample follow each other. If samples have one frame each, the frames of two samples that begin one
+    frame apart follow each other.
     """
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[Sample, Tensor]] = {}
 
     def add(self, sample: Sample, method: str, errors: Sequence[Tensor]) -> list[float | None]:
-        """The flicker of each of a sample's frames, of which `errors` are the errors; None where it is not known."""
+        """Return the flicker of each frame of a sample; None where the frame before it is unknown.
+
+        Args:
+            sample: the sample. Samples must come in order.
+            method: the name of the method.
+            errors: for each frame, the made frame minus the true frame.
+        """
         before = self._last.get(method)
         self._last[method] = sample, errors[-1]
         known = before is not None and len(errors) == 1 and sample.follows(before[0])
@@ -133,7 +166,7 @@ class Summary:
 
 
 def summarise(scores: Iterable[Score]) -> dict[str, Summary]:
-    """The summary of every metric that any of the scores has."""
+    """Return the summary of each metric that occurs in `scores`, by the keys of METRICS."""
     values: dict[str, list[float]] = {}
     for item in scores:
         for key, value in item.values.items():

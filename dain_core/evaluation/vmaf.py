@@ -1,4 +1,4 @@
-"""VMAF (Li et al., Netflix, 2016): what people would think of made frames, as FFmpeg's libvmaf predicts it."""
+"""VMAF (Li et al., Netflix, 2016): FFmpeg's libvmaf predicts how people rate made frames."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from dain_core.evaluation.pictures import EvaluationError
 
-#: A model that libvmaf carries. NEG ("no enhancement gain") does not reward frames that are sharper than the true ones.
+#: A model that comes with libvmaf. NEG ("no enhancement gain") does not reward frames for being sharper than the truth.
 MODEL = "vmaf_v0.6.1neg"
 
-#: libvmaf crashes on sides of up to 16 pixels. On sides below this one its coarse scales are a few pixels of border.
+#: The shortest side of a frame in pixels. libvmaf crashes on sides of up to 16 pixels. On sides below this length its
+#: coarse scales have only a few pixels of border.
 MIN_SIDE = 32
 
-# One input holds both pictures, the made one on top. libvmaf reads the luma alone, in the range of video.
+# One input holds both pictures, the made picture on top. libvmaf reads only the luma, in the range of video.
 _GRAPH = (
     "scale=out_color_matrix=bt709:out_range=tv,format=yuv444p,split[upper][lower];"
     "[upper]crop=iw:ih/2:0:0[made];[lower]crop=iw:ih/2:0:ih/2[truth];"
@@ -29,20 +30,24 @@ _GRAPH = (
 
 @dataclass(frozen=True)
 class Vmaf:
-    """VMAF by an FFmpeg `program` that has libvmaf: 100 is the best, 0 the worst."""
+    """The VMAF metric: 100 is the best, 0 the worst.
+
+    Attributes:
+        program: the path of an FFmpeg program that has libvmaf.
+    """
 
     program: str
 
     def __call__(
         self, first: Tensor, last: Tensor, made: Sequence[Tensor], truths: Sequence[Tensor]
     ) -> list[float] | None:
-        """The VMAF of each made frame, or None if a side of the frames is shorter than `MIN_SIDE`.
+        """Return the VMAF of each made frame, or None if a side of the frames is shorter than `MIN_SIDE`.
 
-        VMAF forgives more where there is motion. It sees the true motion, as the given frames stand around the others.
+        VMAF forgives more errors where there is motion. libvmaf gets the given frames too, so that it sees the motion.
 
         Args:
-            first, last: the given frames, (1, 3, H, W) in [0, 1].
-            made, truths: the frames between them, of the same shape.
+            first, last: the given frames, (1, 3, H, W), in [0, 1].
+            made, truths: the made and the true frames between them, with the same shape.
 
         Raises:
             EvaluationError: the program cannot be run, or fails.
@@ -66,7 +71,11 @@ class Vmaf:
 
 
 def load_vmaf() -> tuple[Vmaf | None, str]:
-    """VMAF by the FFmpeg program of imageio-ffmpeg, or None and why not."""
+    """Load VMAF with the FFmpeg program of imageio-ffmpeg.
+
+    Returns:
+        The metric and an empty text; or None and a sentence that says why it is left out.
+    """
     black = torch.zeros(1, 3, MIN_SIDE, MIN_SIDE)
     try:
         vmaf = Vmaf(imageio_ffmpeg.get_ffmpeg_exe())

@@ -1,4 +1,4 @@
-"""The official checkpoint's name for each of our parameters and buffers."""
+"""Maps the names of our parameters and buffers to those of the official checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 def _prefixes() -> Iterator[tuple[str, str]]:
-    """(our prefix, the official prefix); where several fit, the first counts."""
+    """Give pairs of our prefix and the official prefix. The first pair that fits a name counts."""
     for level in range(1, 7):
         order = ("a", "aa", "b") if level < 6 else ("aa", "a", "b")
         for index, suffix in enumerate(order):
@@ -41,6 +41,6 @@ _OURS = re.compile("|".join(re.escape(prefix) for prefix in _OFFICIAL))
 
 
 def official_key(key: str) -> str:
-    """The official name of `key`: ``context.stem.weight`` is ``ctxNet.block1.0.weight``."""
+    """Return the official name of `key`, such as ``ctxNet.block1.0.weight`` for ``context.stem.weight``."""
     renamed = _OURS.sub(lambda match: _OFFICIAL[match.group()], key, count=1)
-    return renamed.replace(".paths.", ".0.")  # of the depth network's `Both`
+    return renamed.replace(".paths.", ".0.")  # `Both` in the depth network has paths

@@ -1,4 +1,4 @@
-"""Depth-Aware Video Frame Interpolation (Bao et al., CVPR 2019)."""
+"""The network of Depth-Aware Video Frame Interpolation, DAIN (Bao et al., CVPR 2019)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,23 @@ from dain_core.network.modules.context import ContextNetwork
 from dain_core.network.modules.depth import DEPTH_MULTIPLE, DepthNetwork, depth_of, fold_batch_norm
 from dain_core.network.modules.flow import FLOW_UNIT, FlowNetwork
 from dain_core.network.modules.kernels import TAPS, KernelNetwork
-from dain_core.network.modules.layers import FullPrecision, downsample, upsample
+from dain_core.network.modules.layers import convert, downsample, upsample
 from dain_core.network.modules.synthesis import RectificationNetwork
 from dain_core.network.padding import Padding, within_frame
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Every width of the network; the defaults are the official ones.
+    """The widths of the network. The defaults are those of the official network.
 
-    `flow_dense` are those of the flow's coarse levels, `flow_dense_fine` of the finest, which takes most of its time.
-    `flow_scale` and `depth_scale` say by how much a frame is shrunk before its flow or depth is estimated.
+    Attributes:
+        flow_pyramid, flow_dense, flow_dense_fine, flow_refine: see `FlowNetwork`. The finest level has its own
+            `flow_dense_fine`, because it takes most of the time of the flow.
+        flow_scale, depth_scale: the whole factors by which a frame is shrunk before its flow or depth is estimated.
+        depth_stem, depth_widths, depth_narrow, depth_wide: see `DepthNetwork`.
+        context_width: see `ContextNetwork`.
+        kernel_widths: see `KernelNetwork`.
+        rectify_kernel, rectify_width, rectify_blocks: see `RectificationNetwork`.
     """
 
     flow_pyramid: tuple[int, ...] = (16, 32, 64, 96, 128, 196)
@@ -47,46 +53,50 @@ class ModelConfig:
 
     @staticmethod
     def named(name: str) -> ModelConfig:
-        """The configuration called `name`; ValueError lists the names if there is none."""
+        """Return the configuration called `name`; raise ValueError, with the list of names, if there is none."""
         if name not in CONFIGS:
             raise ValueError(f"no model is called {name!r}: choose one of {', '.join(CONFIGS)}")
         return CONFIGS[name]
 
     @property
     def flow_multiple(self) -> int:
-        """What the sides of a frame are padded to multiples of for its flow, which halves them six times."""
+        """The number to whose multiples the sides of a frame are padded for the flow, which halves them six times."""
         return 2 ** len(self.flow_pyramid) * self.flow_scale
 
     @property
     def depth_multiple(self) -> int:
-        """Likewise for its depth, which halves them four times."""
+        """The number to whose multiples the sides of a frame are padded for the depth, which halves them four times."""
         return DEPTH_MULTIPLE * self.depth_scale
 
     @property
     def kernel_multiple(self) -> int:
-        """Likewise for its kernels, which halve them five times."""
+        """The number to whose multiples the sides of a frame are padded for the kernels, which halve it five times."""
         return 2 ** (len(self.kernel_widths) - 1)
 
     @property
     def multiple(self) -> int:
-        """What the sides of a frame must be multiples of so that nothing is padded."""
+        """The number of which the sides of a frame must be multiples so that nothing is padded."""
         return math.lcm(self.flow_multiple, self.depth_multiple, self.kernel_multiple)
 
     @property
     def context_channels(self) -> int:
-        """The image, three blocks of features, and the log depth."""
+        """The channels of `Features.context`: the image, three blocks of features, and the log depth."""
         return 3 + 3 * self.context_width + 1
 
     @property
     def rectify_channels(self) -> int:
-        """The blend, and of both frames: warped image, flow, kernel and warped context."""
+        """The input channels of the rectification.
+
+        They are the blend, and for each frame the warped image, the flow, the kernel and the warped context.
+        """
         return 3 + 2 * (3 + 2 + TAPS + self.context_channels)
 
 
 CONFIGS: Mapping[str, ModelConfig] = {
     "dain": ModelConfig(),
-    # A twentieth of the work: the flow's fine level, the rectification and the kernels are narrower, and depth, which
-    # only weighs what meets at a pixel, is looked at from afar. The flow's coarse levels are whole: they take little.
+    # This network does a twentieth of the work. The finest level of the flow, the rectification and the kernels are
+    # narrower. Depth is estimated at a quarter of the size, because it only weighs the flows that meet at a pixel. The
+    # coarse levels of the flow have their full width, because they take little time.
     "dain-lite": ModelConfig(
         flow_dense_fine=(48, 48, 32, 32, 16),
         flow_refine=(48, 48, 48, 32, 32, 16),
@@ -106,13 +116,13 @@ CONFIGS: Mapping[str, ModelConfig] = {
 
 @dataclass(frozen=True)
 class Features:
-    """What the network knows of single frames, whatever the pair.
+    """The features of single frames, which do not depend on the pair.
 
     Attributes:
-        image: (N, 3, H, W), [0, 1], float32.
-        inverse_depth: (N, 1, H, W), float32.
-        context: (N, `ModelConfig.context_channels`, H, W): features and, last, the log depth.
-        pyramid: the flow network's feature maps, from 1/2 to 1/64 of the frame's padded size.
+        image: the frames, (N, 3, H, W), in [0, 1], float32.
+        inverse_depth: (N, 1, H, W), float32, positive.
+        context: (N, `ModelConfig.context_channels`, H, W): the image, features, and the log depth as the last channel.
+        pyramid: the feature maps of the flow network, from 1/2 to 1/64 of the frame's padded size.
     """
 
     image: Tensor
@@ -121,7 +131,7 @@ class Features:
     pyramid: tuple[Tensor, ...]
 
     def halves(self) -> tuple[Features, Features]:
-        """The features of the first and of the second half of the batch."""
+        """Return the features of the first half and of the second half of the batch."""
         images, depths, contexts = (x.chunk(2) for x in (self.image, self.inverse_depth, self.context))
         pyramids = zip(*(level.chunk(2) for level in self.pyramid), strict=True)
         first, second = (Features(*parts) for parts in zip(images, depths, contexts, pyramids, strict=True))
@@ -130,11 +140,12 @@ class Features:
 
 @dataclass(frozen=True)
 class Motion:
-    """What the network knows of a pair of frames, whatever the time between them.
+    """The motion of a pair of frames, which does not depend on the time of the frame between them.
 
     Attributes:
-        flows: from the first frame to the second and back, each (N, 2, H, W) in pixels, float32.
-        kernels: of the first and the second frame, each (N, 16, H, W); none where they depend on the time.
+        flows: the flow from the first frame to the second, and back; (N, 2, H, W) each, in pixels, float32.
+        kernels: the kernels of the first and the second frame, (N, 16, H, W) each; empty in a network whose kernels
+            depend on the time.
     """
 
     flows: tuple[Tensor, Tensor]
@@ -143,12 +154,12 @@ class Motion:
 
 @dataclass(frozen=True)
 class Blend:
-    """The frame between, not yet rectified, and what it was made of.
+    """The intermediate frame before the rectification, and its ingredients.
 
     Attributes:
-        blend: (N, 3, H, W), float32.
-        flows: from the frame between to the first and to the second frame, (N, 2, H, W).
-        images: the first and the second frame, warped, (N, 3, H, W).
+        blend: the frame, (N, 3, H, W), float32.
+        flows: the flow from the intermediate frame to the first and to the second frame, (N, 2, H, W), in pixels.
+        images: the warped first and second frame, (N, 3, H, W).
     """
 
     blend: Tensor
@@ -158,11 +169,11 @@ class Blend:
 
 @dataclass(frozen=True)
 class Synthesis(Blend):
-    """The frame between, and what it was made of.
+    """The intermediate frame, and its ingredients.
 
     Attributes:
-        output: (N, 3, H, W), float32, not clipped.
-        contexts: those of the first and the second frame, warped, (N, `ModelConfig.context_channels`, H, W).
+        output: the frame, (N, 3, H, W), float32, not clipped to [0, 1].
+        contexts: the warped contexts of the first and the second frame, (N, `ModelConfig.context_channels`, H, W).
     """
 
     output: Tensor
@@ -170,11 +181,17 @@ class Synthesis(Blend):
 
 
 class DAIN(nn.Module):
-    """The network. Its state dict has the official checkpoint's keys, whatever the attributes are called.
+    """The network. Its state dict has the keys of the official checkpoint.
 
-    Frames may have any size. What halves them for flow, depth or kernels sees them padded, and is cropped before it
-    warps; where flow leads out of a frame its border is found. The original is given frames that are padded already,
-    rectifies what lies around them too, and takes it for picture.
+    Frames may have any size. The networks of flow, depth and kernels get padded frames, and their results are cropped
+    before they are used. A flow that leads out of a frame is shortened to its border. The original network instead
+    gets frames that are padded already, and treats the padding as a part of the picture.
+
+    Args:
+        config: the widths; None gives the official network.
+
+    Example:
+        ``DAIN()(first, second, 0.5).output`` is the frame in the middle.
     """
 
     def __init__(self, config: ModelConfig | None = None) -> None:
@@ -196,39 +213,39 @@ class DAIN(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision that the networks run in: autocast's where that is on, else the weights'."""
+        """The dtype in which the networks run: that of autocast if it is on, else that of the weights."""
         weight = self.rectify.head.weight
         if torch.is_autocast_enabled(weight.device.type):
             return torch.get_autocast_dtype(weight.device.type)
         return weight.dtype
 
     def prepare(self, dtype: torch.dtype) -> DAIN:
-        """Make it fit for inference only: BatchNorm folded, weights in `dtype` except the sensitive ones, and
-        in the channels-last layout, which is the faster one on CPUs and GPUs."""
+        """Prepare the network for inference in place, and return it. It cannot be trained afterwards.
+
+        BatchNorm layers are folded. The weights become channels-last and get `dtype`, except for those of
+        `FullPrecision` layers.
+        """
         self.eval().requires_grad_(False)
         fold_batch_norm(self.depth)
-        for module in self.modules():
-            if not isinstance(module, FullPrecision) and not list(module.children()):
-                module.to(dtype)
-        for weight in self.parameters():
-            if weight.dim() == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        convert(self, dtype)
         return self
 
     def features(
         self, image: Tensor, *, with_context: bool = True, log_depth: Tensor | None = None
     ) -> Features:
-        """Depth, context and flow features of single frames (N, 3, H, W) in [0, 1].
+        """Compute depth, context and flow features of single frames.
 
         Args:
-            with_context: without, there is none of its features, only the log depth: enough for `blend`.
-            log_depth: (N, 1, H, W), float32, where it is known.
+            image: the frames, (N, 3, H, W), in [0, 1], float32.
+            with_context: whether to compute the context. Without it, `Features.context` holds the log depth only, which
+                is enough for `blend`.
+            log_depth: the log depth, (N, 1, H, W), float32, if it is known already.
         """
         source = image.to(self.dtype)
         if log_depth is None:
             log_depth = self.log_depth(image)
         known = log_depth.detach()
-        # A CPU warps float32 as fast as half precision, and then image and context are one tensor to warp.
+        # A CPU warps float32 as fast as half precision. In float32, image and context are one tensor to warp.
         seen = image if image.device.type == "cpu" else source
         return Features(
             image=image,
@@ -238,30 +255,34 @@ class DAIN(nn.Module):
         )
 
     def log_depth(self, image: Tensor) -> Tensor:
-        """The log depth of images (N, 3, H, W): (N, 1, H, W), float32."""
+        """Return the log depth, (N, 1, H, W), float32, of images (N, 3, H, W)."""
         return depth_of(self.depth, image.to(self.dtype), self.config.depth_scale)
 
     def flow_features(self, image: Tensor) -> tuple[Tensor, ...]:
-        """`Features.pyramid` of images, alone."""
+        """Return `Features.pyramid` of images (N, 3, H, W)."""
         padded = Padding.of(image, self.config.flow_multiple).add(image)
         return self.flow.features(downsample(padded.to(self.dtype), self.config.flow_scale))
 
     def flow_levels(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
-        """The flow from the first frame to the second and, further on in the batch, back.
+        """Return the flow from the first frame to the second, then, further on in the batch, back.
 
         Args:
-            first, second: the frames' `Features.pyramid`.
+            first, second: `Features.pyramid` of the two frames.
 
         Returns:
-            (2N, 2, h, w), in pixels of the frame, float32, for five levels from 1/64 to 1/4 of the padded size that
-            `ModelConfig.flow_scale` leaves.
+            For five levels (2N, 2, h, w), float32, in pixels of the frame. The levels have 1/64 to 1/4 of the padded
+            size divided by `ModelConfig.flow_scale`.
         """
-        there = [torch.cat(levels) for levels in zip(first, second, strict=True)]
-        back = [torch.cat(levels) for levels in zip(second, first, strict=True)]
-        return [FLOW_UNIT * self.config.flow_scale * level for level in self.flow(there, back)]
+        levels = self.flow.both_ways(first, second)
+        return [FLOW_UNIT * self.config.flow_scale * level for level in levels]
 
     def motion(self, first: Features, second: Features, levels: Sequence[Tensor] | None = None) -> Motion:
-        """Flow both ways and the interpolation kernels of a pair; `levels` if the flow is known."""
+        """Compute the flow both ways and the kernels of a pair.
+
+        Args:
+            first, second: the features of the two frames.
+            levels: the result of `flow_levels`, if it is known already.
+        """
         finest = (levels or self.flow_levels(first.pyramid, second.pyramid))[-1]
         padding = Padding.of(first.image, self.config.flow_multiple)
         forward, backward = padding.remove(upsample(finest, 4 * self.config.flow_scale)).chunk(2)
@@ -272,7 +293,7 @@ class DAIN(nn.Module):
         return Motion((forward, backward), (padding.remove(of_first), padding.remove(of_second)))
 
     def blend(self, first: Features, second: Features, motion: Motion, time: float | Tensor) -> Blend:
-        """What `synthesise` rectifies. It needs of the features the image and the depth only."""
+        """Make the blend that `synthesise` rectifies. It uses the image and the depth of the features only."""
         flows = self._flows_at(first, second, motion, time)
         image_1, image_2 = (
             _warp(frame.image, flow, kernel)
@@ -283,16 +304,20 @@ class DAIN(nn.Module):
     def _flows_at(
         self, first: Features, second: Features, motion: Motion, time: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """From the frame at `time` to the two frames; in training mode, as the original's, also out of them."""
+        """Return the flow from the frame at `time` to both frames.
+
+        The flow ends within the frames. In training mode, as in the original network, it may lead out of them.
+        """
         forward, backward = motion.flows
         to_first = self._project(time * forward, first.inverse_depth)
         to_second = self._project((1 - time) * backward, second.inverse_depth)
         return (to_first, to_second) if self.training else (within_frame(to_first), within_frame(to_second))
 
     def _project(self, flow: Tensor, weight: Tensor) -> Tensor:
-        """The flow projected, its holes filled; in training mode, as in the original's, they stay zero.
+        """Project `flow`, and fill the holes of the result.
 
-        What fills a hole has no gradient. Elsewhere the gradient is that of the projection with its holes left.
+        In training mode, as in the original network, holes are zero instead. A filled hole has no gradient. The other
+        pixels have the gradient of the projection without filled holes.
         """
         if not self.training and not (
             torch.is_grad_enabled() and (flow.requires_grad or weight.requires_grad)
@@ -306,7 +331,13 @@ class DAIN(nn.Module):
     def synthesise(
         self, first: Features, second: Features, motion: Motion, time: float | Tensor
     ) -> Synthesis:
-        """The frame at `time`, a number or (N, 1, 1, 1), between the first (0) and the second (1)."""
+        """Make the frame at `time`.
+
+        Args:
+            first, second: the features of the two frames.
+            motion: the motion of the pair.
+            time: a number or (N, 1, 1, 1), in (0, 1); the first frame is at 0, the second at 1.
+        """
         flow_1, flow_2 = self._flows_at(first, second, motion, time)
         kernel_1, kernel_2 = motion.kernels
         image_1, context_1 = _warp_both(first, flow_1, kernel_1)
@@ -314,7 +345,7 @@ class DAIN(nn.Module):
         blend = (1 - time) * image_1 + time * image_2
 
         seen = (blend, image_1, image_2, flow_1, flow_2, kernel_1, kernel_2, context_1, context_2)
-        # Parts in mixed layouts would be joined in the slow one.
+        # If the parts had different layouts, the result would have the slower one.
         joined = [part.to(dtype=self.dtype, memory_format=torch.channels_last) for part in seen]
         residual = self.rectify(torch.cat(joined, 1))
         return Synthesis(
@@ -326,9 +357,9 @@ class DAIN(nn.Module):
         )
 
     def forward(self, first: Tensor, second: Tensor, time: float = 0.5) -> Synthesis:
-        """The frame at `time` between two frames (N, 3, H, W).
+        """Make the frame at `time`, in (0, 1), between two frames, (N, 3, H, W) in [0, 1].
 
-        In training mode the projection's holes stay zero, as in the original's.
+        In training mode, as in the original network, the holes of the projection are zero.
         """
         one, two = self.features(torch.cat((first, second))).halves()
         return self.synthesise(one, two, self.motion(one, two), time)
@@ -339,11 +370,13 @@ def _warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _warp_both(frame: Features, flow: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """A frame's image and context. The context must not teach the flow and the kernels: gradients reach them through
-    the image alone."""
+    """Warp the image and the context of a frame.
+
+    Gradients reach the flow and the kernel through the image only, because the context must not train them.
+    """
     context = _warp(frame.context, flow.detach(), kernel.detach())
     if context.dtype == frame.image.dtype and not torch.is_grad_enabled():
-        return context[:, :3], context  # it begins with the image
+        return context[:, :3], context  # the context begins with the image
     return _warp(frame.image, flow, kernel), context
 
 

@@ -1,4 +1,4 @@
-"""Every network that there is, by name."""
+"""The table of all networks by name."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from dain_core.network.refined import RefinedConfig, RefinedDAIN
 Config = ModelConfig | RefinedConfig
 Network = DAIN | RefinedDAIN
 
-#: The configuration of every network.
+#: The configurations of all networks by name.
 NETWORKS: Mapping[str, Config] = {**CONFIGS, "dain-refined": RefinedConfig()}
 
 
 def config_named(name: str) -> Config:
-    """The configuration of the network called `name`; ValueError lists the names if there is none."""
+    """Return the configuration of the network called `name`.
+
+    Raises:
+        ValueError: there is no such network; the message lists the names.
+    """
     if name not in NETWORKS:
         raise ValueError(f"no model is called {name!r}: choose one of {', '.join(NETWORKS)}")
     return NETWORKS[name]
 
 
 def build(config: Config) -> Network:
-    """The network of a configuration, untrained."""
+    """Make the network of a configuration, with untrained weights."""
     return RefinedDAIN(config) if isinstance(config, RefinedConfig) else DAIN(config)

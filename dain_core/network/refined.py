@@ -1,4 +1,4 @@
-"""DAIN with its flow refined at the intermediate time, and a rectification that sees several scales."""
+"""The network `dain-refined`: DAIN with flow refined at the intermediate time, and with a multiscale rectification."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cuda_ext import adaptive_warp, flow_projection
 from dain_core.network.model import CONFIGS, ModelConfig, Motion
 from dain_core.network.modules.depth import DepthNetwork, depth_of, fold_batch_norm
 from dain_core.network.modules.flow import FLOW_UNIT, FlowNetwork
-from dain_core.network.modules.layers import FullPrecision, downsample, upsample
+from dain_core.network.modules.layers import convert, downsample, upsample
 from dain_core.network.modules.pyramid import PyramidNetwork, image_pyramid
 from dain_core.network.modules.refinement import Refined, RefinementNetwork, sample_both
 from dain_core.network.modules.unet import MultiscaleRectification
@@ -21,15 +21,15 @@ from dain_core.network.padding import Padding, within_frame
 
 @dataclass(frozen=True)
 class RefinedConfig:
-    """Every width of the network.
+    """The widths of the network. Levels are listed from fine to coarse, from 1/2 of the frame's size on.
 
     Attributes:
         base: the widths of flow and depth.
-        context: the channels of the feature pyramid's levels, from 1/2 of the frame's size on.
-        refine: the widths of the refinement's blocks, likewise.
-        residuals: the residual blocks in each of them.
-        matched: the first level at which a block matches both frames.
-        rectify: the widths of the U-Net's levels, likewise; as many as the pyramid has, or fewer.
+        context: the channels of the levels of the feature pyramid.
+        refine: the widths of the blocks of the refinement, one for each level.
+        residuals: the number of residual blocks in each of these blocks.
+        matched: the finest level, counted from 1, at which a block sees the correlation of both frames.
+        rectify: the widths of the levels of the U-Net. It has as many levels as the pyramid, or fewer.
     """
 
     base: ModelConfig = field(default_factory=lambda: CONFIGS["dain-lite"])
@@ -41,24 +41,24 @@ class RefinedConfig:
 
     @property
     def context_multiple(self) -> int:
-        """What the sides of a frame are padded to multiples of for all that is refined."""
+        """The number to whose multiples the sides of a frame are padded for refinement and rectification."""
         return int(2 ** len(self.context))
 
     @property
     def multiple(self) -> int:
-        """What the sides of a frame must be multiples of so that nothing is padded."""
+        """The number of which the sides of a frame must be multiples so that nothing is padded."""
         return math.lcm(self.base.multiple, self.context_multiple)
 
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """What the network knows of single frames, whatever the pair.
+    """The features of single frames, which do not depend on the pair.
 
     Attributes:
-        image: (N, 3, H, W), [0, 1], float32.
-        inverse_depth: (N, 1, H, W), float32.
-        pyramid: the flow network's feature maps.
-        context: the feature maps at 1/2, 1/4, … of the padded size that refinement and rectification see.
+        image: the frames, (N, 3, H, W), in [0, 1], float32.
+        inverse_depth: (N, 1, H, W), float32, positive.
+        pyramid: the feature maps of the flow network, from 1/2 to 1/64 of the frame's padded size.
+        context: the feature maps of refinement and rectification, at 1/2, 1/4, … of the frame's padded size.
     """
 
     image: Tensor
@@ -67,7 +67,7 @@ class FrameFeatures:
     context: tuple[Tensor, ...]
 
     def halves(self) -> tuple[FrameFeatures, FrameFeatures]:
-        """The features of the first and of the second half of the batch."""
+        """Return the features of the first half and of the second half of the batch."""
         halves = (
             FrameFeatures(image, depth, tuple(level.chunk(2)[half] for level in self.pyramid),
                           tuple(level.chunk(2)[half] for level in self.context))
@@ -81,15 +81,15 @@ class FrameFeatures:
 
 @dataclass(frozen=True)
 class RefinedSynthesis:
-    """The frame between, and what it was made of.
+    """The intermediate frame, and its ingredients.
 
     Attributes:
-        output: (N, 3, H, W), float32, not clipped.
-        blend: the same before rectification.
-        flows: from the frame between to both frames, (N, 4, H, W).
-        share: of the first frame in each pixel of the blend, (N, 1, H, W).
-        images: the first and the second frame, warped, (N, 3, H, W).
-        steps: what was known after each block of the refinement, the last at full (padded) size.
+        output: the frame, (N, 3, H, W), float32, not clipped to [0, 1].
+        blend: the frame before the rectification, (N, 3, H, W), float32.
+        flows: the flow from the intermediate frame to both frames, (N, 4, H, W), in pixels.
+        share: the share of the first frame in each pixel of the blend, (N, 1, H, W), in [0, 1].
+        images: the warped first and second frame, (N, 3, H, W).
+        steps: the results of the blocks of the refinement. The last one has the full padded size.
     """
 
     output: Tensor
@@ -101,7 +101,14 @@ class RefinedSynthesis:
 
 
 class RefinedDAIN(nn.Module):
-    """The network: DAIN's flow, depth and projection, then flow, mask and kernels refined at the intermediate time."""
+    """The network. It projects flow by depth as DAIN does, and refines flow, mask and kernels at the intermediate time.
+
+    Args:
+        config: the widths; None gives those of `dain-refined`.
+
+    Example:
+        ``RefinedDAIN()(first, second, 0.5).output`` is the frame in the middle.
+    """
 
     def __init__(self, config: RefinedConfig | None = None) -> None:
         super().__init__()
@@ -111,15 +118,15 @@ class RefinedDAIN(nn.Module):
         self.depth = DepthNetwork(base.depth_stem, base.depth_widths, base.depth_narrow, base.depth_wide)
         self.context = PyramidNetwork(config.context)
         self.refine = RefinementNetwork(config.context, config.refine, config.residuals, config.matched)
-        # At 1/2 of the size: four pixels each of the blend, both warped images and the logit; and the last block's
-        # features.
+        # The rectification works at 1/2 of the size. It sees four pixels of the blend, of both warped images and of the
+        # logit, and the features of the last block.
         seen = 4 * (3 + 3 + 3 + 1) + config.refine[0]
         contexts = [2 * width for width in config.context[: len(config.rectify)]]
         self.rectify = MultiscaleRectification(seen, contexts, config.rectify)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision that the networks run in: autocast's where that is on, else the weights'."""
+        """The dtype in which the networks run: that of autocast if it is on, else that of the weights."""
         weight = self.context.levels[0][0][0].weight  # type: ignore[index]
         if torch.is_autocast_enabled(weight.device.type):
             return torch.get_autocast_dtype(weight.device.type)
@@ -127,22 +134,25 @@ class RefinedDAIN(nn.Module):
         return dtype
 
     def prepare(self, dtype: torch.dtype) -> RefinedDAIN:
-        """Make it fit for inference only: BatchNorm folded, weights in `dtype` except the sensitive ones, and
-        in the channels-last layout, which is the faster one on CPUs and GPUs."""
+        """Prepare the network for inference in place, and return it. It cannot be trained afterwards.
+
+        BatchNorm layers are folded. The weights become channels-last and get `dtype`, except for those of
+        `FullPrecision` layers.
+        """
         self.eval().requires_grad_(False)
         self.prepare_front(dtype)
         for part in (self.context, self.refine, self.rectify):
-            _cast(part, dtype)
+            convert(part, dtype)
         return self
 
     def prepare_front(self, dtype: torch.dtype) -> None:
-        """Likewise for flow and depth alone, which stay as they are while all else trains."""
+        """Prepare flow and depth only, as `prepare` does. They do not train while the other parts do."""
         fold_batch_norm(self.depth)
-        _cast(self.flow, dtype)
-        _cast(self.depth, dtype)
+        convert(self.flow, dtype)
+        convert(self.depth, dtype)
 
     def features(self, image: Tensor) -> FrameFeatures:
-        """What is known of single frames (N, 3, H, W) in [0, 1], of any size."""
+        """Compute the features of single frames, (N, 3, H, W) in [0, 1], float32, of any size."""
         source = image.to(self.dtype)
         log_depth = self.log_depth(image)
         halved = Padding.of(image, self.config.base.flow_multiple).add(source)
@@ -154,20 +164,18 @@ class RefinedDAIN(nn.Module):
         )
 
     def log_depth(self, image: Tensor) -> Tensor:
-        """The log depth of images (N, 3, H, W): (N, 1, H, W), float32."""
+        """Return the log depth, (N, 1, H, W), float32, of images (N, 3, H, W)."""
         return depth_of(self.depth, image.to(self.dtype), self.config.base.depth_scale)
 
     def contexts(self, image: Tensor) -> tuple[Tensor, ...]:
-        """`FrameFeatures.context` of images, alone."""
+        """Return `FrameFeatures.context` of images (N, 3, H, W)."""
         maps: tuple[Tensor, ...] = self.context(self._padding(image).add(image.to(self.dtype)))
         return maps
 
     def motion(self, first: FrameFeatures, second: FrameFeatures) -> Motion:
-        """The flow of a pair, whatever the time between. Kernels depend on the time: there are none yet."""
-        there = [torch.cat(levels) for levels in zip(first.pyramid, second.pyramid, strict=True)]
-        back = [torch.cat(levels) for levels in zip(second.pyramid, first.pyramid, strict=True)]
+        """Compute the flow of a pair both ways. The result has no kernels, because they depend on the time."""
         scale = self.config.base.flow_scale
-        finest = FLOW_UNIT * scale * self.flow(there, back)[-1]
+        finest = FLOW_UNIT * scale * self.flow.both_ways(first.pyramid, second.pyramid)[-1]
         padding = Padding.of(first.image, self.config.base.flow_multiple)
         forward, backward = padding.remove(upsample(finest, 4 * scale)).chunk(2)
         return Motion((forward, backward), ())
@@ -175,9 +183,9 @@ class RefinedDAIN(nn.Module):
     def projected(
         self, first: FrameFeatures, second: FrameFeatures, motion: Motion, time: float | Tensor
     ) -> Tensor:
-        """The depth-aware projection: flow from the frame at `time` to both frames, (N, 4, H, W).
+        """Project the flow by depth: return the flow from the frame at `time` to both frames, (N, 4, H, W), in pixels.
 
-        It has no gradient: with its holes filled the projection has none, and flow and depth do not learn from here on.
+        The result has no gradient: the projection with filled holes has none. Flow and depth therefore do not train.
         """
         forward, backward = (flow.detach() for flow in motion.flows)
         to_first = flow_projection(time * forward, first.inverse_depth.detach(), True)
@@ -187,7 +195,13 @@ class RefinedDAIN(nn.Module):
     def synthesise(
         self, first: FrameFeatures, second: FrameFeatures, motion: Motion, time: float | Tensor
     ) -> RefinedSynthesis:
-        """The frame at `time`, a number or (N, 1, 1, 1), between the first (0) and the second (1)."""
+        """Make the frame at `time`.
+
+        Args:
+            first, second: the features of the two frames.
+            motion: the motion of the pair.
+            time: a number or (N, 1, 1, 1), in (0, 1); the first frame is at 0, the second at 1.
+        """
         image = first.image
         n = image.shape[0]
         moment = torch.as_tensor(time, dtype=torch.float32, device=image.device).reshape(-1, 1, 1, 1)
@@ -198,7 +212,13 @@ class RefinedDAIN(nn.Module):
     def refined(
         self, first: FrameFeatures, second: FrameFeatures, projected: Tensor, time: Tensor
     ) -> RefinedSynthesis:
-        """What follows the projection; `time` is (N, 1, 1, 1)."""
+        """Make the frame at `time` from the projected flow.
+
+        Args:
+            first, second: the features of the two frames.
+            projected: the result of `projected`, (N, 4, H, W), in pixels.
+            time: (N, 1, 1, 1), float32, in (0, 1).
+        """
         padding = self._padding(first.image)
         images = (padding.add(first.image), padding.add(second.image))
         steps, kernels, x = self.refine(images, (first.context, second.context), padding.add(projected), time)
@@ -228,18 +248,9 @@ class RefinedDAIN(nn.Module):
         )
 
     def forward(self, first: Tensor, second: Tensor, time: float | Tensor = 0.5) -> RefinedSynthesis:
-        """The frame at `time` between two frames (N, 3, H, W)."""
+        """Make the frame at `time`, in (0, 1), between two frames, (N, 3, H, W) in [0, 1]."""
         one, two = self.features(torch.cat((first, second))).halves()
         return self.synthesise(one, two, self.motion(one, two), time)
 
     def _padding(self, image: Tensor) -> Padding:
         return Padding.of(image, self.config.context_multiple)
-
-
-def _cast(network: nn.Module, dtype: torch.dtype) -> None:
-    for module in network.modules():
-        if not isinstance(module, FullPrecision) and not list(module.children()):
-            module.to(dtype)
-    for weight in network.parameters():
-        if weight.dim() == 4:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""What a network is trained on: triplets of frames, and the sources that give them."""
+"""Training data: batches of triplets of frames, and the protocol of the sources that give them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dain_core.errors import DainCoreError
 
-class TrainingDataError(Exception):
-    """Something is wrong with what was given to train on: names the file and the way out."""
+
+class TrainingDataError(DainCoreError):
+    """The training data cannot be used. The message names the file or folder and says what to do."""
 
 
 @dataclass
 class Batch:
-    """N triplets of frames, the middle one to be guessed from its neighbours.
+    """N triplets of frames. A network makes the middle frame from the first and the last one.
 
     Attributes:
-        first, middle, last: (N, 3, H, W) float32 RGB in [0, 1].
-        time: (N,) float32 in (0, 1): when the middle frame is, between first (0) and last (1).
-        flows: (N, 4, H, W) float32, pixels: x and y of the motion from first to last, then from last to first.
-            A flow lies at the pixel where it starts: where that surface point is later, minus where it is now. NaN
-            where it is not known.
-        depth: (N, 2, H, W) float32, positive, of first and of last: larger is further.
-        supervised: (N,) bool: whether flows and depth are known exactly. Where not, flows are as measured, if at all,
-            and depth is 1.
+        first, middle, last: the frames, (N, 3, H, W), float32 RGB in [0, 1].
+        time: the time of the middle frame, (N,), float32 in (0, 1); the first frame is at 0, the last at 1.
+        flows: the motion from first to last (x, y), then from last to first (x, y), (N, 4, H, W), float32, in pixels.
+            The value at a pixel is the later position of its surface point minus its present position. It is NaN
+            where the motion is unknown.
+        depth: the depth of first and of last, (N, 2, H, W), float32, positive; larger is further away.
+        supervised: (N,), bool. True says that `flows` and `depth` are exact. False says that `flows` were measured or
+            are unknown, and that `depth` is 1.
     """
 
     first: Tensor
@@ -39,7 +41,12 @@ class Batch:
 
     @classmethod
     def of_frames(cls, frames: Tensor, time: Tensor) -> Batch:
-        """Triplets of which nothing but the frames is known: (N, 3 frames, 3, H, W) in [0, 1], (N,)."""
+        """Make a batch whose flow and depth are unknown.
+
+        Args:
+            frames: first, middle and last frames, (N, 3 frames, 3, H, W), float32 RGB in [0, 1].
+            time: see `Batch.time`.
+        """
         n, _, _, height, width = frames.shape
         first, middle, last = (frame.contiguous() for frame in frames.unbind(1))
         return cls(
@@ -54,10 +61,11 @@ class Batch:
 
     @classmethod
     def join(cls, batches: Sequence[Batch]) -> Batch:
-        """One batch of all their triplets, in order. All of one size and device."""
+        """Join batches of one frame size and one device into one batch. The order of the triplets stays."""
         return cls(*(torch.cat([getattr(b, f.name) for b in batches]) for f in fields(cls)))
 
     def to(self, device: torch.device | str) -> Batch:
+        """Return a copy of the batch on `device`."""
         return Batch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
 
     def __len__(self) -> int:
@@ -65,13 +73,13 @@ class Batch:
 
 
 class Source(Protocol):
-    """Gives triplets without end. From one state always the same ones come."""
+    """An endless sequence of triplets. The same state always gives the same triplets."""
 
     def sample(self, n: int) -> Batch:
-        """The next n triplets, on the source's device."""
+        """Return the next `n` triplets, on the device of the source."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the source is: numbers, strings, lists and dicts of them."""
+        """Return the position in the sequence, as numbers, strings, lists and dicts of them."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Continue from the position that `state_dict` returned."""

@@ -1,9 +1,10 @@
-"""Measures how fast `dain train` learns, how much memory it takes, and whether less precision changes what it learns.
+"""Measures the speed and the memory of `dain train`, and compares the losses of its precisions.
 
     python -m dain_core.training.bench speed fp32:4:256x256 bf16:8:512x512 --parts all
     python -m dain_core.training.bench curves --steps 150
 
-A configuration is PRECISION:BATCH:HEIGHTxWIDTH. The network is `dain` with its weights. The data are made scenes.
+A configuration is PRECISION:BATCH:HEIGHTxWIDTH. The network is `dain` with its shipped weights. The data are made
+scenes.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ def main() -> None:
     "weights",
     multiple=True,
     type=Named(tuple(WEIGHTS), alone=False),
-    help="A loss and its weight.",
+    help="Set the weight of a loss.",
 )
-@click.option("--seconds", default=6.0, help="How long to time each.")
-@click.option("--profile", "kernels", default=0, help="Also list so many kernels that take longest.")
-@click.option("--tune/--no-tune", default=True, help="Let cuDNN try which of its kernels are fastest.")
+@click.option("--seconds", default=6.0, help="Time each configuration for so many seconds.")
+@click.option("--profile", "kernels", default=0, help="Also list the N slowest kernels.")
+@click.option("--tune/--no-tune", default=True, help="Let cuDNN search for its fastest kernels.")
 @click.option("--json", "path", type=click.Path(path_type=Path))
 def speed(
     configurations: tuple[str, ...],
@@ -65,7 +66,7 @@ def speed(
     tune: bool,
     path: Path | None,
 ) -> None:
-    """Print samples a second and memory for each configuration."""
+    """Print triplets a second and peak memory for each configuration."""
     torch.backends.cudnn.benchmark = tune
     table = Table(
         "precision", "batch", "crop", "parts", "samples/s", "ms/step", "ms/data", "s warm-up", "GiB", "loss"
@@ -81,7 +82,7 @@ def speed(
 
 
 def configure(text: str, parts: tuple[str, ...], **more: Any) -> TrainConfig:
-    """The settings that the text PRECISION:BATCH:HEIGHTxWIDTH stands for."""
+    """Return the settings for `text`, PRECISION:BATCH:HEIGHTxWIDTH; `more` are further settings."""
     precision, batch, size = text.split(":")
     height, width = map(int, size.split("x"))
     return TrainConfig(
@@ -97,7 +98,7 @@ def configure(text: str, parts: tuple[str, ...], **more: Any) -> TrainConfig:
 
 
 def begin(config: TrainConfig, *, seed: int = 0) -> tuple[Trainer, Any]:
-    """A trainer and its data. `seed` decides the new weights, not the data."""
+    """Return a trainer and its source of data. `seed` determines new weights only; the data have a fixed seed."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.precision != "fp32"
     torch.manual_seed(seed)
     source = open_source(config.data, config.crop, device=DEVICE, seed=1)
@@ -105,7 +106,7 @@ def begin(config: TrainConfig, *, seed: int = 0) -> tuple[Trainer, Any]:
 
 
 def measure(config: TrainConfig, seconds: float, kernels: int) -> dict[str, Any]:
-    """One row of the table: the time of steps on batches made beforehand, and the time that making a batch takes."""
+    """Return a row of the table. The time of a step excludes the time to make its batch, which has its own column."""
     trainer, source = begin(config)
     source.sample(config.batch)
     synchronise()
@@ -154,7 +155,10 @@ def measure(config: TrainConfig, seconds: float, kernels: int) -> dict[str, Any]
 @click.option("--size", default="256x256")
 @click.option("--json", "path", type=click.Path(path_type=Path))
 def curves(steps: int, batch: int, size: str, path: Path | None) -> None:
-    """Compare the losses of all precisions on the same data. Float32 from other random weights shows the noise."""
+    """Compare the losses of all precisions on the same data.
+
+    A second float32 run starts from other random weights. Its difference shows the noise.
+    """
     runs = {f"{name}, weights {seed}": (name, seed) for name, seed in (("fp32", 0), ("fp32", 1))}
     runs |= {name: (name, 0) for name in LEVELS if name != "fp32"}
     table = Table(
@@ -179,6 +183,7 @@ def curves(steps: int, batch: int, size: str, path: Path | None) -> None:
 
 
 def step(trainer: Trainer, batch: Batch, progress: float = 0.3) -> torch.Tensor:
+    """Make one training step; return the mean loss of the batch, a scalar on the device."""
     watched = trainer.step([batch], progress)["loss"]
     return watched[0] / watched[1]
 

@@ -1,4 +1,4 @@
-"""``dain train``."""
+"""The command ``dain train``."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ import click
 import torch
 from click.core import ParameterSource
 
+from dain_core.errors import DainCoreError
 from dain_core.network.model import CONFIGS, ModelConfig
-from dain_core.runtime.devices import DeviceError
-from dain_core.training.batch import Source, TrainingDataError
+from dain_core.training.batch import Source
 from dain_core.training.checkpoints import Run
 from dain_core.training.config import CROP_MULTIPLE, PARTS, TrainConfig
 from dain_core.training.data import open_source
-from dain_core.training.errors import TrainingError
 from dain_core.training.launch import launch
 from dain_core.training.loop import OpenSource
 from dain_core.training.loop import train as run_training
 from dain_core.training.objective import WEIGHTS
 from dain_core.training.precision import LEVELS
 from dain_core.training.ranks import Ranks
-from dain_core.weights.files import SHIPPED, WeightsError
+from dain_core.weights.files import SHIPPED
 
 
-class _Size(click.ParamType):
+class _CropSize(click.ParamType):
+    """The text HEIGHTxWIDTH, as (height, width)."""
+
     name = "HEIGHTxWIDTH"
 
     def convert(
@@ -40,11 +41,13 @@ class _Size(click.ParamType):
             return value
         height, _, width = value.partition("x")
         if not (height.isdecimal() and width.isdecimal()):
-            self.fail(f"{value!r} is no size: give two numbers, such as 256x384", param, ctx)
+            self.fail(f"{value!r} is not HEIGHTxWIDTH: give two whole numbers, such as 256x384", param, ctx)
         return int(height), int(width)
 
 
 class PartNames(click.ParamType):
+    """The text PART,PART,... or all, as a tuple of names."""
+
     name = "PART,..."
 
     def convert(
@@ -55,12 +58,17 @@ class PartNames(click.ParamType):
         names = tuple(PARTS) if value == "all" else tuple(value.split(","))
         for name in names:
             if name not in PARTS:
-                self.fail(f"{name!r} is no part: choose from {', '.join(PARTS)}, or all", param, ctx)
+                self.fail(f"{name!r} is not a part: choose from {', '.join(PARTS)}, or all", param, ctx)
         return names
 
 
 class Named(click.ParamType):
-    """A number, or NAME=NUMBER, as (name or None, number)."""
+    """The text NUMBER or NAME=NUMBER, as (name or None, number).
+
+    Args:
+        names: the names that may be given.
+        alone: whether NUMBER without a name is valid.
+    """
 
     def __init__(self, names: tuple[str, ...], alone: bool) -> None:
         self.name = "NUMBER|NAME=NUMBER" if alone else "NAME=NUMBER"
@@ -77,71 +85,77 @@ class Named(click.ParamType):
         try:
             return name or None, float(number)
         except ValueError:
-            self.fail(f"{number!r} is no number", param, ctx)
+            self.fail(f"{number!r} is not a number", param, ctx)
 
 
 def _setting(flag: str, kind: Any, text: str) -> Any:
-    """An option for the setting of `TrainConfig` of that name, whose default it shows."""
+    """Make the option `flag` for the setting of `TrainConfig` of the same name. The help shows the default."""
     default = getattr(TrainConfig, flag.removeprefix("--").replace("-", "_"))
     if isinstance(default, tuple):
-        default = ("x" if isinstance(kind, _Size) else ",").join(map(str, default)) or None
+        default = ("x" if isinstance(kind, _CropSize) else ",").join(map(str, default)) or None
     return click.option(flag, type=kind, default=default, show_default=default is not None, help=text)
 
 
 @click.command()
-@click.option("--data", multiple=True, metavar="SOURCE[=SHARE]", help="What to learn from.")
+@click.option("--data", multiple=True, metavar="SOURCE[=SHARE]", help="Learn from this source.")
 @click.option(
-    "--out", required=True, metavar="DIR", help="The run's folder: settings, log, checkpoint, weights."
+    "--out", required=True, metavar="DIR", help="Folder of the run: settings, log, checkpoint, weights."
 )
 @click.option(
-    "--resume", is_flag=True, help="Go on with the run in --out, with its settings but for those given."
+    "--resume", is_flag=True, help="Continue the run in --out. Options that are given replace its settings."
 )
 @click.option("--model", default="dain", show_default=True, type=click.Choice(list(CONFIGS)))
 @click.option(
     "--init", help="Weights to start from: a shipped model's name, a file, or none.  [default: the model's]"
 )
-@_setting("--reset", PartNames(), "Parts that start from nothing all the same.")
-@_setting("--parts", PartNames(), "Parts that train; the others stay as they are.")
-@_setting("--steps", click.IntRange(0), "Steps to make in all.")
-@_setting("--minutes", click.FloatRange(0), "Stop after so long, with the learning rate down in time.")
-@_setting("--batch", click.IntRange(1), "Samples of each GPU and step.")
-@_setting("--accumulate", click.IntRange(1), "Batches whose gradients make one step.")
-@_setting("--crop", _Size(), f"Size of the samples, in multiples of {CROP_MULTIPLE}.")
+@_setting("--reset", PartNames(), "Parts that start from random weights in spite of --init.")
+@_setting("--parts", PartNames(), "Parts that train. The other parts keep their weights.")
+@_setting("--steps", click.IntRange(0), "Total number of steps.")
+@_setting(
+    "--minutes", click.FloatRange(0), "Stop after so many minutes. The learning rate falls accordingly."
+)
+@_setting("--batch", click.IntRange(1), "Triplets for each GPU and batch.")
+@_setting("--accumulate", click.IntRange(1), "Batches whose gradients are added up for one step.")
+@_setting("--crop", _CropSize(), f"Size of the triplets, in multiples of {CROP_MULTIPLE}.")
 @_setting("--precision", click.Choice(list(LEVELS)), "Precision of the arithmetic.")
 @click.option(
     "--lr",
     multiple=True,
     type=Named(PARTS, alone=True),
-    help=f"Highest learning rate, of all or of one part: --lr 2e-4 --lr rectify=1e-4.  [default: {TrainConfig.rate}]",
+    help=f"Highest learning rate, for all parts or one: --lr 2e-4 --lr rectify=1e-4.  [default: {TrainConfig.rate}]",
 )
 @_setting("--warm-up", click.FloatRange(0, 1), "Share of the run in which the learning rate rises.")
-@_setting("--weight-decay", click.FloatRange(0), "Of AdamW.")
-@_setting("--clip", click.FloatRange(0, min_open=True), "Norm to which a part's gradient is cut.")
-@_setting("--ema", click.FloatRange(0, 1), "How much of the averaged weights a step keeps.")
+@_setting("--weight-decay", click.FloatRange(0), "Weight decay of AdamW.")
+@_setting(
+    "--clip",
+    click.FloatRange(0, min_open=True),
+    "Largest norm of the gradient of a part. Larger gradients are scaled down.",
+)
+@_setting("--ema", click.FloatRange(0, 1), "Share of the averaged weights that a step keeps.")
 @click.option(
     "--weight",
     multiple=True,
     type=Named(tuple(WEIGHTS), alone=False),
-    help="Weight of a loss: --weight flow=0.05. Without one of the frame (frame=0), flow and depth train alone.",
+    help="Weight of a loss: --weight flow=0.05. With --weight frame=0 only flow and depth train.",
 )
-@_setting("--teacher", str, "Weights of `dain`, by name or file, to learn flow and depth from as well.")
+@_setting("--teacher", str, "Weights of `dain`, a name or a file. Their flow and depth are targets too.")
 @click.option(
     "--tune/--no-tune",
     default=TrainConfig.tune,
     show_default=True,
-    help="Let cuDNN try its kernels at first: a slower start, faster steps. Not worth it for a run of minutes.",
+    help="Let cuDNN search for its fastest kernels. The start is slower; runs of minutes do not gain.",
 )
-@_setting("--seed", int, "Of everything random.")
+@_setting("--seed", int, "Seed of all random numbers.")
 @_setting("--log-every", click.IntRange(1), "Steps between log lines.")
 @_setting("--save-every", click.IntRange(1), "Steps between checkpoints.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto: all GPUs.")
-@click.option("--gpus", type=click.IntRange(1), help="How many GPUs to use.  [default: all]")
+@click.option("--gpus", type=click.IntRange(1), help="Number of GPUs to use.  [default: all]")
 @click.pass_context
 def train(context: click.Context, resume: bool, device: str, gpus: int | None, **_: Any) -> None:
-    """Train a model on triplets of frames: the middle one is made from the others, and compared.
+    """Train a model on triplets of frames: it makes the middle frame from the other two.
 
-    A SOURCE is a folder: of videos, of pictures to make scenes from, or of Vimeo-90K; or it is `scenes`: made from
-    nothing. Several are mixed, by their shares.
+    A SOURCE is a folder of videos, a folder of pictures from which scenes are made, a folder of Vimeo-90K, or the word
+    `scenes` for scenes made without pictures. Several sources are mixed by their SHAREs.
     """
     given = {
         name: value
@@ -152,20 +166,20 @@ def train(context: click.Context, resume: bool, device: str, gpus: int | None, *
         given.pop(name, None)
     try:
         config = _config(given, resume)
-    except (TrainingError, WeightsError) as error:
+    except DainCoreError as error:
         raise click.ClickException(str(error)) from error
     launch(partial(work, config, resume, device), gpus or processes(device))
 
 
 def processes(device: str) -> int:
-    """How many to start for a run: one a GPU, unless torchrun has done it."""
+    """Return the number of processes to start for a run: one for each GPU, or one if torchrun has started them."""
     if "WORLD_SIZE" in os.environ or device not in ("auto", "cuda") or not torch.cuda.is_available():
         return 1
     return torch.cuda.device_count()
 
 
 def _config(given: dict[str, Any], resume: bool) -> TrainConfig:
-    """The run's settings, from what the command was given, by option."""
+    """Make the settings of the run from the options that were given, by the names of the options."""
     model = given.pop("model", None)
     if model is not None or not resume:
         given["network"] = ModelConfig.named(model or "dain")
@@ -187,7 +201,7 @@ def _config(given: dict[str, Any], resume: bool) -> TrainConfig:
 
 
 def open_data(config: TrainConfig, ranks: Ranks) -> Source:
-    """What a run learns from, for one of its processes; see `open_source`."""
+    """Open the data of a run for one of its processes; see `open_source`."""
     return open_source(
         config.data,
         config.crop,
@@ -198,15 +212,19 @@ def open_data(config: TrainConfig, ranks: Ranks) -> Source:
 
 
 def work(config: TrainConfig, resume: bool, device: str, data: OpenSource = open_data) -> None:
-    """The work of one process; SystemExit, and a sentence that says what to do, if it fails."""
+    """Train in this process.
+
+    Raises:
+        SystemExit: training failed; standard error says why and what to do.
+    """
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
     try:
         run_training(config, data, resume=resume, device=device)
-    except (TrainingError, TrainingDataError, WeightsError, DeviceError) as error:
+    except DainCoreError as error:
         raise SystemExit(_complain(str(error))) from error
     except torch.OutOfMemoryError as error:
         advice = "take a smaller --batch (and --accumulate), a smaller --crop, or a mixed --precision"
-        raise SystemExit(_complain(f"the GPU's memory is too small for this run: {advice}")) from error
+        raise SystemExit(_complain(f"the memory of the GPU is too small for this run: {advice}")) from error
 
 
 def _complain(message: str) -> int:

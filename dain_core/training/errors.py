@@ -1,7 +1,9 @@
-"""What ends training."""
+"""The error that ends a training run."""
 
 from __future__ import annotations
 
+from dain_core.errors import DainCoreError
 
-class TrainingError(Exception):
-    """Training that cannot start or go on: the message says why, and what to do."""
+
+class TrainingError(DainCoreError):
+    """Training cannot start or continue. The message says why and what to do."""

@@ -1,9 +1,9 @@
-"""Parts that start from nothing: random weights, scaled by what really flows through them.
+"""Initial weights of parts that start without any: random weights, scaled by the activations of a batch.
 
-With the usual initialisation the flow network never leaves zero flow, and a context of unit weights drowns the
-rectification. So every layer is scaled, in the order in which a batch passes through it, until its output has unit
-variance (LSUV; Mishkin and Matas, ICLR 2016). Every network starts out as doing nothing: no flow, at each level that of
-the coarser one, kernels that sample bilinearly, nothing to rectify.
+With the usual initialisation the flow network never leaves zero flow, and the context outweighs every other input of
+the rectification. Therefore every layer is scaled until its output has unit variance, in the order in which a batch
+passes through the layers (LSUV; Mishkin and Matas, ICLR 2016). Every part starts neutral. The flow is near zero, and
+each level repeats the flow of the coarser level. The kernels sample bilinearly. The rectification adds nothing.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from dain_core.network.model import DAIN, ModelConfig
-from dain_core.network.modules.kernels import TAPS
+from dain_core.network.modules.kernels import CENTRE, TAPS
 from dain_core.network.modules.layers import ResidualBlock
 from dain_core.training.batch import Batch
 
-#: The four taps around the sampled position: with 1 on each, adaptive warping is bilinear sampling.
-_CENTRE = (5, 6, 9, 10)
-
-#: How much a residual block adds to what it passes on.
+#: The root mean square of what a residual block adds to its input.
 _RESIDUAL_GAIN = 0.4
 
 
 @torch.no_grad()
 def inherit(network: nn.Module, weights: Mapping[str, Tensor]) -> frozenset[nn.Module]:
-    """Take over what layers have the same shape in another's weights, a state dict; returns these layers."""
+    """Copy the weights of all layers of `network` whose shapes are the same in `weights`, a state dict.
+
+    Returns:
+        The layers that were copied.
+    """
     taken = set()
     for path, layer in network.named_modules():
         own = dict(layer.named_parameters(path, recurse=False))
@@ -43,13 +44,16 @@ def inherit(network: nn.Module, weights: Mapping[str, Tensor]) -> frozenset[nn.M
 def initialise(
     model: DAIN, parts: Iterable[str], batch: Batch, kept: Collection[nn.Module] = frozenset()
 ) -> None:
-    """Give `parts` new weights that suit `batch`, in place; depends on PyTorch's random state.
+    """Give `parts` of `model` new random weights, in place. They depend on PyTorch's random state.
 
     Args:
-        kept: layers that have their weights already.
+        model: the network.
+        parts: names from `dain_core.training.config.PARTS`.
+        batch: triplets by whose activations the weights are scaled.
+        kept: layers that keep their weights.
 
     Raises:
-        KeyError: there is no such part.
+        ValueError: a name is not that of a part.
     """
     makers: dict[str, Callable[[DAIN, Batch, Collection[nn.Module]], None]] = {
         "depth": _depth,
@@ -60,7 +64,7 @@ def initialise(
     }
     was_training = model.training
     model.eval()
-    for part in sorted(parts, key=list(makers).index):  # what one sees, the parts before it make
+    for part in sorted(parts, key=list(makers).index):  # a part sees the outputs of the parts before it
         makers[part](model, batch, kept)
     model.train(was_training)
 
@@ -93,7 +97,7 @@ def _flow(model: DAIN, batch: Batch, kept: Collection[nn.Module]) -> None:
             weight = layer.get_parameter("weight").zero_()
             weight[0, 0] = weight[1, 1] = torch.outer(side, side)
     for head in heads[1:-1]:
-        if head not in kept:  # of the last inputs, the coarser level's flow and features
+        if head not in kept:  # the last four inputs are the coarser level's flow and features
             weight = head.get_parameter("weight")
             weight[0, -4, 1, 1] += 1
             weight[1, -3, 1, 1] += 1
@@ -109,13 +113,13 @@ def _kernels(model: DAIN, batch: Batch, kept: Collection[nn.Module]) -> None:
     _randomise(model.kernels, kept)
     for head in model.kernels.heads:
         head.get_parameter("2.weight").mul_(0.01)
-        head.get_parameter("2.bias")[list(_CENTRE)] = 1.0
+        head.get_parameter("2.bias")[list(CENTRE)] = 1.0
 
 
 def _context(model: DAIN, batch: Batch, kept: Collection[nn.Module]) -> None:
     network = model.context
     _randomise(network, kept)
-    # Half of the filters see edges only, the others colours too.
+    # Half of the filters see edges only. The other half sees colours too.
     edges = network.stem.weight[: len(network.stem.weight) // 2]
     edges -= edges.mean((2, 3), keepdim=True)
     with ExitStack() as stack:
@@ -137,8 +141,11 @@ def _rectify(model: DAIN, batch: Batch, kept: Collection[nn.Module]) -> None:
 
 
 def _balance(config: ModelConfig) -> Callable[[nn.Module, tuple[Tensor]], None]:
-    """A hook for the rectification's first layer, whose inputs are of many kinds: pictures shall count most, then the
-    flow. Half of its filters see where the two warped pictures differ, which is where they are wrong."""
+    """Make a hook that scales the weights of the rectification's first layer by the kinds of its inputs.
+
+    Pictures get the largest gain, then the flow. Half of the filters see the difference of the two warped pictures,
+    because the pictures differ where they are wrong.
+    """
     gains = torch.tensor([4.0] * 9 + [1.2] * 4 + [0.4] * 2 * TAPS + [0.7] * 2 * config.context_channels)
 
     def hook(stem: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -162,7 +169,7 @@ def _scale_blocks(stack: ExitStack, blocks: nn.Module) -> None:
 
 
 def _centred(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
-    """A hook: changes the layer so that its output has zero mean and unit deviation, and returns that."""
+    """A hook that changes `layer` so that its output has zero mean and unit deviation. It returns the new output."""
     deviation, mean = torch.std_mean(output.float(), (0, 2, 3))
     factor = 1 / deviation.clamp(min=1e-4)
     bias = layer.get_parameter("bias")
@@ -172,7 +179,7 @@ def _centred(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
 
 
 def _scaled(target: float) -> Callable[[nn.Module, object, Tensor], Tensor]:
-    """A hook for layers without bias: their output's root mean square becomes `target`."""
+    """Make a hook for layers without bias. It scales a layer until the root mean square of its output is `target`."""
 
     def hook(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
         size = output.float().square().mean((0, 2, 3)).sqrt().clamp(min=1e-4)

@@ -1,4 +1,4 @@
-"""One process a GPU, for the runs that are given several."""
+"""Starts the processes of a run on several GPUs, one for each GPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 
 def launch(work: Callable[[], None], processes: int) -> None:
-    """Do `work` in so many processes that `dain_core.training.ranks.joined` brings together; in this one if it is one.
+    """Call `work` in several processes, which `dain_core.training.ranks.joined` connects.
 
-    A process that fails ends the others. SIGTERM is passed on to all, and waited for.
+    With one process, `work` is called in this process. A process that fails ends the others. SIGTERM is passed on to
+    all processes, and this function waits for their ends.
 
     Args:
-        work: can be pickled; reports what it fails of, and ends with SystemExit.
+        work: a function that can be pickled. It reports its errors itself and then raises SystemExit.
+        processes: the number of processes.
 
     Raises:
         SystemExit: a process failed.

@@ -1,4 +1,4 @@
-"""Training, from top to bottom."""
+"""A training run from its start to its end: data, steps, log, checkpoints."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ from dain_core.training.reports import Reports
 from dain_core.training.trainer import Trainer, rate_factor
 from dain_core.weights.files import load_weights
 
-#: Gives a process its data, on its device: others than every other process's.
+#: Opens the data of one process, on its device. Every process of a run gets other data.
 OpenSource = Callable[[TrainConfig, Ranks], Source]
 
-#: Steps between two looks at the clock and for signals, which all processes take together.
+#: The number of steps after which all processes agree on the time and on whether a signal asked them to stop.
 _AGREE_EVERY = 10
 
-#: Whether a step's gradients were finite is looked up so many steps later: the device has more to do meanwhile.
+#: The number of steps after which the host looks whether the gradients of a step were finite. The device meanwhile has
+#: steps to work on.
 _LOOK_BACK = 2
 
-#: So many steps in a row may be left out while the scale of the loss adapts.
+#: The number of steps in a row that may be skipped while the scale of the loss adapts.
 _SKIPS = 20
 
-#: Samples that a part without weights is initialised by.
+#: The number of triplets by which a part without weights is initialised.
 _INITIAL_SAMPLES = 8
 
 _GIB = 2**30
@@ -46,23 +47,27 @@ _GIB = 2**30
 def train(
     config: TrainConfig, open_source: OpenSource, *, resume: bool = False, device: str = "auto"
 ) -> dict[str, float]:
-    """Train until the run's end, or until SIGTERM or SIGINT; then the run's folder has all that came of it.
+    """Train until the run's end or until SIGTERM or SIGINT, and save the results in the run's folder.
 
-    A run measured in steps that is stopped or killed, and resumed from its last checkpoint, makes the same steps as one
-    that is not: on a CPU to the last bit. With several processes (see `joined`) each takes batches of its own, and
-    all their gradients make a step; figures are those of all.
+    A run that is limited by steps makes the same steps whether it is resumed from a checkpoint or never stopped; on a
+    CPU they agree to the last bit. With several processes (see `joined`) each process takes its own batches, a step
+    uses the gradients of all of them, and the log's figures are means over all of them.
 
     Args:
-        config: with `resume`, the end, and what is logged and saved when, may differ from those before.
-        open_source: gives the data.
-        resume: go on from the folder's checkpoint.
+        config: the settings. With `resume`, `steps`, `minutes`, `log_every` and `save_every` may differ from those of
+            the run so far.
+        open_source: opens the data.
+        resume: whether to continue from the checkpoint in the folder.
         device: see `joined`.
 
     Returns:
-        The last line of the log.
+        The last entry of the log; empty if there is none.
 
     Raises:
-        TrainingError, TrainingDataError, WeightsError: with what to do.
+        TrainingError: the run cannot start or continue.
+        TrainingDataError: the data cannot be used.
+        WeightsError: the initial weights or the teacher's weights cannot be used.
+        DeviceError: the device does not exist.
     """
     with joined(device) as ranks:
         torch.backends.cudnn.benchmark = config.tune
@@ -78,7 +83,9 @@ def train(
         if state is not None:
             trainer.load_state_dict(state["trainer"])
             seconds = state["seconds"]
-            if len(state["sources"]) == ranks.count:  # else they start anew
+            if (
+                len(state["sources"]) == ranks.count
+            ):  # with another number of processes the sources start anew
                 source.load_state_dict(state["sources"][ranks.index])
             if ranks.first:
                 run.keep_config(config)
@@ -87,7 +94,14 @@ def train(
 
 
 def prepare(config: TrainConfig, ranks: Ranks, source: Source, *, fresh: bool) -> Trainer:
-    """The network, on its device, and all that trains it; a fresh one with the weights it starts with."""
+    """Make the network on its device, and its trainer.
+
+    Args:
+        config: the settings of the run.
+        ranks: this process among all of the run.
+        source: the data, a few of which initialise the parts without weights.
+        fresh: whether to load or make the initial weights. A run that resumes takes its weights from the checkpoint.
+    """
     model = DAIN(config.network)
     if fresh and config.init is not None:
         model.load_state_dict(load_weights(config.init, config.network))
@@ -151,15 +165,19 @@ def _loop(
                 save()
         if batches and trainer.steps % config.save_every:
             save()
-        ranks.share((0.0,))  # no process is done before the first has written
+        ranks.share((0.0,))  # no process ends before the first process has written its files
     return entry
 
 
 class Figures:
-    """The means of what a run watches, since they were last read, in all its processes."""
+    """Means of the watched figures of all processes, since they were last read.
+
+    Args:
+        ranks: this process among all of the run.
+        samples: the number of triplets that one process takes in a step.
+    """
 
     def __init__(self, ranks: Ranks, samples: int) -> None:
-        """`samples`: how many a process takes in a step."""
         self._ranks = ranks
         self._samples = samples
         self._names: list[str] = []
@@ -171,8 +189,14 @@ class Figures:
         self._since = time.monotonic()
 
     def add(self, watched: Mapping[str, Tensor]) -> Tensor:
-        """Take a step's figures, each its sum and the count of what it sums; returns whether all are finite, on the
-        device. What is not does not count."""
+        """Add the figures of a step. A figure that is not finite is left out.
+
+        Args:
+            watched: by name, the sum over the triplets and their number, (2,).
+
+        Returns:
+            Whether all figures are finite: a boolean scalar on the device.
+        """
         figures = torch.stack(list(watched.values()))
         finite = figures.isfinite().all(1)
         figures = torch.where(finite[:, None], figures, 0)
@@ -182,7 +206,10 @@ class Figures:
         return finite.all()
 
     def read(self) -> dict[str, float]:
-        """The means by name, samples a second, and the peak of the device's memory in GiB. Waits for the device."""
+        """Return the means by name, the triplets a second and the peak memory of the GPU in GiB, and start anew.
+
+        This call waits for the device.
+        """
         assert self._sums is not None
         sums = self._ranks.sum(self._sums).tolist()
         means = {name: sum / count for name, (sum, count) in zip(self._names, sums, strict=True) if count}
@@ -195,14 +222,17 @@ class Figures:
 
 
 class LateCheck:
-    """Finds a step whose numbers were not finite some steps later, so that the device never idles while the host waits.
+    """Looks some steps later whether the figures of a step were finite, so that the device never waits for the host.
+
+    Args:
+        trainer: explains a step that was not finite.
+        allowed: the number of such steps in a row that are no error.
 
     Attributes:
-        skipped: how many steps did not count.
+        skipped: the number of steps that were not finite so far.
     """
 
     def __init__(self, trainer: Trainer, allowed: int) -> None:
-        """`allowed`: how many such steps in a row are no error."""
         self._trainer = trainer
         self._allowed = allowed
         self._in_a_row = 0
@@ -210,7 +240,11 @@ class LateCheck:
         self.skipped = 0
 
     def add(self, finite: Tensor, batches: list[Batch], progress: float) -> None:
-        """Remember a step; raises NonFiniteError for an earlier one."""
+        """Remember a step, and look at an earlier one.
+
+        Raises:
+            NonFiniteError: too many steps in a row were not finite.
+        """
         copy, event = finite.to("cpu", non_blocking=True), None
         if finite.is_cuda:
             event = torch.cuda.Event(blocking=True)
@@ -219,7 +253,7 @@ class LateCheck:
         self.look(_LOOK_BACK)
 
     def look(self, keep: int) -> None:
-        """Look at all steps but the last `keep`."""
+        """Look at all remembered steps except the last `keep`; raise NonFiniteError as `add` does."""
         while len(self._pending) > keep:
             finite, event, batches, progress, step = self._pending.popleft()
             if event is not None:
@@ -235,7 +269,7 @@ class LateCheck:
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Set by the first SIGTERM or SIGINT; the second does what it always does."""
+    """Give an event that the first SIGTERM or SIGINT sets. The second signal has its usual effect."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

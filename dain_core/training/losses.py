@@ -1,4 +1,4 @@
-"""What a frame, a flow and a depth are compared by. Every loss is computed in float32, whatever it is given."""
+"""The losses of frames, flow and depth. All of them compute in float32, whatever the dtype of their arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dain_core.network.modules.layers import upsample
 
-#: Of the flow's levels, from 1/64 of the frame's size to the full one.
+#: The weights of the levels of the flow, from 1/64 of the frame's size to the full size.
 LEVEL_WEIGHTS = (0.2, 0.2, 0.25, 0.4, 1.0)
 
 _PYRAMID_LEVELS = 4
@@ -18,24 +18,24 @@ _GRADIENT_SCALES = (1, 2, 4, 8)
 
 
 def charbonnier(difference: Tensor, epsilon: float = 1e-3) -> Tensor:
-    """The mean of sqrt(x² + epsilon²): the L1 norm, smooth at zero (Charbonnier et al., ICIP 1994)."""
+    """Return the mean of sqrt(x² + epsilon²): an L1 norm that is smooth at zero (Charbonnier et al., ICIP 1994)."""
     return (difference.float().square() + epsilon**2).sqrt().mean()
 
 
 def log_error(difference: Tensor) -> Tensor:
-    """The mean over images (N, C, H, W) of the logarithm of their squared error: PSNR, but for its sign and a factor.
+    """Return the mean over images (N, C, H, W) of the logarithm of their squared error.
 
-    Beside the other losses it makes what is nearly right worth as much to better as what is far off. From 57 dB on
-    there is little more to win.
+    This loss is PSNR except for its sign and a factor. An image that is nearly right therefore has as large a gradient
+    as an image that is far off. A constant limits the gain from about 57 dB on.
     """
     return (difference.float().square().mean((1, 2, 3)) + 2e-6).log().mean()
 
 
 def laplacian(difference: Tensor) -> Tensor:
-    """`charbonnier` of each band of the Laplacian pyramid of a difference of images (N, C, H, W).
+    """Return the weighted sum of `charbonnier` over the Laplacian pyramid of a difference of images (N, C, H, W).
 
-    A band counts twice as much as the finer one, since errors of low frequency are fewer; the sum is divided by the
-    weight of the coarsest.
+    A band weighs twice as much as the next finer band, because errors of low frequency are rarer. The sum is divided
+    by the weight of the coarsest band.
     """
     rest, total = difference.float(), torch.zeros((), device=difference.device)
     for level in range(_PYRAMID_LEVELS):
@@ -47,9 +47,12 @@ def laplacian(difference: Tensor) -> Tensor:
 
 
 def census(image: Tensor, truth: Tensor) -> Tensor:
-    """How differently pixels rank among their 7 x 7 neighbours (soft census; Meister et al., AAAI 2018).
+    """Return how much the ranks of pixels among their 7 x 7 neighbours differ (soft census; Meister et al., AAAI 2018).
 
-    It sees structure where a change of brightness hides it. Images (N, 3, H, W) in [0, 1].
+    This loss compares structure and ignores changes of brightness.
+
+    Args:
+        image, truth: (N, 3, H, W), RGB in [0, 1].
     """
     difference = _ternary(image) - _ternary(truth)
     distance = difference.square()
@@ -67,19 +70,20 @@ def _ternary(image: Tensor) -> Tensor:
 def flow_error(
     levels: Sequence[Tensor], truth: Tensor, slack: Tensor, power: float = 0.75
 ) -> tuple[Tensor, Tensor]:
-    """The robust multi-level loss of PWC-Net (section 4), and the end-point error of its full size.
+    """Return the robust multi-level loss of PWC-Net (section 4), and the end-point error at full size.
 
     Args:
-        levels: flow in pixels from coarse to fine, (N, 2, h, w), as `DAIN.flow_levels` gives it. The last counts at
-            full size.
-        truth: (N, 2, H, W), in pixels. Where it is NaN it is not known, and nothing is added. The loss is a mean over
-            all pixels and samples all the same, so that parts of a batch average to the whole.
-        slack: (N,), in pixels: errors up to it are none. How exactly the truth is known.
-        power: of the end-point error: the smaller, the more small errors count beside large ones.
+        levels: the flow from coarse to fine, (N, 2, h, w) each, in pixels, as `DAIN.flow_levels` returns it. The last
+            level is enlarged to full size before it is compared.
+        truth: the true flow, (N, 2, H, W), in pixels. It is NaN where it is unknown; such a pixel adds nothing. The
+            loss is still a mean over all pixels and triplets, so that the losses of parts of a batch have the loss of
+            the whole batch as their mean.
+        slack: the accuracy of the truth, (N,), in pixels. Errors up to it count as zero.
+        power: the exponent of the end-point error. Small errors count more beside large ones if it is small.
 
     Returns:
-        The loss, a scalar; and the mean end-point error of each sample in pixels, (N,), without gradient; NaN where
-        nothing of it is known.
+        The loss, a scalar; and the mean end-point error of each triplet, (N,), in pixels, without gradient. The error
+        is NaN for a triplet whose flow is unknown everywhere.
     """
     *coarse, finest = (flow.float() for flow in levels)
     scale = truth.shape[-1] // finest.shape[-1]
@@ -97,7 +101,7 @@ def flow_error(
 
 
 def _end_point(flow: Tensor, truth: Tensor) -> Tensor:
-    # A root has no gradient at zero, hence the constant.
+    # The constant keeps the gradient of the root finite at zero.
     return ((flow - truth).square().sum(1) + 1e-4).sqrt()
 
 
@@ -107,12 +111,15 @@ def _robust(error: Tensor, known: Tensor, slack: Tensor, power: float) -> Tensor
 
 
 def depth_error(log_depth: Tensor, truth: Tensor, supervised: Tensor) -> Tensor:
-    """How far depth is off, mostly up to a factor: that, a bit of the factor, and gradients at several scales.
+    """Return the error of log depth, a scalar.
+
+    The loss adds the mean error up to a factor of the depth, a quarter of the mean error with that factor, and the
+    error of the gradients at several scales.
 
     Args:
-        log_depth: (N, 1, H, W), predicted.
-        truth: (N, 1, H, W), the depth, positive.
-        supervised: (N,), as in `flow_error`.
+        log_depth: the estimate, (N, 1, H, W).
+        truth: the true depth, (N, 1, H, W), positive, not its logarithm.
+        supervised: (N,), bool. Where it is False the truth is unknown, and the triplet adds nothing.
     """
     difference = log_depth.float() - truth.float().clamp(min=1e-3).log()
     factor = difference.flatten(1).median(1).values.view(-1, 1, 1, 1)

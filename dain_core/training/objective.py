@@ -1,4 +1,4 @@
-"""What training minimises: the network's pass over a batch, and every loss of it."""
+"""The objective of training: the network's pass over a batch, and all losses of its results."""
 
 from __future__ import annotations
 
@@ -15,30 +15,35 @@ from dain_core.training.batch import Batch
 from dain_core.training.frozen import KnownDepth, Teacher
 from dain_core.training.precision import Precision
 
-#: Loss -> its weight at the start and at the end of a run.
+#: For each loss, its weight at the start and at the end of a run.
 WEIGHTS: Mapping[str, tuple[float, float]] = {
-    "frame": (1.0, 1.0),  # the result: the rectified frame, or the blend where nothing rectifies
-    "blend": (0.5, 0.2),  # the blend beside the rectified frame
-    "census": (0.0, 0.0),  # of both, beside the differences of colour
-    "psnr": (0.0, 0.0),  # of the result, see `losses.log_error`
+    "frame": (
+        1.0,
+        1.0,
+    ),  # colours of the result: the rectified frame, or the blend where nothing is rectified
+    "blend": (0.5, 0.2),  # colours of the blend, if the result is the rectified frame
+    "census": (0.0, 0.0),  # `losses.census` of the result and of the blend
+    "psnr": (0.0, 0.0),  # `losses.log_error` of the result
     "flow": (0.012, 0.004),
     "depth": (0.02, 0.02),
 }
 
-#: Flow that was measured, not made, is right to about so many pixels.
+#: The accuracy of measured flow, in pixels.
 MEASURED_TO = 1.0
-#: Of the flow's error, at the start and at the end of a run: first large errors are learned from, then small ones.
+#: The exponent of the flow's error at the start and at the end of a run. At first large errors dominate, then small
+#: errors count more.
 FLOW_POWER = (0.75, 0.5)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What the network makes of N triplets.
+    """The results of the network for N triplets.
 
     Attributes:
-        levels: see `DAIN.flow_levels`; none if nothing needs them.
-        log_depth: of all first and then all last frames, (2N, 1, H, W); None if nothing needs it.
-        frames: "blend" and "output", (N, 3, H, W), as far as something learns from them.
+        levels: the flow, see `DAIN.flow_levels`; empty if no loss needs it.
+        log_depth: the log depth of all first frames and then of all last frames, (2N, 1, H, W); None if no loss needs
+            it.
+        frames: "blend" and "output", (N, 3, H, W) each, if a loss needs them.
     """
 
     levels: list[Tensor]
@@ -47,20 +52,20 @@ class Pass:
 
 
 class Objective(nn.Module):
-    """The loss of a batch, and figures to watch. What nothing learns from is not run.
+    """The loss of a batch, and the figures to watch. Parts of the network that no loss needs are not run.
 
-    All that trains learns from the resulting frame; flow, depth and kernels also from the blend before it was
-    rectified; flow and depth also from the truth, where the batch has it. With a teacher, what it says of flow and
-    depth is the truth where there is none.
+    All parts learn from the resulting frame. Flow, depth and kernels also learn from the blend before the
+    rectification. Flow and depth also learn from the true flow and depth where the batch has them. A teacher supplies
+    flow and depth where the batch lacks them.
 
     Args:
-        model: the network; sets which of its parts have gradients, and which are in training mode.
-        parts: those that train.
-        precision: of the network's pass; the losses are in float32.
-        weights: of losses, by name, constant; instead of those of `WEIGHTS`. With 0 for the frame, flow and depth train
-            alone, which is faster.
-        teacher: what else to learn from.
-        fresh_depth: depth starts from nothing, so that its BatchNorm layers have statistics to learn.
+        model: the network. This class sets which of its parts have gradients and which are in training mode.
+        parts: the names of the parts that train.
+        precision: the precision of the network's pass. The losses are computed in float32.
+        weights: constant weights of losses by name. They replace those of `WEIGHTS`. With a weight of 0 for "frame",
+            only flow and depth train, which is faster.
+        teacher: the teacher, if there is one.
+        fresh_depth: whether depth starts from random weights. Its BatchNorm layers then learn their statistics.
     """
 
     def __init__(
@@ -82,18 +87,24 @@ class Objective(nn.Module):
         self._known_depth: KnownDepth | None = None
         for name, part in model.named_children():
             part.requires_grad_(name in self._parts)
-        # The last one is in the official checkpoint and used by nothing.
+        # The last layer is part of the official checkpoint, but nothing uses it.
         model.flow.up_flow[-1].requires_grad_(False)
-        # In training mode the projection would leave its holes empty: what learns should see what it will see.
+        # In training mode the projection leaves its holes empty. The later parts must learn from filled holes, as in
+        # inference.
         model.eval()
         model.depth.train("depth" in self._parts and fresh_depth)
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch when the given share of the run, 0 to 1, is done.
+        """Compute the loss of a batch.
+
+        Args:
+            batch: the triplets.
+            progress: the share of the run that is done, 0 to 1.
 
         Returns:
-            The loss, a scalar; and what to watch, without gradient: the terms of the loss before they are weighted,
-            PSNR in dB and end-point error in pixels, each a sum over samples and the number of samples, (2,).
+            The loss, a scalar; and the figures to watch, without gradient: the terms of the loss before they are
+            weighted, PSNR in dB and the end-point error in pixels. Each figure is (2,): the sum over triplets, and the
+            number of triplets.
         """
         truth = self._teacher.teach(batch) if self._teacher else batch
         with self.precision.autocast(batch.first.device):
@@ -116,7 +127,7 @@ class Objective(nn.Module):
                 frames={},
             )
         if "depth" not in parts and self._known_depth is None:
-            # Only now: a run that is resumed gets its weights after this was made.
+            # This cannot be done in __init__, because a run that resumes loads its weights later.
             self._known_depth = KnownDepth.of(model, self.precision.dtype)
         known_depth = self._known_depth(pictures) if self._known_depth else None
         features = model.features(pictures, with_context=rectifies, log_depth=known_depth)
@@ -137,7 +148,7 @@ class Objective(nn.Module):
     def _compare(
         self, made: Pass, truth: Batch, weights: Mapping[str, float], flow_power: float
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The terms of the loss, and more to watch."""
+        """Return the terms of the loss before they are weighted, and further figures to watch."""
         terms, watched = {}, {}
         for name, frame in made.frames.items():
             term = "frame" if frame is _result(made) else name
@@ -172,7 +183,7 @@ def _result(made: Pass) -> Tensor:
 
 @torch.no_grad()
 def _quality(made: Pass, batch: Batch) -> dict[str, Tensor]:
-    """PSNR of samples that have a true flow, which are synthetic, and of the others."""
+    """Return PSNR in dB of supervised triplets, which are synthetic, and of the other triplets, which are real."""
     watched = {}
     for name, frame in made.frames.items():
         error = (frame.clamp(0, 1) - batch.middle).square().mean((1, 2, 3))

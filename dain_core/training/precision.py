@@ -1,7 +1,7 @@
-"""How precisely to train, and what to do when numbers run out of range.
+"""The levels of precision of training, and the search for numbers that are not finite.
 
-Whatever the level, these stay in float32: the last layers of flow and depth (`FullPrecision`), flow in pixels, depth,
-the sums of the projection and of the warps, every loss, the weights that the optimiser changes, and their average.
+Some values are float32 at every level: the last layers of flow and depth (`FullPrecision`), flow in pixels, depth,
+the sums of the projection and of the warps, all losses, the weights that the optimiser changes, and their average.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Precision:
     """A level of precision.
 
     Attributes:
-        name: as users call it.
-        dtype: that of most layers' arithmetic.
-        half_weights: the layers' weights are in `dtype` themselves, copies of float32 masters, and no layer chooses
-            its own precision.
-        scaled: the loss is multiplied so that small gradients do not vanish in `dtype`.
+        name: the name that users give, such as "bf16".
+        dtype: the dtype in which most layers compute.
+        half_weights: whether the weights of the layers are stored in `dtype`, as copies of float32 masters. Autocast
+            is then off.
+        scaled: whether the loss is multiplied by a scale, so that small gradients do not vanish in `dtype`.
     """
 
     name: str
@@ -37,30 +37,34 @@ class Precision:
 
     @staticmethod
     def named(name: str) -> Precision:
-        """The level called `name`; TrainingError lists the names if there is none."""
+        """Return the level called `name`; raise TrainingError, with the list of names, if there is none."""
         if name not in LEVELS:
             raise TrainingError(f"there is no precision {name!r}: choose one of {', '.join(LEVELS)}")
         return LEVELS[name]
 
     def autocast(self, device: torch.device) -> torch.autocast:
+        """Return the context in which the network runs."""
         enabled = self.dtype != torch.float32 and not self.half_weights
         return torch.autocast(device.type, self.dtype if enabled else None, enabled=enabled)
 
     def scaler(self, device: torch.device) -> torch.amp.GradScaler:
-        """Without need of scaling it stays at 1, and only leaves out steps whose gradients are not finite."""
+        """Return the scaler of the loss.
+
+        At a level that needs no scaling, its scale stays 1, and it only skips steps whose gradients are not finite.
+        """
         if self.scaled:
             return torch.amp.GradScaler(device.type)
         return torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=2**31 - 1)
 
     def cast(self, network: nn.Module) -> None:
-        """Make the weights what they are while training, in place."""
+        """Convert the weights of `network` in place to the dtypes that they have during training."""
         if self.half_weights:
             for module in network.modules():
                 if not isinstance(module, FullPrecision | nn.BatchNorm2d) and not list(module.children()):
                     module.to(self.dtype)
 
 
-#: fp16 is what Apex called O1, fp16-master its O2.
+#: All levels by name. Apex calls fp16 O1, and fp16-master O2.
 LEVELS = {
     level.name: level
     for level in (
@@ -73,7 +77,13 @@ LEVELS = {
 
 
 class Masters:
-    """The weights that the optimiser changes: the layers' own, or float32 copies of those that are not float32."""
+    """The weights that the optimiser changes.
+
+    A layer's weight that is float32 is its own master. For any other weight the master is a float32 copy.
+
+    Attributes:
+        weights: the masters, in the order of the layers' weights.
+    """
 
     def __init__(self, weights: Sequence[nn.Parameter]) -> None:
         self._half = [weight for weight in weights if weight.dtype != torch.float32]
@@ -82,26 +92,26 @@ class Masters:
         self.weights = [weight if weight.dtype == torch.float32 else next(copies) for weight in weights]
 
     def take_gradients(self) -> None:
-        """From the layers' weights, which lose them."""
+        """Move the gradients of the layers' weights to the float32 copies."""
         for weight, copy in zip(self._half, self._copies, strict=True):
             copy.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
 
     def give_values(self) -> None:
-        """To the layers' weights."""
+        """Copy the values of the float32 copies to the layers' weights."""
         if self._half:
             with torch.no_grad():
                 torch._foreach_copy_(list(self._half), list(self._copies))
 
 
 class NonFiniteError(TrainingError):
-    """A number that is infinite or none, and where it came up first."""
+    """A number is infinite or NaN. The message says where it came up first."""
 
 
 class NanWatch:
-    """While it is on, the first module whose output is not finite, or whose output's gradient, raises NonFiniteError.
+    """A context in which a module raises NonFiniteError if its output, or the gradient of its output, is not finite.
 
-    It waits for the device at every module: for looking into a step that has gone wrong, not for training.
+    It waits for the device at every module. It is meant to explain a step that has gone wrong, not to run in training.
     """
 
     def __init__(self, network: nn.Module) -> None:

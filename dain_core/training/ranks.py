@@ -1,4 +1,4 @@
-"""The processes of one run, a GPU each."""
+"""The processes of one training run, each with a GPU of its own."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dain_core.runtime.devices import named_device
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all of a run.
+    """This process among all processes of a run.
 
     Attributes:
-        index: 0 is the one that writes files.
-        count: how many there are.
-        device: what this one computes on.
+        index: the number of this process, from 0. Process 0 writes the files.
+        count: the number of processes.
+        device: the device on which this process computes.
     """
 
     index: int
@@ -31,14 +31,15 @@ class Ranks:
 
     @property
     def first(self) -> bool:
+        """Whether this process writes the files."""
         return self.index == 0
 
     def seed(self, run: int) -> int:
-        """Of this process's data, by the run's."""
+        """Return the seed of this process's data, from the seed of the run."""
         return run + 1000 * self.index
 
     def share(self, numbers: Sequence[float]) -> list[float]:
-        """The first process's numbers, in all. Waits for the others, for no device."""
+        """Return the first process's numbers in every process. This waits for the other processes, not for a device."""
         if self.count == 1:
             return list(numbers)
         tensor = torch.tensor(numbers, dtype=torch.float64)
@@ -46,7 +47,7 @@ class Ranks:
         return tensor.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in the first one; an empty list in the others."""
+        """Return the values of all processes in the first process, and an empty list in the others."""
         if self.count == 1:
             return [value]
         values: list[Any] | None = [None] * self.count if self.first else None
@@ -54,7 +55,7 @@ class Ranks:
         return values or []
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Replace `tensor` in place by its sum over all processes, and return it."""
         if self.count > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -62,25 +63,26 @@ class Ranks:
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """Join the processes that torchrun, or `dain train` itself, has started (WORLD_SIZE and so on), or be the only one.
+    """Connect this process with the other processes of the run, which torchrun or `dain train` has started.
 
-    Inside of it again it changes nothing.
+    The environment variables RANK, LOCAL_RANK and WORLD_SIZE name the processes. Without them this process is the only
+    one. A second context within the first one changes nothing.
 
     Args:
-        device: "cpu", "cuda" or "auto": see `named_device`; of several processes each takes a GPU of its own.
+        device: "cpu", "cuda", "cuda:1" or "auto"; see `named_device`. Each of several processes takes its own GPU.
 
     Raises:
-        DeviceError: there is no such device.
+        DeviceError: the device does not exist.
     """
     index, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     place = named_device(device)
     if place.type == "cuda":
         place = torch.device("cuda", place.index or int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(place)
-    if count == 1 or dist.is_initialized():  # alone, or joined already, for several runs
+    if count == 1 or dist.is_initialized():  # the only process, or connected by an outer context
         yield Ranks(index, count, place)
         return
-    # What the host needs travels without the device.
+    # Gloo carries the numbers that the host needs, without the GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
     try:
         yield Ranks(index, count, place)

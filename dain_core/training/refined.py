@@ -1,13 +1,15 @@
-"""Trains the refinement at the intermediate time, and all that follows it, on footage that lies on the device.
+"""Trains `dain-refined`: the refinement at the intermediate time and all that follows it, on resident footage.
 
     python -m dain_core.training.refined --data clips --out run --minutes 20 --teacher teacher.py
     python -m dain_core.training.refined --data clips --out next --minutes 20 --init run/last.safetensors
 
-Flow and depth stay as they begin, those of `dain-lite`. Feature pyramid, refinement, kernels and rectification train.
+Flow and depth keep their initial weights, which are those of `dain-lite`. The feature pyramid, the refinement with its
+kernels and the rectification train.
 
-A teacher is a Python file with a function `flows(first, last, time)`. It is given frames (N, 3, H, W) in [0, 1] and
-times (N, 1, 1, 1), and returns the flow from the frame between to both ends, (N, 4, H, W), in pixels. That flow is a
-target where the teacher's warped frame is nearer to the truth than ours (RIFE has such a teacher; Huang et al., 2022).
+A teacher is a Python file that defines a function `flows(first, last, time)`. The function gets frames (N, 3, H, W) in
+[0, 1] and times (N, 1, 1, 1). It returns the flow from the intermediate frame to both ends, (N, 4, H, W), in pixels.
+This flow is a target where the frame that it warps is nearer to the truth than ours (RIFE has such a teacher; Huang et
+al., ECCV 2022).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dain_core.network.model import CONFIGS, DAIN
+from dain_core.network.modules.layers import lay_out
 from dain_core.network.modules.pyramid import image_pyramid
 from dain_core.network.modules.refinement import Refined, sample, sample_both
 from dain_core.network.refined import RefinedDAIN, RefinedSynthesis
@@ -39,24 +42,24 @@ Teacher = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 #: The parts that train.
 PARTS = ("context", "refine", "rectify")
-#: What remains of the rate at the end.
+#: The learning rate at the end, as a share of the highest rate.
 _LAST_RATE = 0.01
-#: Steps between two looks at how far a step moves each layer.
+#: The number of steps between log entries, which say how far a step moves each layer.
 _LOOK_EVERY = 200
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One run.
+    """The settings of one run.
 
     Attributes:
-        minutes: how long.
-        batch: triplets a step.
-        crop: height and width of a triplet, multiples of 64.
+        minutes: the length of the run.
+        batch: the number of triplets in a step.
+        crop: the height and width of a triplet in pixels, multiples of 64.
         rate: the highest learning rate.
-        flow_first: the share of the run in which only pyramid and refinement learn, from the blend.
-        flow: the weight of the teacher's flow.
-        psnr: the weight of the logarithm of the squared error, in the last two fifths of the run.
+        flow_first: the share of the run at its start in which only pyramid and refinement learn, from the blend.
+        flow: the weight of the distance to the teacher's flow.
+        psnr: the weight of the logarithm of the squared error, in the last 40 % of the run.
     """
 
     minutes: float
@@ -69,13 +72,13 @@ class Settings:
 
 
 def photometric(made: Tensor, truth: Tensor) -> Tensor:
-    """How far a frame is off: its pixels, and its Laplacian pyramid."""
+    """Return the error of frames (N, 3, H, W): that of their pixels, and that of their Laplacian pyramids."""
     difference = made.float() - truth
     return losses.charbonnier(difference) + 0.5 * losses.laplacian(difference)
 
 
 def step_blends(batch: Triplets, steps: Sequence[Refined]) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each block, the frame between that both ends give, warped bilinearly, and the truth, at the block's size."""
+    """Give for each block, at its size, the blend of both bilinearly warped ends, and the true frame."""
     levels = len(steps) - 1
     firsts, truths, lasts = (image_pyramid(x, levels) for x in (batch.first, batch.middle, batch.last))
     for level, step in zip(range(levels, -1, -1), steps, strict=True):
@@ -85,13 +88,16 @@ def step_blends(batch: Triplets, steps: Sequence[Refined]) -> Iterator[tuple[Ten
 
 
 def taught(batch: Triplets, steps: Sequence[Refined], target: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """The distance to the teacher's flow `target` (N, 4, H, W) where it is the better one, over all blocks.
+    """Return the distance of all blocks to the teacher's flow, where the teacher's flow is better than ours.
 
     Args:
-        floor: the weight of a pixel where it is not.
+        batch: the triplets.
+        steps: the results of all blocks.
+        target: the teacher's flow, (N, 4, H, W), in pixels.
+        floor: the weight of a pixel where the teacher's flow is not better, 0 to 1.
 
     Returns:
-        The loss, and the mean end-point error of the last block in pixels.
+        The loss, and the mean end-point error of the last block in pixels, without gradient.
     """
     ours = steps[-1].flows.detach()
     weights = []
@@ -113,18 +119,28 @@ def taught(batch: Triplets, steps: Sequence[Refined], target: Tensor, floor: flo
 
 
 class Objective(nn.Module):
-    """The loss of a batch, and the figures that are watched."""
+    """The loss of a batch, and the figures to watch.
+
+    Args:
+        model: the network.
+        settings: the settings of the run.
+        teacher: the teacher, if there is one.
+    """
 
     def __init__(self, model: RefinedDAIN, settings: Settings, teacher: Teacher | None) -> None:
         super().__init__()
         self.model, self._settings, self._teacher = model, settings, teacher
 
     def stage(self, progress: float) -> int:
-        """0: pyramid and refinement learn from the bilinear blend. 1: all learns. 2: all learns, from PSNR as well."""
+        """Return the stage of the run at `progress`, 0 to 1.
+
+        In stage 0, pyramid and refinement learn from the bilinear blend. In stage 1, all parts learn. In stage 2, they
+        also learn from PSNR.
+        """
         return (progress >= self._settings.flow_first) + (progress >= max(0.6, self._settings.flow_first))
 
     def forward(self, batch: Triplets, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, a scalar, and the figures by name, scalars."""
+        """Return the loss of `batch` at `progress`, 0 to 1, and figures by name; all are scalars."""
         stage = self.stage(progress)
         steps, made = self._made(batch, rectifies=stage > 0)
         *coarse, (frame, truth) = step_blends(batch, steps)
@@ -145,7 +161,7 @@ class Objective(nn.Module):
         return loss, figures
 
     def _made(self, batch: Triplets, rectifies: bool) -> tuple[list[Refined], RefinedSynthesis | None]:
-        """What is known after each block, and the frame, unless only the flow is wanted."""
+        """Return the estimate after each block; and the intermediate frame, or None if nothing is rectified."""
         model = self.model
         with torch.autocast(batch.first.device.type, torch.bfloat16):
             one, two = model.features(torch.cat((batch.first, batch.last))).halves()
@@ -158,7 +174,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def _target(self, batch: Triplets, teacher: Teacher) -> tuple[Tensor, Tensor]:
-        """The teacher's flow, and the PSNR of the mean of both ends that it warps."""
+        """Return the teacher's flow, (N, 4, H, W), and the PSNR in dB of the mean of both ends that it warps."""
         target = teacher(batch.first, batch.last, batch.time).float()
         first, last = sample_both(batch.first, batch.last, target, 1).chunk(2, 1)
         return target, psnr((1 - batch.time) * first + batch.time * last, batch.middle)
@@ -166,16 +182,25 @@ class Objective(nn.Module):
 
 @torch.no_grad()
 def psnr(made: Tensor, truth: Tensor) -> Tensor:
-    """The mean over images (N, 3, H, W), in dB."""
+    """Return the mean PSNR in dB over images (N, 3, H, W)."""
     error = (made.detach().float().clamp(0, 1) - truth).square().mean((1, 2, 3))
     return (-10 * (error + 1e-8).log10()).mean()
 
 
 class Step:
-    """One step of learning: gradients of a batch, clipped, and what the optimiser makes of them.
+    """A step of learning: it computes and clips the gradients of a batch, and the optimiser changes the weights.
 
-    On a GPU a step is a CUDA graph. It has some three thousand kernels, most of them short: launching them one by one
-    takes longer than running them.
+    On a GPU a step is a CUDA graph. It has about three thousand kernels, most of which are short, so that launching
+    them one by one takes longer than running them.
+
+    Args:
+        objective: the loss.
+        weights: the weights that train.
+        rate: the initial learning rate.
+        device: the device of the weights.
+
+    Attributes:
+        rate: the learning rate, a scalar tensor that may be changed in place.
     """
 
     def __init__(
@@ -193,7 +218,7 @@ class Step:
         self._figures: dict[str, Tensor] = {}
 
     def __call__(self, batch: Triplets, progress: float) -> dict[str, Tensor]:
-        """Learn from `batch`; the figures are overwritten by the next step."""
+        """Learn from `batch`; return the figures. The next step overwrites them."""
         if self._device.type != "cuda":
             return self.eager(batch, progress)
         given = [batch.first, batch.middle, batch.last, batch.time]
@@ -208,7 +233,7 @@ class Step:
         return self._figures
 
     def eager(self, batch: Triplets, progress: float) -> dict[str, Tensor]:
-        """The same step, its kernels launched one by one."""
+        """Make the same step without a CUDA graph."""
         self._optimiser.zero_grad(set_to_none=True)
         return self._learn(batch, progress)
 
@@ -217,7 +242,7 @@ class Step:
         loss.backward()
         figures["gradient"] = torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         figures["loss"] = loss.detach()
-        # The fused optimiser leaves weights as they are where this is 1.
+        # The fused optimiser does not change the weights if this is 1.
         self._optimiser.found_inf = 1 - figures["gradient"].isfinite().float()  # type: ignore[attr-defined]
         self._optimiser.grad_scale = None  # type: ignore[attr-defined]
         self._optimiser.step()
@@ -245,7 +270,16 @@ def train(
     out: Path,
     device: torch.device,
 ) -> None:
-    """Train `model` for `settings.minutes`; its averaged weights come to lie in `out`, with a log."""
+    """Train `model` for `settings.minutes`, and write its weights and a log.
+
+    Args:
+        model: the network. It is changed in place.
+        footage: the data.
+        teacher: the teacher, if there is one.
+        settings: the settings of the run.
+        out: the folder of the run: log.jsonl, weights.safetensors (averaged) and last.safetensors (not averaged).
+        device: the device to train on.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
@@ -285,20 +319,25 @@ def train(
 
 
 def trainable(model: RefinedDAIN) -> dict[str, nn.Parameter]:
-    """Freeze what does not train, in bfloat16 where that loses nothing; returns the weights that train."""
+    """Freeze the parts that do not train; return the weights that train, by name.
+
+    The frozen parts become bfloat16, except for the layers that need float32.
+    """
     model.eval()
     for name, part in model.named_children():
         part.requires_grad_(name in PARTS)
     model.prepare_front(torch.bfloat16)
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    for weight in weights.values():
-        if weight.dim() == 4:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    lay_out(weights.values())
     return weights
 
 
 def updates(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, float | str]:
-    """How far a step moves layers, relative to their size: the median layer, the slowest one and its name."""
+    """Return how far a step moves layers, relative to their norm: the median, the smallest value, and its layer.
+
+    Args:
+        weights, before: the weights by name after the step and before it.
+    """
     moved = {
         name: float((weights[name].detach() - old).norm() / old.norm().clamp(min=1e-6))
         for name, old in before.items()
@@ -313,19 +352,26 @@ def updates(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict
 
 
 def keep_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights in half precision, complete or not at all."""
+    """Write weights in half precision. The file is complete or absent."""
     save({name: value.detach().float().cpu() for name, value in weights.items()}, path, "fp16")
 
 
 def rate_factor(progress: float) -> float:
-    """Up within the first 3 % of a run, then down along a cosine."""
+    """Return the learning rate at `progress`, 0 to 1, as a share of the highest rate.
+
+    The rate rises within the first 3 % of a run, and then falls along a cosine.
+    """
     if progress < 0.03:
         return max(progress / 0.03, 0.02)
     return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * (progress - 0.03) / 0.97))
 
 
 def begin(init: Path | None) -> RefinedDAIN:
-    """The network with the weights of a run before; else flow and depth of `dain-lite`, all else untrained."""
+    """Make the network with the flow and depth of `dain-lite`.
+
+    Args:
+        init: weights of an earlier run, which replace all others. Without it the other parts are untrained.
+    """
     model = RefinedDAIN()
     small = DAIN(CONFIGS["dain-lite"])
     small.load_state_dict(load_weights("dain-lite"))
@@ -337,7 +383,7 @@ def begin(init: Path | None) -> RefinedDAIN:
 
 
 def teacher_of(path: Path, device: torch.device) -> Teacher:
-    """The function `flows` of a Python file, in half precision on a GPU."""
+    """Import a Python file and return its function `flows`."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -355,23 +401,23 @@ def teacher_of(path: Path, device: torch.device) -> Teacher:
     help="A folder of videos.",
 )
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The folder of the run."
+    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run."
 )
 @click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True), required=True, help="How long to train."
+    "--minutes", type=click.FloatRange(min=0, min_open=True), required=True, help="Minutes of training."
 )
 @click.option(
     "--init",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Weights that a run before has left in its folder.",
+    help="Weights of an earlier run, such as run/last.safetensors.",
 )
 @click.option(
     "--teacher",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A Python file with `flows(first, last, time)`.",
+    help="A Python file that defines `flows(first, last, time)`.",
 )
 @click.option(
-    "--batch", default=Settings.batch, show_default=True, type=click.IntRange(1), help="Triplets a step."
+    "--batch", default=Settings.batch, show_default=True, type=click.IntRange(1), help="Triplets in a step."
 )
 @click.option(
     "--crop",
@@ -387,13 +433,13 @@ def teacher_of(path: Path, device: torch.device) -> Teacher:
     default=Settings.flow_first,
     show_default=True,
     type=click.FloatRange(0, 1),
-    help="The share of the run in which pyramid and refinement learn alone.",
+    help="Share of the run at its start in which only pyramid and refinement learn.",
 )
 @click.option("--device", default="auto", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def command(data: tuple[Path, ...], out: Path, minutes: float, init: Path | None, teacher: Path | None, batch: int,
             crop: tuple[int, int], rate: float, flow_first: float, device: str, seed: int) -> None:  # fmt: skip
-    """Train flow, mask, kernels and rectification at the intermediate time on the videos in DATA."""
+    """Train `dain-refined` on videos: flow, mask, kernels and rectification at the intermediate time."""
     if any(side % 64 for side in crop):
         raise click.UsageError(f"--crop {crop[0]} {crop[1]}: both sides must be multiples of 64")
     videos = sorted(path for folder in data for path in folder.iterdir() if path.is_file())

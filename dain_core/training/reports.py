@@ -1,4 +1,4 @@
-"""What one sees of a run while it trains: lines, curves and pictures."""
+"""Reports of a run while it trains: lines of the log, curves and pictures."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from dain_core.training.precision import Precision
 
 log = logging.getLogger(__name__)
 
-#: A preview shows so many samples, one a row.
+#: The number of rows of a preview. Each row shows one triplet.
 _ROWS = 4
-#: Flow this long has its full colour, in pixels.
+#: The length of a flow in pixels from which its colour is fully saturated.
 _FULL_COLOUR = 20.0
-#: Errors are shown this much larger.
+#: The factor by which a preview enlarges errors.
 _ERROR_GAIN = 4.0
 
 
 class Reports:
-    """Writes the run's log and pictures and, if the package is installed, TensorBoard's files beside them."""
+    """Writes the log and the pictures of a run, and TensorBoard's files if the package tensorboard is installed."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -41,7 +41,7 @@ class Reports:
         self._board = SummaryWriter(str(run.folder))
 
     def add(self, entry: Mapping[str, float]) -> None:
-        """A line of the log: "step" and figures."""
+        """Write an entry of the log: "step" and figures by name."""
         self._run.log(entry)
         log.info("%s", "  ".join(f"{name} {value:.5g}" for name, value in entry.items()))
         if self._board:
@@ -49,7 +49,7 @@ class Reports:
                 self._board.add_scalar(name, value, int(entry["step"]))
 
     def show(self, step: int, model: DAIN, batch: Batch, precision: Precision) -> None:
-        """What the network makes of some samples."""
+        """Write a preview of the first triplets of `batch`; see `preview`."""
         picture = preview(model, batch, precision)
         write_png(self._run.previews / f"{step:07}.png", picture)
         if self._board:
@@ -59,7 +59,9 @@ class Reports:
 
 @torch.no_grad()
 def preview(model: DAIN, batch: Batch, precision: Precision) -> Tensor:
-    """A row for each of the first samples: first frame, result, truth, last frame, error, flow from first to last.
+    """Make a picture with a row for each of the first triplets of `batch`.
+
+    The columns are the first frame, the result, the truth, the last frame, the error and the flow from first to last.
 
     Returns:
         (3, rows * H, 6 * W), uint8, on the CPU.
@@ -79,7 +81,10 @@ def preview(model: DAIN, batch: Batch, precision: Precision) -> Tensor:
 
 
 def flow_colours(flow: Tensor) -> Tensor:
-    """Flow (N, 2, H, W) in pixels as RGB in [0, 1]: its direction as the hue, white where nothing moves."""
+    """Return flow (N, 2, H, W), in pixels, as RGB (N, 3, H, W) in [0, 1].
+
+    The direction gives the hue, the length gives the saturation. A pixel at rest is white.
+    """
     length = (flow.norm(dim=1, keepdim=True) / _FULL_COLOUR).clamp(max=1)
     hue = torch.atan2(flow[:, 1:], flow[:, :1])
     phases = torch.arange(3, device=flow.device).view(1, 3, 1, 1) * (2 * math.pi / 3)
@@ -87,9 +92,11 @@ def flow_colours(flow: Tensor) -> Tensor:
 
 
 def write_png(path: Path, picture: Tensor) -> None:
-    """Write RGB (3, H, W), uint8."""
+    """Write `picture`, RGB (3, H, W), uint8, as a PNG file."""
     _, height, width = picture.shape
-    rows = torch.zeros((height, 1 + 3 * width), dtype=torch.uint8)  # each begins with its filter: none
+    rows = torch.zeros(
+        (height, 1 + 3 * width), dtype=torch.uint8
+    )  # a row begins with the number of its filter, 0
     rows[:, 1:] = picture.permute(1, 2, 0).reshape(height, 3 * width)
 
     def chunk(kind: bytes, content: bytes) -> bytes:

@@ -1,7 +1,7 @@
-"""Footage that lies in the memory of the device that learns from it, as the decoder made it.
+"""Footage that is stored, as decoded, in the memory of the device that learns from it.
 
-A network that is cheap to train asks for hundreds of triplets a second. Processes on the host cannot cut out so many.
-A hundred short clips are some ten gigabytes of 8-bit frames: a GPU holds them all, and cuts crops itself.
+A network that is cheap to train needs hundreds of triplets a second, and the host cannot cut out so many. A hundred
+short clips have about ten gigabytes of 8-bit frames. A GPU stores them all and cuts out the crops itself.
 """
 
 from __future__ import annotations
@@ -19,32 +19,34 @@ from torch import Tensor
 
 from dain_core.training.batch import TrainingDataError
 
-#: The longer side of a stored frame, at most: larger ones are halved.
+#: A frame whose longer side has more pixels is halved.
 _LONGEST = 1920
-#: A frame's brightness is kept in blocks of so many pixels, to look for motion and cuts.
+#: The side in pixels of the blocks in which brightness is stored. It serves to find motion and cuts.
 _BLOCK = 16
-#: Levels of 255. Neighbours that differ by more, and by four times the clip's median, are two scenes; by less than the
-#: second, where the clip moves by more than four times that, they are one frame twice.
+#: Thresholds of the mean difference of neighbouring frames, in levels of 255. There is a cut above the first one, if
+#: the difference is also more than four times the clip's median. A frame is repeated below the second one, if the
+#: clip's median is more than four times this threshold.
 _CUT, _TWICE = 12.0, 0.12
-#: Triplets whose ends differ by more, on the mean of the crop, are beyond learning.
+#: The largest mean difference between the ends of a triplet, in levels of 255. Triplets above it are not used.
 _TOO_FAR = 40.0
-#: Spans of frames between the ends of a triplet, and their shares.
+#: The numbers of frames from the first frame of a triplet to the last one, and their shares.
 _SPANS = ((2, 0.45), (3, 0.10), (4, 0.25), (6, 0.12), (8, 0.08))
-#: The share of triplets whose crop moves, and how far it goes at most from end to end, down and across.
+#: The share of triplets whose crop moves, and its largest motion from first to last, down and across, in pixels.
 _PANS, _PAN = 0.35, (48, 96)
-#: How many places are looked at for each that is taken: the one that moves most, half of the time.
+#: The number of places that compete for a triplet in 60 % of the cases. The place with the largest motion wins.
 _CANDIDATES = 4
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One video.
+    """One decoded video.
 
     Attributes:
-        frames: (T, 3, H, W), uint8, RGB.
-        brightness: (T, H / 16, W / 16), float32 levels of 255, on the host.
-        breaks: places i where frame i + 1 does not go on from frame i: a cut, or the same frame again.
-        step: frames of the video that count as one: fast recordings hardly move from frame to frame.
+        frames: (T, 3, H, W), uint8 RGB.
+        brightness: the mean green of blocks, (T, H / 16, W / 16), float32, in levels of 255, on the host.
+        breaks: the indices i for which a cut or a repeated frame lies between frames i and i + 1.
+        step: the distance in frames that counts as one step. It is more than 1 for recordings with many frames a
+            second, whose neighbours hardly differ.
     """
 
     frames: Tensor
@@ -55,7 +57,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class Triplets:
-    """A batch: ends and the true frame between, (N, 3, h, w) in [0, 1], at `time`, (N, 1, 1, 1)."""
+    """A batch of N triplets.
+
+    Attributes:
+        first, middle, last: the frames, (N, 3, h, w), float32 RGB in [0, 1].
+        time: the time of the middle frame, (N, 1, 1, 1), in (0, 1); the first frame is at 0, the last at 1.
+    """
 
     first: Tensor
     middle: Tensor
@@ -64,7 +71,7 @@ class Triplets:
 
 
 def read_clip(path: Path) -> Clip | None:
-    """Decode a video with OpenCV; None if it has fewer than three frames."""
+    """Decode a video with OpenCV. Return None if it has fewer than three frames or cannot be read."""
     capture = cv2.VideoCapture(str(path))
     frames = []
     while True:
@@ -93,13 +100,16 @@ def read_clip(path: Path) -> Clip | None:
 
 
 class ResidentFootage:
-    """Clips on a device, and batches of triplets cut out of them.
+    """Clips in the memory of a device. `sample` cuts batches of triplets out of them.
 
     Args:
-        paths: the videos.
-        crop: height and width of the triplets.
-        device: where the clips are to lie.
-        seed: of everything random.
+        paths: the video files.
+        crop: the height and width of the triplets in pixels.
+        device: the device that stores the clips.
+        seed: the seed of all random numbers.
+
+    Raises:
+        TrainingDataError: no video can be used.
     """
 
     def __init__(self, paths: Sequence[Path], crop: tuple[int, int], device: torch.device, seed: int) -> None:
@@ -115,7 +125,8 @@ class ResidentFootage:
         ]
         if not self._clips:
             raise TrainingDataError(
-                "none of the videos can be learned from: they are too short, or not readable"
+                "none of the videos can be used: each has fewer than three frames, frames smaller than 128 pixels, or "
+                "cannot be read. Name a folder with other videos (--data)"
             )
         counts = np.sqrt([min(len(clip.frames) / clip.step, 240) for clip in self._clips])
         self._shares = counts / counts.sum()
@@ -124,7 +135,7 @@ class ResidentFootage:
         return len(self._clips)
 
     def sample(self, count: int) -> Triplets:
-        """A batch of `count` triplets, augmented."""
+        """Return a batch of `count` random triplets, augmented."""
         parts = [self._triplet() for _ in range(count)]
         frames = torch.stack([frames for frames, _ in parts])
         times = torch.tensor([time for _, time in parts], device=self._device).view(-1, 1, 1, 1)
@@ -132,7 +143,7 @@ class ResidentFootage:
         return Triplets(first, middle, last, times)
 
     def _triplet(self) -> tuple[Tensor, float]:
-        """Frames (3, 3, h, w), turned and mirrored, and the time of the middle one."""
+        """Cut out one triplet: frames (3, 3, h, w), transposed and mirrored at random, and the time of the middle."""
         random = self._random
         turned = random.random() < 0.25
         height, width = self._crop[::-1] if turned else self._crop
@@ -164,6 +175,7 @@ class ResidentFootage:
         return (frames.flip(mirrored) if mirrored else frames), time
 
     def _moments(self, clip: Clip) -> tuple[int, int]:
+        """Draw the steps from the first frame to the last frame and to the middle frame."""
         spans, shares = zip(*_SPANS, strict=True)
         span = int(self._random.choice(spans, p=shares))
         if span % 2 == 0 and self._random.random() < 0.6:
@@ -171,9 +183,9 @@ class ResidentFootage:
         return span, int(self._random.integers(1, span))
 
     def _pan(self, clip: Clip, span: int, corner: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-        """How far the crop moves from frame to frame, down and across: most often not at all.
+        """Draw how far the crop moves in a step, down and across, in pixels. Most crops do not move.
 
-        A crop that moves is a camera that pans: all that is in the clip goes that much faster.
+        A moving crop acts like a panning camera: everything in the clip moves faster.
         """
         if self._random.random() > _PANS:
             return 0, 0
@@ -184,10 +196,11 @@ class ResidentFootage:
         return steps[0], steps[1]
 
     def _place(self, clip: Clip, span: int, height: int, width: int) -> tuple[float, int, int, int, int, int]:
-        """A random moment and place, and how much moves there, in levels of 255: below 0 where two scenes meet.
+        """Draw a moment and a crop, and measure the motion there.
 
         Returns:
-            The motion, the first frame's index, and top, left, height and width of the crop.
+            The motion in levels of 255, or -1 if there is a cut or a repeated frame; the index of the first frame; and
+            top, left, height and width of the crop.
         """
         random = self._random
         total, _, tall, wide = clip.frames.shape
@@ -205,7 +218,7 @@ class ResidentFootage:
         return float(change.mean()), start, top, left, tall_crop, wide_crop
 
     def _coloured(self, frames: Tensor) -> Tensor:
-        """Frames (N, 3, 3, h, w) of 0 to 255 in [0, 1], each triplet with a brightness and colours of its own."""
+        """Scale frames (N, 3, 3, h, w) from [0, 255] to [0, 1], and change brightness and colours of each triplet."""
         n = len(frames)
         random = torch.from_numpy(self._random.random((n, 3)).astype(np.float32)).to(self._device)
         gain, gamma = 0.75 + 0.35 * random[:, 0], 0.8 + 0.45 * random[:, 1]
@@ -216,7 +229,7 @@ class ResidentFootage:
         ]
         index = torch.tensor(order, device=self._device).view(n, 1, 3, 1, 1).expand_as(bright)
         bright = bright.gather(2, index)
-        # What is noise in the ends is none in the truth: where nothing else differs, the mean of both is best.
+        # Only the ends get noise. The mean of both ends is then the best guess where nothing else differs.
         noise = torch.where(random[:, 2] < 0.15, 0.1 * random[:, 2], 0.0).view(shape)
         ends = bright[:, ::2]
         bright[:, ::2] = (ends + noise * torch.randn_like(ends)).clamp(0, 1)

@@ -1,4 +1,7 @@
-"""All that changes while a network trains, and the step that changes it."""
+"""The state of a training run (network, averaged weights, optimiser, scale of the loss) and the step that changes it.
+
+A step takes the gradients of one or several batches. The averaged weights follow the weights after each step.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dain_core.network.keys import official_key
 from dain_core.network.model import DAIN
+from dain_core.network.modules.layers import lay_out
 from dain_core.training.batch import Batch
 from dain_core.training.config import TrainConfig
 from dain_core.training.errors import TrainingError
@@ -22,12 +26,15 @@ from dain_core.training.objective import Objective
 from dain_core.training.precision import Masters, NanWatch, NonFiniteError, Precision, require_finite
 from dain_core.training.ranks import Ranks
 
-#: What remains of the learning rate at the end.
+#: The learning rate at the end of a run, as a share of the highest rate.
 _LAST_RATE = 0.005
 
 
 def rate_factor(progress: float, warm_up: float) -> float:
-    """One cycle: up in a straight line, then down along a cosine."""
+    """Return the learning rate at `progress`, 0 to 1, as a share of the highest rate.
+
+    The rate rises in a straight line until `warm_up`, and then falls along a cosine.
+    """
     if progress < warm_up:
         return max(progress / warm_up, _LAST_RATE)
     fall = (progress - warm_up) / (1 - warm_up)
@@ -37,9 +44,16 @@ def rate_factor(progress: float, warm_up: float) -> float:
 class Trainer:
     """The network, the average of its weights, the optimiser and the scale of the loss.
 
+    Args:
+        model: the network, on its device. The trainer changes the precision and the layout of its weights, and sets
+            which of them have gradients.
+        config: the settings of the run.
+        ranks: this process among all of the run.
+        teacher, fresh_depth: see `Objective`.
+
     Attributes:
-        steps: how many have been made.
-        precision: the level.
+        steps: the number of steps so far.
+        precision: the level of precision.
     """
 
     def __init__(
@@ -51,15 +65,12 @@ class Trainer:
         teacher: Teacher | None = None,
         fresh_depth: bool = False,
     ) -> None:
-        """Takes the model over: its weights change their precision and layout, and whether they have gradients."""
         self.model = model
         self.steps = 0
         self._config = config
         self.precision = precision = Precision.named(config.precision)
         precision.cast(model)
-        for weight in model.parameters():
-            if weight.dim() == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        lay_out(model.parameters())
         self.objective = Objective(
             model,
             config.parts,
@@ -92,12 +103,16 @@ class Trainer:
         )
 
     def step(self, batches: Sequence[Batch], progress: float) -> dict[str, Tensor]:
-        """Learn from some batches at once, with the learning rate of this share of the run.
+        """Make one step from the gradients of all `batches`.
 
-        Weights stay as they are if a gradient is not finite. Nothing here waits for the device.
+        The weights do not change if a gradient is not finite. Nothing here waits for the device.
+
+        Args:
+            batches: the batches whose gradients are added up.
+            progress: the share of the run that is done, 0 to 1. It determines the learning rate.
 
         Returns:
-            What `Objective` watches, and the norms of the parts' gradients, likewise: (2,) each.
+            The figures of `Objective`, and the norm of the gradient of each part, (2,) each: sum and count.
         """
         watched: dict[str, Tensor] = {}
         for batch in batches:
@@ -131,23 +146,26 @@ class Trainer:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """The average follows the weights, at first closely."""
+        """Move the average towards the weights. It follows them more closely in the first steps."""
         kept = min(self._config.ema, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self._average, list(self._masters.weights), 1 - kept)
 
     def averaged(self) -> dict[str, Tensor]:
-        """The network's state dict, official keys, with the averaged weights of the parts that train."""
+        """Return the state dict of the network, with official keys and the averaged weights of the parts that train."""
         average = zip(map(official_key, self._names), self._average, strict=True)
         return {**self.model.state_dict(), **dict(average)}
 
     def explain(self, batches: Sequence[Batch], progress: float, step: int) -> None:
-        """Make a step that was not finite again, up to its gradients, and raise NonFiniteError that says where it went
-        wrong."""
+        """Repeat a step that was not finite, up to its gradients, to find its first number that is not finite.
+
+        Raises:
+            NonFiniteError: always; the message says where the number came up, and what to do.
+        """
         advice = "train with a lower learning rate (--lr) or a higher --precision, from the last checkpoint (--resume)"
         self._optimiser.zero_grad()
         try:
             for batch in batches:
-                unknown = batch.flows.isnan()  # which is no fault
+                unknown = batch.flows.isnan()  # NaN is valid here
                 for name, tensor in vars(replace(batch, flows=batch.flows.masked_fill(unknown, 0))).items():
                     if tensor.is_floating_point():
                         require_finite(tensor, f"`{name}` of the training data")
@@ -162,10 +180,11 @@ class Trainer:
             self._optimiser.zero_grad()
             self.model.zero_grad()
         raise NonFiniteError(
-            f"step {step}: a gradient was not finite, and all was when the step was made again here; {advice}"
+            f"step {step}: a gradient was not finite, but all numbers were finite when the step was repeated; {advice}"
         )
 
     def state_dict(self) -> dict[str, Any]:
+        """Return all that `load_state_dict` needs to continue from this step."""
         return {
             "steps": self.steps,
             "model": self.model.state_dict(),
@@ -177,7 +196,11 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; TrainingError if other parts trained."""
+        """Continue from the step at which `state_dict` was called.
+
+        Raises:
+            TrainingError: other parts trained in that run.
+        """
         if state["names"] != self._names:
             parts = dict.fromkeys(name.partition(".")[0] for name in state["names"])
             raise TrainingError(

@@ -336,7 +336,7 @@ def test_the_result_of_filled_holes_has_no_gradient() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: correlation(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 5)), "alike"),
+        (lambda: correlation(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 5)), "one shape"),
         (
             lambda: correlation(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4).double()),
             "one floating dtype",

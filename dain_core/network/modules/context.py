@@ -1,4 +1,4 @@
-"""Context features of a frame: what the rectification sees besides the warped pixels (DAIN, section 3.3)."""
+"""Context features of a frame, which the rectification sees beside the warped pixels (DAIN, section 3.3)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dain_core.network.modules.layers import ResidualBlock
 
 
 class ContextNetwork(nn.Module):
-    """(N, 3 + 3 * width, H, W) from (N, 3, H, W): the image, and the features after each of three blocks.
+    """Computes the context of images: the images themselves, and the features after each of three blocks.
 
-    And after them what else is given, for those who need it all in one. Its dtype is the widest of all these.
+    Args:
+        width: the channels of the features of a block.
     """
 
     def __init__(self, width: int) -> None:
@@ -21,6 +22,10 @@ class ContextNetwork(nn.Module):
         self.blocks = nn.ModuleList((ResidualBlock(width, dilation=4), ResidualBlock(width, dilation=8)))
 
     def forward(self, image: Tensor, *others: Tensor) -> Tensor:
+        """Return the context of `image`, (N, 3, H, W), followed by `others`, (N, any, H, W) each.
+
+        The result has 3 + 3 * `width` channels and those of `others`. Its dtype is the widest of all its parts.
+        """
         features = [image, F.relu_(self.stem(image.to(self.stem.weight.dtype)))]
         for block in self.blocks:
             features.append(block(features[-1]))

@@ -1,4 +1,4 @@
-"""Single-image depth: the hourglass of inception blocks of Chen et al. (NIPS 2016), as MegaDepth uses it."""
+"""Depth from a single image: the hourglass of inception blocks of Chen et al. (NIPS 2016), as MegaDepth uses it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from dain_core.network.modules.layers import FullPrecisionConv2d, downsample, upsample
 from dain_core.network.padding import Padding
 
-#: The network halves images four times.
+#: The sides of an image are multiples of this number, because the network halves them four times.
 DEPTH_MULTIPLE = 16
 
 _SMALL = (3, 5, 7)
@@ -27,7 +27,10 @@ def _conv(in_channels: int, out_channels: int, kernel: int) -> tuple[nn.Module, 
 
 
 class Inception(nn.ModuleList):
-    """Four branches of `width` channels: 1x1, and 1x1 to `middle` channels, then k x k for each kernel k."""
+    """Four branches of `width` channels. One is a 1x1 convolution.
+
+    Each of the others is a 1x1 convolution to `middle` channels, and then a k x k convolution with one of `kernels`.
+    """
 
     def __init__(self, in_channels: int, width: int, middle: int, kernels: Sequence[int]) -> None:
         super().__init__([nn.Sequential(*_conv(in_channels, width, 1))])
@@ -50,7 +53,7 @@ class Both(nn.Module):
 
 
 def _hourglass(stem: int, widths: Sequence[int], narrow: int, wide: int) -> Both:
-    """Four nested levels: each runs a path at half size and a path at its own, and adds them."""
+    """Make four nested levels. A level adds the results of a path at half its size and of a path at its own size."""
     full, half, deep = (4 * width for width in widths)
     to_full, to_half, to_deep = widths
     up = nn.UpsamplingNearest2d(scale_factor=2)
@@ -93,22 +96,25 @@ def _hourglass(stem: int, widths: Sequence[int], narrow: int, wide: int) -> Both
 
 
 def depth_of(network: Callable[[Tensor], Tensor], images: Tensor, scale: int) -> Tensor:
-    """The log depth (N, 1, H, W) that a network sees in images (N, 3, H, W) of any size.
+    """Return the log depth, (N, 1, H, W), of images of any size.
 
     Args:
-        scale: by how much they are shrunk before.
+        network: a depth network, which takes images whose sides are multiples of `DEPTH_MULTIPLE`.
+        images: (N, 3, H, W), in [0, 1].
+        scale: the whole factor by which the images are shrunk for the network.
     """
     padding = Padding.of(images, DEPTH_MULTIPLE * scale)
     return padding.remove(upsample(network(downsample(padding.add(images), scale)), scale))
 
 
 class DepthNetwork(nn.Sequential):
-    """Log depth (N, 1, H, W) of images (N, 3, H, W), float32.
+    """Estimates the log depth, (N, 1, H, W), float32, of images (N, 3, H, W) in [0, 1].
 
     Args:
         stem: the width of the first convolution.
-        widths: the width of an inception branch at full, half and any smaller size; a block has four.
-        narrow, wide: the two widths between the 1x1 and the k x k convolution of a branch.
+        widths: the widths of an inception branch at full size, at half size and at any smaller size. A block has four
+            branches.
+        narrow, wide: the two possible numbers of channels between the 1x1 and the k x k convolution of a branch.
     """
 
     def __init__(self, stem: int, widths: Sequence[int], narrow: int, wide: int) -> None:
@@ -122,7 +128,7 @@ class DepthNetwork(nn.Sequential):
 
 
 def fold_batch_norm(network: nn.Module) -> None:
-    """Fold every BatchNorm of an evaluating `network` into the convolution before it, in place."""
+    """Fold every BatchNorm of `network`, which is in evaluation mode, into the convolution before it, in place."""
     for sequence in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for index, layer in enumerate(sequence):
             if isinstance(layer, nn.BatchNorm2d):

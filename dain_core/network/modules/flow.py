@@ -20,9 +20,10 @@ from dain_core.network.modules.layers import (
 #: The network predicts flow in units of 20 pixels of the full-size frame.
 FLOW_UNIT = 20.0
 
-#: From 1/64 of the frame's size to 1/4.
+#: The levels of the flow, from 1/64 of the frame's size to 1/4: level L has 1/2^L of the size.
 _LEVELS = (6, 5, 4, 3, 2)
-_CORRELATION_CHANNELS = 81
+#: The channels of `cuda_ext.correlation`, one for each displacement.
+CORRELATION_CHANNELS = 81
 _REFINE_DILATIONS = (1, 2, 4, 8, 16, 1)
 
 
@@ -34,7 +35,15 @@ def _conv(in_channels: int, out_channels: int, *, stride: int = 1, dilation: int
 
 
 def bilinear_warp(features: Tensor, flow: Tensor) -> Tensor:
-    """`features` (N, C, H, W) sampled at each pixel plus `flow` (N, 2, H, W); 0 where that is outside."""
+    """Sample `features` bilinearly at each pixel plus its flow. The result is 0 where that is outside the map.
+
+    Args:
+        features: (N, C, H, W).
+        flow: (N, 2, H, W), float32, in pixels of `features`.
+
+    Returns:
+        (N, C, H, W) in the dtype of `features`.
+    """
     _, _, h, w = features.shape
     x = torch.arange(w, device=flow.device, dtype=flow.dtype) + flow[:, 0]
     y = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
@@ -46,7 +55,12 @@ def bilinear_warp(features: Tensor, flow: Tensor) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """One pyramid level of the flow: five densely connected convolutions and a prediction."""
+    """A level of the flow: densely connected convolutions, and a convolution that predicts the flow.
+
+    Args:
+        in_channels: the input channels.
+        widths: the output channels of the densely connected convolutions.
+    """
 
     def __init__(self, in_channels: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -58,7 +72,7 @@ class Decoder(nn.Module):
         self.predict = FullPrecisionConv2d(self.channels, 2, 3, padding=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The flow of this level in float32, and the features that it came from (`aligned`)."""
+        """Return the flow of this level in float32, and the features that predict it; see `aligned`."""
         x = aligned(x)
         for conv in self.dense:
             x = torch.cat((conv(x), x), 1)
@@ -66,12 +80,12 @@ class Decoder(nn.Module):
 
 
 class FlowNetwork(nn.Module):
-    """Both directions of flow between two frames, at a quarter of their size.
+    """Estimates the flow between two frames, at a quarter of their size.
 
     Args:
-        pyramid: the widths of the six feature levels, halving in size from 1/2 to 1/64.
-        dense: the widths of each level's densely connected convolutions, but for the finest level.
-        dense_fine: those of the finest level.
+        pyramid: the widths of the six levels of features, from 1/2 to 1/64 of the frame's size.
+        dense: the widths of the densely connected convolutions of every level except the finest one.
+        dense_fine: the widths of the densely connected convolutions of the finest level.
         refine: the widths of the dilated context network at the finest level.
     """
 
@@ -84,13 +98,13 @@ class FlowNetwork(nn.Module):
             nn.Sequential(_conv(before, width, stride=2), _conv(width, width), _conv(width, width))
             for before, width in sizes
         )
-        # Every level but the coarsest sees its own features too, and the coarser one's flow and features.
-        decoders = [Decoder(_CORRELATION_CHANNELS, dense)]
+        # Every level except the coarsest also sees its own features, and the flow and features of the coarser level.
+        decoders = [Decoder(CORRELATION_CHANNELS, dense)]
         for level in _LEVELS[1:]:
             widths = dense_fine if level == _LEVELS[-1] else dense
-            decoders.append(Decoder(_CORRELATION_CHANNELS + pyramid[level - 1] + 4, widths))
+            decoders.append(Decoder(CORRELATION_CHANNELS + pyramid[level - 1] + 4, widths))
         self.decoders = nn.ModuleList(decoders)
-        # The last one is in the official checkpoint and used by nothing.
+        # The last layer is part of the official checkpoint, but nothing uses it.
         self.up_flow = nn.ModuleList(
             FullPrecisionConvTranspose2d(2, 2, 4, stride=2, padding=1) for _ in decoders
         )
@@ -107,7 +121,10 @@ class FlowNetwork(nn.Module):
         )
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The feature pyramid of (N, 3, H, W) images, from 1/2 to 1/64: a frame's own, whatever the pair."""
+        """Return the feature pyramid of images (N, 3, H, W), from 1/2 to 1/64 of their size.
+
+        H and W are multiples of 64. The features of a frame do not depend on the pair.
+        """
         maps = []
         image = aligned(image)
         for level in self.pyramid:
@@ -116,7 +133,10 @@ class FlowNetwork(nn.Module):
         return tuple(maps)
 
     def forward(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
-        """The flow from the first frame to the second, by level.
+        """Return the flow from the first frame to the second, by level.
+
+        Args:
+            first, second: the feature pyramids of both frames.
 
         Returns:
             (N, 2, H/2^L, W/2^L) for the levels L = 6, 5, 4, 3, 2, in units of 20 pixels, float32.
@@ -137,3 +157,17 @@ class FlowNetwork(nn.Module):
             flows.append(flow)
         flows[-1] = flows[-1] + self.refine(dense)
         return flows
+
+    def both_ways(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
+        """Return the flow from the first frame to the second, then, further on in the batch, back.
+
+        Args:
+            first, second: the feature pyramids of N first and of N second frames.
+
+        Returns:
+            The result of `forward` for 2N pairs.
+        """
+        here = [torch.cat(levels) for levels in zip(first, second, strict=True)]
+        there = [torch.cat(levels) for levels in zip(second, first, strict=True)]
+        levels: list[Tensor] = self(here, there)
+        return levels

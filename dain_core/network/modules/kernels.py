@@ -1,4 +1,4 @@
-"""Interpolation kernels: a U-Net on the pair of frames (MEMC-Net; DAIN, section 3.3)."""
+"""Interpolation kernels, which a U-Net computes from a pair of frames (MEMC-Net; DAIN, section 3.3)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from dain_core.network.modules.layers import FullPrecisionConv2d, upsample
 
-#: A 4x4 kernel for every pixel.
+#: The number of taps of a kernel, which is 4x4 for every pixel.
 TAPS = 16
+
+#: The four taps around the sampled position. Kernels with 1 on each of them make the adaptive warp bilinear.
+CENTRE = (5, 6, 9, 10)
 
 
 def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -19,10 +22,10 @@ def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class KernelNetwork(nn.Module):
-    """The 4x4 kernels (N, 16, H, W) of each of two frames (N, 3, H, W).
+    """Computes the 4x4 kernels of both frames of a pair.
 
     Args:
-        widths: the six widths on the way down, two of them at full size; the way up mirrors them.
+        widths: the six widths of the way down, the first two of which are at full size. The way up mirrors them.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -32,7 +35,7 @@ class KernelNetwork(nn.Module):
         self.down = nn.ModuleList(_conv(a, b) for a, b in zip(down, down[1:], strict=False))
         up = widths[::-1]
         self.up = nn.ModuleList(_conv(a, b) for a, b in zip(up, up[1:], strict=False))
-        # The kernels weigh pixels: rounded to half precision, they would show.
+        # The kernels weigh pixels. If they were rounded to half precision, the errors would be visible.
         self.heads = nn.ModuleList(
             nn.Sequential(
                 _conv(first, TAPS), nn.ReLU(inplace=True), FullPrecisionConv2d(TAPS, TAPS, 3, padding=1)
@@ -41,6 +44,11 @@ class KernelNetwork(nn.Module):
         )
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the kernels of both frames, (N, 16, H, W) each, float32.
+
+        Args:
+            first, second: the frames, (N, 3, H, W), in [0, 1]; H and W are multiples of 32.
+        """
         x = F.relu_(self.down[0](torch.cat((first, second), 1)))
         before_pooling = []
         for conv in self.down[1:-1]:

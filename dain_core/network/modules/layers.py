@@ -1,7 +1,8 @@
-"""Layers that several of the networks are made of."""
+"""Layers and functions that several networks share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -10,20 +11,20 @@ from torch import Tensor, nn
 
 
 def _widened(weight: Tensor, channels: int, dim: int) -> Tensor:
-    """Zeros for the channels of the input that the weight knows nothing of."""
+    """Extend `weight` along `dim` to `channels` channels with zeros."""
     spare = channels - weight.shape[dim]
     return F.pad(weight, (0, 0) * (weight.dim() - 1 - dim) + (0, spare)) if spare else weight
 
 
 class SlackConv2d(nn.Conv2d):
-    """Sees the first of its input's channels, however many more there are; see `aligned`."""
+    """A convolution that ignores the last channels of an input with too many channels; see `aligned`."""
 
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input, _widened(self.weight, input.shape[1], 1), self.bias)
 
 
 class SlackConvTranspose2d(nn.ConvTranspose2d):
-    """Likewise."""
+    """A transposed convolution that ignores the last channels of an input with too many channels; see `aligned`."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         weight = _widened(self.weight, input.shape[1], 0)
@@ -32,16 +33,19 @@ class SlackConvTranspose2d(nn.ConvTranspose2d):
 
 
 def aligned(x: Tensor) -> Tensor:
-    """In training on a GPU, (N, C, H, W) with zeros up to a multiple of eight channels: else cuDNN pads it before every
-    convolution, which takes a sixth of the flow's time."""
+    """Pad the channels of `x`, (N, C, H, W), with zeros to a multiple of eight, in training on a GPU.
+
+    Without it cuDNN would pad `x` before every convolution, which takes a sixth of the flow's time.
+    """
     spare = -x.shape[1] % 8 if x.is_cuda and torch.is_grad_enabled() else 0
     return F.pad(x, (0, 0, 0, 0, 0, spare)) if spare else x
 
 
 class FullPrecision(nn.Module):
-    """A layer that a half-precision network keeps in float32.
+    """A layer that stays float32 in a half-precision network.
 
-    For the few outputs that half precision cannot hold: pixel coordinates, and what is exponentiated.
+    It serves for the few outputs that half precision cannot represent: pixel coordinates, and values whose exponential
+    is taken.
     """
 
     weight: Tensor
@@ -52,15 +56,15 @@ class FullPrecision(nn.Module):
 
 
 class FullPrecisionConv2d(FullPrecision, SlackConv2d):
-    pass
+    """A convolution that stays float32."""
 
 
 class FullPrecisionConvTranspose2d(FullPrecision, nn.ConvTranspose2d):
-    pass
+    """A transposed convolution that stays float32."""
 
 
 class ResidualBlock(nn.Module):
-    """relu(x + conv(relu(conv(x)))), both 3x3 and without bias; only the first is dilated."""
+    """relu(x + conv2(relu(conv1(x)))). Both convolutions are 3x3 and have no bias; only conv1 is dilated."""
 
     def __init__(self, width: int, dilation: int = 1) -> None:
         super().__init__()
@@ -71,13 +75,28 @@ class ResidualBlock(nn.Module):
         return F.relu_(self.conv2(F.relu_(self.conv1(x))).add_(x))
 
 
+def convert(network: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the weights of `network` in place to `dtype`, except in `FullPrecision` layers, and to channels-last."""
+    for module in network.modules():
+        if not isinstance(module, FullPrecision) and not list(module.children()):
+            module.to(dtype)
+    lay_out(network.parameters())
+
+
+def lay_out(weights: Iterable[nn.Parameter]) -> None:
+    """Store weights of four dimensions channels-last, in place. CPUs and GPUs convolve fastest in that layout."""
+    for weight in weights:
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+
+
 def upsample(x: Tensor, factor: int) -> Tensor:
-    """Bilinear, pixels as areas (align_corners=False); `x` itself for 1."""
+    """Enlarge `x`, (N, C, H, W), bilinearly by a whole factor; pixels are areas (align_corners=False)."""
     if factor == 1:
         return x
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def downsample(x: Tensor, factor: int) -> Tensor:
-    """The mean of each `factor` x `factor` block; `x` itself for 1."""
+    """Shrink `x`, (N, C, H, W), by a whole factor: return the means of `factor` x `factor` blocks."""
     return x if factor == 1 else F.avg_pool2d(x, factor)

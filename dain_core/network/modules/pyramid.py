@@ -1,4 +1,4 @@
-"""The feature pyramid of a frame that refinement and rectification at the intermediate time share."""
+"""The feature pyramid of a frame, which refinement and rectification at the intermediate time share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 def leaky_conv(
     in_channels: int, out_channels: int, kind: type[nn.Conv2d] = nn.Conv2d, *, stride: int = 1
 ) -> nn.Sequential:
-    """A 3x3 convolution, started for the LeakyReLU that follows it."""
+    """Make a 3x3 convolution and a LeakyReLU. The initial weights suit this activation."""
     conv = kind(in_channels, out_channels, 3, stride, padding=1)
     nn.init.kaiming_normal_(conv.weight, a=0.1)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -19,10 +19,10 @@ def leaky_conv(
 
 
 class PyramidNetwork(nn.Module):
-    """Feature maps of images (N, 3, H, W) at 1/2, 1/4, … of their size.
+    """Computes feature maps of images at 1/2, 1/4, … of their size.
 
     Args:
-        widths: the channels of each level, from 1/2 on. H and W must be multiples of 2 to the number of levels.
+        widths: the channels of each level, from 1/2 of the size on.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -33,6 +33,7 @@ class PyramidNetwork(nn.Module):
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of images (N, 3, H, W). H and W are multiples of 2 to the power of the number of levels."""
         maps = []
         for level in self.levels:
             image = level(image)
@@ -41,7 +42,7 @@ class PyramidNetwork(nn.Module):
 
 
 def image_pyramid(image: Tensor, levels: int) -> list[Tensor]:
-    """`image` (N, C, H, W) at its own size, 1/2, 1/4, … (block means): `levels` + 1 maps."""
+    """Return `image`, (N, C, H, W), and its block means at 1/2, 1/4, … of its size: `levels` + 1 maps."""
     maps = [image]
     for _ in range(levels):
         maps.append(F.avg_pool2d(maps[-1], 2))

@@ -1,7 +1,7 @@
-"""Flow, visibility and kernels at the intermediate time, from coarse to fine, starting from the projected flow.
+"""Refines flow, mask and kernels at the intermediate time from coarse to fine. The first guess is the projected flow.
 
-RIFE estimates flow at the intermediate time (Huang et al., ECCV 2022), AMT matches both frames there (Li et al., CVPR
-2023). The start is DAIN's depth-aware flow projection.
+RIFE estimates flow at the intermediate time (Huang et al., ECCV 2022), and AMT matches both frames there (Li et al.,
+CVPR 2023). This network does both, and starts from DAIN's depth-aware flow projection.
 """
 
 from __future__ import annotations
@@ -15,26 +15,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda_ext import correlation, sample_into
-from dain_core.network.modules.kernels import TAPS
+from dain_core.network.modules.flow import CORRELATION_CHANNELS
+from dain_core.network.modules.kernels import CENTRE, TAPS
 from dain_core.network.modules.layers import FullPrecisionConv2d, SlackConv2d, upsample
 from dain_core.network.modules.pyramid import image_pyramid, leaky_conv
 
-#: The channels of the flows to both frames and of the mask's logit.
+#: The number of channels of the flows to both frames and of the mask's logit.
 _MOTION = 5
-#: The channels that a block hands to the next, finer one.
+#: The number of channels that a block hands on to the next finer block.
 _HIDDEN = 32
-_CORRELATION_CHANNELS = 81
-#: The taps of a 4x4 kernel that make the adaptive warp bilinear.
-_CENTRE = (5, 6, 9, 10)
 
 
 @dataclass(frozen=True)
 class Refined:
-    """What is known at the intermediate time after one block.
+    """The estimate at the intermediate time after a block.
 
     Attributes:
-        flows: to the first and to the second frame, (N, 4, h, w), in pixels of the full-size frame, float32.
-        logit: (N, 1, h, w), float32. Its sigmoid is the share of the first frame in a pixel.
+        flows: the flow to the first and to the second frame, (N, 4, h, w), in pixels of the full-size frame, float32.
+        logit: the logit of the mask, (N, 1, h, w), float32. Its sigmoid is the share of the first frame in a pixel.
     """
 
     flows: Tensor
@@ -42,13 +40,15 @@ class Refined:
 
 
 def sample(image: Tensor, flow: Tensor, scale: float = 1.0) -> Tensor:
-    """`image` (N, C, H, W) at every pixel plus `scale` times `flow`, bilinear; outside, the nearest border pixel.
+    """Sample `image` bilinearly at every pixel plus its flow. Outside the image, its nearest border pixel counts.
 
     Args:
+        image: (N, C, H, W), of any floating dtype.
         flow: (N, 2, H, W), float32.
+        scale: a factor for `flow`, so that `scale` * `flow` is in pixels of `image`.
 
     Returns:
-        (N, C, H, W) in the dtype of `image`. Coordinates are float32 whatever that is.
+        (N, C, H, W) in the dtype of `image`. Coordinates are float32 in any case.
     """
     if not (torch.is_grad_enabled() and (image.requires_grad or flow.requires_grad)):
         image = image.contiguous(memory_format=torch.channels_last)
@@ -65,13 +65,22 @@ def sample(image: Tensor, flow: Tensor, scale: float = 1.0) -> Tensor:
 
 
 def sample_both(first: Tensor, second: Tensor, flows: Tensor, scale: int) -> Tensor:
-    """Both frames' maps (N, C, h, w) by `flows` (N, 4, h, w), which are in pixels of a frame `scale` times as large."""
+    """Sample the maps of both frames by the flows to them.
+
+    Args:
+        first, second: the maps, (N, C, h, w).
+        flows: (N, 4, h, w), in pixels of the full-size frame.
+        scale: the size of the full-size frame relative to the maps.
+
+    Returns:
+        The sampled first and second map, (N, 2C, h, w).
+    """
     pairs = zip((first, second), flows.split(2, 1), strict=True)
     return torch.cat([sample(image, flow, 1 / scale) for image, flow in pairs], 1)
 
 
 class _Residual(nn.Module):
-    """leaky_relu(x + conv(leaky_relu(conv(x))))."""
+    """leaky_relu(x + conv2(leaky_relu(conv1(x)))), with 3x3 convolutions of `width` channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -87,7 +96,7 @@ class _Residual(nn.Module):
 
 
 def _silent(in_channels: int, out_channels: int) -> FullPrecisionConv2d:
-    """A 3x3 convolution whose output is zero until it has learned, in float32: flow and kernels need that."""
+    """Make a 3x3 convolution that stays float32, as flow needs it, and whose output is zero until it is trained."""
     conv = FullPrecisionConv2d(in_channels, out_channels, 3, padding=1)
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -95,17 +104,17 @@ def _silent(in_channels: int, out_channels: int) -> FullPrecisionConv2d:
 
 
 class _KernelHead(FullPrecisionConv2d):
-    """The 4x4 kernels of both frames, (N, 2 * 16, 2h, 2w), from features (N, C, h, w), in float32.
+    """Computes the 4x4 kernels of both frames, (N, 2 * 16, 2h, 2w), float32, from features (N, C, h, w).
 
-    They begin as bilinear sampling. Each quadrant of a kernel sums to 1, so that no pixel changes its brightness: what
-    a quadrant's four outputs have in common is taken out of the weights, which costs nothing at each pixel.
+    Untrained kernels sample bilinearly. Each quadrant of a kernel sums to 1, so that no pixel changes its brightness.
+    To achieve it, the mean of a quadrant's four taps is subtracted from the weights, which costs nothing for a pixel.
     """
 
     def __init__(self, in_channels: int) -> None:
         super().__init__(in_channels, 4 * 2 * TAPS, 3, padding=1)
         nn.init.zeros_(self.weight)
         taps = torch.zeros(2, TAPS, 4)
-        taps[:, list(_CENTRE)] = 1
+        taps[:, list(CENTRE)] = 1
         self.bias = nn.Parameter(taps.flatten())
 
     def forward(self, input: Tensor, *_: object) -> Tensor:
@@ -115,13 +124,21 @@ class _KernelHead(FullPrecisionConv2d):
             return F.pixel_shuffle(self._conv_forward(input.to(weight.dtype), weight, bias), 2)
 
     def _centred(self, value: Tensor) -> Tensor:
-        # frame; half and row within it; half and column within it; the four pixels that pixel_shuffle makes of one
+        # The dimensions are: frame; half of the rows, row in it; half of the columns, column in it; the four pixels
+        # that pixel_shuffle makes of one pixel.
         quadrants = value.view(2, 2, 2, 2, 2, 4, *value.shape[1:])
         return (quadrants - quadrants.mean((2, 4), keepdim=True)).view_as(value)
 
 
 class _Block(nn.Module):
-    """What to add to flows and logit, at twice the size at which the block works; and features for the next block."""
+    """Computes the changes of flows and logit at twice the size of its input, and features for the next finer block.
+
+    Args:
+        seen: the input channels.
+        width: the channels of the features.
+        residuals: the number of residual blocks.
+        hands_on: whether there is a finer block.
+    """
 
     def __init__(self, seen: int, width: int, residuals: int, hands_on: bool) -> None:
         super().__init__()
@@ -131,13 +148,13 @@ class _Block(nn.Module):
         self.hand_on = nn.Conv2d(width, _HIDDEN, 1) if hands_on else None
 
     def handed_on(self, x: Tensor) -> Tensor:
-        """What the next, finer block sees of this block's features."""
+        """Return the channels that the next finer block sees, from this block's features `x`."""
         assert self.hand_on is not None
         handed: Tensor = self.hand_on(x)
         return handed
 
     def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """What to add, (N, 5, 2h, 2w), and the features (N, `width`, h, w) that it came from."""
+        """Return the changes, (N, 5, 2h, 2w), and the features that give them, (N, `width`, h, w)."""
         x = self.trunk(self.stem(seen))
         return F.pixel_shuffle(self.head(x), 2), x
 
@@ -145,15 +162,16 @@ class _Block(nn.Module):
 class RefinementNetwork(nn.Module):
     """Blocks from the coarsest level of the feature pyramid to the finest.
 
-    Each block sees both frames, warped to the intermediate time by the flows so far, and says what to add to both flows
-    and to the logit of the mask. An untrained block adds nothing.
+    Each block sees both frames, which the flow so far warps to the intermediate time. It computes the changes of both
+    flows and of the logit of the mask. An untrained block changes nothing. Lists are in the order of the pyramid, from
+    1/2 of the frame's size on.
 
     Args:
-        features: the channels of the pyramid's levels, from 1/2 of the frame's size on.
-        widths: of the blocks, likewise from the finest on.
-        residuals: residual blocks of two convolutions in each block, likewise.
-        matched: the levels, counted from 1 (1/2 of the size), from which on a block also sees the correlation of the
-            two warped feature maps.
+        features: the channels of the levels of the pyramid.
+        widths: the widths of the blocks.
+        residuals: the number of residual blocks in each block.
+        matched: the finest level, counted from 1, whose block also sees the correlation of the two warped feature maps.
+            Coarser blocks see it too.
     """
 
     def __init__(
@@ -164,9 +182,9 @@ class RefinementNetwork(nn.Module):
         levels = range(1, len(features) + 1)
         self.blocks = nn.ModuleList()  # from fine to coarse, as the pyramid
         for level, channels, width, count in zip(levels, features, widths, residuals, strict=True):
-            images = 24 if level == 1 else 6  # the finest block sees pixels of the full size, four in one
+            images = 24 if level == 1 else 6  # the finest block sees the full size, four pixels as one
             handed = _HIDDEN if level < len(features) else 0
-            matches = _CORRELATION_CHANNELS if level >= matched else 0
+            matches = CORRELATION_CHANNELS if level >= matched else 0
             sees = 2 * channels + images + _MOTION + 1 + handed + matches
             self.blocks.append(_Block(sees, width, count, hands_on=level > 1))
         self.kernels = _KernelHead(widths[0])
@@ -181,14 +199,14 @@ class RefinementNetwork(nn.Module):
         """Refine `flows` at `time`.
 
         Args:
-            images: both frames, (N, 3, H, W), float32; H and W are multiples of the pyramid's coarsest scale.
-            features: their pyramids, from 1/2 on.
-            flows: from the intermediate frame to both frames, (N, 4, H, W), in pixels, float32.
-            time: (N, 1, 1, 1), float32, 0 < time < 1.
+            images: both frames, (N, 3, H, W), float32. H and W are multiples of 2 to the power of the number of levels.
+            features: the feature pyramids of both frames, from 1/2 of the size on.
+            flows: the flow from the intermediate frame to both frames, (N, 4, H, W), in pixels, float32.
+            time: (N, 1, 1, 1), float32, in (0, 1).
 
         Returns:
-            What is known after each block, the last at full size; the kernels of both frames, (N, 16, H, W), float32,
-            of which each quadrant sums to 1; and the last block's features at 1/2 of the size.
+            The estimate after each block, the last one at full size; the kernels of both frames, (N, 16, H, W) each,
+            float32, whose quadrants sum to 1; and the features of the last block at 1/2 of the size.
         """
         levels = len(self.blocks)
         pixels = [image_pyramid(image, levels) for image in images]
@@ -196,7 +214,7 @@ class RefinementNetwork(nn.Module):
         prior = ((1 - time) / time).log()
         n = flows.shape[0]
         added = base[levels].new_zeros((n, _MOTION, *base[levels].shape[2:]))
-        x = base[levels].new_zeros(())  # the coarsest block is handed nothing
+        x = base[levels].new_zeros(())  # no block hands anything on to the coarsest block
         results = []
         for level in range(levels, 0, -1):
             scale = 2**level
@@ -221,7 +239,7 @@ class RefinementNetwork(nn.Module):
                 seen.append(F.leaky_relu(correlation(one, two), 0.1))
             if level < levels:
                 seen.append(upsample(cast(_Block, self.blocks[level]).handed_on(x), 2))
-            # Tensor cores want channels by eights: to others cuDNN would add them at every convolution.
+            # Tensor cores need a multiple of eight channels. cuDNN would otherwise pad them for every convolution.
             spare = -sum(part.shape[1] for part in seen) % 8
             seen.append(maps.new_zeros((n, spare, *maps.shape[2:])))
             joined = torch.cat(seen, 1).contiguous(memory_format=torch.channels_last)

@@ -9,10 +9,13 @@ from dain_core.network.modules.layers import ResidualBlock
 
 
 class RectificationNetwork(nn.Module):
-    """What to add to the blended frame, (N, 3, H, W), seen all that was warped, (N, channels, H, W).
+    """Computes the residual that is added to the blended frame.
 
     Args:
-        kernel: the size of the first convolution's, the only one that sees `channels` of them.
+        channels: the input channels; see `ModelConfig.rectify_channels`.
+        kernel: the kernel size of the first convolution. The others are 3x3.
+        width: the channels of the features.
+        blocks: the number of residual blocks.
     """
 
     def __init__(self, channels: int, kernel: int, width: int, blocks: int) -> None:
@@ -22,4 +25,5 @@ class RectificationNetwork(nn.Module):
         self.head = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the residual, (N, 3, H, W), for the warped inputs `x`, (N, `channels`, H, W)."""
         return self.head(self.blocks(F.relu_(self.stem(x))))

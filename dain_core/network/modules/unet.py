@@ -1,4 +1,4 @@
-"""Rectification that sees several scales: a U-Net over the warped context of both frames."""
+"""The multiscale rectification: a U-Net over the warped context of both frames."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dain_core.network.modules.pyramid import leaky_conv
 
 
 class MultiscaleRectification(nn.Module):
-    """What to add to the blended frame, (N, 3, H, W).
+    """Computes the residual that is added to the blended frame.
 
     Args:
-        seen: the channels of what is known of the frame at 1/2 of its size.
-        contexts: the channels of both frames' warped context together, from 1/2 of the size on.
-        widths: of the U-Net's levels, likewise.
+        seen: the channels of the input at 1/2 of the frame's size.
+        contexts: for each level the channels of the warped contexts of both frames together, from 1/2 of the size on.
+        widths: the widths of the levels of the U-Net, from 1/2 of the size on.
     """
 
     def __init__(self, seen: int, contexts: Sequence[int], widths: Sequence[int]) -> None:
@@ -41,7 +41,12 @@ class MultiscaleRectification(nn.Module):
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, seen: Tensor, contexts: Sequence[Tensor]) -> Tensor:
-        """`seen` (N, `seen`, H/2, W/2) and the warped contexts at 1/2, 1/4, … of the size."""
+        """Return the residual, (N, 3, H, W).
+
+        Args:
+            seen: the input, (N, channels, H / 2, W / 2).
+            contexts: the warped contexts of both frames at 1/2, 1/4, … of the size.
+        """
         x, maps = seen, []
         for level, context in enumerate(contexts):
             if level:

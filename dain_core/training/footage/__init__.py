@@ -1,1 +1,1 @@
-"""What was filmed: triplets out of videos and of folders of frames, and when those were taken."""
+"""Footage: triplets from video files and from folders of frames, and the times at which the frames were taken."""

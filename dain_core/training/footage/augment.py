@@ -1,4 +1,4 @@
-"""Other triplets made of triplets: mirrored, turned, played backwards, in other colours. Truths follow."""
+"""Augmentation: triplets are mirrored, transposed, reversed in time and recoloured. Flow and depth change with them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from dain_core.training.batch import Batch
 
 @torch.no_grad()
 def augment(batch: Batch, rng: np.random.Generator) -> Batch:
-    """Each of these to a part of the samples: left and right change places, or top and bottom, or (where frames are
-    square) x and y; time runs backwards; red, green and blue change places; contrast and brightness differ."""
+    """Return an augmented copy of `batch`. Each change is applied to a random part of the triplets.
+
+    The changes are: swap left and right; swap top and bottom; swap x and y, if the frames are square; reverse the time;
+    permute red, green and blue; lower or raise contrast and brightness.
+
+    Args:
+        batch: the triplets.
+        rng: the source of random numbers.
+    """
     n, device = len(batch), batch.time.device
 
     def some(share: float) -> Tensor:
@@ -44,7 +51,7 @@ def augment(batch: Batch, rng: np.random.Generator) -> Batch:
 
 
 def _recoloured(frames: Tensor, rng: np.random.Generator) -> Tensor:
-    """(N, 9, H, W), the three frames of a sample alike."""
+    """Change the colours of `frames`, (N, 9, H, W). The three frames of a triplet change alike."""
     n = len(frames)
 
     def moved(values: NDArray[Any]) -> Tensor:
@@ -55,7 +62,7 @@ def _recoloured(frames: Tensor, rng: np.random.Generator) -> Tensor:
     channels = (np.arange(9) // 3 * 3) + np.tile(order, 3)
     frames = frames[torch.arange(n, device=frames.device)[:, None], moved(channels)]
     contrast = np.where(rng.random(n) < 0.5, rng.uniform(0.7, 1.1, n), 1)
-    # No further up or down than keeps the ends of the range within it.
+    # The offset is limited so that black and white stay within the range.
     room = (1 - contrast).clip(0) / 2
     offset = 0.5 + rng.uniform(-1, 1, n) * room
     gain, level = (moved(values).float().view(-1, 1, 1, 1) for values in (contrast, offset))

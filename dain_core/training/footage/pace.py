@@ -1,5 +1,7 @@
-"""When the frames of a video were taken. Recordings drop, repeat and delay frames, and a middle frame that is not where
-it is said to be teaches a network to blur."""
+"""Measures when the frames of a video were taken.
+
+Recordings drop, repeat and delay frames. A middle frame with a wrong time teaches a network to blur.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +10,28 @@ from numpy.typing import NDArray
 
 from dain_core.training.footage.search import Flow, Steps
 
-#: Less of a frame moves: it rests.
+#: A frame rests if less than this share of it moves.
 _FEW = 0.05
-#: Half of the places lie further apart: they do not agree.
+#: The parts of a frame disagree if the quartiles of their positions lie further apart than this.
 _SPREAD = 0.2
-#: Nearer to half-way is half-way, as far as can be measured.
+#: A position this near to 0.5 counts as 0.5, which is the accuracy of the measurement.
 _EVEN = 0.02
-#: Further from half-way a frame all but repeats a neighbour.
+#: A position further than this from 0.5 means that the frame nearly repeats a neighbour.
 _UNEVEN = 0.4
-#: So many of a camera's frames half-way: it is regular, and what disagrees are things that speed up and slow down.
+#: A camera is regular if more than this share of its frames are half-way. Frames of a regular camera whose parts
+#: disagree show things that accelerate.
 _REGULAR = 0.8
 
 
 def positions(steps: Steps) -> NDArray[np.float64]:
-    """Where each frame of a stretch is between its two neighbours, (T,): 0.5 is half-way.
+    """Return the position of each frame of a stretch between its two neighbours, (T,): 0.5 is half-way.
 
-    It is the median over what moves most, of flow from the frame to both neighbours. Frames at rest are taken to be
-    half-way; so are those whose parts disagree, where nearly all others are. NaN where parts disagree in less regular
-    videos, where a frame all but repeats a neighbour, and at both ends.
+    The position is the median over the parts that move most, and is measured by the flow to both neighbours. A frame
+    at rest gets 0.5. A frame whose parts disagree gets 0.5 in a regular video, and NaN in any other. The first frame,
+    the last frame and a frame that nearly repeats a neighbour get NaN.
+
+    Args:
+        steps: the flow between the neighbouring frames of the stretch.
     """
     result = np.full(len(steps.on) + 1, np.nan)
     for index in range(1, len(steps.on)):
@@ -37,7 +43,11 @@ def positions(steps: Steps) -> NDArray[np.float64]:
 
 
 def _between(back: Flow, on: Flow) -> float:
-    """From the flow to the frame before and to the one after, (H, W, 2); NaN where parts of the frame disagree."""
+    """Return the position of a frame between its neighbours; NaN if the parts of the frame disagree.
+
+    Args:
+        back, on: the flow to the frame before and to the frame after, (H, W, 2), in pixels.
+    """
     path = on - back
     length = (path**2).sum(-1)
     moves = length >= max(1, np.median(length))

@@ -1,4 +1,4 @@
-"""Files of pictures and of videos as tensors, read with PyAV."""
+"""Reads picture files as tensors with PyAV, and lists the picture and video files of a folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts
 
 
 def read_picture(path: Path, most: int | None = None) -> Tensor:
-    """(3, H, W) uint8 RGB; (4, H, W) with coverage if some of the picture is not opaque.
+    """Read a picture file.
 
     Args:
-        most: a larger picture is scaled down to as many pixels along its longer side.
+        path: the file.
+        most: the largest length of the longer side in pixels. A larger picture is scaled down to it.
+
+    Returns:
+        RGB, (3, H, W), uint8; or RGB and coverage, (4, H, W), uint8, if a part of the picture is not opaque.
 
     Raises:
-        TrainingDataError: it cannot be read.
+        TrainingDataError: the file cannot be read as a picture.
     """
     try:
         with av.open(str(path)) as file:
@@ -47,11 +51,11 @@ def read_picture(path: Path, most: int | None = None) -> Tensor:
 
 
 def load_pictures(paths: Iterable[Path], most: int = 1792) -> list[Tensor]:
-    """Reads many at once: `read_picture` of each, in order."""
+    """Read several picture files in threads; return the result of `read_picture` for each, in order."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(lambda path: read_picture(path, most), paths))
 
 
 def files(folder: Path, suffixes: set[str]) -> list[Path]:
-    """All such files in a folder and the folders in it, sorted."""
+    """Return the files with these suffixes in `folder` and in its subfolders, sorted by path."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())

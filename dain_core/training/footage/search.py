@@ -1,4 +1,4 @@
-"""Optical flow by search (DIS: Kroeger et al., ECCV 2016, OpenCV's), for what must be known of footage."""
+"""Measures the motion of footage with OpenCV's DIS flow, which searches for it (Kroeger et al., ECCV 2016)."""
 
 from __future__ import annotations
 
@@ -16,34 +16,39 @@ from dain_core.training.batch import TrainingDataError
 
 Flow = NDArray[np.float32]
 
-#: Frames are scaled down to so many columns.
+#: The width in columns to which frames are scaled down before the search.
 _COLUMNS = 480
-#: There and back may end so far from where it began, in pixels and as a share of the way.
+#: The largest distance between the start of a round trip (the flow there and the flow back) and its end: in pixels, and
+#: as a share of the flow's length.
 _ASTRAY, _ASTRAY_SHARE = 1.0, 0.05
+#: The value outside a frame, which no pixel and no flow comes near to.
 _NOTHING = 1e4
-#: How unlike the two ends may be, of 255, on average over so many pixels each way.
+#: The largest mean difference between both ends of a flow, of 255, and the side in pixels of the square of the mean.
 _UNLIKE, _AROUND = 10.0, 5
 
 
 class Steps:
-    """The flow between neighbouring frames of a stretch, searched for, and from it that between frames further apart.
+    """The flow between neighbouring frames of a stretch, and between frames that are further apart.
 
-    What has gone too far to be found at once has gone less from each frame to the next, so these flows are chained.
+    A search between distant frames misses long motions. Therefore the flow between distant frames is a chain of flows
+    between neighbours.
+
+    Args:
+        frames: grey frames, (H, W) each, as `shrunk` returns them.
 
     Attributes:
-        on, back: (H, W, 2) each, in pixels: from frame k to frame k + 1, and from frame k + 1 to frame k.
+        on, back: the flow from frame k to frame k + 1, and from frame k + 1 to frame k; (H, W, 2) each, in pixels.
 
     Raises:
         TrainingDataError: OpenCV is not installed.
     """
 
     def __init__(self, frames: Sequence[NDArray[np.uint8]]) -> None:
-        """`frames`: (H, W) each."""
         try:
             self._cv2: Any = importlib.import_module("cv2")  # an optional package
         except ImportError as error:
             raise TrainingDataError(
-                "training on videos needs OpenCV's flow, to tell what moves where and when frames were taken: "
+                "training on videos needs OpenCV, which measures the motion in them: "
                 "pip install opencv-python-headless"
             ) from error
         search = self._cv2.DISOpticalFlow_create(self._cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -55,8 +60,18 @@ class Steps:
         self._grid: Flow = np.stack(grid, 2)
 
     def trusted(self, first: int, gap: int, side: int = 1) -> tuple[Flow, Flow]:
-        """The flow from a frame to the one that comes `gap` frames later, and back, of the middle of every `side`
-        pixels each way; NaN where there and back does not lead back, or where one end does not look like the other."""
+        """Return the flow between frames `first` and `first` + `gap` where it can be trusted, and NaN elsewhere.
+
+        A flow cannot be trusted if the round trip ends far from its start, or if both ends look different.
+
+        Args:
+            first: the index of the first frame.
+            gap: the number of frames from the first frame to the last one.
+            side: the flow is given for the middle of every `side` x `side` pixels.
+
+        Returns:
+            The flow from first to last, and from last to first; (H / `side`, W / `side`, 2) each, in pixels.
+        """
         last = first + gap
         there, back = self._chained(self.on[first:last]), self._chained(self.back[first:last][::-1])
         one, other = self._frames[first], self._frames[last]
@@ -85,7 +100,7 @@ class Steps:
         return np.where(right[..., None], flow, np.float32(np.nan))
 
     def _at(self, places: Flow, values: Flow) -> Flow:
-        """`values` at places (h, w, 2); outside of the frame, what is like nothing."""
+        """Return `values` at `places`, (h, w, 2), bilinearly; `_NOTHING` outside the frame."""
         result: Flow = self._cv2.remap(
             values,
             places,
@@ -98,7 +113,7 @@ class Steps:
 
 
 def shrunk(frames: Tensor) -> Iterator[NDArray[np.uint8]]:
-    """Frames (T, H, W, 3) uint8 as the search takes them: (h, w) uint8 each."""
+    """Return `frames`, (T, H, W, 3) uint8 RGB, in grey and scaled down for the search: (h, w) uint8 each."""
     _, height, width, _ = frames.shape
     scale = min(1, _COLUMNS / width)
     for part in frames.split(16):

@@ -1,4 +1,4 @@
-"""Stretches of video, decoded into the device's memory, and where in them something moves."""
+"""Stretches of video, decoded into the memory of a device, with measurements of the motion in them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,29 @@ from dain_core.training.batch import TrainingDataError
 from dain_core.training.footage.pace import positions
 from dain_core.training.footage.search import Steps, shrunk
 
-#: How many frames the last one of a triplet may be after the first.
+#: The possible gaps of a triplet: the number of frames from its first frame to its last one.
 GAPS = range(2, 7)
-#: Of triplets of these, flow is measured; a value for so many pixels each way is enough.
+#: The gaps for which flow is measured, and the side in pixels of the squares that have one value of flow each.
 _MEASURED, _COARSER = (2, 4, 6), 4
-#: Frames are scaled down to so many lines.
+#: The largest height of a decoded frame. Higher frames are scaled down to it.
 _LINES = 1080
-#: Side of the cells in which motion is measured.
+#: The side in pixels of the cells in which motion is measured.
 _CELL = 32
-#: Between two frames in parts of the range: less and they are the same; more, and by a factor of three more than
-#: between their neighbours, and there is a cut.
+#: Thresholds of the mean difference of two frames, whose range is [0, 1]. Below the first one the second frame repeats
+#: the first. Above the second one, and above three times the median around, there is a cut.
 _SAME, _CUT = 0.1 / 255, 0.06
 
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a file: `count` frames from frame `first` on, (height, width) as decoded."""
+    """A part of a video file.
+
+    Attributes:
+        path: the file.
+        first: the index of the first frame in the file.
+        count: the number of frames.
+        size: the height and width of the decoded frames in pixels.
+    """
 
     path: Path
     first: int
@@ -45,10 +52,11 @@ class Span:
 
     @property
     def bytes(self) -> int:
+        """The size of the decoded frames."""
         return self.count * self.size[0] * self.size[1] * 3
 
     def parts(self, most: int) -> list[Span]:
-        """Cut into parts of about one length, none longer than `most` frames."""
+        """Divide the span into parts of about the same length, none longer than `most` frames."""
         edges = np.linspace(0, self.count, math.ceil(self.count / most) + 1).round().astype(int)
         return [
             Span(self.path, int(first), int(last - first), self.size)
@@ -57,10 +65,14 @@ class Span:
 
 
 def probe(path: Path, crop: tuple[int, int]) -> Span:
-    """All of a file.
+    """Return the span of a whole file.
+
+    Args:
+        path: the video file.
+        crop: the height and width that the frames must have at least.
 
     Raises:
-        TrainingDataError: it cannot be read, has fewer than three frames, or smaller ones than the crop.
+        TrainingDataError: the file cannot be read, has fewer than three frames, or has frames smaller than `crop`.
     """
     try:
         with av.open(str(path)) as file:
@@ -77,19 +89,27 @@ def probe(path: Path, crop: tuple[int, int]) -> Span:
         height, width = _LINES, round(width * _LINES / height)
     if height < crop[0] or width < crop[1]:
         raise TrainingDataError(
-            f"{path} has frames of {height}x{width}, smaller than the crop: choose a smaller --crop, or remove it"
+            f"{path} has frames of {height}x{width}, smaller than the crop: choose a smaller --crop, or remove the file"
         )
     if count < 3:
-        raise TrainingDataError(f"{path} has {count} frames, and a triplet needs 3: remove it")
+        raise TrainingDataError(f"{path} has {count} frames, but a triplet needs 3: remove the file")
     return Span(path, 0, count, (height, width))
 
 
 class Stretch:
-    """Decoded frames, (T, H, W, 3) uint8, and where in them something moves.
+    """The decoded frames of a span, and measurements of the motion in them.
+
+    Args:
+        span: the frames to decode.
+        device: the device that stores the frames.
 
     Attributes:
-        starts: by gap, the first frames of triplets that have no cut and no repeated frame in them, and of which it is
-            known when each was taken.
+        frames: (T, H, W, 3), uint8 RGB.
+        starts: by gap, the indices of the first frames of usable triplets. A triplet is usable if it has no cut and no
+            repeated frame, and if the time of each of its frames is known.
+
+    Raises:
+        TrainingDataError: the file cannot be decoded or has fewer than three frames, or OpenCV is not installed.
     """
 
     def __init__(self, span: Span, device: torch.device) -> None:
@@ -99,10 +119,12 @@ class Stretch:
             frames[count] = frame
             count += 1
         if count < 3:
-            raise TrainingDataError(f"{span.path} has fewer frames than it promises: repair or remove it")
+            raise TrainingDataError(
+                f"{span.path} has fewer frames than it announces: repair or remove the file"
+            )
         self.frames = torch.from_numpy(frames[:count]).to(device)
         motion, usable = _measure(self.frames)
-        #: Sums over all before in time, height and width, so that any box's mean is eight look-ups.
+        #: Cumulative sums over time, height and width: the mean of any box takes eight look-ups.
         self._sums = np.pad(motion.cumsum(0).cumsum(1).cumsum(2), ((1, 0), (1, 0), (1, 0)))
         broken = np.concatenate([[0], np.cumsum(~usable)])
         steps = Steps(list(shrunk(self.frames)))
@@ -113,12 +135,15 @@ class Stretch:
             for gap in GAPS
         }
         self._flows = self._measured(steps)
-        #: Logarithms of the time from each frame to the next, up to a factor that no triplet shows.
+        #: The logarithm of the time from each frame to the next, up to a constant, which cancels out in `time`.
         self._lasting = np.cumsum(np.nan_to_num(np.log(1 / place[:-1] - 1)))
 
     def _measured(self, steps: Steps) -> dict[tuple[int, int], Tensor]:
-        """By first frame and gap: flow both ways as `Batch.flows` has it, but (4, h, w), float16, for pixels of
-        frames as they are here."""
+        """Measure flow both ways for all usable triplets with a measured gap.
+
+        Returns:
+            By first frame and gap, flow like `Batch.flows`: (4, h, w), float16, in pixels of `frames`.
+        """
         scale = self.frames.shape[2] / steps.on[0].shape[1]
         flows = {}
         for gap in _MEASURED:
@@ -130,8 +155,11 @@ class Stretch:
         return flows
 
     def flows(self, place: Place, size: tuple[int, int]) -> Tensor:
-        """Flow both ways of a place's first and last frame scaled to that size, (4, H, W), float32, in its pixels; NaN
-        where it is not known."""
+        """Return the flow both ways between the first and the last frame of `place`, scaled to `size`.
+
+        Returns:
+            (4, H, W), float32, in pixels of the scaled crop; NaN where it is unknown. See `Batch.flows`.
+        """
         known = self._flows.get((place.first, place.gap))
         if known is None:
             return self.frames.new_full((4, *size), torch.nan, dtype=torch.float32)
@@ -148,6 +176,14 @@ class Stretch:
         return flows * flows.new_tensor([size[1] / place.width, size[0] / place.height] * 2).view(4, 1, 1)
 
     def place(self, rng: np.random.Generator, gap: int, size: tuple[int, int], scale: float) -> Place:
+        """Choose a random triplet and crop.
+
+        Args:
+            rng: the source of random numbers.
+            gap: one of `GAPS`. If no triplet with this gap is usable, the gap is 2.
+            size: the height and width to which the crop will be scaled down.
+            scale: the size of the crop relative to `size`; smaller if the frame is too small.
+        """
         gap = gap if len(self.starts[gap]) else 2
         first = int(rng.choice(self.starts[gap]))
         _, height, width, _ = self.frames.shape
@@ -157,12 +193,15 @@ class Stretch:
         return Place(self, first, gap, top, left, high, wide)
 
     def time(self, first: int, middle: int, last: int) -> float:
-        """When a triplet's middle frame was taken, between the first (0) and the last (1)."""
+        """Return the time of frame `middle` between frame `first` (0) and frame `last` (1)."""
         lasting = np.exp(self._lasting[first:last] - self._lasting[first])
         return float(lasting[: middle - first].sum() / lasting.sum())
 
     def motion(self, first: int, last: int, top: int, bottom: int, left: int, right: int) -> float:
-        """The mean difference from each frame to the next, in about that box."""
+        """Return the mean difference between neighbouring frames from `first` to `last`, in about this box.
+
+        The box is given in pixels. The difference is that of grey levels in [0, 1].
+        """
         rows, columns = self._sums.shape[1] - 1, self._sums.shape[2] - 1
         y0, x0 = min(top // _CELL, rows - 1), min(left // _CELL, columns - 1)
         y1, x1 = max(y0 + 1, min(bottom // _CELL, rows)), max(x0 + 1, min(right // _CELL, columns))
@@ -174,7 +213,14 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Place:
-    """A crop of a triplet."""
+    """A triplet of frames of a stretch, and a crop of these frames.
+
+    Attributes:
+        stretch: the frames.
+        first: the index of the first frame.
+        gap: the number of frames from the first frame to the last one.
+        top, left, height, width: the crop in pixels of the stretch's frames.
+    """
 
     stretch: Stretch
     first: int
@@ -186,6 +232,7 @@ class Place:
 
     @property
     def motion(self) -> float:
+        """The motion within the crop; see `Stretch.motion`."""
         return self.stretch.motion(
             self.first,
             self.first + self.gap,
@@ -196,15 +243,18 @@ class Place:
         )
 
     def time(self, middle: int) -> float:
-        """When frame first + middle was taken, between first (0) and first + gap (1)."""
+        """Return the time of frame `first` + `middle` between frame `first` (0) and frame `first` + `gap` (1)."""
         return self.stretch.time(self.first, self.first + middle, self.first + self.gap)
 
     def flows(self, size: tuple[int, int]) -> Tensor:
-        """See `Stretch.flows`."""
+        """Return the flow within the crop; see `Stretch.flows`."""
         return self.stretch.flows(self, size)
 
     def cut(self, middle: int, size: tuple[int, int]) -> list[Tensor]:
-        """The frames first, first + middle and first + gap: (3, H, W) uint8 each, scaled down to that size."""
+        """Return the crops of frames `first`, `first` + `middle` and `first` + `gap`, scaled down to `size`.
+
+        Each is (3, H, W), uint8 RGB.
+        """
         times = (self.first, self.first + middle, self.first + self.gap)
         rows, columns = slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
         frames = [self.stretch.frames[time, rows, columns].permute(2, 0, 1) for time in times]
@@ -217,7 +267,7 @@ class Place:
 
 
 def _decode(span: Span) -> Iterator[NDArray[Any]]:
-    """The span's frames, (H, W, 3) uint8 RGB; fewer where the file has fewer than it promised."""
+    """Decode the frames of `span`, (H, W, 3) uint8 RGB each. There are fewer if the file has fewer."""
     height, width = span.size
     try:
         with av.open(str(span.path)) as file:
@@ -227,7 +277,7 @@ def _decode(span: Span) -> Iterator[NDArray[Any]]:
             frames: Iterator[av.VideoFrame] = file.decode(stream)
             if span.first and rate and base:
                 start = span.first / rate + (stream.start_time or 0) * base
-                file.seek(int(start / base), stream=stream)  # to the key frame before
+                file.seek(int(start / base), stream=stream)  # goes to the key frame before
                 begin = float(start) - 1e-4
                 frames = dropwhile(lambda frame: frame.time is not None and frame.time < begin, frames)
             else:
@@ -235,11 +285,18 @@ def _decode(span: Span) -> Iterator[NDArray[Any]]:
             for frame in islice(frames, span.count):
                 yield frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
     except (av.error.FFmpegError, OSError) as error:
-        raise TrainingDataError(f"{span.path} cannot be decoded ({error}): replace or remove it") from error
+        raise TrainingDataError(
+            f"{span.path} cannot be decoded ({error}): replace or remove the file"
+        ) from error
 
 
 def _measure(frames: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """From each frame to the next: mean differences by cell, (T - 1, rows, columns); whether both are of one shot."""
+    """Compare each frame with the next one.
+
+    Returns:
+        The mean differences of grey levels by cell, (T - 1, rows, columns); and whether the two frames belong to one
+        shot and differ, (T - 1,).
+    """
     maps, coarse = [], []
     for start in range(0, len(frames) - 1, 16):
         grey = frames[start : start + 17].float().mean(3)[:, None] / 255

@@ -1,4 +1,4 @@
-"""Triplets and septuplets of frames in folders, as Vimeo-90K has them."""
+"""Triplets from Vimeo-90K, or from folders of three or seven frames that have its structure."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ from dain_core.training.batch import Batch, TrainingDataError
 from dain_core.training.footage.augment import augment
 from dain_core.training.footage.pictures import read_picture
 
-#: The list of each kind of collection, and the frames that a line of it stands for.
+#: The names of the lists, and the number of frames in a sequence of each list.
 LISTS = {"tri_trainlist.txt": 3, "sep_trainlist.txt": 7}
-#: Samples that are read ahead.
+#: The number of triplets that are read ahead.
 _AHEAD = 64
 
 
 class Triplets:
-    """A source of triplets out of picture files: `sequences/<line of the list>/im1.png`, ...
+    """A source of triplets from picture files: `sequences/<line of the list>/im1.png` and so on.
 
-    All lines in a new order in every round. Of seven frames any two that are no neighbours and one between them.
-    A sample is drawn from the seed and its number alone: so the threads that read ahead change nothing.
+    Every round takes all lines of the list in a new order. From seven frames it takes two that are not neighbours, and
+    one between them. A triplet depends only on the seed and on its number, so that the threads that read ahead have no
+    influence on it.
 
     Args:
-        folder: with `tri_trainlist.txt` or `sep_trainlist.txt`.
-        size: height and width of the crops.
+        folder: the folder that holds `tri_trainlist.txt` or `sep_trainlist.txt`.
+        size: the height and width of the crops in pixels.
+        device: the device of the batches.
+        seed: the seed of all random numbers.
 
     Raises:
-        TrainingDataError: there is no list, or it is empty; while sampling: a frame cannot be read, is smaller than the
-            crop, or of another size than its neighbours.
+        TrainingDataError: the list is missing or empty. `sample` raises it if a frame cannot be read, is smaller than
+            the crop, or differs in size from its neighbours.
     """
 
     def __init__(
@@ -44,12 +47,12 @@ class Triplets:
     ) -> None:
         names = [name for name in LISTS if (folder / name).is_file()]
         if not names:
-            raise TrainingDataError(f"{folder} has no {' and no '.join(LISTS)}: name the folder that has")
+            raise TrainingDataError(f"{folder} has no {' and no '.join(LISTS)}: name the folder that has one")
         self._folder, self._size, self._device, self._seed = folder, size, torch.device(device), seed
         self._length = LISTS[names[0]]
         lines = (folder / names[0]).read_text().split()
         if not lines:
-            raise TrainingDataError(f"{folder / names[0]} is empty: it should name a folder of frames a line")
+            raise TrainingDataError(f"{folder / names[0]} is empty: each line must name a folder of frames")
         self._lines = lines
         self._given = 0
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="triplets")
@@ -73,7 +76,7 @@ class Triplets:
         return augment(Batch.of_frames(frames.float() / 255, time), rng)
 
     def _read(self, seed: int, number: int) -> tuple[Tensor, float]:
-        """Sample `number`: (3, 3, H, W) uint8, and the middle's time."""
+        """Read triplet `number`: its frames, (3, 3, H, W) uint8, and the time of the middle frame."""
         turn, place = divmod(number, len(self._lines))
         order = _order(seed, turn, len(self._lines))
         rng = np.random.default_rng([seed, number, 3])
@@ -88,7 +91,7 @@ class Triplets:
         sizes = {tuple(frame.shape[1:]) for frame in frames}
         if len(sizes) > 1:
             raise TrainingDataError(
-                f"the frames in {folder} are not of one size: remove the folder from the list"
+                f"the frames in {folder} are not of one size: remove this folder from the list"
             )
         height, width = frames[0].shape[1:]
         if height < self._size[0] or width < self._size[1]:

@@ -1,4 +1,4 @@
-"""Triplets out of video files, whose frames wait decoded in the device's memory."""
+"""Triplets from video files, whose decoded frames are stored in the memory of the device."""
 
 from __future__ import annotations
 
@@ -17,30 +17,37 @@ from dain_core.training.footage.augment import augment
 from dain_core.training.footage.pictures import VIDEOS, files
 from dain_core.training.footage.stretches import GAPS, Span, Stretch, probe
 
-#: Frames of a stretch, and triplets after which, where not all videos fit into memory, the oldest stretch goes.
+#: The largest number of frames of a stretch; and the number of triplets after which the oldest stretch is replaced, if
+#: not all videos fit into memory.
 _STRETCH, _TURN = 128, 500
-#: So many stretches for each process and it reads its own alone: that takes time and memory.
+#: The number of stretches for each process from which on a process reads its own part of the videos only.
 _OWN = 8
-#: Places looked at for each crop; the more something moves there the likelier it is taken.
+#: The number of places that compete for each crop. The probability of a place grows with the motion in it.
 _CANDIDATES = 6
 
 
 class Videos:
-    """A source of triplets out of video files.
+    """A source of triplets from video files.
 
-    Neighbours are two to six frames apart, the middle mostly half-way; no triplet has a cut or a repeated frame in
-    it. A middle frame's time is what the motion tells, not what the numbers of the frames do. Flow is given where it
-    could be measured. Crops lie mostly where something moves; half of them are larger and scaled down, by 2 at most.
-    What is drawn depends on the seed and the number of triplets before, whatever the threads that decode do meanwhile.
+    The first and the last frame of a triplet are two to six frames apart, and the middle frame is mostly half-way. No
+    triplet has a cut or a repeated frame. The time of the middle frame follows from the measured motion, not from the
+    numbers of the frames. Flow is given where it could be measured. Crops lie mostly where something moves. Half of
+    them are larger than `size` and scaled down, by a factor of 2 at most. A triplet depends only on the seed and on the
+    number of triplets before it, so that the threads that decode have no influence on it.
 
     Args:
-        folder: of video files, in it or in folders in it.
-        size: height and width of the crops.
-        part: which of how many processes reads them; see `_OWN`.
-        budget: bytes of decoded frames to hold on the device. Where the videos take more, stretches of them take turns.
+        folder: the folder of the video files, which may be in subfolders.
+        size: the height and width of the crops in pixels.
+        device: the device that stores the frames and makes the batches.
+        seed: the seed of all random numbers.
+        part: (index, count) of this process among all processes of the run. If there are enough stretches, each process
+            reads its own part of them.
+        budget: the largest size of the decoded frames on the device in bytes. If the videos are larger, the source
+            holds some stretches at a time and replaces them one by one.
 
     Raises:
-        TrainingDataError: no video is there, or one cannot be read, or is smaller than the crops.
+        TrainingDataError: the folder has no video, or a video cannot be read or is smaller than the crops. `sample`
+            raises it if no triplet is usable.
     """
 
     def __init__(
@@ -55,7 +62,7 @@ class Videos:
     ) -> None:
         paths = files(folder, VIDEOS)
         if not paths:
-            raise TrainingDataError(f"{folder} has no video in it: name the folder that has")
+            raise TrainingDataError(f"{folder} has no video in it: name the folder that has one")
         self._size, self._device, self._seed, self._given = size, torch.device(device), seed, 0
         self._pool = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2), thread_name_prefix="videos")
         self._spans = [span for path in paths for span in probe(path, size).parts(_STRETCH)]
@@ -93,7 +100,8 @@ class Videos:
         share = np.cumsum([len(stretch.starts[2]) for stretch in self._stretches])
         if not share[-1]:
             raise TrainingDataError(
-                "no two neighbouring frames of these videos differ without a cut: add others"
+                "no triplet can be taken from these videos: their frames do not differ, or have cuts between them. "
+                "Add other videos"
             )
         crops, times, flows = [], [], []
         for _ in range(n):
@@ -114,7 +122,7 @@ class Videos:
         return augment(replace(batch, flows=torch.stack(flows)), rng)
 
     def _fill(self) -> None:
-        """Has as many stretches as memory holds, and the next ones being decoded."""
+        """Complete the stretches in memory, and start to decode the next ones."""
         while len(self._stretches) + len(self._coming) < self._held + (0 if self._fits else 2):
             number = self._turn + len(self._stretches) + len(self._coming)
             self._coming.append(self._pool.submit(Stretch, self._span(number), self._device))
@@ -122,14 +130,14 @@ class Videos:
             self._stretches.append(self._coming.popleft().result())
 
     def _span(self, number: int) -> Span:
-        """All of them in turn, in another order every round."""
+        """Return stretch `number` of the endless sequence, which takes all spans in a new order in every round."""
         round_, place = divmod(number, len(self._spans))
         order = np.random.default_rng([self._seed, round_, 1]).permutation(len(self._spans))
         return self._spans[order[place] if not self._fits else place]
 
 
 def _draw_gap(rng: np.random.Generator) -> tuple[int, int]:
-    """How many frames later the last one is than the first, and the middle one."""
+    """Choose the distances in frames from the first frame of a triplet to the last one and to the middle one."""
     if rng.random() < 0.8:
         half = int(rng.choice([1, 2, 3], p=[0.7, 0.22, 0.08]))
         return 2 * half, half

@@ -3,10 +3,10 @@
     apt-get install openarena xvfb
     python -m dain_core.training.gather.games games --maps oa_dm1,delta,islanddm
 
-The game draws as many moments as it is asked for, however long that takes. A frame is the mean light of the moments
-during which a shutter is open. Fast motion, things that enter the picture and things that cover others therefore look
-as in film, and each frame lies exactly where it should. A second of footage takes about twenty seconds of a core, and
-no GPU. The game's data are under the GPL 2.
+The game draws every moment of the playback, however long that takes. A frame is the mean light of the moments during
+which a shutter is open. Fast motion, things that enter the picture and things that cover others therefore look as in a
+film, and the time of each frame is exact. A second of footage takes about twenty seconds of a core, and no GPU. The
+data of the game are licensed under the GPL 2.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 Frame = NDArray[np.uint8]
 
 WIDTH, HEIGHT = 768, 432
-TICKS = 40  # of the match, a second
-RATE = 500  # moments a second
-SECONDS = 2.4
-#: Pairs: the moments from one frame to the next, and the moments during which the shutter is open.
+TICKS = 40  # steps of the match in a second
+RATE = 500  # moments in a second
+SECONDS = 2.4  # length of a film
+#: The possible shutters: the number of moments from one frame to the next, and of those with an open shutter.
 SHUTTERS = ((16, 8), (16, 6), (8, 5), (8, 4))
-#: Two views of the match: that of a player, and one from behind or beside a player.
+#: The two views of a match: through the eyes of a player, and from behind or beside a player.
 VIEWS = ("cg_thirdPerson 0", "cg_thirdPerson 1; set cg_thirdPersonRange 75; set cg_thirdPersonAngle {angle}")
 MAPS = (
     "oa_dm1,oa_dm2,oa_dm5,oa_rpg3dm2,oa_shouse,kaos2,islanddm,oasago2,delta,ps37ctf,aggressor,hydronex,"
@@ -42,7 +42,7 @@ MAPS = (
 )
 BOTS = ("sarge", "grism", "ayumi", "kyonshi", "tony", "merman")
 
-#: The picture shows no text, no weapon before the camera and no blood, and is as light as a daylight picture.
+#: Commands for the look: no text, no weapon before the camera, no blood, and the brightness of daylight.
 LOOKS = """
 set cg_draw2D 0; set cg_drawGun 0; set cg_drawFPS 0; set con_notifytime -1; set com_blood 0; set cg_gibs 0
 set cg_fov 75; set r_picmip 0; set r_ext_compressed_textures 0
@@ -57,9 +57,9 @@ _PICTURE = np.round((np.arange(_LEVELS + 1) / _LEVELS) ** (1 / _GAMMA) * 255).as
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--maps", default=MAPS, show_default=True, help="Where to play, a match each.")
+@click.option("--maps", default=MAPS, show_default=True, help="Maps on which to play, one match on each.")
 def main(out: Path, maps: str) -> None:
-    """Record each match as seen by a player and from outside, OUT/MAP_0.mp4 and OUT/MAP_1.mp4."""
+    """Record each match twice: through the eyes of a player, OUT/MAP_0.mp4, and from outside, OUT/MAP_1.mp4."""
     for program in ("openarena", "xvfb-run"):
         if not _program(program):
             raise click.ClickException(f"{program} is not installed: apt-get install openarena xvfb")
@@ -69,7 +69,9 @@ def main(out: Path, maps: str) -> None:
         with tempfile.TemporaryDirectory() as home:
             play(Path(home), match(name))
             if not (Path(home) / "baseoa/demos/match.dm_71").exists():
-                raise click.ClickException(f"no match was played on {name!r}: is it a map of the game's?")
+                raise click.ClickException(
+                    f"no match was played on {name!r}: check that the game has this map"
+                )
             for index, view in enumerate(VIEWS):
                 play(Path(home), playback(view.format(angle=draw.randrange(360))))
                 film = Path(home) / "baseoa/videos/film.avi"
@@ -81,7 +83,7 @@ def main(out: Path, maps: str) -> None:
 
 
 def match(name: str) -> str:
-    """The game's commands that record a match as a spectator sees it who follows a player."""
+    """Return the commands of the game that record a match on map `name`, from a spectator who follows a player."""
     bots = "; ".join(f"addbot {bot} 4" for bot in BOTS)
     return f"""
 set sv_pure 0; set sv_fps {TICKS}; set snaps {TICKS}; set rate 90000; set com_maxfps {TICKS}
@@ -92,17 +94,21 @@ record match; {wait(SECONDS + 1, TICKS)}; stoprecord; wait 5; quit
 
 
 def playback(view: str) -> str:
-    """The game's commands that make a film of the recorded match, seen as `view` says."""
+    """Return the commands of the game that make a film of the recorded match with `view`, one of `VIEWS`."""
     return f"set {view}\ndemo match; wait 10; video film; {wait(SECONDS, RATE)}; stopvideo; quit\n"
 
 
 def wait(seconds: float, rate: int) -> str:
-    """The game's command that waits. The game counts two waits in each moment that it makes."""
+    """Return the command of the game that waits, at `rate` moments a second. The game counts two waits a moment."""
     return f"wait {round(2 * rate * seconds)}"
 
 
 def play(home: Path, commands: str) -> None:
-    """Run the game without a screen until its commands end. `home` is its home folder.
+    """Run the game without a screen until its commands end.
+
+    Args:
+        home: the home folder of the game.
+        commands: commands of the game, the last of which is `quit`.
 
     Raises:
         click.ClickException: the game failed; the message has the end of its log.
@@ -130,14 +136,14 @@ def play(home: Path, commands: str) -> None:
 
 
 def moments(path: Path) -> Iterator[Frame]:
-    """Every frame of a film, in RGB."""
+    """Read the frames of a film, (H, W, 3) uint8 RGB each."""
     with av.open(str(path)) as file:
         for frame in file.decode(video=0):
             yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
 
 def exposed(moments: Iterable[Frame], period: int, opened: int) -> Iterator[Frame]:
-    """Make a frame of every `period` moments: the mean light of the first `opened` of them."""
+    """Make one frame from every `period` moments: the mean light of the first `opened` of them."""
     light: NDArray[np.uint32] = np.zeros((), np.uint32)
     for index, moment in enumerate(moments):
         place = index % period
@@ -149,7 +155,7 @@ def exposed(moments: Iterable[Frame], period: int, opened: int) -> Iterator[Fram
 
 
 def write(path: Path, rate: Fraction, frames: Iterable[Frame]) -> int:
-    """Write `frames` as H.264, at a quality whose loss nobody sees; gives their number."""
+    """Write `frames` as H.264 with `rate` frames a second and no visible loss; return the number of frames."""
     count = 0
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=rate, options={"crf": "19", "preset": "slow"})

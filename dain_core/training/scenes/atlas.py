@@ -1,4 +1,4 @@
-"""Every picture at several sizes in one tensor, so that one operation samples thousands of pieces of them."""
+"""Stores all pictures at several sizes in one tensor, so that one operation samples thousands of pieces of them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+#: The number of sizes of each picture. Each size is half of the size before.
 LEVELS = 5
 
 
 class Atlas:
-    """Pictures as premultiplied RGBA bytes: each at its own size, half, a quarter, ...
+    """Pictures as premultiplied RGBA bytes, each at its own size, 1/2, 1/4 and so on.
+
+    Procedural pictures (noise, stripes, gradients) are added: 32 without photographs, else one for eight photographs,
+    but 6 at least.
 
     Args:
-        pictures: uint8 (3 or 4, H, W); those of four channels are cut-outs. To these come procedural ones
-            (noise, stripes, gradients): 32 where there is nothing else, else one to eight photographs.
+        pictures: RGB (3, H, W) or RGB and coverage (4, H, W), uint8. A picture with coverage is a cut-out.
+        generator: the source of random numbers of the procedural pictures.
+        device: the device that stores the pictures.
 
     Attributes:
-        textures, cutouts: which pictures (as the index into them) are opaque, which are cut-outs.
-        sizes: (pictures, LEVELS, 2), width and height in pixels.
+        textures, cutouts: the indices of the opaque pictures, and of the cut-outs.
+        sizes: the width and height of each picture at each level, (pictures, LEVELS, 2), in pixels.
     """
 
     def __init__(self, pictures: Sequence[Tensor], generator: torch.Generator, device: torch.device) -> None:
@@ -37,18 +42,18 @@ class Atlas:
         starts = np.concatenate([[0], np.cumsum(sizes.prod(1))[:-1]])
         self.sizes = sizes.reshape(len(every), LEVELS, 2)
         self._starts = starts.reshape(len(every), LEVELS)
-        #: One int32 a pixel, so that one look-up brings all four bytes.
+        #: A pixel is one int32, so that one look-up gives all four bytes.
         self._pixels = torch.cat([level.reshape(-1, 4) for level in levels]).view(torch.int32).flatten()
 
     def sample(self, pictures: NDArray[np.int64], levels: NDArray[np.int64], x: Tensor, y: Tensor) -> Tensor:
-        """Bilinear samples of M pictures, mirrored beyond their borders.
+        """Sample M pictures bilinearly. A picture is mirrored beyond its borders.
 
         Args:
-            pictures, levels: (M,), which picture at which size.
-            x, y: (M, ...), where, in pixels of that size; the first pixel's centre is at 0.5.
+            pictures, levels: the index and the level of each picture, (M,).
+            x, y: the coordinates, (M, ...), in pixels of the level. The centre of the first pixel is at 0.5.
 
         Returns:
-            (M, ..., 4) float32 in [0, 1], premultiplied RGBA.
+            Premultiplied RGBA, (M, ..., 4), float32 in [0, 1].
         """
         sizes, starts = self.sizes[pictures, levels], self._starts[pictures, levels]
         shape = (-1,) + (1,) * (x.dim() - 1)
@@ -69,13 +74,13 @@ class Atlas:
 
 
 def _mirror(index: Tensor, size: Tensor) -> Tensor:
-    """0 1 2 2 1 0 0 1 2 ... for a size of 3."""
+    """Fold indices into [0, `size`): with a size of 3, 0 1 2 3 4 5 6 become 0 1 2 2 1 0 0."""
     index = index.remainder(2 * size)
     return torch.minimum(index, 2 * size - 1 - index)
 
 
 def _levels(picture: Tensor) -> list[Tensor]:
-    """(3 or 4, H, W) uint8 -> premultiplied RGBA (h, w, 4) uint8 at LEVELS sizes, each half of the one before."""
+    """Return `picture`, (3 or 4, H, W) uint8, as premultiplied RGBA (h, w, 4) uint8 at all levels."""
     colour = picture[:3].float()
     alpha = picture[3:].float() if len(picture) == 4 else torch.full_like(colour[:1], 255)
     level = torch.cat([colour * (alpha / 255), alpha])[None]
@@ -88,7 +93,7 @@ def _levels(picture: Tensor) -> list[Tensor]:
 
 
 def procedural_pictures(count: int, generator: torch.Generator, size: int = 256) -> list[Tensor]:
-    """Pictures made of nothing: uint8 (3, size, size)."""
+    """Make `count` pictures of noise, stripes, checks and gradients: RGB (3, `size`, `size`), uint8."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))

@@ -1,4 +1,4 @@
-"""What cameras and codecs do to a picture, for whole batches. Frames are (N, 3 colours, T frames, H, W) in [0, 1]."""
+"""Degrades batches of frames as cameras and codecs do. Frames are (N, 3 colours, T frames, H, W) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from dain_core.training.scenes.motion import Array
 
 
 def soften(frames: Tensor, amount: Tensor) -> Tensor:
-    """Blends in (N,) parts of a copy blurred by a little over one pixel."""
+    """Blend `frames` with a copy that is blurred by a little over one pixel.
+
+    Args:
+        frames: (N, 3, T, H, W).
+        amount: the share of the blurred copy, (N,), 0 to 1.
+    """
     planes = frames.flatten(1, 2)
     blurred = F.avg_pool2d(
         F.avg_pool2d(planes, 3, 1, 1, count_include_pad=False), 3, 1, 1, count_include_pad=False
@@ -22,11 +27,12 @@ def soften(frames: Tensor, amount: Tensor) -> Tensor:
 
 
 def compress(frames: Tensor, step: Tensor) -> Tensor:
-    """Loses what a codec loses: half of the colour's resolution, and small waves in blocks of 8x8.
+    """Degrade `frames` as a codec does: halve the resolution of colour, and quantise blocks of 8x8 pixels.
 
     Args:
-        frames: H and W multiples of 16.
-        step: (N,), how coarsely the mean of a block is quantised, in parts of the range; small waves more coarsely.
+        frames: (N, 3, T, H, W); H and W are multiples of 16.
+        step: the quantisation step of the mean of a block, (N,), as a share of the range. Steps grow with the
+            frequency.
     """
     n, _, times, height, width = frames.shape
     red, green, blue = frames.unbind(1)
@@ -35,7 +41,7 @@ def compress(frames: Tensor, step: Tensor) -> Tensor:
     chroma = F.interpolate(F.avg_pool2d(chroma, 2), scale_factor=2, mode="bilinear", align_corners=False)
     planes = torch.stack([luma, *chroma.view(n, 2, times, height, width).unbind(1)], 1)
     waves = _cosines(frames.device)
-    # Products of 8x8 matrices as one of pixels with waves: (..., 8, 8) blocks.
+    # The blocks are (..., 8, 8), so that one batched product transforms all of them.
     blocks = planes.view(n, 3, times, height // 8, 8, width // 8, 8).transpose(-2, -3)
     spectrum = waves @ blocks @ waves.T
     frequency = torch.arange(8, device=frames.device)
@@ -50,7 +56,7 @@ def compress(frames: Tensor, step: Tensor) -> Tensor:
 
 
 def _cosines(device: torch.device) -> Tensor:
-    """(8, 8), orthonormal: the waves of the discrete cosine transform."""
+    """Return the waves of the discrete cosine transform, (8, 8), orthonormal."""
     k = torch.arange(8, device=device, dtype=torch.float32)
     waves = torch.cos((2 * k + 1) * k[:, None] * (math.pi / 16)) * 0.5
     waves[0] *= 0.5**0.5
@@ -60,13 +66,17 @@ def _cosines(device: torch.device) -> Tensor:
 def degrade(
     frames: Tensor, times: Array, calm: Array, rng: np.random.Generator, generator: torch.Generator
 ) -> Tensor:
-    """Gives clean frames the looks of a video's: all alike, but for noise, which the middle one is spared.
+    """Give clean frames the look of a video. The frames of a scene change alike, but the middle frame gets no noise.
 
     Args:
-        frames: (N, 3, 3, H, W), in the order first, last, middle.
-        times: (N, 3), when each is.
-        calm: (N,) bool, scenes in which next to nothing moves: these get noise more often.
-        generator: of the frames' device.
+        frames: (N, 3, 3, H, W), in the order first, last, middle; changed in place.
+        times: the times of the frames, (N, 3).
+        calm: (N,), bool: whether nearly nothing moves in the scene. Such a scene gets noise more often.
+        rng: the source of the random numbers of scenes.
+        generator: the source of the noise, on the device of the frames.
+
+    Returns:
+        The degraded frames.
     """
     n = len(frames)
 
@@ -93,9 +103,9 @@ def degrade(
 
     sigma = column((rng.random(n) < np.where(calm, 0.8, 0.35)) * np.exp(rng.uniform(-6, -3.7, n)))
     noise = torch.randn(frames[:, :, :2].shape, generator=generator, device=frames.device)
-    grain = F.avg_pool2d(noise.flatten(1, 2), 3, 1, 1).mul_(3).view_as(noise)  # as strong, but coarser
+    grain = F.avg_pool2d(noise.flatten(1, 2), 3, 1, 1).mul_(3).view_as(noise)  # same strength, but coarser
     coarse = column((rng.random(n) < 0.4).astype(np.float64))
     frames[:, :, :2].addcmul_(torch.lerp(noise, grain, coarse), sigma)
     frames.clamp_(0, 1)
-    frames[:, :, :2].mul_(255).round_().mul_(1 / 255)  # as bytes have them
+    frames[:, :, :2].mul_(255).round_().mul_(1 / 255)  # the precision of bytes
     return frames

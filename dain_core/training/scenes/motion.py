@@ -1,8 +1,9 @@
-"""How everything in a made scene lies and moves: drawn by numbers alone, for many scenes at once.
+"""Draws random layouts: the places and the motion of all things in many made scenes at once.
 
-A scene is a background and up to OBJECTS objects, each flat and at its own depth, seen by a camera that pans (near
-things by more than far ones), rolls and zooms. Time s runs from -0.5 (the first frame) to 0.5 (the last). Coordinates
-are pixels from the frame's centre, x to the right and y down; an object's own are its canvas, [-1, 1] squared.
+A scene is a background and up to OBJECTS objects. Each thing is flat and has its own depth. The camera pans (near
+things move more than far things), rolls and zooms. The time s runs from -0.5 (first frame) to 0.5 (last frame).
+Coordinates are pixels from the centre of the frame; x points right, y points down. The canvas of a thing has its own
+coordinates, [-1, 1] in both directions.
 """
 
 from __future__ import annotations
@@ -15,38 +16,43 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+#: The largest number of objects in a scene.
 OBJECTS = 12
-#: In a scene with a figure the first objects are its pieces, each hanging from its parent by a joint: the body, the
-#: head, then twice an arm's two halves and a leg's two halves.
+#: The parents of the pieces of a figure. In a scene with a figure the first objects are its pieces: the body, the head,
+#: both halves of two arms, both halves of two legs. A joint connects each piece with its parent.
 PARENTS = (-1, 0, 0, 2, 0, 4, 0, 6, 0, 8)
 BODY, HEAD = 0, 1
-#: By piece, in lengths of the body: how long it is, and how far down its parent the joint is.
+#: For each piece its length, and the distance from its parent's start to the joint, both in lengths of the body.
 LENGTHS = np.array([1, 0.35, 0.5, 0.5, 0.5, 0.5, 0.6, 0.6, 0.6, 0.6])
 JOINTS = np.array([0, 0, 0.08, 0.5, 0.08, 0.5, 1, 0.6, 1, 0.6])
-#: The share of scenes in which objects and pans are five times as fast, as in a close-up of traffic.
+#: The share of scenes whose objects and pans are five times as fast, as in a close-up of traffic.
 _FAST = 0.3
-#: The share of scenes with a close-up: something that reaches in from beyond the frame.
+#: The share of scenes with a close-up: a large object that reaches into the frame from outside.
 _CLOSE = 0.3
-#: Half of a limb's length, in halves of its canvas (as shapes.py draws it).
+#: Half of the length of a limb, in halves of its canvas; shapes.py draws it so.
 LIMB = 0.7
 
 
 @dataclass
 class Layout:
-    """N scenes of 1 + OBJECTS things, the background first. Fields without a note are (N, 1 + OBJECTS).
+    """The layouts of N scenes with 1 + OBJECTS things each. The first thing is the background.
+
+    In the shapes below, "..." stands for (N, 1 + OBJECTS). Changes are those from the first frame to the last one.
 
     Attributes:
-        present: bool.
-        figure: (N,) bool, whether the first objects are a figure's pieces.
-        calm: (N,) bool, whether next to nothing moves.
-        place, velocity: (..., 2), where the thing is at s = 0, and its own motion, pixels from first to last.
-        angle, spin, growth: radians, radians and the logarithm of size from first to last.
-        tilt: (..., 2), how it turns out of its plane, per pixel from first to last.
-        size: (..., 2), half its canvas in pixels; a negative width mirrors it.
-        disparity, slope: the inverse of depth in the frame's centre, and (..., 2) its change per pixel.
-        ripple: (..., 2, 4), small waves of the surface: for x and for y (of the canvas) height, wave vector, phase.
-        pan, pivot: (N, 2), the camera's motion as seen at the background, the point around which it rolls and zooms.
-        roll, zoom: (N,).
+        present: whether the thing exists, (...), bool.
+        figure: whether the first objects are the pieces of a figure, (N,), bool.
+        calm: whether nearly nothing moves, (N,), bool.
+        place, velocity: the place of the thing at s = 0, and the change of its place, (..., 2), in pixels.
+        angle, spin: the angle at s = 0, and its change, (...), in radians.
+        growth: the change of the logarithm of the size, (...).
+        tilt: the change of the rotation out of the plane, (..., 2), per pixel.
+        size: half of the width and height of the canvas, (..., 2), in pixels. A negative width mirrors the thing.
+        disparity, slope: the inverse depth at the centre of the frame, (...), and its change per pixel, (..., 2).
+        ripple: small waves of the surface, (..., 2, 4): for x and for y of the canvas height, wave vector and phase.
+        pan: the motion of the background that the camera causes, (N, 2), in pixels.
+        pivot: the point around which the camera rolls and zooms, (N, 2), in pixels.
+        roll, zoom: the change of the camera's angle in radians, and of the logarithm of its scale, (N,).
     """
 
     present: Array
@@ -68,7 +74,7 @@ class Layout:
     zoom: Array
 
     def poses(self, times: Array) -> Array:
-        """(N, T) times s -> (N, 1 + OBJECTS, T, 3, 3): homographies from canvas to pixels."""
+        """Return the homographies from canvas to pixels, (N, 1 + OBJECTS, T, 3, 3), at the times s, (N, T)."""
         s = times[:, None, :]
         turn = similarity(
             self.place[:, :, None] + self.velocity[:, :, None] * s[..., None],
@@ -77,7 +83,7 @@ class Layout:
         )
         tilt = self.tilt[:, :, None] * s[..., None]
         turn[..., 2, :2] = tilt
-        turn[..., :2, :2] += turn[..., :2, 2:] * tilt[..., None, :]  # tilted first, then moved
+        turn[..., :2, :2] += turn[..., :2, 2:] * tilt[..., None, :]  # the tilt comes before the move
         for piece, parent in enumerate(PARENTS):
             if parent >= 0:
                 turn[self.figure, 1 + piece] = turn[self.figure, 1 + parent] @ turn[self.figure, 1 + piece]
@@ -90,17 +96,21 @@ class Layout:
         return self._camera(s) @ self._parallax(s) @ turn @ canvas
 
     def take(self, chosen: Array) -> Layout:
-        """The scenes of these indices."""
+        """Return the scenes with the indices `chosen`."""
         return Layout(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def _parallax(self, s: Array) -> Array:
-        """What the camera's pan moves: each point by its inverse depth, so that a slanted plane shears."""
+        """Return the motion that the pan causes, as matrices.
+
+        A point moves in proportion to its inverse depth. A slanted plane therefore shears.
+        """
         plane = np.concatenate([self.slope, self.disparity[..., None]], -1) / self.disparity[:, :1, None]
         moved = np.zeros((*self.disparity.shape, s.shape[-1], 3, 3))
         moved[..., :2, :] = self.pan[:, None, None, :, None] * plane[:, :, None, None, :] * s[..., None, None]
         return moved + np.eye(3)
 
     def _camera(self, s: Array) -> Array:
+        """Return the motion that the camera's roll and zoom cause, as matrices."""
         turned = similarity(
             self.pivot[:, None, None], self.roll[:, None, None] * s, np.exp(self.zoom[:, None, None] * s)
         )
@@ -110,7 +120,13 @@ class Layout:
 
 
 def similarity(place: Array, angle: Array, scale: Array) -> Array:
-    """(..., 2), (...), (...) -> (..., 3, 3): scaled, turned, then moved."""
+    """Return matrices (..., 3, 3) that scale, then rotate, then move.
+
+    Args:
+        place: the move, (..., 2).
+        angle: the rotation in radians, (...).
+        scale: the factor, (...).
+    """
     matrix = np.zeros((*angle.shape, 3, 3))
     matrix[..., 0, 0] = matrix[..., 1, 1] = np.cos(angle) * scale
     matrix[..., 1, 0] = np.sin(angle) * scale
@@ -123,14 +139,17 @@ def similarity(place: Array, angle: Array, scale: Array) -> Array:
 def draw_layout(
     rng: np.random.Generator, n: int, height: int, width: int, *, speed: float = 1, easy: float = 0
 ) -> Layout:
-    """N scenes.
+    """Draw the layouts of `n` scenes.
 
     Args:
-        speed: what every speed is multiplied with.
-        easy: share of scenes with two objects at most, none of them a figure.
+        rng: the source of random numbers.
+        n: the number of scenes.
+        height, width: the size of the frames in pixels.
+        speed: a factor for all speeds.
+        easy: the share of scenes with two objects at most and no figure, 0 to 1.
     """
     objects = (n, 1 + OBJECTS)
-    # Sizes and speeds below are for frames of about 256x352; in some batches all is smaller.
+    # Sizes and speeds below are for frames of about 256x352. In some batches all things are smaller.
     unit = (height * width) ** 0.5 / 300 * rng.uniform(0.5, 1.1)
     simple = rng.random(n) < easy
     figure = (rng.random(n) < 0.2) & ~simple
@@ -141,7 +160,7 @@ def draw_layout(
     depth[:, 0] = depth_behind
     nearer = np.where(present, depth_behind[:, None] / depth, 1).max(1)
     slope = rng.normal(0, 0.15, (*objects, 2)) / (width / 2)
-    slope[:, 0, 1] = rng.uniform(0, 0.7, n) / (height / 2)  # the ground comes nearer towards the lower border
+    slope[:, 0, 1] = rng.uniform(0, 0.7, n) / (height / 2)  # the ground is nearer at the lower border
 
     place = rng.uniform(-0.55, 0.55, (*objects, 2)) * (width, height)
     size = np.exp(rng.uniform(np.log(12), np.log(200), objects))[..., None] * [unit, unit]
@@ -150,9 +169,9 @@ def draw_layout(
     angle = rng.normal(0, 0.35, objects)
 
     hurry = np.where(rng.random(n) < _FAST, 5.0, 1.0) * speed * unit
-    own = rng.random(objects) > 0.22  # the rest moves with the camera alone
+    own = rng.random(objects) > 0.22  # the other objects move only with the camera
     own[:, 0] = False
-    fastest = np.minimum(90 * unit, 2.5 * np.abs(size).sum(-1))  # no further than a few times its own size
+    fastest = np.minimum(90 * unit, 2.5 * np.abs(size).sum(-1))  # a few times its own size at most
     velocity = speeds(rng, objects, 6 * hurry[:, None], fastest) * own[..., None]
     spin = own * np.where(rng.random(objects) < 0.1, rng.normal(0, 0.5, objects), _half(rng, 0.06, objects))
     layout = Layout(
@@ -186,18 +205,26 @@ def draw_layout(
 def speeds(
     rng: np.random.Generator, shape: tuple[int, ...], median: float | Array, most: float | Array
 ) -> Array:
-    """Velocities (..., 2) of all directions, mostly near the median, now and then many times that."""
+    """Draw velocities (..., 2) in all directions. Most speeds are near `median`; a few are many times larger.
+
+    Args:
+        rng: the source of random numbers.
+        shape: the shape of the result without its last dimension.
+        median: the median speed.
+        most: the largest speed.
+    """
     speed = np.minimum(median * np.exp(rng.normal(0, 1.1, shape)), most)
     direction = rng.uniform(0, 2 * np.pi, shape)
     return np.stack([speed * np.cos(direction), 0.8 * speed * np.sin(direction)], -1)
 
 
 def _half(rng: np.random.Generator, deviation: float, shape: tuple[int, ...]) -> Array:
-    """Half of them 0, the others normally distributed."""
+    """Draw numbers of which half are 0 and the others have a normal distribution."""
     return rng.normal(0, deviation, shape) * (rng.random(shape) < 0.5)
 
 
 def _present(rng: np.random.Generator, n: int, figure: Array, simple: Array) -> Array:
+    """Draw which things exist; see `Layout.present`."""
     count = np.where(rng.random(n) < 0.07, 0, rng.geometric(0.27, n))
     count = np.where(figure, len(PARENTS) + rng.integers(0, 3, n), count)
     count = np.where(simple, np.minimum(count, 2), np.minimum(count, OBJECTS))
@@ -205,7 +232,7 @@ def _present(rng: np.random.Generator, n: int, figure: Array, simple: Array) -> 
 
 
 def _draw_close_ups(rng: np.random.Generator, layout: Layout, chosen: Array, unit: float) -> None:
-    """Makes the first object of the chosen scenes a large and fast one before all others, much of it out of sight."""
+    """Turn the first object of the chosen scenes into a close-up: large, fast, nearest and mostly outside the frame."""
     n, frame = int(chosen.sum()), 1.6 * layout.size[chosen, 0]
     side, length = rng.uniform(0, 2 * np.pi, n), np.exp(rng.uniform(np.log(80), np.log(320), (n, 1))) * unit
     layout.present[chosen, 1] = True
@@ -218,7 +245,7 @@ def _draw_close_ups(rng: np.random.Generator, layout: Layout, chosen: Array, uni
 
 
 def _draw_figures(rng: np.random.Generator, layout: Layout, unit: float) -> None:
-    """Sets the pieces of figures: bars that swing in their joints, in one plane that moves as a whole."""
+    """Arrange the pieces of figures: bars that swing at their joints, in one plane that moves as a whole."""
     chosen = np.flatnonzero(layout.figure)
     n, pieces = len(chosen), len(PARENTS)
     rows, columns = chosen[:, None], np.arange(1, 1 + pieces)[None]
@@ -233,14 +260,14 @@ def _draw_figures(rng: np.random.Generator, layout: Layout, unit: float) -> None
     layout.velocity[rows, columns[:, 1:]] = 0
     layout.place[rows, columns[:, 1:], 0] = body * JOINTS[1:]
     layout.place[rows, columns[:, 1:], 1] = 0
-    # All at one depth, but for a hair that says which piece is before which.
+    # All pieces have one depth. Tiny differences determine which piece covers which.
     before = 1 + 1e-4 * rng.permuted(np.tile(np.arange(pieces), (n, 1)), axis=1)
     layout.disparity[rows, columns] = layout.disparity[chosen, 1:2] * before
     layout.slope[rows, columns] = layout.slope[chosen, 1:2]
 
 
 def _draw_ripples(rng: np.random.Generator, layout: Layout, unit: float) -> None:
-    """Lets a quarter of the surfaces bend; never so much that a surface folds."""
+    """Make a quarter of the surfaces ripple, never so much that a surface folds."""
     shape = layout.disparity.shape
     size = np.abs(layout.size)
     length = size.mean(-1) * rng.uniform(0.6, 3, shape)
@@ -257,7 +284,7 @@ def _draw_ripples(rng: np.random.Generator, layout: Layout, unit: float) -> None
 
 
 def _calm(rng: np.random.Generator, layout: Layout) -> None:
-    """Brings the calm scenes nearly to rest, a part of them altogether."""
+    """Slow the calm scenes down until they are nearly at rest. A part of them rests entirely."""
     n = len(layout.calm)
     factor = np.where(rng.random(n) < 0.4, 0, rng.uniform(0, 0.15, n))
     factor = np.where(layout.calm, factor, 1)

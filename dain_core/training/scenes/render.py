@@ -1,4 +1,4 @@
-"""Scenes as pictures: frames at any time, and what is true of their pixels."""
+"""Renders made scenes: frames at any time, and their true flow and depth."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from torch import Tensor
 from dain_core.training.scenes.motion import Array, Layout
 from dain_core.training.scenes.surfaces import Surfaces
 
-#: How large a background's canvas is, in pixels: a frame's sizes times this (it covers 1.25 of a frame).
+#: The size of a background's canvas in pixels, relative to the frame. The canvas covers 1.25 frames.
 _BACKGROUND = 1.6
-#: Fixed-point steps that undo a ripple: each brings the result at least six times nearer.
+#: The number of fixed-point steps that invert a ripple. Each step divides the error by six at least.
 _STEPS = 5
 
 
-class Scene:
-    """N scenes, painted from the back to the front: rank 0 is the background, rank r the r-th thing before it.
+class SceneBatch:
+    """N scenes that are painted together, from back to front.
 
-    Each thing's canvas is sampled bilinearly, once a pixel: canvases are as smooth as pixels are large.
+    Rank 0 is the background, and rank r is the r-th thing before it. A canvas is sampled bilinearly once for each
+    pixel, since a canvas has no detail that is finer than a pixel.
 
     Args:
-        layout: scenes in the order of how many things they have, most first: so the things of one rank belong to
-            the first scenes, and are painted together without gathering anything.
+        rng: the source of random numbers for the surfaces.
+        layout: the layouts, sorted by their number of things, most things first. The things of one rank then belong to
+            the first scenes, and are painted together without a copy.
+        surfaces: paints the canvases.
+        size: the height and width of the frames in pixels.
+        device: the device of the frames.
     """
 
     def __init__(
@@ -37,7 +42,7 @@ class Scene:
         self._layout, self._size, self._device = layout, size, device
         things = layout.present.sum(1)
         self._members = [int((things > rank).sum()) for rank in range(things.max())]
-        #: (N, ranks): which thing of its scene is at each rank.
+        #: The index of the thing at each rank, (N, ranks).
         far_to_near = np.where(layout.present, layout.disparity, np.inf).argsort(1, kind="stable")
         self._order = far_to_near[:, : len(self._members)]
         ranks = range(1, len(self._members))
@@ -52,10 +57,15 @@ class Scene:
         self._y = (torch.arange(size[0], device=device) + 0.5 - size[0] / 2)[:, None]
 
     def render(self, chosen: Array, times: Array) -> tuple[Tensor, Tensor]:
-        """Paints the scenes `chosen` (ascending indices) at (len(chosen), T) times in [0, 1].
+        """Paint some of the scenes.
+
+        Args:
+            chosen: the indices of the scenes, ascending.
+            times: the times of the frames, (len(chosen), T), in [0, 1].
 
         Returns:
-            (chosen, 3, T, H, W) frames, and (chosen, 2, H, W) int64, the rank of what is on top at the first two times.
+            The frames, (len(chosen), 3, T, H, W), in [0, 1]; and the rank of the visible thing at the first two times,
+            (len(chosen), 2, H, W), int64.
         """
         height, width = self._size
         n, moments = times.shape
@@ -92,7 +102,11 @@ class Scene:
         return frames, top
 
     def truth(self, top: Tensor) -> tuple[Tensor, Tensor]:
-        """From what is on top at times 0 and 1: (N, 4, H, W) flows, forwards and backwards, and (N, 2, H, W) depths."""
+        """Return the true flow and depth at the times 0 and 1, as `Batch.flows` and `Batch.depth`.
+
+        Args:
+            top: the rank of the visible thing at the times 0 and 1, (N, 2, H, W), int64.
+        """
         n, ranks = self._order.shape
         layout, things = self._layout, (np.arange(n)[:, None], self._order)
         poses = layout.poses(np.tile([-0.5, 0.5, 0.0], (n, 1)))[things]
@@ -124,7 +138,14 @@ class Scene:
         return torch.stack(flows, 1), torch.stack(depths, 1)
 
     def _flow(self, back: Tensor, forth: Tensor, ripple: Tensor, s: float) -> tuple[Tensor, Tensor]:
-        """Pixels (x, y) at time s -> how far away each of their surface points is at time -s."""
+        """Return how far the surface point at each pixel moves from time s to time -s: x and y, (N, H, W), in pixels.
+
+        Args:
+            back: nine rows, the homography from pixels to canvas at time s.
+            forth: nine rows, the homography from canvas to pixels at time -s.
+            ripple: eight rows, see `Layout.ripple`.
+            s: -0.5 or 0.5.
+        """
         u, v = _project(back, self._x, self._y)
         du, dv = _waves(ripple, u, v)
         point_u, point_v = u + s * du, v + s * dv
@@ -140,14 +161,14 @@ class Scene:
 
 
 def _project(matrix: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The homographies of nine rows at points. Not as a matrix product, which TF32 would make useless here."""
+    """Apply homographies, given as nine rows, to points. A matrix product in TF32 would be too inexact here."""
     a, b, c, d, e, f, g, h, i = matrix
     scale = 1 / torch.addcmul(h * y + i, g, x)
     return torch.addcmul(b * y + c, a, x) * scale, torch.addcmul(e * y + f, d, x) * scale
 
 
 def _waves(ripple: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """What the eight rows of ripples move points of the canvas by, for a unit of time."""
+    """Return how far ripples, given as eight rows, move points of the canvas in a unit of time."""
     first, second = (
         height * torch.sin(torch.addcmul(to_v * v + phase, to_u, u))
         for height, to_u, to_v, phase in ripple.view(2, 4, *ripple.shape[1:])

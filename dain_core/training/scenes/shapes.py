@@ -1,4 +1,4 @@
-"""A bank of shapes, each a canvas of distances from its outline, drawn once: what cuts an object out of its texture."""
+"""Draws a bank of shapes that cut objects out of their textures. A shape is a canvas of distances from its outline."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: How much of the objects that are no cut-outs and no limbs each kind makes up.
+#: The shares of the kinds of shapes among objects that are neither cut-outs nor pieces of figures.
 SHARES = {"blob": 0.32, "polygon": 0.22, "strokes": 0.2, "bars": 0.07, "noise": 0.12, "ring": 0.07}
 
 
 class Shapes:
-    """Signed distances, (shapes, S, S): negative inside, in units of half a canvas, which is [-1, 1] squared.
+    """Shapes as signed distances from their outlines.
+
+    Args:
+        canvas: the width and height S of a canvas in pixels.
+        per_kind: the number of shapes of each kind.
+        generator: the source of random numbers.
+        device: the device that stores the shapes.
 
     Attributes:
-        distances: all of them, in half precision.
-        kinds: which of them are of each kind: those of SHARES, "limb" and "body" (a thinner and a thicker bar along x,
-            from -0.7 to 0.7) and "whole" (all of the canvas).
+        distances: (shapes, S, S), float16, negative inside, in units of half a canvas.
+        kinds: the indices of the shapes of each kind. The kinds are those of SHARES, "limb" and "body" (a thin and a
+            thick bar along x, from -0.7 to 0.7), and "whole" (the whole canvas).
     """
 
     def __init__(self, canvas: int, per_kind: int, generator: torch.Generator, device: torch.device) -> None:
@@ -43,7 +49,7 @@ class Shapes:
 
 
 class _Draw:
-    """What every kind is drawn with: the points of a canvas, and random numbers, one for each shape."""
+    """The tools for drawing `count` shapes of a kind: the points of a canvas, and random numbers for each shape."""
 
     def __init__(self, count: int, canvas: int, generator: torch.Generator, device: torch.device) -> None:
         self.count, self.canvas, self._generator, self._device = count, canvas, generator, device
@@ -51,21 +57,24 @@ class _Draw:
         self.x, self.y = line.view(1, 1, -1), line.view(1, -1, 1)
 
     def uniform(self, low: float, high: float) -> Tensor:
+        """Draw a number for each shape, (count, 1, 1), with a uniform distribution."""
         return low + (high - low) * torch.rand(self.count, 1, 1, generator=self._generator).to(self._device)
 
     def log_uniform(self, low: float, high: float) -> Tensor:
+        """Draw a number for each shape, (count, 1, 1), whose logarithm has a uniform distribution."""
         return self.uniform(math.log(low), math.log(high)).exp()
 
     def full(self, value: float) -> Tensor:
+        """Return canvases that are filled with `value`, (count, S, S)."""
         return self.x.new_full((self.count, self.canvas, self.canvas), value)
 
     def noise(self, cells: int) -> Tensor:
-        """Smooth noise: as many hills as cells, in both directions."""
+        """Draw smooth noise, (count, S, S), with about `cells` x `cells` hills."""
         coarse = torch.randn(self.count, 1, cells, cells, generator=self._generator).to(self._device)
         return F.interpolate(coarse, size=self.canvas, mode="bicubic", align_corners=False)[:, 0]
 
     def turned(self) -> tuple[Tensor, Tensor]:
-        """The canvas's points, turned by an angle of their own for each shape."""
+        """Return the points of the canvas, x and y, rotated by a random angle for each shape."""
         angle = self.uniform(0, 2 * math.pi)
         return (
             self.x * angle.cos() + self.y * angle.sin(),
@@ -74,7 +83,7 @@ class _Draw:
 
 
 def _blobs(draw: _Draw) -> Tensor:
-    """A circle whose radius goes up and down around it; an ellipse to begin with."""
+    """Draw ellipses whose radius varies along the outline."""
     x, y = draw.turned()
     y = y * draw.uniform(1, 2)
     angle = torch.atan2(y, x)
@@ -82,11 +91,11 @@ def _blobs(draw: _Draw) -> Tensor:
     for wave in range(2, 7):
         swing = draw.uniform(-0.3, 0.3) / wave
         radius = radius + swing * torch.cos(wave * angle + draw.uniform(0, 2 * math.pi))
-    return (torch.hypot(x, y) - radius) * 0.85  # the radius's slope makes distances seem larger than they are
+    return (torch.hypot(x, y) - radius) * 0.85  # a varying radius overestimates distances
 
 
 def _polygons(draw: _Draw) -> Tensor:
-    """Where three to eight half planes meet: triangles, boxes, rhombs, cut-off corners."""
+    """Draw intersections of three to eight half planes: triangles, boxes, rhombs, cut-off corners."""
     edges = draw.uniform(3, 9).floor()
     turn, uneven = draw.uniform(0, 2 * math.pi), draw.uniform(0, 0.8)
     distance = draw.full(-9)
@@ -98,7 +107,10 @@ def _polygons(draw: _Draw) -> Tensor:
 
 
 def _strokes(draw: _Draw) -> Tensor:
-    """One to six straight strokes, each from the last one's end or from anywhere: wires, branches, legs."""
+    """Draw one to six straight strokes: wires, branches, legs.
+
+    A stroke starts at the end of the stroke before it, or anywhere.
+    """
     width, connected = draw.log_uniform(0.008, 0.1), draw.uniform(0, 1) < 0.6
     strokes = draw.uniform(1, 7).floor()
     start = draw.uniform(-0.8, 0.8), draw.uniform(-0.8, 0.8)
@@ -116,7 +128,7 @@ def _strokes(draw: _Draw) -> Tensor:
 
 
 def _limbs(draw: _Draw, low: float, high: float) -> Tensor:
-    """A bar with round ends, of a width between two, thinner towards one end."""
+    """Draw bars with round ends that get thinner towards one end. Their half widths lie between `low` and `high`."""
     along = ((draw.x + 0.7) / 1.4).clamp(0, 1)
     radius = draw.log_uniform(low, high) * (1 - along * draw.uniform(0, 0.5))
     return torch.hypot(draw.x - draw.x.clamp(-0.7, 0.7), draw.y) - radius
@@ -135,12 +147,13 @@ def _bars(draw: _Draw) -> Tensor:
 
 
 def _rings(draw: _Draw) -> Tensor:
+    """Draw outlines of ellipses."""
     x, y = draw.turned()
     return (torch.hypot(x, y * draw.uniform(1, 1.8)) - 0.8).abs() - draw.log_uniform(0.015, 0.12)
 
 
 def _noise(draw: _Draw) -> Tensor:
-    """Where smooth noise is above a threshold: foliage, clouds, splashes."""
+    """Draw the regions in which smooth noise is above a threshold: foliage, clouds, splashes."""
     height = draw.noise(5) + 0.5 * draw.noise(11) + 0.2 * draw.noise(23)
     slope = torch.stack(torch.gradient(height, spacing=2 / draw.canvas, dim=(1, 2))).norm(dim=0)
     distance = (draw.uniform(-0.2, 0.5) - height) / slope.clamp(min=0.5)
@@ -148,7 +161,7 @@ def _noise(draw: _Draw) -> Tensor:
 
 
 def _from_segment(x: Tensor, y: Tensor, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]) -> Tensor:
-    """The distance of points from a straight line from start to end."""
+    """Return the distance of points from the straight line between `start` and `end`."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     along = (((x - start[0]) * dx + (y - start[1]) * dy) / (dx * dx + dy * dy + 1e-6)).clamp(0, 1)
     return torch.hypot(x - start[0] - along * dx, y - start[1] - along * dy)

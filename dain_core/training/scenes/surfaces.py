@@ -1,4 +1,4 @@
-"""What the things in a made scene look like: each a canvas of colour and coverage, of its own size in pixels."""
+"""Paints the surfaces of the things in made scenes: for each thing a canvas of colour and coverage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dain_core.training.scenes.atlas import LEVELS, Atlas
 from dain_core.training.scenes.motion import BODY, HEAD, PARENTS, Array, Layout
 from dain_core.training.scenes.shapes import SHARES, Shapes
 
-#: Canvases made at once: what this bounds is memory.
+#: The number of canvases that are painted at a time, which bounds the memory.
 _CHUNK = 64
 
 
@@ -20,7 +20,11 @@ class Surfaces:
     """Paints canvases: textures from pictures, cut out by shapes.
 
     Args:
-        canvas: width and height of an object's canvas.
+        pictures: see `Atlas`.
+        canvas: the width and height of an object's canvas in pixels.
+        shapes_per_kind: the number of shapes of each kind; see `Shapes`.
+        generator: the source of random numbers of procedural pictures and of shapes.
+        device: the device of the canvases.
     """
 
     def __init__(
@@ -37,11 +41,17 @@ class Surfaces:
         self._canvas = canvas
 
     def backgrounds(self, rng: np.random.Generator, layout: Layout, size: tuple[int, int]) -> Tensor:
-        """(N, 3, height, width): opaque canvases for the backgrounds."""
+        """Paint the backgrounds of N scenes: (N, 3, height, width), RGB in [0, 1], opaque.
+
+        Args:
+            rng: the source of random numbers.
+            layout: the layouts of the scenes.
+            size: the height and width of the canvases in pixels.
+        """
         n = len(layout.present)
         pictures = rng.choice(self._atlas.textures, n)
         half = layout.size[:, 0]
-        # As large a scale as still covers the canvas, or less.
+        # The coarsest level is the last one that still covers the canvas.
         fitting = np.log2((self._atlas.sizes[pictures, 0] / (2 * half)).min(1).clip(1)).astype(np.int64)
         levels = rng.integers(0, fitting.clip(0, LEVELS - 1) + 1)
         affine = _placed(rng, half, self._atlas.sizes[pictures, levels], np.ones(n, bool))
@@ -51,7 +61,13 @@ class Surfaces:
         return _coloured(texture, self._move(gain), self._move(offset))[..., :3].permute(0, 3, 1, 2)
 
     def objects(self, rng: np.random.Generator, layout: Layout, rows: Array, slots: Array) -> Tensor:
-        """(M, 4, canvas, canvas) premultiplied, of the things `[rows, slots]`; cut-outs set `layout.size` to theirs."""
+        """Paint M objects: premultiplied RGBA in [0, 1], (M, 4, canvas, canvas).
+
+        Args:
+            rng: the source of random numbers.
+            layout: the layouts of the scenes. The sizes of cut-outs are set in it.
+            rows, slots: the scene of each object, and its index in the scene, (M,).
+        """
         m = len(rows)
         piece = np.where(layout.figure[rows] & (slots <= len(PARENTS)), slots - 1, -1)
         pictures, cutout = self._choose_pictures(rng, rows, piece)
@@ -84,7 +100,10 @@ class Surfaces:
         return canvases.permute(0, 3, 1, 2)
 
     def _choose_pictures(self, rng: np.random.Generator, rows: Array, piece: Array) -> tuple[Array, Array]:
-        """Of every thing, and whether it is a cut-out. Half of the figures wear one texture all over."""
+        """Choose the picture of each thing; return also whether it is a cut-out.
+
+        All pieces of a figure have the same texture in half of the figures. `piece` is the index of the piece, or -1.
+        """
         m, scenes = len(rows), 1 + int(rows.max(initial=0))
         cutout = (rng.random(m) < (0.4 if self._atlas.cutouts else 0)) & (piece < 0)
         clothes, alike = rng.choice(self._atlas.textures, scenes)[rows], (rng.random(scenes) < 0.5)[rows]
@@ -93,7 +112,7 @@ class Surfaces:
         return pictures, cutout
 
     def _choose_shapes(self, rng: np.random.Generator, cutout: Array, piece: Array) -> Array:
-        """Of every thing; `piece` is which one of a figure's, or -1."""
+        """Choose the shape of each thing. `piece` is the index of the piece of a figure, or -1."""
         kinds = [self._shapes.kinds[name] for name in (*SHARES, "body", "limb", "whole")]
         body, limb, whole = range(len(SHARES), len(kinds))
         chosen = rng.choice(len(SHARES), len(piece), p=list(SHARES.values()))
@@ -105,7 +124,7 @@ class Surfaces:
         return starts[chosen] + rng.integers(0, counts[chosen])
 
     def _texture(self, pictures: Array, levels: Array, affine: Array, size: tuple[int, int]) -> Tensor:
-        """(M, height, width, 4) from (M, 2, 3) maps from canvas to picture."""
+        """Sample textures, (M, height, width, 4), by affine maps from canvas to picture, (M, 2, 3)."""
         height, width = size
         u = (torch.arange(width, device=self._device) + 0.5) * (2 / width) - 1
         v = ((torch.arange(height, device=self._device) + 0.5) * (2 / height) - 1)[:, None]
@@ -120,9 +139,13 @@ class Surfaces:
 
 
 def _placed(rng: np.random.Generator, half: Array, picture: Array, anywhere: Array) -> Array:
-    """(M, 2, 3) maps from canvases of (M, 2) half sizes to pictures of (M, 2) sizes, about a pixel for a pixel.
+    """Draw affine maps from canvas to picture, (M, 2, 3), at a scale of about one pixel for one pixel.
 
-    Where not `anywhere`, the whole picture on the whole canvas (but for a hair's breadth around it).
+    Args:
+        rng: the source of random numbers.
+        half: half of the sizes of the canvases, (M, 2), in pixels.
+        picture: the sizes of the pictures, (M, 2), in pixels.
+        anywhere: (M,), bool. Where it is False, the whole picture covers the canvas except for a narrow margin.
     """
     m = len(half)
     scale = rng.uniform(0.7, 1.15, m)
@@ -139,14 +162,17 @@ def _placed(rng: np.random.Generator, half: Array, picture: Array, anywhere: Arr
 
 
 def _defocused(rng: np.random.Generator, levels: Array, affine: Array, allowed: Array) -> tuple[Array, Array]:
-    """The same pieces of pictures, some of them out of focus: looked up where the picture is smaller."""
+    """Put some of the pictures out of focus: move them to a coarser level, and change the affine maps accordingly."""
     blurred = (rng.random(len(levels)) < 0.15) & allowed
     coarser = np.minimum(levels + blurred * rng.integers(1, 3, len(levels)), LEVELS - 1)
     return coarser, affine * 0.5 ** (coarser - levels)[:, None, None]
 
 
 def _colours(rng: np.random.Generator, flat_share: Array) -> tuple[Array, Array]:
-    """(M, 3) gain and offset; of some things, with the given probabilities (M,), hardly any texture is left."""
+    """Draw the gain and the offset of colours, (M, 3) each.
+
+    `flat_share`, (M,), is the probability that a thing loses most of its texture.
+    """
     m = len(flat_share)
     flat = rng.random((m, 1)) < flat_share[:, None]
     gain = np.exp(rng.normal(0, 0.12, (m, 1)) + rng.normal(0, 0.06, (m, 3)))
@@ -156,7 +182,7 @@ def _colours(rng: np.random.Generator, flat_share: Array) -> tuple[Array, Array]
 
 
 def _coloured(texture: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """(M, H, W, 4) premultiplied -> the same with other colours; coverage stays."""
+    """Change the colours of premultiplied textures, (M, H, W, 4), in place. The coverage stays."""
     gain, offset = (values.view(-1, 1, 1, 3) for values in (gain, offset))
     texture[..., :3] = torch.addcmul(texture[..., :3] * gain, texture[..., 3:], offset)
     return texture

@@ -1,4 +1,4 @@
-"""Made scenes, of which everything is known: frames at any time, the flow of every pixel and its depth."""
+"""The source of made scenes, whose frames have exact flow and depth."""
 
 from __future__ import annotations
 
@@ -12,27 +12,32 @@ from torch import Tensor
 from dain_core.training.batch import Batch
 from dain_core.training.scenes.degrade import degrade
 from dain_core.training.scenes.motion import Array, Layout, draw_layout
-from dain_core.training.scenes.render import Scene
+from dain_core.training.scenes.render import SceneBatch
 from dain_core.training.scenes.surfaces import Surfaces
 
-#: Moments over which a frame with motion blur is averaged, and the longest way of a thing between the first and last.
+#: The number of moments over which a frame with motion blur is averaged, and the longest blur in pixels.
 BLUR_SAMPLES = 10
 BLUR_LENGTH = 30.0
 
 
-class Scenes:
-    """A source of made triplets: flat objects at depths of their own before a background, seen by a moving camera.
+class MadeScenes:
+    """A source of made triplets: a moving camera sees flat objects at different depths before a background.
 
-    Pieces of pictures, cut out as blobs, polygons, thin strokes, bars, rings or figures of swinging limbs, pan, turn,
-    grow, tilt and ripple. A third of the scenes are nearly still. Some frames are blurred by motion, soft, noisy or
-    compressed. All is drawn from the seed and the number of batches before.
+    The objects are pieces of pictures, cut out as blobs, polygons, thin strokes, bars, rings or figures with swinging
+    limbs. They move, rotate, grow, tilt and ripple. A third of the scenes are nearly still. Some frames are blurred by
+    motion, soft, noisy or compressed. A batch depends only on the seed and on the number of batches before it.
 
     Args:
-        pictures: uint8 (3 or 4, H, W): photographs, of which things are made, and cut-outs (with coverage as a
-            fourth channel), which are things. With none, textures are made as well.
-        size: height and width of the frames, multiples of 16.
-        speed: what all speeds are multiplied with. May be changed at any time, as may `easy`.
-        easy: share of scenes with at most two objects.
+        pictures: photographs, RGB (3, H, W), which give textures; and cut-outs, RGB and coverage (4, H, W), which are
+            objects; uint8. Without photographs, procedural textures are made.
+        size: the height and width of the frames in pixels, multiples of 16.
+        device: the device of the batches.
+        seed: the seed of all random numbers.
+        speed: a factor for all speeds. It may be changed at any time.
+        easy: the share of scenes with two objects at most, 0 to 1. It may be changed at any time.
+
+    Raises:
+        ValueError: `size` is not a multiple of 16.
     """
 
     def __init__(
@@ -46,7 +51,9 @@ class Scenes:
         easy: float = 0.0,
     ) -> None:
         if size[0] % 16 or size[1] % 16:
-            raise ValueError(f"frames are made in multiples of 16, and {size[0]}x{size[1]} is not one")
+            raise ValueError(
+                f"the sides of made frames must be multiples of 16, and {size[0]}x{size[1]} are not"
+            )
         self.speed, self.easy = speed, easy
         self._size, self._device, self._seed, self._batches = size, torch.device(device), seed, 0
         once = torch.Generator().manual_seed(20190415)
@@ -66,10 +73,10 @@ class Scenes:
         self._noise.manual_seed(int(rng.integers(2**62)))
         self._batches += 1
         layout = draw_layout(rng, n, *self._size, speed=self.speed, easy=self.easy)
-        layout = layout.take(np.argsort(-layout.present.sum(1), kind="stable"))  # the busiest first
+        layout = layout.take(np.argsort(-layout.present.sum(1), kind="stable"))  # most things first
         middle = np.where(rng.random(n) < 0.7, 0.5, rng.uniform(0.1, 0.9, n))
         times = np.stack([np.zeros(n), np.ones(n), middle], 1)
-        scene = Scene(rng, layout, self._surfaces, self._size, self._device)
+        scene = SceneBatch(rng, layout, self._surfaces, self._size, self._device)
 
         frames, top = scene.render(np.arange(n), times)
         blurred, moments = _shutters(rng, layout, times)
@@ -86,7 +93,11 @@ class Scenes:
 
 
 def _shutters(rng: np.random.Generator, layout: Layout, times: Array) -> tuple[Array, Array]:
-    """Which scenes are blurred by motion: their indices and (blurred, 3 * BLUR_SAMPLES) times to average."""
+    """Choose the scenes with motion blur.
+
+    Returns:
+        The indices of the scenes, and the times whose frames are averaged, (scenes, 3 * BLUR_SAMPLES).
+    """
     ratio = layout.disparity / layout.disparity[:, :1]
     fastest = np.hypot(*np.moveaxis(layout.velocity + layout.pan[:, None] * ratio[..., None], -1, 0)).max(1)
     chosen = np.flatnonzero(rng.random(len(times)) < 0.2)

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor
 
 from dain_core.evaluation.cli import evaluate
-from dain_core.evaluation.scenes import MadeScenes
+from dain_core.evaluation.scenes import MadeClip
 
 Write = Callable[..., None]
 Texture = Callable[[int], Tensor]
@@ -99,7 +99,7 @@ def test_made_scenes_have_frames_and_depth(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "a.json").read_text())
     # Some scenes are still.
     assert 10 < found["clip"]["made scenes"]["average"]["psnr"]["mean"] < 100 and "depth" not in found
-    [picture] = MadeScenes(1, "cpu").pictures()
+    [picture] = MadeClip(1, "cpu").pictures()
     assert picture.image.shape == (1, 3, *picture.depth.shape) and (picture.depth > 0).all()
 
 
@@ -108,7 +108,7 @@ def test_made_scenes_have_frames_and_depth(tmp_path: Path) -> None:
     [
         (["nowhere.mp4"], "nowhere.mp4: there is no such file"),
         ([__file__, "--method", "average"], "test_cli.py: cannot be read"),
-        ([__file__, "--method", "rife"], "--method rife: is none of average, dis, and no Python file"),
+        ([__file__, "--method", "rife"], "--method rife: is none of average, dis, and not a Python file"),
         ([__file__, "--method", "average", "--method", "average"], "2 methods are called average"),
         ([__file__, __file__], "2 clips are called test_cli: rename them"),
         ([], "there is nothing to evaluate on"),

@@ -151,7 +151,7 @@ def test_an_empty_list(tmp_path: Path) -> None:
 
 
 def test_two_frames_are_too_few(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="walk: has 2 frames, and a sample takes 3"):
+    with pytest.raises(EvaluationError, match="walk: has 2 frames, but a sample takes 3"):
         samples(frames(write, tmp_path / "walk", 2))
 
 

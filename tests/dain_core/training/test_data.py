@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dain_core.training.batch import Batch
-from dain_core.training.data import Mix, Scenes, TrainingDataError, open_source
+from dain_core.training.data import MadeScenes, Mix, TrainingDataError, open_source
 from tests.pictures import picture, save
 
 
@@ -56,18 +56,18 @@ def test_a_folder_of_pictures_makes_scenes(tmp_path: Path) -> None:
     save(tmp_path / "photographs" / "one.png", picture(200, 300))
     save(tmp_path / "cutouts" / "two.png", picture(channels=4))
     source = open_source([str(tmp_path)], (32, 48))
-    assert isinstance(source, Scenes)
+    assert isinstance(source, MadeScenes)
     assert source.sample(2).first.shape == (2, 3, 32, 48)
 
 
 def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
-    with pytest.raises(TrainingDataError, match="is no folder"):
+    with pytest.raises(TrainingDataError, match="is not a folder"):
         open_source([str(tmp_path / "nothing")], (32, 32))
     with pytest.raises(TrainingDataError, match="no videos, no pictures"):
         open_source([str(tmp_path)], (32, 32))
-    with pytest.raises(TrainingDataError, match="there should be a share"):
+    with pytest.raises(TrainingDataError, match="must be a share"):
         open_source(["scenes=much"], (32, 32))
-    with pytest.raises(TrainingDataError, match="more than 0"):
+    with pytest.raises(TrainingDataError, match="must be more than 0"):
         open_source(["scenes=0"], (32, 32))
     with pytest.raises(TrainingDataError, match="nothing to train on"):
         open_source([], (32, 32))

@@ -123,4 +123,4 @@ def test_wrong_settings_are_sentences(tmp_path: Path) -> None:
     odd = CliRunner().invoke(command, [*options, "--crop", "100", "128"])
     assert odd.exit_code == 2 and "must be multiples of 64" in odd.output
     none = CliRunner().invoke(command, options)
-    assert none.exit_code == 1 and "none of the videos can be learned from" in none.output
+    assert none.exit_code == 1 and "none of the videos can be used" in none.output

@@ -18,7 +18,7 @@ from dain_core.training.batch import Batch, Source
 from dain_core.training.config import TrainConfig
 from dain_core.training.launch import launch
 from dain_core.training.ranks import Ranks
-from dain_core.training.rounds import finished, steps, train_all
+from dain_core.training.rounds import finished, runs, train_all
 from tests.tiny_training import TINY, Slides
 
 
@@ -26,7 +26,7 @@ from tests.tiny_training import TINY, Slides
 def configs(tmp_path: Path) -> list[TrainConfig]:
     """Those of a round, of the tiny network, a few steps each."""
     small = {"minutes": None, "steps": 2, "batch": 2, "crop": (64, 64), "precision": "fp32", "network": TINY}
-    first, *others = steps(tmp_path / "data", tmp_path / "round", 20)
+    first, *others = runs(tmp_path / "data", tmp_path / "round", 20)
     # With other seeds, a step that begins anew has other weights than the last.
     *others, lite = [replace(config, **small, seed=1 + index) for index, config in enumerate(others)]
     return [replace(first, **small, init=None), *others, replace(lite, init=None)]
@@ -88,7 +88,9 @@ def test_a_round_that_was_ended_goes_on(
         return (Ended if config.out.endswith("2-frame") else Slides)(config.crop, ranks.device, 0)
 
     monkeypatch.setattr(rounds, "open_data", ended)
-    with pytest.raises(SystemExit, match="2-frame was ended before its time: the same command goes on"):
+    with pytest.raises(
+        SystemExit, match="2-frame was stopped before its time: the same command continues it"
+    ):
         train_all(configs, "cpu")
     assert finished(configs[0]) and not finished(configs[1])
 
@@ -100,7 +102,7 @@ def test_a_round_that_was_ended_goes_on(
 
 
 def test_a_round_takes_its_time_and_all_its_data_from_the_weights_that_ship_on(tmp_path: Path) -> None:
-    round_ = steps(tmp_path / "data", tmp_path / "round", 20)
+    round_ = runs(tmp_path / "data", tmp_path / "round", 20)
     assert sum(config.minutes or 0 for config in round_) == pytest.approx(20)
     before = [f"{config.out}/weights.safetensors" for config in round_]
     assert [config.init for config in round_] == ["dain", before[0], "dain-lite"]

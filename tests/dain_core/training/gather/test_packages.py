@@ -144,7 +144,10 @@ def test_what_is_missing_is_told_and_a_second_run_makes_only_that(tmp_path: Path
         line("picture", "*.png", "q", package="crate"),
     ]
     missing = ["x from gone", "y from box"]
-    assert gather(lines, tmp_path) == ["gone from debian: E: no such package", "y from box: it has no b.png"]
+    assert gather(lines, tmp_path) == [
+        "gone from debian: E: no such package",
+        "y from box: the package has no b.png",
+    ]
     table = (tmp_path / "sources.tsv").read_text().splitlines()
     assert table == [
         "file\tname\torigin\tarchive\tpath\tlicence",

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dain_core.training.batch import Batch
 from dain_core.training.scenes.motion import JOINTS, LIMB, PARENTS, Layout, draw_layout
-from dain_core.training.scenes.render import Scene
+from dain_core.training.scenes.render import SceneBatch
 from dain_core.training.scenes.surfaces import Surfaces
-from dain_core.training.scenes.synthetic import Scenes
+from dain_core.training.scenes.synthetic import MadeScenes
 
 SIZE = (64, 96)
 CPU = torch.device("cpu")
@@ -26,12 +26,12 @@ def surfaces() -> Surfaces:
 
 
 @pytest.fixture(scope="module")
-def scenes() -> Scenes:
-    return Scenes([], SIZE, seed=5)
+def scenes() -> MadeScenes:
+    return MadeScenes([], SIZE, seed=5)
 
 
-def make(layout: Layout, surfaces: Surfaces) -> Scene:
-    return Scene(np.random.default_rng(3), layout, surfaces, SIZE, CPU)
+def make(layout: Layout, surfaces: Surfaces) -> SceneBatch:
+    return SceneBatch(np.random.default_rng(3), layout, surfaces, SIZE, CPU)
 
 
 def drawn(n: int) -> Layout:
@@ -61,7 +61,7 @@ def same(one: Batch, other: Batch) -> bool:
     return all(torch.equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(Batch))
 
 
-def test_a_batch_is_as_promised(scenes: Scenes) -> None:
+def test_a_batch_is_as_promised(scenes: MadeScenes) -> None:
     batch = scenes.sample(5)
     for frame in (batch.first, batch.middle, batch.last):
         assert frame.shape == (5, 3, *SIZE) and frame.dtype == torch.float32
@@ -72,13 +72,13 @@ def test_a_batch_is_as_promised(scenes: Scenes) -> None:
     assert batch.supervised.all()
 
 
-def test_the_same_state_gives_the_same_batches(scenes: Scenes) -> None:
+def test_the_same_state_gives_the_same_batches(scenes: MadeScenes) -> None:
     scenes.sample(2)
     state = scenes.state_dict()
     batches = [scenes.sample(3), scenes.sample(2)]
     assert not torch.equal(batches[0].first[:2], batches[1].first)
 
-    again = Scenes([], SIZE, seed=99)
+    again = MadeScenes([], SIZE, seed=99)
     again.load_state_dict(state)
     assert same(batches[0], again.sample(3)) and same(batches[1], again.sample(2))
 
@@ -219,4 +219,4 @@ def test_a_cutout_keeps_its_outline() -> None:
 
 def test_a_size_that_cannot_be_made_is_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 16"):
-        Scenes([], (60, 64))
+        MadeScenes([], (60, 64))
