@@ -32,6 +32,8 @@ MAX_PARTS = 32
 IDLE_SECONDS = 60.0  # a client that sends nothing for so long has gone, or holds the connection on purpose
 WRITE_BYTES = MIB  # bytes that are gathered before a thread writes and hashes them
 DEFAULT_FILENAME = "video"
+# Release 0.1.0 hashed these options whole, defaults too, for the fingerprint of an upload.
+OPTIONS_OF_0_1_0 = {"factor", "target_fps", "speed", "model", "scene_threshold", "quality", "audio"}
 
 #: Makes a job's options of the fields of a request, and raises Problem to refuse them.
 Parse = Callable[[Mapping[str, object]], Options]
@@ -59,7 +61,14 @@ class Upload:
     def fingerprint(self) -> str:
         """A hash of the video and the options: two requests for the same work have the same one."""
         # Defaults are left out: a later version has more options, and the request is the same when it is sent again.
-        options = self.options.model_dump_json(exclude_defaults=True)
+        return self._hash_with(self.options.model_dump_json(exclude_defaults=True))
+
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Whether `fingerprint` is of the same work, as this release hashes it or as release 0.1.0 did."""
+        first = self.options.model_dump_json(include=OPTIONS_OF_0_1_0)
+        return fingerprint in (self.fingerprint, self._hash_with(first))
+
+    def _hash_with(self, options: str) -> str:
         return hashlib.sha256(f"{self.sha256} {options}".encode()).hexdigest()
 
 

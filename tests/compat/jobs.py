@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from redis import Redis
 
+from service.api import idempotency
 from service.api.options import parse_options
+from service.api.uploads import Upload
 from service.jobs.machine import ASSEMBLE, EVENTS, PLAN, Claim, Jobs
 from service.jobs.problems import Problem
 from service.jobs.records import Output, State
@@ -14,6 +19,14 @@ from service.jobs.workers import TaskInHand, WorkerRecord, Workers
 from service.settings import Settings
 
 WORKER = "ann-1"
+
+#: The options of one request for each Idempotency-Key.
+REQUESTS: dict[str, dict[str, str]] = {
+    "plain": {},
+    "rate": {"target_fps": "59.94", "audio": "none"},
+    "slow": {"speed": "1/3"},
+    "all": {"factor": "4", "quality": "20", "scene_threshold": "0.5", "model": "dain-lite"},
+}
 
 
 def write_jobs(redis: Redis, settings: Settings, facts: dict[str, Any]) -> dict[str, str]:
@@ -97,6 +110,21 @@ def write_jobs(redis: Redis, settings: Settings, facts: dict[str, Any]) -> dict[
         )  # fmt: skip
     )
     return names
+
+
+def bind_keys(redis: Redis, job_id: str, video: Path) -> None:
+    """Bind each key of `REQUESTS` to the job, as requests that sent `video` with these options do."""
+    sha256 = hashlib.sha256(video.read_bytes()).hexdigest()
+
+    async def bind(name: str, options: dict[str, str]) -> None:
+        upload = Upload(video, video.stat().st_size, sha256, video.name, parse_options(options))
+        async with idempotency.hold(redis, f'"{name}"') as key:
+            with redis.pipeline() as transaction:
+                key.bind(transaction, idempotency.Binding(job_id, upload.fingerprint))
+                transaction.execute()
+
+    for name, options in REQUESTS.items():
+        asyncio.run(bind(name, options))
 
 
 def read_keys(redis: Redis) -> dict[str, Any]:

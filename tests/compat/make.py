@@ -7,6 +7,7 @@ what the next release has to finish.
     facts.json                          what the prober found in it
     plan-NAME.json, segment-NAME.mp4    plans of a few options, and the first segment of each
     redis.json                          jobs in every state, as Redis holds them
+    idempotency.json                    keys of requests that sent the video for one of these jobs
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from redis import Redis
 
 from service.api.options import parse_options
 from service.settings import Settings
-from tests.compat.jobs import read_keys, write_jobs
+from tests.compat.jobs import REQUESTS, bind_keys, read_keys, write_jobs
 from tests.worker.conftest import Average
 from worker import pipeline
 from worker.bench.fleet import running_redis
@@ -61,7 +62,11 @@ def make(folder: Path) -> None:
     ):
         names = write_jobs(redis, Settings(), info.as_dict())
         kept = {"jobs": names, "keys": read_keys(redis)}
+        redis.flushall()
+        bind_keys(redis, names["running"], source)
+        bound = {"requests": REQUESTS, "keys": read_keys(redis)}
     (folder / "redis.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    (folder / "idempotency.json").write_text(json.dumps(bound, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def check_space(service: Service, length: int) -> None:
 
 def replay(service: Service, binding: idempotency.Binding, upload: uploads.Upload) -> Job:
     """The job of `binding`; Problem 422 or 410 where `upload` is another request, or the job was removed."""
-    if binding.fingerprint != upload.fingerprint:
+    if not upload.has_fingerprint(binding.fingerprint):
         raise Problem(
             "idempotency-key-reused",
             "The Idempotency-Key came with another video or other options before; use a new key for a new request.",
