@@ -28,14 +28,15 @@ MOST_REMEMBERED = 4096  # hashes of files that were checked
 class LocalStore:
     """The files of `service.store.Store` under the folder `root`, which is made where it is not there.
 
-    What else lies in the folder (`lost+found`, `.nfs…`, `.DS_Store`) is passed over, and named in the log once.
+    What else lies in the folder (`lost+found`, `.nfs…`, `.DS_Store`) is passed over, and named in the log once. So is
+    a link, which may lead out of the store; only the folder of a whole kind, such as `results`, may be a link.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._scratch = root / "scratch"
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._strangers: set[Path] = set()
+        self._passed_over: set[Path] = set()
         self._checked = _Checked()
 
     @contextmanager
@@ -57,11 +58,11 @@ class LocalStore:
             shutil.rmtree(folder)
 
     def sweep_scratch(self, min_age_seconds: float) -> int:
-        """Remove scratch folders older than `min_age_seconds` whose owner is dead; returns how many."""
+        """As in the protocol. A folder that cannot be removed is named in the log once; the others are swept."""
         oldest_kept = time.time() - min_age_seconds
         swept = 0
         for folder in self._scratch.iterdir():
-            if not _SCRATCH_NAME.fullmatch(folder.name) or not folder.is_dir():
+            if not _SCRATCH_NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
                 self._pass_over(folder)
                 continue
             try:
@@ -70,6 +71,8 @@ class LocalStore:
                     swept += 1
             except FileNotFoundError:  # its owner removed it meanwhile
                 continue
+            except OSError as error:
+                self._pass_over(folder, f"cannot be removed: {error}")
         return swept
 
     def put(
@@ -142,8 +145,14 @@ class LocalStore:
 
     def _under(self, prefix: str) -> list[Path]:
         """The files whose keys begin with `prefix`, in order."""
-        folder, _, start = check_prefix(prefix).rpartition("/")
-        return sorted(self._files(self.root / folder, start))
+        kind, *names, start = check_prefix(prefix).split("/")
+        folder = self.root / kind
+        for name in names:
+            folder /= name
+            if folder.is_symlink():
+                self._pass_over(folder)
+                return []
+        return sorted(self._files(folder, start))
 
     def _files(self, folder: Path, start: str = "") -> Iterator[Path]:
         try:
@@ -151,17 +160,17 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):  # never made, or removed meanwhile
             return
         for path in entries:
-            if not is_key(path.relative_to(self.root).as_posix()):
+            if path.is_symlink() or not is_key(path.relative_to(self.root).as_posix()):
                 self._pass_over(path)
             elif path.is_dir():
                 yield from self._files(path)
             elif path.is_file():
                 yield path
 
-    def _pass_over(self, path: Path) -> None:
-        if path not in self._strangers:
-            self._strangers.add(path)
-            log.warning("%s is no file of the service and is left alone", path.relative_to(self.root))
+    def _pass_over(self, path: Path, why: str = "is no file of the service and is left alone") -> None:
+        if path not in self._passed_over:
+            self._passed_over.add(path)
+            log.warning("%s %s", path.relative_to(self.root), why)
 
 
 class _Checked:

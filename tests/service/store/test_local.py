@@ -122,6 +122,37 @@ def test_strangers_are_no_keys_and_stay(store: LocalStore, caplog: pytest.LogCap
     assert len(caplog.messages) == len(set(caplog.messages)) == 5
 
 
+@pytest.mark.parametrize("prefix", ["segments/job/", "segments/job", "segments/job/deep/", "segments/job/0"])
+def test_a_link_in_the_store_is_a_stranger(
+    prefix: str, store: LocalStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    precious = tmp_path / "precious"
+    (precious / "deep").mkdir(parents=True)
+    kept = [precious / "0.mp4", precious / "deep" / "1.mp4"]
+    for file in kept:
+        file.write_bytes(b"1")
+    put(store, "segments/own/0.a.mp4")
+    (store.root / "segments/job").symlink_to(precious)
+    (store.root / "segments/own/1.b.mp4").symlink_to(kept[0])
+    for _ in range(2):
+        store.delete(prefix)
+        assert list(store.keys("segments/")) == ["segments/own/0.a.mp4"]
+        assert list(store.keys(prefix)) == []
+    store.delete("segments/own/")
+    assert all(file.exists() for file in kept)
+    assert (store.root / "segments/job").is_symlink() and (store.root / "segments/own/1.b.mp4").is_symlink()
+    assert len(caplog.messages) == 2
+
+
+def test_a_kind_of_files_may_lie_on_another_disk(store: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (store.root / "results").symlink_to(tmp_path / "disk")
+    put(store, "results/job/a.mp4")
+    assert list(store.keys("results/")) == ["results/job/a.mp4"]
+    store.delete("results/job/")
+    assert list((tmp_path / "disk").iterdir()) == [] and (store.root / "results").is_symlink()
+
+
 def test_absent_keys(store: Store) -> None:
     assert not store.exists("uploads/job")
     with pytest.raises(StoreMissing, match="uploads/job"):
@@ -198,6 +229,26 @@ def test_the_sweep_takes_what_a_killed_process_left(store: Store) -> None:
     make_old(left)
     assert store.sweep_scratch(min_age_seconds=60) == 1
     assert files(store) == []
+
+
+def test_the_sweep_passes_over_what_it_cannot_remove(
+    store: LocalStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scratch = store.root / "scratch"
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_bytes(b"1")
+    link, odd, *left = (scratch / f"{number:032x}" for number in range(10))
+    link.symlink_to(precious)
+    (odd / "owner").mkdir(parents=True)  # which cannot be opened as a file
+    for folder in left:
+        folder.mkdir()
+    for folder in (odd, *left, precious):
+        make_old(folder)
+    assert store.sweep_scratch(min_age_seconds=60) == len(left)
+    assert store.sweep_scratch(min_age_seconds=60) == 0
+    assert sorted(scratch.iterdir()) == [link, odd] and (precious / "file").exists()
+    assert len(caplog.messages) == 2
 
 
 def make_old(folder: Path) -> None:
