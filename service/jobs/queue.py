@@ -30,12 +30,13 @@ from rq.utils import now
 from service.jobs.workers import text
 
 NAME = "dain"
-# Functions go by name, because the service has no torch and cannot import them.
+# Functions go by name, because the service has no torch and cannot import them. The names never change: in an update
+# workers and services of two releases share one queue.
 TASKS = {
-    "plan": "worker.work.plan",
-    "assemble": "worker.work.assemble",
+    "plan": "worker.tasks.plan",
+    "assemble": "worker.tasks.assemble",
 }
-SEGMENT_TASK = "worker.work.segment"
+SEGMENT_TASK = "worker.tasks.segment"
 # RQ's limit is a signal, which native code defers and `except Exception` swallows. A worker watches itself instead.
 NO_TIME_LIMIT = -1
 WORKER_TTL = 20  # seconds; an idle worker wakes every 5 s

@@ -13,7 +13,8 @@ import pytest
 import torch
 from redis import Redis
 
-from service.jobs.machine import PLAN, segment_name
+from service.jobs.machine import ASSEMBLE, PLAN, segment_name
+from service.jobs.queue import WarmWorker
 from service.jobs.records import State
 from service.settings import Settings
 from service.store import Stored
@@ -45,6 +46,26 @@ def test_a_job_that_names_no_model_gets_that_of_the_worker_which_plans_it(
         assert bench.jobs.get(job.id).status is State.SUCCEEDED
     assert bench.models.named("dain") is bench.models.named("dain")
     assert bench.models.named("dain") is not bench.models.default
+
+
+def test_the_queue_knows_tasks_by_the_names_of_every_release(
+    bench: Bench, redis: Redis, clip: Path, tmp_path: Path
+) -> None:
+    """In an update, what one release queued is taken by a worker of another."""
+    job = bench.accept(clip, tmp_path)
+    waiting = bench.queue.rq
+    for task in (segment_name(0), ASSEMBLE):
+        bench.queue.enqueue(job.id, task)
+    assert [entry.func_name for entry in waiting.jobs] == [
+        "worker.tasks.plan",
+        "worker.tasks.segment",
+        "worker.tasks.assemble",
+    ]
+    WarmWorker(redis, "updated", on_drain=lambda: None).work(burst=True, logging_level="ERROR")
+    bench.runtime.relay.finish()
+    bench.work()
+    assert bench.jobs.get(job.id).status is State.SUCCEEDED
+    assert waiting.failed_job_registry.get_job_ids() == []
 
 
 @pytest.mark.parametrize(

@@ -117,9 +117,9 @@ class Segments:
 
     def __init__(self, bench: Bench, total: int):
         self.bench, self.total = bench, total
-        module = ModuleType("worker.work")  # by its name the queue finds what to run
+        module = ModuleType("worker.tasks")  # by its name the queue finds what to run
         vars(module).update(plan=self._plan, segment=self._segment, assemble=lambda *_: None)
-        sys.modules["worker.work"] = module
+        sys.modules["worker.tasks"] = module
         bench.redis.delete(bench.queue.rq.key)  # nothing but these segments
 
     def run(self) -> int:

@@ -63,10 +63,10 @@ def test_what_lies_in_redis_is_json_and_names(redis: Redis) -> None:
     queue.enqueue(JOB, "segment-3")
     [delivery] = redis.lrange(queue.rq.key, 0, -1)
     stored = rq.job.Job.fetch(delivery.decode(), connection=redis, serializer=queue.rq.serializer)
-    assert (stored.func_name, list(stored.args)) == ("worker.work.segment", [JOB, "segment-3"])
+    assert (stored.func_name, list(stored.args)) == ("worker.tasks.segment", [JOB, "segment-3"])
     zlib_data = redis.hget(rq.job.Job.key_for(delivery.decode()), "data")
     assert json.loads(zlib.decompress(zlib_data)) == [
-        "worker.work.segment",
+        "worker.tasks.segment",
         None,
         [JOB, "segment-3"],
         {},

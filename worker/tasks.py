@@ -1,0 +1,5 @@
+"""The names by which the queue knows the tasks. Entries outlive an update, so the names stay when the code moves."""
+
+from worker.work import assemble, plan, segment
+
+__all__ = ["assemble", "plan", "segment"]
