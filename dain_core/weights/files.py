@@ -11,7 +11,7 @@ import os
 import pickle
 import tempfile
 import zipfile
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -63,7 +63,8 @@ def load_weights(source: str | Path, config: Config | None = None) -> dict[str, 
         config: the model they are for; by default the one called `source`, or the official for a path.
 
     Raises:
-        WeightsError: there is no such file, it cannot be read, is damaged, or does not fit the model.
+        WeightsError: there is no such file, it cannot be read, is damaged, does not fit the model, or holds numbers
+            that are not finite.
     """
     if source in SHIPPED:
         path = verify_shipped(str(source))
@@ -72,6 +73,7 @@ def load_weights(source: str | Path, config: Config | None = None) -> dict[str, 
         path = Path(source)
     state = read(path)
     check_fit(state, config or ModelConfig(), path)
+    _check_finite(state, path)
     return state
 
 
@@ -104,17 +106,26 @@ def read(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} does not hold a state dict, a mapping from names to tensors: save the model's state_dict()"
         )
+    quantised = [key for key, value in state.items() if value.dtype == torch.int8]
+    _check_scales(quantised, {key: value.shape for key, value in state.items()}, path)
     return dequantise(state)
 
 
 def read_shapes(path: Path) -> dict[str, torch.Size]:
-    """The shape of every weight of a safetensors file, which is not read beyond its header."""
+    """The shape of every weight of a safetensors file, which is not read beyond its header.
+
+    Raises:
+        WeightsError: the file cannot be read, or an int8 weight has no scale that fits it.
+    """
     _check_is_file(path)
     try:
         with safe_open(path, "pt") as file:
-            shapes = {key: torch.Size(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            headers = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            shapes = {key: torch.Size(header.get_shape()) for key, header in headers.items()}
+            quantised = [key for key, header in headers.items() if header.get_dtype() == "I8"]
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
+    _check_scales(quantised, shapes, path)
     return {key: shape for key, shape in shapes.items() if not _is_scale(key, shapes)}
 
 
@@ -176,6 +187,34 @@ def check_fit(state: Mapping[str, Tensor], config: Config, path: Path) -> None:
     )
 
 
+def _check_scales(quantised: Iterable[str], shapes: Mapping[str, torch.Size], path: Path) -> None:
+    """Raise WeightsError unless each int8 weight has a scale of as many dimensions, each of size 1 or the weight's."""
+    for key in quantised:
+        weight, scale = shapes[key], shapes.get(key + _SCALE)
+        if scale is None:
+            raise WeightsError(
+                f"{path} holds the int8 weight {key} without its scale: convert the original weights again"
+            )
+        fits = len(scale) == len(weight) and all(
+            own in (1, size) for own, size in zip(scale, weight, strict=True)
+        )
+        if not fits:
+            raise WeightsError(
+                f"{path} holds a scale of shape {tuple(scale)} for the int8 weight {key}, which is {tuple(weight)}: "
+                "convert the original weights again"
+            )
+
+
+def _check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise WeightsError where a weight holds NaN or infinity: no frame that it has a part in could be shown."""
+    spoilt = [key for key, value in state.items() if not value.isfinite().all()]
+    if spoilt:
+        raise WeightsError(
+            f"{path} holds numbers that are not finite in {len(spoilt)} of {len(state)} weights, {spoilt[0]} among "
+            "them: use weights from before the training run diverged, or convert the original weights again"
+        )
+
+
 def model_of(shapes: Mapping[str, torch.Size]) -> str | None:
     """The name of the model that has weights of exactly these keys and shapes; None if there is none."""
     return next((name for name, config in NETWORKS.items() if expected_shapes(config) == shapes), None)
@@ -195,12 +234,10 @@ def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `quantise`; any other state dict in float32."""
+    """The inverse of `quantise`, for int8 weights that have their scales; any other state dict in float32."""
     full = {}
     for key, value in state.items():
         if value.dtype == torch.int8:
-            if key + _SCALE not in state:
-                raise WeightsError(f"the int8 weight {key} has no scale: convert the original weights again")
             full[key] = value.float() * state[key + _SCALE]
         elif not _is_scale(key, state):
             full[key] = value.float() if value.is_floating_point() else value

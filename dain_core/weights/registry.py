@@ -45,7 +45,7 @@ def registry(folder: Path | None = None) -> Mapping[str, Entry]:
 
     Raises:
         WeightsError: there is no such folder, or a file of it cannot be served: its name is taken or none for a model,
-            or its weights fit no network.
+            its weights fit no network, or an int8 weight has no scale that fits it.
     """
     entries = {name: Entry(name, name, name) for name in SHIPPED}
     if folder is None:

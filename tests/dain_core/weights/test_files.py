@@ -153,7 +153,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="state dict"):
         load_weights(tmp_path / "list.pth")
     save_file({"weight": torch.zeros(4, dtype=torch.int8)}, tmp_path / "bare.safetensors")
-    with pytest.raises(WeightsError, match="no scale"):
+    with pytest.raises(WeightsError, match="weight without its scale"):
         read(tmp_path / "bare.safetensors")
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from dain_core.errors import DainCoreError
 from dain_core.runtime.engine import Interpolator
+from dain_core.weights.cli import weights
 from dain_core.weights.files import SHIPPED, WeightsError, load_weights, save, shipped_path
 from dain_core.weights.registry import registry
 
@@ -57,6 +61,44 @@ def test_a_file_that_fits_no_network_is_refused(tmp_path: Path) -> None:
     (tmp_path / "odd.safetensors").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="no readable .safetensors file"):
         registry(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (
+            None,
+            "film.safetensors holds the int8 weight [a-zA-Z0-9_.]+ without its scale: convert the original",
+        ),
+        (torch.ones(5), r"film.safetensors holds a scale of shape \(5,\) for the int8 weight"),
+        (torch.ones(5, 1, 1, 1), r"holds a scale of shape \(5, 1, 1, 1\) for the int8 weight"),
+    ],
+)
+def test_an_int8_file_without_scales_that_fit_is_refused(
+    tmp_path: Path, scale: torch.Tensor | None, message: str
+) -> None:
+    """From its header alone: a worker would find out in the first job. `dain weights verify` says the same."""
+    state = load_file(shipped_path("dain-lite"))
+    key = next(key for key, value in state.items() if value.dtype == torch.int8)
+    del state[f"{key}.scale"]
+    path = tmp_path / "film.safetensors"
+    save_file(state if scale is None else {**state, f"{key}.scale": scale}, path)
+    with pytest.raises(WeightsError, match=message):
+        registry(tmp_path)
+    answer = CliRunner().invoke(weights, ["verify", str(path), "--model", "dain-lite"])
+    assert answer.exit_code == 1 and re.search(message, answer.output)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_not_loaded(tmp_path: Path, number: float) -> None:
+    state = load_weights("dain-lite")
+    key = next(key for key, value in state.items() if value.dim() == 4)
+    path = tmp_path / "film.safetensors"
+    save({**state, key: torch.full_like(state[key], number)}, path, "fp16")
+    with pytest.raises(WeightsError, match=f"not finite in 1 of {len(state)} weights, {re.escape(key)}"):
+        Interpolator.load("film", device="cpu", models=registry(tmp_path))
+    answer = CliRunner().invoke(weights, ["verify", str(path), "--model", "dain-lite"])
+    assert answer.exit_code == 1 and "holds numbers that are not finite" in answer.output
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
