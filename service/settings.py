@@ -19,6 +19,7 @@ GIB = 2**30
 HOUR = 3600
 DAY = 24 * HOUR
 PREFIX = "DAIN_"
+_AT_AFTER_AUTHORITY = re.compile(r"\w+://[^/?#]+[/?#].*@", re.DOTALL)
 _HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
@@ -44,6 +45,8 @@ def _host_names(value: object) -> object:
 def _redis_url(url: str) -> str:
     if not re.match(r"(rediss?|unix)://.", url):
         raise ValueError("it must begin with redis://, rediss:// or unix://, e.g. redis://localhost:6379/0")
+    if _AT_AFTER_AUTHORITY.match(url):  # what a reader takes for the host is a part of the password
+        raise ValueError("an @ stands after the host. In a password, write @ as %40, / as %2F, : as %3A")
     return url
 
 
@@ -197,8 +200,6 @@ def read_settings(**given: Any) -> Settings:
 
 
 def _describe(name: str, value: str, fault: str) -> str:
-    return f"{PREFIX}{name.upper()}={_without_password(value)}: {fault.removeprefix('Value error, ')}"
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//.*@", "//***@", text)
+    may_hold_password = name.endswith("_url") and "@" in value
+    shown = "***" if may_hold_password else value
+    return f"{PREFIX}{name.upper()}={shown}: {fault.removeprefix('Value error, ')}"

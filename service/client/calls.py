@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ PAGE = 200
 # The service answers an upload once it has looked through all of it, which takes a slow disk long.
 ANSWER_SECONDS = 600.0
 SLOWEST_DISK = 5e6  # bytes/s
+# In such a URL, what is read as the host is a part of a password that holds a / or the like.
+_AT_AFTER_AUTHORITY = re.compile(r"//[^/?#]*[/?#].*@", re.DOTALL)
 
 
 class Client:
@@ -180,7 +183,7 @@ def _parsed(base_url: str) -> httpx.URL:
         url = httpx.URL(base_url)
     except httpx.InvalidURL:
         url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not url.host or _AT_AFTER_AUTHORITY.search(base_url):
         raise ClientError(
             "The service's URL must look like http://127.0.0.1:8000. In a password, write @ as %40, / as %2F, : as %3A."
         )

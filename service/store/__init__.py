@@ -142,10 +142,11 @@ def open_store(url: str) -> Store:
 
 
 def check_url(url: str) -> str:
-    """`url` itself; raises ValueError where it names no store of a known kind."""
+    """`url` itself; raises ValueError where it names no store of a known kind. The error does not repeat it: it may
+    hold a password."""
     parts = urlsplit(url)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
-        raise ValueError(f"{url!r} names no store; give a local folder such as file:///var/lib/dain/store")
+        raise ValueError("the URL names no store; give a local folder such as file:///var/lib/dain/store")
     return url
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,38 @@ def test_a_process_ends_with_the_names_of_what_is_wrong(monkeypatch: pytest.Monk
     assert "Nothing was started" in str(ended.value)
 
 
-def test_a_password_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAIN_REDIS_URL", "http://user:secret@host:6379/0")
-    with pytest.raises(SystemExit, match=r"DAIN_REDIS_URL=http://\*\*\*@host:6379/0: .*redis://") as ended:
+@pytest.mark.parametrize(
+    ("name", "value", "advice"),
+    [
+        ("REDIS_URL", "http://user:s3cret@host:6379/0", "redis://"),
+        ("REDIS_URL", "redis:/:s3cret@host:6379/0", "redis://"),
+        ("REDIS_URL", "redis://:p@s3/cret@127.0.0.1:1/0", "%40"),
+        ("REDIS_URL", "redis://:12/s3cret@127.0.0.1:1/0", "%2F"),
+        ("REDIS_URL", "rediss://:p@s3?cret@127.0.0.1:1/0", "%40"),
+        ("REDIS_URL", "unix://:p@s3/cret@/run/redis.sock", "%40"),
+        ("STORE_URL", "s3://key:s3cret@bucket", "file:///"),
+    ],
+)
+def test_no_part_of_a_password_is_printed(
+    name: str, value: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"DAIN_{name}", value)
+    with pytest.raises(SystemExit, match=rf"DAIN_{name}=\*\*\*: .*{advice}") as ended:
         read_settings()
-    assert "secret" not in str(ended.value)
+    assert not re.search("s3|cret|127|user|12", str(ended.value))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:p%40ss%2Fword@host:1/0",
+        "redis://:p@ss@host/0",
+        "unix:///run/a@b.sock",
+        "unix://me@/run/a.sock",
+    ],
+)
+def test_a_redis_url_that_can_be_read_is_taken(url: str) -> None:
+    assert Settings(redis_url=url).redis_url == url
 
 
 def test_names_of_the_service_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,7 @@ def test_a_redis_that_does_not_answer_is_named_without_its_password(refused: Up)
         "http://:s3/cret@h",
         "redis://:s3cret@127.0.0.1:x/",
         "redis://:s3/cret@h",
+        "redis://:p@s3/cret@127.0.0.1:1/0",
     ):
         words = refused("--port", 0, DAIN_REDIS_URL=wrong)
         assert "DAIN_REDIS_URL" in words and "s3" not in words and "DAIN_STORE_URL" not in words

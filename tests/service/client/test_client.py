@@ -363,7 +363,14 @@ def test_a_password_in_the_url_is_sent_and_never_shown(
             said.append(str(caught.value))
         said.append(str(client.url))
     assert len(requests) == 3 and "502" in said[0] and url in said[0]
-    malformed = ("http://alice:s3/cret@host", "http://alice:s3cret@host:x", "alice:s3cret@host")
+    malformed = (
+        "http://alice:s3/cret@host",
+        "http://alice:s3cret@host:x",
+        "alice:s3cret@host",
+        "http://alice:p@s3/cret@127.0.0.1:9/",
+        "http://alice:p@s3?cret@127.0.0.1:9/",
+        "http://alice:p@s3#cret@127.0.0.1:9/",
+    )
     for wrong in ("http://alice:s3cret@127.0.0.1:9", *malformed):
         with pytest.raises(ClientError) as caught, Client(wrong) as client:
             client.jobs()
