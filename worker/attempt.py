@@ -24,6 +24,8 @@ import torch
 from redis.exceptions import RedisError
 
 from dain_core.runtime.memory import FrameTooLargeError
+from dain_core.weights.files import WeightsError
+from dain_core.weights.registry import UnknownModelError
 from service.jobs.machine import Claim, Jobs, Refused, new_token
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
@@ -89,7 +91,8 @@ class Attempt:
     """One attempt at the task called `task` of a job.
 
     Attributes that the work may use: `runtime`, `leg`, and from the claim on `claim`, `job` and `scratch`, a private
-    folder that is gone afterwards. `frames` counts the output frames that are made.
+    folder that is gone afterwards. `frames` counts the output frames that are made. The work sets `model` to the name
+    of the model that it needs, before it asks for it.
     """
 
     claim: Claim
@@ -100,6 +103,7 @@ class Attempt:
         self.runtime = runtime
         self.leg = leg
         self.frames = 0
+        self.model = ""
         self._job_id = job_id
         self._task = task
         self._is_void = False
@@ -249,12 +253,14 @@ class Attempt:
             log.info("%s of job %s is no longer ours; dropped", self._task, self._job_id)
         elif isinstance(error, Drained | RedisError):
             self._give_back(failed=False)
+        elif isinstance(error, UnknownModelError):
+            self._leave_to_others()
         else:
             self._settle_failure(error)
 
     def _settle_failure(self, error: Exception) -> None:
         runtime, number = self.runtime, self.claim.attempt
-        problem, is_final = _judge(error, self.claim)
+        problem, is_final = _judge(error, self.claim, self.model)
         log.warning(
             "%s of job %s, attempt %d: %s", self._task, self._job_id, number, error, exc_info=not is_final
         )
@@ -271,6 +277,12 @@ class Attempt:
         jobs, queue = self.runtime.jobs, self.runtime.queue
         if self._insist(lambda: jobs.release(self.claim, failed=failed)):
             self._insist(lambda: queue.enqueue(self._job_id, self._task))
+
+    def _leave_to_others(self) -> None:
+        """Give back a task whose model this worker lacks. The janitor delivers it again once a worker may serve it."""
+        job_id, task, model = self._job_id, self._task, self.model
+        log.warning("%s of job %s is handed back: this worker does not serve %s", task, job_id, model)
+        self._insist(lambda: self.runtime.jobs.release(self.claim, failed=False, needs_model=model))
 
     def _fail(self, problem: Problem, claim: Claim | None = None) -> None:
         jobs = self.runtime.jobs
@@ -306,8 +318,14 @@ def _is_lost(device: torch.device, error: Exception) -> bool:
     return False
 
 
-def _judge(error: Exception, claim: Claim) -> tuple[Problem, bool]:
+def _judge(error: Exception, claim: Claim, model: str) -> tuple[Problem, bool]:
     """The problem to tell the caller of should this be the last attempt, and whether any other would end the same."""
+    if isinstance(error, WeightsError):  # another worker's copy may be good
+        return Problem("model-failed", _model_failed(model, f"its weights cannot be used: {error}")), False
+    if isinstance(error, FloatingPointError):  # the pixels of a video are finite
+        return Problem(
+            "model-failed", _model_failed(model, "its weights make frames that are not finite")
+        ), False
     if isinstance(error, MediaError):
         return Problem(error.slug, _PATH.sub("", error.detail)), error.slug not in NOT_THE_VIDEO
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -319,3 +337,8 @@ def _judge(error: Exception, claim: Claim) -> tuple[Problem, bool]:
     if isinstance(error, UnreadableRecord):  # a worker of another version may be able to read it
         return error.problem, False
     return Problem.attempts_exhausted(claim.task, claim.attempt), False
+
+
+def _model_failed(model: str, reason: str) -> str:
+    advice = "Correct the model's file, or choose another model."
+    return _PATH.sub("", f"The model {model} failed, and not the video: {reason}. {advice}")

@@ -29,7 +29,7 @@ class Models:
         return self.default.device
 
     def named(self, name: str) -> Interpolator:
-        """The model called `name`. Raises ValueError or WeightsError as `Interpolator.load` does."""
+        """The model called `name`. Raises UnknownModelError or WeightsError as `Interpolator.load` does."""
         if name not in self._loaded:
             self._loaded[name] = self._load(name)
         return self._loaded[name]

@@ -91,7 +91,8 @@ def _segment(attempt: Attempt) -> None:
     attempt.wait()
     index = segment_index(claim.task)
     plan = _read_plan(attempt)
-    interpolator = runtime.models.named(plan.options.model)
+    attempt.model = plan.options.model
+    interpolator = runtime.models.named(attempt.model)
     total = plan.segments[index].stop_output - plan.segments[index].first_output
     made = attempt.scratch / "segment"
 

@@ -38,6 +38,9 @@ MISSED_HEARTBEATS = 2
 SCRATCH_AGE = 60.0  # seconds: a new folder has no lock yet
 ORPHAN_AGE = 3600.0  # seconds after which a file of no job is removed
 ORPHAN_INTERVAL = 600.0  # seconds between two looks for such files: each looks at every working file
+MODEL_IS_MISSING = (
+    "job %s waits: no living worker serves its model %s. Start one that does, or cancel the job"
+)
 
 
 class Janitor:
@@ -86,7 +89,12 @@ class Janitor:
                 fault = "no longer has" if worker else "died in"
                 patience = LOST_AFTER if worker else MISSED_HEARTBEATS * self._workers.heartbeat_seconds
             elif (job_id, task) not in waiting:
-                fault, patience = "in no queue", LOST_AFTER
+                model = fields.get("needs_model")
+                if model and not any(worker.may_serve(model) for worker in workers.values()):
+                    self._say_once(f"{job_id} {model}", MODEL_IS_MISSING, job_id, model)
+                    continue
+                # The time to the next sweep keeps a task from going round among workers that lack its model.
+                fault, patience = "in no queue", 0.0 if model else LOST_AFTER
             else:
                 continue
             key = (job_id, task, fields.get("token", ""), fault)

@@ -338,10 +338,13 @@ class Jobs:
         arguments: Arguments = [claim.token, claim.task, job_key(job_id, "task:"), json.dumps(list(segments))]
         return bool(self._call("redo", job_id, keys, arguments))
 
-    def release(self, claim: Claim, *, failed: bool) -> bool:
-        """Give a task back to be queued again; a failed attempt counts, a drained one does not. False: claim void."""
+    def release(self, claim: Claim, *, failed: bool, needs_model: str = "") -> bool:
+        """Give a task back to be queued again; a failed attempt counts, a drained one does not. False: claim void.
+
+        `needs_model` is a model that the worker does not serve. The caller then leaves the queueing to the janitor.
+        """
         keys = [task_key(claim.job_id, claim.task), COUNTERS]
-        return bool(self._call("release", claim.job_id, keys, [claim.token, int(failed)]))
+        return bool(self._call("release", claim.job_id, keys, [claim.token, int(failed), needs_model]))
 
     def finish(
         self,

@@ -41,6 +41,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "job-cancelled": (409, "The job was cancelled"),
     "result-expired": (410, "The result has expired"),
     "encode-failed": (500, "The result could not be made"),
+    "model-failed": (500, "The model cannot be used"),
     "too-many-attempts": (500, "The job was given up after repeated failures"),
     "unreadable-record": (500, "The job's record cannot be read"),
     "stored-file-damaged": (500, "A stored file is damaged"),

@@ -49,6 +49,10 @@ class WorkerRecord(BaseModel):
         default=None, description="why this worker's record cannot be read, where it cannot"
     )
 
+    def may_serve(self, model: str) -> bool:
+        """Whether this worker lists the model, or has a record that cannot be read, which may list it."""
+        return model in (self.model, *self.models) or self.error is not None
+
 
 def text(reply: Any) -> str:
     """A string that Redis sent, which comes as bytes."""

@@ -13,6 +13,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError
 
 from dain_core.runtime.memory import FrameTooLargeError
+from dain_core.weights.files import WeightsError
+from dain_core.weights.registry import UnknownModelError
 from service.jobs import janitor
 from service.jobs.machine import PLAN
 from service.jobs.records import State
@@ -80,6 +82,61 @@ def test_frames_too_large_for_the_gpu_are_named(
     failed = bench.jobs.get(job.id)
     assert failed.error is not None and failed.error["type"] == "urn:dain:problem:limit-exceeded"
     assert "scale the video down" in failed.error["detail"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FloatingPointError("not finite in float32"), "its weights make frames that are not finite"),
+        (WeightsError("/srv/models/film.safetensors is damaged"), "film.safetensors is damaged. Correct"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_to_blame_and_not_the_video(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    job = bench.accept(clip, tmp_path, model="dain-refined")
+    fails = fails_with(error)
+    if isinstance(error, WeightsError):
+        monkeypatch.setattr(bench.models, "_load", fails)
+    else:
+        monkeypatch.setattr(bench.models.named("dain-refined"), "submit", fails)
+    bench.work()
+    failed = bench.jobs.get(job.id)
+    assert failed.error is not None and failed.error["type"] == "urn:dain:problem:model-failed"
+    assert "The model dain-refined failed, and not the video" in failed.error["detail"]
+    assert reason in failed.error["detail"] and "/srv" not in failed.error["detail"]
+
+
+def test_a_worker_without_the_model_leaves_the_task_to_another(
+    bench: Bench,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As do a worker without the folder of models, and one of an older release beside a newer one."""
+    job = bench.accept(clip, tmp_path, model="dain-refined")
+    sweeper = janitor.Janitor(bench.jobs, bench.queue, bench.workers, bench.store, record_ttl_seconds=10**9)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            bench.models, "_load", fails_with(UnknownModelError("no model is called 'dain-refined'"))
+        )
+        for _ in range(2 * bench.runtime.settings.max_attempts):
+            assert bench.work() < 100  # what is handed back is not in the queue at once
+            sweeper.redeliver()
+        assert bench.queue.waiting() == set()  # no living worker serves the model
+        assert f"job {job.id} waits: no living worker serves its model dain-refined" in caplog.text
+        bench.telemetry.update(models=["dain-refined"])  # as if it were another worker
+        for _ in range(2 * bench.runtime.settings.max_attempts):
+            sweeper.redeliver()
+            assert (job.id, "segment-0") in bench.queue.waiting()
+            bench.work()
+    assert bench.jobs.get(job.id).status is State.RUNNING
+    assert set(bench.jobs.task_fields(job.id, ["segment-0", "segment-1"], "attempts")) == {"0"}
+    sweeper.redeliver()
+    bench.work()
+    done = bench.jobs.get(job.id)
+    assert done.status is State.SUCCEEDED and done.metrics.attempts_failed == 0
 
 
 def test_what_fails_once_is_done_by_the_next_attempt(

@@ -156,6 +156,25 @@ def test_a_task_in_no_queue_is_delivered_after_a_while(
     assert queue.waiting() == {(job.id, PLAN)}
 
 
+def test_a_task_waits_for_a_worker_that_may_serve_its_model(
+    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis
+) -> None:
+    """Such a worker may be of a version whose record this one cannot read."""
+    jobs.release(jobs.claim(job.id, PLAN, "ann"), failed=False, needs_model="film")
+    workers = Workers(redis, ttl_seconds=15)
+    workers.heartbeat(worker("ann"))
+    janitor.redeliver()
+    assert queue.waiting() == set()
+    for other in (worker("bob").model_copy(update={"models": ["dain", "film"]}), worker("eve")):
+        workers.heartbeat(other)
+        if other.name == "eve":
+            redis.set(worker_key("eve"), "{}")
+        janitor.redeliver()
+        assert queue.waiting() == {(job.id, PLAN)}
+        redis.delete(queue.rq.key)
+        workers.leave(other.name)
+
+
 def test_a_waiting_task_is_left_alone(
     janitor: Janitor, queue: Queue, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
