@@ -281,7 +281,7 @@ class Attempt:
     def _leave_to_others(self) -> None:
         """Give back a task whose model this worker lacks. The janitor delivers it again once a worker may serve it."""
         job_id, task, model = self._job_id, self._task, self.model
-        log.warning("%s of job %s is handed back: this worker does not serve %s", task, job_id, model)
+        log.info("%s of job %s is handed back: this worker does not serve %s", task, job_id, model)
         self._insist(lambda: self.runtime.jobs.release(self.claim, failed=False, needs_model=model))
 
     def _fail(self, problem: Problem, claim: Claim | None = None) -> None:

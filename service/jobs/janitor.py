@@ -104,7 +104,8 @@ class Janitor:
             elif fields["state"] == "running":
                 self._requeue_lost(job_id, task, fields, fault)
             else:
-                log.warning("task %s of job %s was in no queue; delivered again", task, job_id)
+                level = logging.INFO if fields.get("needs_model") else logging.WARNING
+                log.log(level, "task %s of job %s was in no queue; delivered again", task, job_id)
                 self._deliver(job_id, task)
         self._suspects = suspects
 
