@@ -19,7 +19,7 @@ from pathlib import Path
 
 from service.jobs.options import Options
 from worker.channel import nothing
-from worker.media import sandbox
+from worker.media import sandbox, sounds
 from worker.media.delivery import Delivery
 from worker.media.errors import exceeded
 from worker.media.facts import VideoInfo, check_version
@@ -81,7 +81,13 @@ class JobPlan:
         if max_frames is not None and len(whole) > max_frames:
             raise exceeded(f"{len(whole)} frames in the result", f"{max_frames} frames")
         source_frames = max(1, round(segment_frames * len(timeline.times) / len(whole)))
-        delivery = Delivery.choose(info, options, whole.average_rate)
+        delivery = sounds.that_can_be_made(
+            source,
+            info,
+            Delivery.choose(info, options, whole.average_rate),
+            check=check,
+            progressed=progressed,
+        )
         return cls(info, timeline, options, delivery, tuple(segments(whole, source_frames)), restarts)
 
     @cached_property

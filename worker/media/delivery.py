@@ -31,6 +31,9 @@ DEEP = (
     "tta",
     "wavpack",
 )  # may have more bits than a lossless encoder takes
+#: Encoder of sound -> the channel layouts that it takes, where it does not take all.
+LAYOUTS = {"aac": "mono|stereo|3.0|4.0|quad|5.0|5.0(side)|5.1|5.1(side)|6.0|6.1|7.0|7.1|octagonal"}
+PLAIN_LAYOUTS = {1: "mono", 2: "stereo"}  # by the number of channels: FFmpeg would mix "downmix" to "mono"
 SLOWEST, FASTEST = Fraction(1), Fraction(1000)  # frames a second that an encoder is told
 
 
@@ -42,6 +45,7 @@ class Sound(Stored):
     codec: str  #: FFmpeg's name of the encoder, or "copy"
     bitrate: int  #: bits a second; 0 where nothing is lost
     sample_rate: int
+    layouts: str = ""  #: FFmpeg's names of the channel layouts that it can have, between "|"; empty for any
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Delivery(Stored):
             full_range=info.full_range,
             sample_aspect_ratio=info.sample_aspect_ratio,
             display_matrix=info.display_matrix,
-            sounds=tuple(_sound(sound, container) for sound in sounds if sound.channels <= MOST_CHANNELS),
+            sounds=tuple(delivered(sound, container) for sound in sounds if sound.channels <= MOST_CHANNELS),
             texts=tuple(Text(text.index, container.text_encoder) for text in texts),
             chapters=in_time,
             notes=tuple(note for sound in sounds if (note := _note(sound, container))),
@@ -131,13 +135,21 @@ class Delivery(Stored):
         return CODECS[self.codec](self)
 
 
-def _sound(sound: AudioInfo, container: Container) -> Sound:
+def delivered(sound: AudioInfo, container: Container) -> Sound:
+    """How a sound track comes into the result: as it is where players of the container know it, or else encoded."""
     if sound.codec in container.playable_sounds:
         return Sound(sound.index, COPY, 0, sound.sample_rate)
+    return encoded(sound, container)
+
+
+def encoded(sound: AudioInfo, container: Container) -> Sound:
+    """A sound track that is encoded again."""
+    codec, bitrate = container.sound_encoder, AUDIO_BITRATE * max(sound.channels, 2)
     if _is_lossless(sound):
-        return Sound(sound.index, container.lossless_encoder, 0, sound.sample_rate)
+        codec, bitrate = container.lossless_encoder, 0
+    layouts = LAYOUTS.get(codec, "")
     return Sound(
-        sound.index, container.sound_encoder, AUDIO_BITRATE * max(sound.channels, 2), sound.sample_rate
+        sound.index, codec, bitrate, sound.sample_rate, layouts and PLAIN_LAYOUTS.get(sound.channels, layouts)
     )
 
 

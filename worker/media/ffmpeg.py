@@ -15,7 +15,8 @@ import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -23,8 +24,10 @@ from typing import IO, Any, Self
 import ffmpeg
 import imageio_ffmpeg
 
+from worker.channel import CHECK_SECONDS
 from worker.media import sandbox
 from worker.media.errors import MachineError, MediaError
+from worker.media.moved import Moved
 from worker.media.sandbox import FORMATS, PROTOCOLS
 from worker.media.sandbox import url as url
 
@@ -153,6 +156,19 @@ class Process:
                 f"({self.messages}). Give the worker more memory, or raise `ulimit -v` and `ulimit -u`."
             )
         return error
+
+    def watch(self, check: Callable[[], None], progressed: Callable[[], None]) -> int:
+        """Its exit status, once it has ended.
+
+        ``check`` is called several times a second, and may raise to stop. ``progressed`` is called when FFmpeg has read
+        or written.
+        """
+        moved = Moved(self.pid, progressed)
+        while self.poll() is None:
+            check()
+            moved.look()
+            time.sleep(CHECK_SECONDS / 10)
+        return self.wait()
 
     def wait(self) -> int:
         """Its exit status, once it has ended and its last message is read."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any
 import av
 import av.container
 
-from worker.channel import CHECK_SECONDS, nothing
-from worker.media import ffmpeg
+from worker.channel import nothing
+from worker.media import ffmpeg, sounds
 from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
-from worker.media.moved import Moved
 
 
 def join(
@@ -50,12 +48,7 @@ def join(
     try:
         _join_pictures(segment_paths, ticks, clock, delivery, picture, check, progressed)
         with ffmpeg.Process(_muxing(picture, source_path, begin, clock, delivery, out_path)) as process:
-            moved = Moved(process.pid, progressed)
-            while process.poll() is None:
-                check()
-                moved.look()
-                time.sleep(CHECK_SECONDS / 10)
-            if process.wait():
+            if process.watch(check, progressed):
                 raise process.blame(_incomplete(process.messages))
     finally:
         picture.unlink(missing_ok=True)
@@ -142,10 +135,8 @@ def _muxing(
     source = ffmpeg.source(source_path, itsoffset=f"{float(-begin):.3f}")
     streams = [ffmpeg.own_source(ffmpeg.url(picture), copyts=None)["v:0"]]
     streams.append(source["t:99?"])  # matches nothing, but makes the source an input for its metadata
-    options: dict[str, Any] = {"c": "copy"}
-    for k, sound in enumerate(delivery.sounds):
-        streams.append(source[str(sound.index)])
-        options |= {f"c:a:{k}": sound.codec} | ({f"b:a:{k}": sound.bitrate} if sound.bitrate else {})
+    streams += [source[str(sound.index)] for sound in delivery.sounds]
+    options: dict[str, Any] = {"c": "copy", **sounds.encoding(delivery.sounds)}
     for k, text in enumerate(delivery.texts):
         streams.append(source[str(text.index)])
         options[f"c:s:{k}"] = text.codec

@@ -6,17 +6,15 @@ without decoding, into one with timestamps that go on. All else works on the cop
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from worker.channel import CHECK_SECONDS, nothing
+from worker.channel import nothing
 from worker.media import ffmpeg, sandbox
 from worker.media.facts import VideoInfo
-from worker.media.moved import Moved
 
 CONTAINERS = ("mpegts", "mpeg")  # those that are put together by putting one file after the other
 
@@ -82,12 +80,7 @@ class Restarts:
         copy = folder / "copy.nut"
         try:
             with ffmpeg.Process(self._command(path, copy)) as process:
-                moved = Moved(process.pid, progressed)
-                while process.poll() is None:
-                    check()
-                    moved.look()
-                    time.sleep(CHECK_SECONDS / 10)
-                if process.wait():
+                if process.watch(check, progressed):
                     raise process.blame(ffmpeg.not_written("copied", process.messages))
             yield copy
         finally:

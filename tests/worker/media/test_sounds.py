@@ -1,0 +1,137 @@
+"""Sound that FFmpeg refuses never fails a job at its end: it is converted, or left out with a note."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import pytest
+
+from service.api.options import parse_options
+from tests.worker.conftest import Average, MakeVideo
+from worker import pipeline
+from worker.media import sounds
+from worker.media.delivery import CONTAINERS, encoded
+from worker.media.facts import AudioInfo
+from worker.media.sandbox import probe
+from worker.plan import JobPlan
+
+SPEEX = Path(__file__).parents[2] / "data" / "speex.flv"
+PICTURE = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=0.6")
+DAMAGED = "Error submitting packet to decoder: Invalid data found when processing input"
+TONE = ("-f", "lavfi", "-i", "sine=duration=0.6")
+
+
+Assemble = Callable[[JobPlan, Path], Path]
+
+
+@pytest.fixture
+def assembled(tmp_path: Path, average: Average) -> Assemble:
+    """Makes the result of a plan: `assembled(plan, source)`."""
+
+    def run(plan: JobPlan, source: Path) -> Path:
+        part, result = tmp_path / "part", tmp_path / "result.mp4"
+        pipeline.render_segment(plan, 0, source, part, average)
+        pipeline.assemble(plan, [part], source, result)
+        return result
+
+    return run
+
+
+def planned(source: Path) -> JobPlan:
+    return JobPlan.make(source, probe(source), parse_options({}), segment_frames=1000)
+
+
+def heard(path: Path) -> list[tuple[str, str, int]]:
+    """The codec, channel layout and sample rate of each sound track; some of it can be decoded."""
+    tracks = []
+    with av.open(str(path)) as file:
+        for stream in file.streams.audio:
+            file.seek(0)
+            assert next(file.decode(stream)).samples
+            tracks.append((stream.codec_context.name, stream.layout.name, stream.sample_rate))
+    return tracks
+
+
+def test_sound_whose_channels_have_no_names_is_converted(assembled: Assemble) -> None:
+    plan = planned(SPEEX)
+    assert heard(assembled(plan, SPEEX)) == [("aac", "mono", 16000)]
+    assert plan.notes == [
+        "Sound track 1 (speex) is encoded again, as AAC: few players know it in this container."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layout", "channels", "made"),
+    [
+        ("cube", 8, "quad"),
+        ("5.1.2", 8, "5.1"),
+    ],
+)
+def test_the_encoder_is_given_a_layout_that_it_takes(
+    video: MakeVideo, assembled: Assemble, layout: str, channels: int, made: str
+) -> None:
+    filters = f"pan={layout}|" + "|".join(f"c{k}=c0" for k in range(channels))
+    sound = (*TONE, "-filter:a", filters, "-c:a", "wavpack")
+    source = video(f"{layout}.mkv", *PICTURE, *sound, "-c:v", "mpeg4")
+    plan = planned(source)
+    track = encoded(AudioInfo(1, "dts", channels, 44100), CONTAINERS["mp4"])
+    plan = replace(plan, delivery=replace(plan.delivery, sounds=(track,)))
+    assert heard(assembled(plan, source)) == [("aac", made, 44100)]
+
+
+@pytest.mark.parametrize(("rate", "made"), [(2000, 7350), (192000, 96000)])
+def test_the_encoder_is_given_a_rate_that_it_takes(
+    video: MakeVideo, assembled: Assemble, rate: int, made: int
+) -> None:
+    sound = (*TONE, "-c:a", "adpcm_ms", "-ar", rate)
+    source = video(f"{rate}.mkv", *PICTURE, *sound, "-c:v", "mpeg4")
+    assert [rate for _, _, rate in heard(assembled(planned(source), source))] == [made]
+
+
+def test_sound_that_the_container_does_not_take_as_it_is_is_encoded(
+    video: MakeVideo, assembled: Assemble
+) -> None:
+    source = video("mp3.avi", *PICTURE, *TONE, "-c:v", "mpeg4", "-c:a", "libmp3lame", "-ar", "8000")
+    plan = planned(source)
+    assert heard(assembled(plan, source)) == [("aac", "mono", 8000)]
+    assert plan.notes == [
+        "Sound track 1 (mp3) is encoded again, as AAC: the container does not take it as it is."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("codec", "filters", "why"),
+    [
+        ("dca", "noise=amount=1", DAMAGED),  # every byte is damaged
+        ("mp2", "noise=amount=1", DAMAGED),
+        ("libvorbis", "noise=drop=1", "Empty output stream"),  # no packet is there
+    ],
+)
+def test_sound_that_cannot_be_decoded_is_left_out_and_named(
+    video: MakeVideo, assembled: Assemble, codec: str, filters: str, why: str
+) -> None:
+    broken = ("-c:a:0", codec, "-strict", "-2", "-ac:a:0", "2", "-bsf:a:0", filters)
+    tracks = ("-map", "0", "-map", "1", *broken, "-map", "1", "-c:a:1", "aac")
+    source = video(f"broken-{codec}.mkv", *PICTURE, *TONE, *tracks, "-c:v", "mpeg4")
+    plan = planned(source)
+    assert [sound.index for sound in plan.delivery.sounds] == [2]
+    assert plan.notes == [
+        f"Sound track 1 ({plan.info.audio[0].codec}) is left out: FFmpeg cannot put it into the result ({why})."
+    ]
+    assert [codec for codec, _, _ in heard(assembled(plan, source))] == ["aac"]
+
+
+def test_sound_that_is_mostly_damaged_does_not_fail_the_job(video: MakeVideo, assembled: Assemble) -> None:
+    sound = (*TONE, "-c:a", "adpcm_ms", "-ac", "2", "-bsf:a", "noise=amount=gt(n\\,5)")
+    source = video("damaged-sound.mkv", *PICTURE, *sound, "-c:v", "mpeg4")
+    plan = planned(source)
+    assert [codec for codec, _, _ in heard(assembled(plan, source))] == ["aac"]
+
+
+def test_what_is_tried_is_what_is_made(video: MakeVideo) -> None:
+    source = video("wav.mkv", *PICTURE, *TONE, "-c:v", "mpeg4", "-c:a", "pcm_s16le")
+    plan = planned(source)
+    assert sounds.that_can_be_made(source, plan.info, plan.delivery) is plan.delivery
