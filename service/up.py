@@ -13,6 +13,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -34,11 +35,14 @@ from redis.exceptions import RedisError
 
 from service.bound import die_with_parent
 from service.settings import Settings, read_settings
+from service.store import open_store
 
 STOP_SECONDS = 30
 STARTS_TO_GIVE_UP = 100
 SILENCE_SECONDS = 8.0  # without readiness, after which the reason is said
 REDIS_SECONDS = 3.0
+# A line of supervisord's log. The API is left out: `what_is_missing` explains why it does not answer.
+_ENDED = re.compile(r" exited: (?!api\b)(\S+) \(.*not expected\)")
 PYTHON = [sys.executable, "-P", "-m"]  # -P: modules in the current folder must not stand in for ours
 
 
@@ -55,6 +59,7 @@ def up(host: str | None, port: int | None, state_dir: Path | None) -> None:
         with _only_one(settings.state_dir) as (lock, runtime_dir):
             settings = settings.model_copy(update={"port": claim_port(settings.host, settings.port)})
             check_redis(settings.redis_url)
+            check_store(settings.store_url)
             sys.exit(_supervise(settings, runtime_dir, lock))
     except OSError as error:
         raise click.ClickException(
@@ -69,17 +74,20 @@ def _supervise(settings: Settings, runtime_dir: Path, lock: int) -> int:
     config = settings.state_dir / "supervisord.conf"
     with config.open("w") as file:
         supervisor_config(settings, runtime_dir, workers=_devices(settings)).write(file)
-    with subprocess.Popen(
-        [*PYTHON, "supervisor.supervisord", "--nodaemon", "--configuration", str(config)],
-        env=_environment(settings, runtime_dir, instance),
-        stdout=subprocess.DEVNULL,  # its log has the same lines
-        stderr=subprocess.PIPE,
-        pass_fds=[lock],  # whoever supervises holds the lock, even if this process is killed
-        preexec_fn=die_with_parent,
-    ) as supervisord:
+    with (
+        (settings.state_dir / "logs" / "supervisord.log").open("a+", errors="replace") as events,
+        subprocess.Popen(
+            [*PYTHON, "supervisor.supervisord", "--nodaemon", "--configuration", str(config)],
+            env=_environment(settings, runtime_dir, instance),
+            stdout=subprocess.DEVNULL,  # its log has the same lines
+            stderr=subprocess.PIPE,
+            pass_fds=[lock],  # whoever supervises holds the lock, even if this process is killed
+            preexec_fn=die_with_parent,
+        ) as supervisord,
+    ):
         assert supervisord.stderr is not None
         threading.Thread(target=relay_errors, args=(supervisord.stderr, settings), daemon=True).start()
-        return _attend(supervisord, settings, instance)
+        return _attend(supervisord, events, settings, instance)
 
 
 def claim_port(host: str, port: int) -> int:
@@ -139,6 +147,20 @@ def check_redis(url: str | None) -> None:
         raise click.ClickException(
             f"The Redis of DAIN_REDIS_URL, {place}, does not answer: {error}. "
             "Start it or correct the URL; without the URL `dain up` starts a Redis of its own."
+        ) from None
+
+
+def check_store(url: str) -> None:
+    """Raises ClickException where nothing can be written to the store at `url`, unless its disk is full."""
+    try:
+        with open_store(url).scratch():
+            pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return  # the service is to run: jobs that it removes make room
+        raise click.ClickException(
+            f"The store of DAIN_STORE_URL, {url}, cannot be used: {error}. "
+            "Correct it; without it the store is a folder in the state folder."
         ) from None
 
 
@@ -262,24 +284,35 @@ def _only_one(state_dir: Path) -> Iterator[tuple[int, Path]]:
             yield file.fileno(), Path(runtime_dir)
 
 
-def _attend(supervisord: subprocess.Popen[bytes], settings: Settings, instance: str) -> int:
+def _attend(supervisord: subprocess.Popen[bytes], events: IO[str], settings: Settings, instance: str) -> int:
     """Says when the service is ready, or why it is not; passes signals on until it has ended. Returns its status."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisord.send_signal(signal.SIGTERM))
     click.echo(f"Starting; state and logs in {settings.state_dir}")
     if settings.exposure:
         click.echo(f"Warning: {settings.exposure}", err=True)
-    _await_readiness(supervisord, settings, instance)
+    _await_readiness(supervisord, events, settings, instance)
     supervisord.wait()
     click.echo("Stopped.")
     return supervisord.returncode
 
 
-def _await_readiness(supervisord: subprocess.Popen[bytes], settings: Settings, instance: str) -> None:
-    """Returns when the service is ready or has ended; says what is missing once that has lasted for a while."""
+def _await_readiness(
+    supervisord: subprocess.Popen[bytes], events: IO[str], settings: Settings, instance: str
+) -> None:
+    """Returns when the service is ready or has ended.
+
+    Says what is missing once that has lasted for a while. Says at once that a program ended, and its last words;
+    `events` are the lines that supervisord adds to its log.
+    """
     url = _url(settings.host, settings.port)
+    logs = settings.state_dir / "logs"
     said, last, since = "", "", time.monotonic()
+    ended: set[str] = set()
     while supervisord.poll() is None:
+        for name in set(_ENDED.findall(events.read())) - ended:
+            ended.add(name)
+            click.echo(f"{name} ended and is started again. {_last_words(logs / f'{name}.log')}", err=True)
         missing = what_is_missing(url, instance, settings)
         if missing is None:
             click.echo(f"Ready at {url}  (Ctrl-C stops; API described at {url}/docs)")
@@ -296,7 +329,7 @@ def what_is_missing(url: str, instance: str, settings: Settings) -> str | None:
     """Why the service of this `instance` takes no work at `url`, in a sentence; None when it does."""
     answering = _instance_at(url)
     if answering is None:
-        return f"the API does not answer. {_last_words(settings.state_dir / 'logs' / 'api.log')}"
+        return f"the API does not answer. {_last_words(settings.state_dir / 'logs' / 'api.log', 'rror')}"
     if answering != instance:
         return f"another DAIN service answers at {url}. Stop that one, or take another port with --port."
     try:
@@ -315,15 +348,15 @@ def _instance_at(url: str) -> str | None:
         return None
 
 
-def _last_words(log: Path) -> str:
-    """The last error in a log, with the log's name."""
+def _last_words(log: Path, telling: str = "") -> str:
+    """The last line of a log with `telling` in it, or else the last line; with the log's name."""
     try:
         lines = log.read_text(errors="replace")[-10_000:].strip().splitlines()
     except OSError:
         lines = []
-    errors = [line for line in lines if "rror" in line] or lines[-1:]
+    chosen = [line for line in lines if telling in line] or lines
     return (
-        f"Its log, {log}, ends with: {errors[-1].strip()}" if errors else f"Its log, {log}, is empty so far."
+        f"Its log, {log}, ends with: {chosen[-1].strip()}" if chosen else f"Its log, {log}, is empty so far."
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import pytest
 
 from service import up
 from service.settings import Settings
+from service.store.local import LocalStore
 from tests.api import serve
 
 Up = Callable[..., str]
@@ -98,6 +102,49 @@ def test_a_redis_that_does_not_answer_is_named_without_its_password(refused: Up)
     ):
         words = refused("--port", 0, DAIN_REDIS_URL=wrong)
         assert "DAIN_REDIS_URL" in words and "s3" not in words and "DAIN_STORE_URL" not in words
+
+
+def test_a_store_that_cannot_be_written_to(refused: Up, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for url in ("file:///proc/x", (tmp_path / "file").as_uri(), "file:///%00"):
+        words = refused("--port", 0, DAIN_STORE_URL=url)
+        assert f"The store of DAIN_STORE_URL, {url}, cannot be used" in words
+
+
+def test_a_full_store_keeps_no_service_from_starting(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that are removed make room."""
+
+    def refuse(self: LocalStore) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalStore, "scratch", refuse)
+    up.check_store(settings.store_url)
+
+
+def test_a_worker_that_cannot_start_is_explained_by_its_log(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine.safetensors").write_text("no weights")
+    state = tmp_path / "state"
+    (state / "logs").mkdir(parents=True)
+    (state / "logs" / "supervisord.log").write_text("WARN exited: janitor (exit status 1; not expected)\n")
+    (state / "logs" / "worker-0.log").write_text("Error: of an earlier run\n")
+    command = [sys.executable, "-m", "service.cli", "up", "--port", "0", "--state-dir", str(state)]
+    environment = os.environ | {"DAIN_MODELS": str(tmp_path / "models"), "DAIN_DEVICE": "cpu"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        too_late = threading.Timer(60, process.terminate)
+        too_late.start()
+        ended = next((line for line in process.stderr if " ended " in line), "")
+        too_late.cancel()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    log = state / "logs" / "worker-0.log"
+    assert ended.startswith(f"worker-0 ended and is started again. Its log, {log}, ends with: ")
+    assert "mine.safetensors is no readable .safetensors file" in ended
 
 
 def test_a_free_port_is_taken_where_any_will_do() -> None:
