@@ -126,13 +126,15 @@ def interpolate(
         interpolator = Interpolator.load(model, device=device, precision=precision)
         _say(f"Making {plan.frames} frames of {len(plan.timeline.times)} on {interpolator.device}.")
         with writing(result):
-            made = _run(plan, source, result, interpolator, overwrite)
+            made, notes = _run(plan, source, result, interpolator, overwrite)
     except MediaError as error:
         raise click.ClickException(error.detail) from error
     except FrameTooLargeError as error:
         raise click.ClickException(f"The GPU is too small: {error}.") from error
     except (WeightsError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+    for note in dict.fromkeys((*plan.notes, *notes)):
+        _say(f"Note: {note}")
     _say(
         f"{made}: {plan.frames} frames, {float(plan.frame_rate):.5g} a second, {float(plan.duration):.2f} s."
     )
@@ -163,8 +165,8 @@ def _say(sentence: str) -> None:
 
 def _run(
     plan: JobPlan, source: Path, result: Path, interpolator: pipeline.Interpolator, overwrite: bool
-) -> Path:
-    """Follow the plan from the first segment to the finished file, and return where that is."""
+) -> tuple[Path, list[str]]:
+    """Follow the plan from the first segment to the finished file. Return where that is, and what was changed."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         tempfile.TemporaryDirectory(dir=result.absolute().parent, prefix=".dain-") as scratch,
@@ -172,13 +174,15 @@ def _run(
     ):
         bar = progress.add_task(source.name, total=plan.frames)
         parts = [Path(scratch, str(index)) for index in range(len(plan.segments))]
+        notes: list[str] = []
         for index, part in enumerate(parts):
-            pipeline.render_segment(
+            stats = pipeline.render_segment(
                 plan, index, source, part, interpolator, on_frame=lambda frames: progress.advance(bar, frames)
             )
+            notes += stats.notes
         whole = Path(scratch, "whole")
         pipeline.assemble(plan, parts, source, whole)
-        return _publish(whole, result, overwrite)
+        return _publish(whole, result, overwrite), notes
 
 
 def _publish(whole: Path, result: Path, overwrite: bool) -> Path:

@@ -13,12 +13,16 @@ from worker.cli import _publish, interpolate
 
 def test_a_clip_with_the_real_network(video: MakeVideo, tmp_path: Path) -> None:
     picture = ("-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25:duration=0.12")
-    source = video("tiny.mp4", *picture, "-c:v", "libx264", "-pix_fmt", "yuv420p")
+    sound = ("-f", "lavfi", "-i", "sine=duration=0.12")
+    source = video(
+        "tiny.mkv", *picture, *sound, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "pcm_s16le"
+    )
     result = tmp_path / "result.mp4"
     done = CliRunner().invoke(interpolate, [str(source), str(result), "--device", "cpu"])
     assert done.exit_code == 0, done.output
     assert packet_times(result) == [Fraction(k, 50) for k in range(6)]
     assert list(tmp_path.iterdir()) == [result]
+    assert "Note: Sound track 1 (mp2) is encoded again" in " ".join(done.output.split())
     assert "6 frames of 3 on cpu" in done.output and f"{result}: 6 frames, 50 a second" in done.output
     again = [str(source), str(result), "--device", "cpu", "--speed", "0.5", "--overwrite"]
     done = CliRunner().invoke(interpolate, again)
