@@ -14,9 +14,7 @@ from worker.cli import _publish, interpolate
 def test_a_clip_with_the_real_network(video: MakeVideo, tmp_path: Path) -> None:
     picture = ("-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25:duration=0.12")
     sound = ("-f", "lavfi", "-i", "sine=duration=0.12")
-    source = video(
-        "tiny.mkv", *picture, *sound, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "pcm_s16le"
-    )
+    source = video("tiny.mkv", *picture, *sound, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "mp2")
     result = tmp_path / "result.mp4"
     done = CliRunner().invoke(interpolate, [str(source), str(result), "--device", "cpu"])
     assert done.exit_code == 0, done.output
