@@ -382,7 +382,7 @@ def begin(init: Path | None) -> RefinedDAIN:
     return model
 
 
-def teacher_of(path: Path, device: torch.device) -> Teacher:
+def teacher_of(path: Path) -> Teacher:
     """Import a Python file and return its function `flows`."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
@@ -450,7 +450,7 @@ def command(data: tuple[Path, ...], out: Path, minutes: float, init: Path | None
     except (DeviceError, TrainingDataError, WeightsError) as error:
         raise click.ClickException(str(error)) from error
     settings = Settings(minutes, batch, crop, rate, flow_first)
-    train(model, footage, None if teacher is None else teacher_of(teacher, place), settings, out, place)
+    train(model, footage, None if teacher is None else teacher_of(teacher), settings, out, place)
 
 
 if __name__ == "__main__":

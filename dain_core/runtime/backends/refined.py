@@ -19,13 +19,14 @@ from dain_core.runtime.backends.fused.layers import EIGHT_BITS
 from dain_core.runtime.backends.stages import checksum, weight_bytes
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.graphs import Graphed
+from dain_core.runtime.memory import FrameTooLargeError, is_out_of_memory
 
 #: Frames of up to so many pixels take a GPU less time than launching their kernels one by one.
 _GRAPH_PIXELS = 2**20
 
 
 class RefinedStages:
-    """The stages of `RefinedDAIN`. Memory is not planned: a frame that does not fit is an error.
+    """The stages of `RefinedDAIN`. Memory is not planned: a frame that does not fit is a FrameTooLargeError.
 
     Args:
         dtype: of the layers; for eight bits, which no layer here has, it is float16.
@@ -65,14 +66,26 @@ class RefinedStages:
 
     def release(self) -> None:
         self._sizes, self._stages = None, {}
-        torch.cuda.synchronize(self._device)  # graphs that run still need their memory
-        torch.cuda.empty_cache()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # graphs that run still need their memory
+            torch.cuda.empty_cache()
 
     def _run(self, image: Tensor, stage: str, *inputs: Any) -> Any:
         with self._budget.turn(self):
             if self._sizes != image.shape:
                 self._sizes, self._stages = image.shape, self._of_size(image)
-            return self._stages[stage](*inputs)
+            try:
+                return self._stages[stage](*inputs)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Only now is the error gone, and with it the tensors that its traceback held.
+            self.release()
+        height, width = image.shape[2:]
+        raise FrameTooLargeError(
+            f"GPU memory ran out at a frame of {width}x{height}, and dain-refined cannot work in parts: free memory on "
+            "the GPU, choose the model dain, or scale the video down"
+        )
 
     def _of_size(self, image: Tensor) -> dict[str, Callable[..., Any]]:
         stages: dict[str, Callable[..., Any]] = {
@@ -80,7 +93,7 @@ class RefinedStages:
             "motion": self._motion,
             "synthesis": self._synthesis,
         }
-        if image.shape[2] * image.shape[3] > _GRAPH_PIXELS:
+        if self._device.type != "cuda" or image.shape[2] * image.shape[3] > _GRAPH_PIXELS:
             return stages
         pool = torch.cuda.graph_pool_handle()
         return {name: Graphed(stage, pool) for name, stage in stages.items()}
