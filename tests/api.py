@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import threading
 import time
@@ -16,6 +17,8 @@ import uvicorn
 
 from service.api.app import create_app
 from service.settings import Settings
+
+RESULT = random.Random(0).randbytes(300_000)  # what the finished jobs of tests hold
 
 
 class Server(uvicorn.Server):

@@ -17,7 +17,7 @@ from service.api.deps import Service
 from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
 from service.api.problems import documented, install_handlers
-from service.api.routes import docs, health, jobs, workers
+from service.api.routes import docs, health, jobs, results, submit, workers
 from service.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(GuardMiddleware, settings=settings)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     install_handlers(app)
-    for router in (jobs.router, workers.router, health.router, docs.router):
-        app.include_router(router)
+    for routes in (submit, jobs, results, workers, health, docs):
+        app.include_router(routes.router)
     return app
 
 

@@ -1,9 +1,8 @@
-"""Jobs once they are on record: looking, listing, fetching the result, cancelling, removing."""
+"""GET /jobs/{id}/result: the finished file, ranges of it, and why there is none."""
 
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,119 +11,21 @@ import httpx
 import pytest
 from fastapi.responses import FileResponse
 
-from service.api.options import parse_options
-from service.api.routes import jobs as routes
-from service.jobs.machine import PLAN, Jobs, new_job_id
-from service.jobs.options import Options
+from service.api.routes import results
+from service.jobs.machine import PLAN, Jobs
 from service.jobs.problems import Problem
 from service.jobs.records import Job, State
 from service.store import Store
-from tests.api import assert_problem
+from tests.api import RESULT, assert_problem
 
-CONTENT = random.Random(0).randbytes(300_000)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
+SHA256 = hashlib.sha256(RESULT).hexdigest()
 ETAG = f'"{SHA256}"'
-
-
-@pytest.fixture
-def make_job(jobs: Jobs) -> Callable[[], Job]:
-    def make() -> Job:
-        job_id = new_job_id()
-        facts = {"width": 96, "height": 64}
-        return jobs.create(
-            job_id, source=f"uploads/{job_id}", filename="clip.mp4", options=parse_options({}), input=facts
-        )
-
-    return make
-
-
-@pytest.fixture
-def job(make_job: Callable[[], Job]) -> Job:
-    return make_job()
-
-
-@pytest.fixture
-def finished(job: Job, jobs: Jobs, finish: Callable[[str, bytes], None]) -> Job:
-    """A job whose result is in the store."""
-    finish(job.id, CONTENT)
-    return jobs.get(job.id)
-
-
-# -- looking --------------------------------------------------------------------------------------
-
-
-def test_a_live_job(http: httpx.Client, job: Job, jobs: Jobs) -> None:
-    response = http.get(f"/jobs/{job.id}")
-    assert int(response.headers["Retry-After"]) > 0
-    assert response.json()["progress"]["queue_position"] == 0
-    assert response.json()["links"] == {"self": f"/jobs/{job.id}"}
-
-
-def test_a_finished_job(http: httpx.Client, finished: Job) -> None:
-    response = http.get(f"/jobs/{finished.id}")
-    assert "Retry-After" not in response.headers
-    shown = response.json()
-    assert shown["status"] == "succeeded"
-    assert shown["links"]["result"] == f"/jobs/{finished.id}/result"
-    assert shown["output"]["sha256"] == SHA256
-    assert "key" not in shown["output"] and "source" not in shown  # places in the store are nobody's business
-
-
-def test_what_is_dropped_is_said_and_whose_the_job_is_is_not(http: httpx.Client, jobs: Jobs) -> None:
-    job = jobs.create(
-        jobs.new_id(),
-        source="uploads/x",
-        filename="clip.mp4",
-        options=Options(),
-        input={},
-        notes=["The sound is gone."],
-    )
-    shown = http.get(f"/jobs/{job.id}").json()
-    assert shown["notes"] == ["The sound is gone."] and "owner" not in shown
-    assert http.get("/jobs").json()["jobs"][0]["notes"] == ["The sound is gone."]
-
-
-@pytest.mark.parametrize("job_id", ["0" * 28, "x", "..%2f..%2fetc", "0" * 5000, "*", "%00"])
-@pytest.mark.parametrize("path", ["/jobs/{}", "/jobs/{}/result"])
-def test_there_is_no_such_job(job_id: str, path: str, http: httpx.Client) -> None:
-    response = http.get(path.format(job_id))
-    assert response.status_code == 404
-    assert len(response.content) < 10_000
-    assert response.headers["Content-Type"] == "application/problem+json"
-
-
-def test_pages_are_newest_first_and_whole(
-    http: httpx.Client, make_job: Callable[[], Job], jobs: Jobs
-) -> None:
-    made = [make_job().id for _ in range(5)]
-    seen, query = [], {"limit": "2"}
-    while True:
-        page = http.get("/jobs", params=query).json()
-        seen += [job["id"] for job in page["jobs"]]
-        if page["next_cursor"] is None:
-            break
-        query["cursor"] = page["next_cursor"]
-    assert seen == made[::-1]
-    jobs.cancel(made[2])
-    assert [job["id"] for job in http.get("/jobs?status=cancelled").json()["jobs"]] == [made[2]]
-    assert len(http.get("/jobs?status=queued").json()["jobs"]) == 4
-
-
-@pytest.mark.parametrize(
-    "query", ["limit=0", "limit=201", "limit=x", "status=lost", "cursor=%5B", "cursor=../x"]
-)
-def test_what_cannot_be_listed(query: str, http: httpx.Client) -> None:
-    problem = assert_problem(http.get(f"/jobs?{query}"), 422, "invalid-request")
-    assert query.partition("=")[0] in problem["detail"]
-
-
-# -- fetching -------------------------------------------------------------------------------------
 
 
 def test_the_whole_result(http: httpx.Client, finished: Job) -> None:
     response = http.get(f"/jobs/{finished.id}/result")
     assert response.status_code == 200
-    assert response.content == CONTENT
+    assert response.content == RESULT
     assert response.headers["ETag"] == ETAG
     assert response.headers["Accept-Ranges"] == "bytes"
     assert response.headers["Content-Type"] == "video/mp4"
@@ -136,7 +37,7 @@ def test_its_head(http: httpx.Client, finished: Job) -> None:
     response = http.head(f"/jobs/{finished.id}/result")
     assert response.status_code == 200
     assert response.content == b""
-    assert response.headers["Content-Length"] == str(len(CONTENT))
+    assert response.headers["Content-Length"] == str(len(RESULT))
     assert response.headers["ETag"] == ETAG
 
 
@@ -152,16 +53,16 @@ def test_its_head(http: httpx.Client, finished: Job) -> None:
 def test_a_range(ranges: str, part: slice, http: httpx.Client, finished: Job) -> None:
     response = http.get(f"/jobs/{finished.id}/result", headers={"Range": f"bytes={ranges}"})
     assert response.status_code == 206
-    assert response.content == CONTENT[part]
-    first, stop, _ = part.indices(len(CONTENT))
-    assert response.headers["Content-Range"] == f"bytes {first}-{stop - 1}/{len(CONTENT)}"
+    assert response.content == RESULT[part]
+    first, stop, _ = part.indices(len(RESULT))
+    assert response.headers["Content-Range"] == f"bytes {first}-{stop - 1}/{len(RESULT)}"
     assert response.headers["ETag"] == ETAG
 
 
 def test_several_ranges(http: httpx.Client, finished: Job) -> None:
     response = http.get(f"/jobs/{finished.id}/result", headers={"Range": "bytes=0-9,500-509"})
     assert response.status_code == 206
-    assert CONTENT[:10] in response.content and CONTENT[500:510] in response.content
+    assert RESULT[:10] in response.content and RESULT[500:510] in response.content
 
 
 @pytest.mark.parametrize("ranges", ["300000-", "300000-300001,400000-", "-0", f"{'9' * 4000}-"])
@@ -175,7 +76,7 @@ def test_a_range_outside_the_file(ranges: str, http: httpx.Client, finished: Job
 def test_what_lies_outside_is_left_out(http: httpx.Client, finished: Job) -> None:
     headers = {"Range": "bytes=0-9, 300000-300009"}
     response = http.get(f"/jobs/{finished.id}/result", headers=headers)
-    assert (response.status_code, response.content) == (206, CONTENT[:10])
+    assert (response.status_code, response.content) == (206, RESULT[:10])
 
 
 @pytest.mark.parametrize(
@@ -204,7 +105,7 @@ def test_a_malformed_range(ranges: str, http: httpx.Client, finished: Job) -> No
 @pytest.mark.parametrize("header", ["frames=0-9", "0-9", ""])
 def test_a_range_of_something_else_is_ignored(header: str, http: httpx.Client, finished: Job) -> None:
     response = http.get(f"/jobs/{finished.id}/result", headers={"Range": header})
-    assert (response.status_code, response.content) == (200, CONTENT)
+    assert (response.status_code, response.content) == (200, RESULT)
 
 
 @pytest.mark.parametrize(("tag", "status"), [(ETAG, 206), ('"another"', 200), (f"W/{ETAG}", 200)])
@@ -212,7 +113,7 @@ def test_a_range_of_the_same_file_only(tag: str, status: int, http: httpx.Client
     headers = {"Range": "bytes=0-9", "If-Range": tag}
     response = http.get(f"/jobs/{finished.id}/result", headers=headers)
     assert response.status_code == status
-    assert response.content == (CONTENT[:10] if status == 206 else CONTENT)
+    assert response.content == (RESULT[:10] if status == 206 else RESULT)
     response = http.get(f"/jobs/{finished.id}/result", headers=headers | {"Range": "bytes=300000-"})
     assert response.status_code == (416 if status == 206 else 200)
 
@@ -263,11 +164,11 @@ def test_gone_from_the_store(http: httpx.Client, finished: Job, store: Store) ->
     assert_problem(http.get(f"/jobs/{finished.id}/result"), 410, "result-expired")
 
 
-@pytest.mark.parametrize("damage", [CONTENT[:-1], CONTENT[:-1] + b"x"], ids=["truncated", "overwritten"])
+@pytest.mark.parametrize("damage", [RESULT[:-1], RESULT[:-1] + b"x"], ids=["truncated", "overwritten"])
 def test_a_result_that_the_store_damaged_is_not_served(
     damage: bytes, http: httpx.Client, finished: Job, store: Store
 ) -> None:
-    assert http.get(f"/jobs/{finished.id}/result").content == CONTENT
+    assert http.get(f"/jobs/{finished.id}/result").content == RESULT
     assert finished.output is not None
     with store.fetch(finished.output.key) as path:
         path.write_bytes(damage)
@@ -286,8 +187,8 @@ def test_a_result_that_is_removed_meanwhile_arrives_whole(
         store.delete(f"results/{finished.id}/")
         return FileResponse(*arguments, **named)
 
-    monkeypatch.setattr(routes, "FileResponse", remove_first)
-    for headers, part in (({}, CONTENT), ({"Range": "bytes=5-9"}, CONTENT[5:10])):
+    monkeypatch.setattr(results, "FileResponse", remove_first)
+    for headers, part in (({}, RESULT), ({"Range": "bytes=5-9"}, RESULT[5:10])):
         response = http.get(f"/jobs/{finished.id}/result", headers=headers)
         assert (response.content if response.is_success else response.status_code) in (part, 410)
     assert http.get(f"/jobs/{finished.id}/result").status_code == 410
@@ -298,32 +199,10 @@ def test_fetching_and_removing_at_once(
 ) -> None:
     for _ in range(20):
         job = make_job()
-        finish(job.id, CONTENT)
+        finish(job.id, RESULT)
         with ThreadPoolExecutor(3) as pool:
             fetched = [pool.submit(http.get, f"/jobs/{job.id}/result") for _ in range(2)]
             pool.submit(http.delete, f"/jobs/{job.id}").result()
         for response in (each.result() for each in fetched):
             assert response.status_code in (200, 404, 410)
-            assert response.status_code != 200 or response.content == CONTENT
-
-
-# -- cancelling and removing ----------------------------------------------------------------------
-
-
-def test_delete_cancels_and_then_removes(http: httpx.Client, job: Job) -> None:
-    response = http.delete(f"/jobs/{job.id}")
-    assert response.status_code == 200
-    assert response.json()["status"] == "cancelled"
-    assert http.delete(f"/jobs/{job.id}").status_code == 204
-    assert_problem(http.delete(f"/jobs/{job.id}"), 404, "job-not-found")
-
-
-def test_delete_removes_a_finished_job_and_its_result(
-    http: httpx.Client, finished: Job, store: Store
-) -> None:
-    response = http.delete(f"/jobs/{finished.id}")
-    assert response.status_code == 204
-    assert response.content == b""
-    assert list(store.keys("results/")) == []
-    assert_problem(http.get(f"/jobs/{finished.id}"), 404, "job-not-found")
-    assert http.get("/jobs").json()["jobs"] == []
+            assert response.status_code != 200 or response.content == RESULT

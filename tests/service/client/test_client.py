@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from service.api import idempotency
-from service.api.routes import jobs as routes
+from service.api.routes import submit
 from service.client import Client, ClientError, calls, errors
 from service.jobs.machine import Jobs
 from service.settings import Settings
@@ -328,13 +328,13 @@ def test_patience_ends(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_answer_that_takes_its_time_is_waited_for(
     url: str, clip: Path, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = routes.probe
+    real = submit.probe
 
     def slow(*arguments: Any) -> Any:
         time.sleep(1.5)
         return real(*arguments)
 
-    monkeypatch.setattr(routes, "probe", slow)
+    monkeypatch.setattr(submit, "probe", slow)
     with Client(url, timeout=0.3) as client:
         client.submit(clip)
         metrics = httpx.get(f"{url}/metrics", verify=False).text

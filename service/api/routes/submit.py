@@ -1,0 +1,156 @@
+"""The route that takes a video and makes a job of it."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+import anyio
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+from redis.exceptions import RedisError
+
+from service.api import idempotency, uploads
+from service.api.deps import Service, ServiceDep
+from service.api.options import parse_options
+from service.api.probe import probe
+from service.api.problems import documented
+from service.api.routes.openapi import SUBMISSION
+from service.api.views import POLL_SECONDS, JobView
+from service.jobs.machine import PLAN
+from service.jobs.options import SHIPPED_MODELS
+from service.jobs.problems import Problem
+from service.jobs.records import Job, State
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobView,
+    openapi_extra=SUBMISSION,
+    responses=documented(
+        "invalid-upload",
+        "invalid-idempotency-key",
+        "upload-too-slow",
+        "idempotency-key-in-use",
+        "job-gone",
+        "upload-too-large",
+        "unsupported-media-type",
+        "unsupported-format",
+        "invalid-option",
+        "idempotency-key-reused",
+        "unreadable-video",
+        "damaged-video",
+        "no-video-stream",
+        "limit-exceeded",
+        "queue-full",
+        "redis-unavailable",
+        "machine-failed",
+        "insufficient-storage",
+    ),
+)
+async def submit(request: Request, response: Response, service: ServiceDep) -> JobView:
+    """Takes a video and queues it. The answer comes once the upload is safe on disk and the job on record.
+
+    A request that is sent again under the same `Idempotency-Key` within 24 hours is answered with the job of the first.
+    """
+    job = await take(request, service)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["Retry-After"] = POLL_SECONDS
+    return JobView.of(job)
+
+
+async def take(request: Request, service: Service) -> Job:
+    """Receives the video of `request`, looks into it, and makes a job of it; refuses unread what can be.
+
+    Raises Problem with the statuses that `submit` documents.
+    """
+    uploads.check_headers(request, service.settings.max_upload_bytes)
+    async with idempotency.hold(service.redis, request.headers.get("idempotency-key")) as key:
+        if not await run_in_threadpool(key.binding):
+            await run_in_threadpool(check_capacity, service, uploads.content_length(request))
+        models = await run_in_threadpool(models_served, service)
+        async with contextmanager_in_threadpool(service.store.scratch()) as folder:
+            upload = await uploads.receive(
+                request,
+                folder / "upload",
+                max_bytes=service.settings.max_upload_bytes,
+                check_space=lambda: check_space(service, 0),
+                parse=partial(parse_options, models=models),
+            )
+            if binding := await run_in_threadpool(key.binding):
+                return await run_in_threadpool(replay, service, binding, upload)
+            facts = await anyio.to_thread.run_sync(
+                probe, upload.path, service.settings, upload.options, limiter=service.probing
+            )
+            return await run_in_threadpool(accept, service, key, upload, facts)
+
+
+def check_capacity(service: Service, length: int | None) -> None:
+    """Raises Problem 429 or 507 where one more job, of `length` bytes, cannot be taken."""
+    waiting = service.jobs.counts()[State.QUEUED]
+    if waiting >= service.settings.max_queued_jobs:
+        raise Problem(
+            "queue-full",
+            f"{waiting} jobs are waiting, as many as DAIN_MAX_QUEUED_JOBS allows; try again in 30 seconds.",
+            headers={"Retry-After": "30"},
+        )
+    check_space(service, length or 0)
+
+
+def models_served(service: Service) -> list[str]:
+    """The models that a job may name: those that come with the project, and what else the living workers have."""
+    return sorted({*SHIPPED_MODELS}.union(*(worker.models for worker in service.workers.all())))
+
+
+def check_space(service: Service, length: int) -> None:
+    """Raises Problem 507 where `length` more bytes in the store would leave less free than is to be kept."""
+    if service.store.free_bytes() < service.settings.min_free_bytes + length:
+        raise uploads.no_space()
+
+
+def replay(service: Service, binding: idempotency.Binding, upload: uploads.Upload) -> Job:
+    """The job of `binding`; Problem 422 or 410 where `upload` is another request, or the job was removed."""
+    if not upload.has_fingerprint(binding.fingerprint):
+        raise Problem(
+            "idempotency-key-reused",
+            "The Idempotency-Key came with another video or other options before; use a new key for a new request.",
+        )
+    try:
+        return service.jobs.show(binding.job_id)
+    except Problem:
+        raise Problem(
+            "job-gone", f"The job {binding.job_id} of this key was removed; use a new key to submit it again."
+        ) from None
+
+
+def accept(service: Service, key: idempotency.Key, upload: uploads.Upload, facts: dict[str, Any]) -> Job:
+    """Makes the upload durable, records the job, and queues it; returns the job.
+
+    The order matters: whatever stops this halfway, no job is on record without its upload.
+    """
+    job_id = service.jobs.new_id()
+    source = f"uploads/{job_id}"
+    key.check()
+    service.store.put(upload.path, source, sha256=upload.sha256)
+    job = service.jobs.create(
+        job_id,
+        source=source,
+        source_sha256=upload.sha256,
+        filename=upload.filename,
+        options=upload.options,
+        input={name: value for name, value in facts.items() if name != "version"},
+        facts=facts,
+        notes=facts.get("notes", ()),
+        also=lambda transaction: key.bind(transaction, idempotency.Binding(job_id, upload.fingerprint)),
+    )
+    try:
+        service.queue.enqueue(job_id, PLAN)
+    except RedisError as error:  # it is on record: the janitor queues it
+        log.warning("job %s could not be queued yet: %r", job_id, error)
+    return job
