@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import anyio
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
+from service.api.auth import CallerDep
+from service.jobs.keys import Scope
 from service.jobs.machine import Jobs
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
-from service.jobs.records import DEFAULT_OWNER, Job
+from service.jobs.records import Job
 from service.jobs.workers import Workers
 from service.settings import Settings
 from service.store import Store, open_store
@@ -74,14 +76,16 @@ ServiceDep = Annotated[Service, Depends(get_service)]
 JOB_ID = re.compile(r"[0-9a-f]{28}")
 
 
-def get_job(job_id: str, service: ServiceDep) -> Job:
-    """The job `job_id` of the path.
+def get_job(job_id: str, service: ServiceDep, caller: CallerDep) -> Job:
+    """The caller's job `job_id` of the path.
 
-    Raises Problem 404 where there is no such job, or where `job_id` has not the form of an id.
+    Raises Problem 404 where the caller has no such job, or where `job_id` has not the form of an id.
     """
     if not JOB_ID.fullmatch(job_id):
         raise Problem.job_not_found(job_id[:100])
-    return service.jobs.show(job_id, owner=DEFAULT_OWNER)
+    return service.jobs.show(job_id, owner=caller.owner)
 
 
-JobDep = Annotated[Job, Depends(get_job)]
+#: A job to look at, and a job to change: they need the scopes `read` and `submit`.
+JobDep = Annotated[Job, Security(get_job, scopes=[Scope.READ])]
+ChangedJobDep = Annotated[Job, Security(get_job, scopes=[Scope.SUBMIT])]

@@ -23,6 +23,7 @@ from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 
 from service.jobs.problems import Problem
+from service.jobs.records import DEFAULT_OWNER
 
 KEY_LIFETIME_SECONDS = 24 * 3600
 LEASE_SECONDS = 30.0
@@ -67,13 +68,15 @@ class Key:
 
 
 @contextlib.asynccontextmanager
-async def hold(redis: Redis, header: str | None) -> AsyncIterator[Key]:
-    """Holds the key that `header` names; Problem 409 while another request holds it, 400 if it is malformed.
+async def hold(redis: Redis, header: str | None, owner: str) -> AsyncIterator[Key]:
+    """Holds the key of `owner` that `header` names; Problem 409 while another request holds it, 400 if it is malformed.
 
     A request without a key gets one that nobody else has.
     """
     text = uuid.uuid4().hex if header is None else parse(header)
-    name = f"dain:idempotency:{hashlib.sha256(text.encode()).hexdigest()}"
+    # Every key was the default owner's before there were others.
+    scope = "" if owner == DEFAULT_OWNER else f"{owner}:"
+    name = f"dain:idempotency:{scope}{hashlib.sha256(text.encode()).hexdigest()}"
     # Acquired in one thread, renewed and released in others.
     lease = redis.lock(f"{name}:lease", timeout=LEASE_SECONDS, blocking=False, thread_local=False)
     if not await run_in_threadpool(lease.acquire):

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import RedisError
 
+from service.api.auth import AdminDep
 from service.api.deps import Service, ServiceDep
 from service.api.problems import documented
 from service.jobs.problems import Problem
@@ -48,7 +49,7 @@ def ready(service: ServiceDep) -> dict[str, Any]:
 
 
 @router.get("/metrics", response_class=Response, responses=documented("redis-unavailable"))
-def metrics(request: Request) -> Response:
+def metrics(request: Request, caller: AdminDep) -> Response:
     """Metrics in Prometheus' text format."""
     return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 

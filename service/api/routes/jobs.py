@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from service.api.deps import JOB_ID, JobDep, ServiceDep
+from service.api.auth import ReaderDep
+from service.api.deps import JOB_ID, ChangedJobDep, JobDep, ServiceDep
 from service.api.problems import documented
 from service.api.views import POLL_SECONDS, JobView
 from service.jobs.records import State
@@ -25,13 +26,14 @@ class Page(BaseModel):
 @router.get("", response_model=Page, responses=documented("invalid-request", "redis-unavailable"))
 def list_jobs(
     service: ServiceDep,
+    caller: ReaderDep,
     status: Annotated[State | None, Query(description="Only jobs with this status.")] = None,
     cursor: Annotated[
         str | None, Query(pattern=f"^{JOB_ID.pattern}$", description="`next_cursor` of the page before.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Most jobs of a page, 1 to 200.")] = 50,
 ) -> Page:
-    """Lists jobs, newest first."""
+    """Lists the jobs of the caller, newest first."""
     jobs, next_cursor = service.jobs.page(status, cursor, limit)
     return Page(jobs=[JobView.of(job) for job in jobs], next_cursor=next_cursor)
 
@@ -52,7 +54,7 @@ def show(job: JobDep, response: Response) -> JobView:
         **documented("job-not-found"),
     },
 )
-def remove(job: JobDep, service: ServiceDep) -> JobView | Response:
+def remove(job: ChangedJobDep, service: ServiceDep) -> JobView | Response:
     """Cancels a job that has not ended, and answers with it; removes one that has."""
     if not job.status.terminal:
         return JobView.of(service.jobs.cancel(job.id))

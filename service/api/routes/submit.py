@@ -12,6 +12,7 @@ from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from redis.exceptions import RedisError
 
 from service.api import idempotency, uploads
+from service.api.auth import Caller, SubmitterDep
 from service.api.deps import Service, ServiceDep
 from service.api.options import parse_options
 from service.api.probe import probe
@@ -54,24 +55,24 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
         "insufficient-storage",
     ),
 )
-async def submit(request: Request, response: Response, service: ServiceDep) -> JobView:
+async def submit(request: Request, response: Response, service: ServiceDep, caller: SubmitterDep) -> JobView:
     """Takes a video and queues it. The answer comes once the upload is safe on disk and the job on record.
 
     A request that is sent again under the same `Idempotency-Key` within 24 hours is answered with the job of the first.
     """
-    job = await take(request, service)
+    job = await take(request, service, caller)
     response.headers["Location"] = f"/jobs/{job.id}"
     response.headers["Retry-After"] = POLL_SECONDS
     return JobView.of(job)
 
 
-async def take(request: Request, service: Service) -> Job:
-    """Receives the video of `request`, looks into it, and makes a job of it; refuses unread what can be.
+async def take(request: Request, service: Service, caller: Caller) -> Job:
+    """Receives the video that `caller` sends, looks into it, and makes a job of it; refuses unread what can be.
 
     Raises Problem with the statuses that `submit` documents.
     """
     uploads.check_headers(request, service.settings.max_upload_bytes)
-    async with idempotency.hold(service.redis, request.headers.get("idempotency-key")) as key:
+    async with idempotency.hold(service.redis, request.headers.get("idempotency-key"), caller.owner) as key:
         if not await run_in_threadpool(key.binding):
             await run_in_threadpool(check_capacity, service, uploads.content_length(request))
         models = await run_in_threadpool(models_served, service)
@@ -84,11 +85,11 @@ async def take(request: Request, service: Service) -> Job:
                 parse=partial(parse_options, models=models),
             )
             if binding := await run_in_threadpool(key.binding):
-                return await run_in_threadpool(replay, service, binding, upload)
+                return await run_in_threadpool(replay, service, binding, upload, caller)
             facts = await anyio.to_thread.run_sync(
                 probe, upload.path, service.settings, upload.options, limiter=service.probing
             )
-            return await run_in_threadpool(accept, service, key, upload, facts)
+            return await run_in_threadpool(accept, service, key, upload, facts, caller)
 
 
 def check_capacity(service: Service, length: int | None) -> None:
@@ -114,7 +115,7 @@ def check_space(service: Service, length: int) -> None:
         raise uploads.no_space()
 
 
-def replay(service: Service, binding: idempotency.Binding, upload: uploads.Upload) -> Job:
+def replay(service: Service, binding: idempotency.Binding, upload: uploads.Upload, caller: Caller) -> Job:
     """The job of `binding`; Problem 422 or 410 where `upload` is another request, or the job was removed."""
     if not upload.has_fingerprint(binding.fingerprint):
         raise Problem(
@@ -122,14 +123,16 @@ def replay(service: Service, binding: idempotency.Binding, upload: uploads.Uploa
             "The Idempotency-Key came with another video or other options before; use a new key for a new request.",
         )
     try:
-        return service.jobs.show(binding.job_id)
+        return service.jobs.show(binding.job_id, owner=caller.owner)
     except Problem:
         raise Problem(
             "job-gone", f"The job {binding.job_id} of this key was removed; use a new key to submit it again."
         ) from None
 
 
-def accept(service: Service, key: idempotency.Key, upload: uploads.Upload, facts: dict[str, Any]) -> Job:
+def accept(
+    service: Service, key: idempotency.Key, upload: uploads.Upload, facts: dict[str, Any], caller: Caller
+) -> Job:
     """Makes the upload durable, records the job, and queues it; returns the job.
 
     The order matters: whatever stops this halfway, no job is on record without its upload.
@@ -140,6 +143,7 @@ def accept(service: Service, key: idempotency.Key, upload: uploads.Upload, facts
     service.store.put(upload.path, source, sha256=upload.sha256)
     job = service.jobs.create(
         job_id,
+        owner=caller.owner,
         source=source,
         source_sha256=upload.sha256,
         filename=upload.filename,
