@@ -63,6 +63,7 @@ class Janitor:
 
     def sweep(self) -> None:
         """Do everything once; raises RedisError."""
+        self._jobs.index_owners()
         self.redeliver()
         self.expire()
         self.clean_up()

@@ -18,7 +18,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -109,15 +109,23 @@ def state_key(state: State) -> str:
     return f"dain:jobs:{state.value}"
 
 
+def owner_key(owner: str) -> str:
+    return f"dain:owner:{owner}:jobs"
+
+
 Arguments = list[str | int | float]  # of a script
 
 ALL = "dain:jobs"
+OWNERS = "dain:owners"  # whoever has, or had, jobs
 EVENTS = "dain:events"  # the stream; see `service.jobs.events`
 FINISHED = "dain:finished"  # scored by time of finishing
 LAST_ID = "dain:last_id"  # of a job
 RESULTS = "dain:results"  # jobs with a result in the store, scored by when it expires
 UNCLEAN = "dain:unclean"  # finished jobs whose upload and segments are still in the store
 COUNTERS = "dain:counters"
+
+LOOK_UP = 500  # ids that one command reads of an index, or looks up in one
+MOST_LOOKED_AT = 10_000  # ids that one page may cost
 
 _FOLDER = files("service.jobs") / "lua"
 _COMMON = (_FOLDER / "common.lua").read_text()
@@ -194,10 +202,10 @@ class Jobs:
         if source_sha256 is not None:
             record["source_sha256"] = source_sha256
         keys = [task_key(job_id, PLAN), job_key(job_id, "active"), ALL, state_key(State.QUEUED), COUNTERS]
+        keys += [OWNERS, owner_key(owner)]
         with self._redis.pipeline(transaction=True) as pipe:
-            self._call(
-                "create", job_id, keys, [json.dumps(record), json.dumps(list(notes))], transaction=pipe
-            )
+            arguments: Arguments = [json.dumps(record), json.dumps(list(notes)), owner]
+            self._call("create", job_id, keys, arguments, transaction=pipe)
             if also is not None:
                 also(pipe)
             pipe.execute()
@@ -231,14 +239,39 @@ class Jobs:
             return error.job
 
     def page(
-        self, status: State | None = None, cursor: str | None = None, limit: int = 50
+        self, owner: str, status: State | None = None, cursor: str | None = None, limit: int = 50
     ) -> tuple[list[Job], str | None]:
-        """Jobs, newest first, after `cursor` (the last id of the page before), and the next cursor if there is more."""
-        key = state_key(status) if status else ALL
-        upper = f"({cursor}" if cursor else "+"
-        ids = [text(raw) for raw in self._redis.zrevrangebylex(key, upper, "-", start=0, num=limit + 1)]
-        jobs = [job for job in map(self._show_if_there, ids[:limit]) if job]
-        return jobs, ids[limit - 1] if len(ids) > limit else None
+        """Jobs of `owner`, newest first, after `cursor`, where the page before ended; and the next cursor.
+
+        A page may have fewer than `limit` jobs, or none, though there is more: where few jobs have the `status`.
+        """
+        ids, more = self._ids(owner, status, cursor, limit)
+        jobs = [job for job in map(self._show_if_there, ids) if job]
+        return jobs, more
+
+    def _ids(
+        self, owner: str, status: State | None, cursor: str | None, limit: int
+    ) -> tuple[list[str], str | None]:
+        """The ids of a page, and the next cursor.
+
+        There is no index of an owner's jobs in one state: a worker of an earlier release would not keep it. So one
+        of two indexes is walked, the shorter one, and each id looked up in the other.
+        """
+        walked, other = owner_key(owner), None
+        if status is not None:
+            walked, other = sorted((owner_key(owner), state_key(status)), key=self._redis.zcard)
+        found: list[str] = []
+        for _ in range(MOST_LOOKED_AT // LOOK_UP):
+            upper = f"({cursor}" if cursor else "+"
+            batch = _texts(self._redis.zrevrangebylex(walked, upper, "-", start=0, num=LOOK_UP))
+            if not batch:
+                return found, None
+            scores = self._redis.zmscore(other, batch) if other else [0.0] * len(batch)
+            found += [job_id for job_id, score in zip(batch, scores, strict=True) if score is not None]
+            if len(found) > limit:
+                return found[:limit], found[limit - 1]
+            cursor = batch[-1]
+        return found, cursor
 
     def cancel(self, job_id: str) -> Job:
         """End a live job as cancelled; a job that is over stays as it is. Workers stop at their next check."""
@@ -251,7 +284,8 @@ class Jobs:
 
         The next sweep removes its upload and segments; the caller removes its result.
         """
-        indexes = [ALL, FINISHED, RESULTS, *map(state_key, STORED_STATES)]
+        owner = text(self._redis.hget(job_key(job_id), "owner") or DEFAULT_OWNER.encode())
+        indexes = [ALL, owner_key(owner), FINISHED, RESULTS, *map(state_key, STORED_STATES)]
         keys = [job_key(job_id, "active"), UNCLEAN, *indexes]
         self._call("delete", job_id, keys, [job_key(job_id, "task:")])
 
@@ -447,6 +481,31 @@ class Jobs:
         """Say that the result is gone, while the record stays. False: the job was deleted, or marked before."""
         return bool(self._call("expire", job_id, [RESULTS], []))
 
+    def index_owners(self) -> None:
+        """Bring the owners' indexes in line with the index of all jobs, which an earlier release keeps alone."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zcard(ALL)
+            pipe.smembers(OWNERS)
+            total, owners = pipe.execute()
+            for owner in _texts(owners):
+                pipe.zcard(owner_key(owner))
+            if sum(pipe.execute()) == total:
+                return
+        for batch in self._batches(ALL):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in batch:
+                    pipe.hget(job_key(job_id), "owner")
+                for job_id, raw in zip(batch, pipe.execute(), strict=True):
+                    owner = text(raw or DEFAULT_OWNER.encode())
+                    pipe.sadd(OWNERS, owner)
+                    pipe.zadd(owner_key(owner), {job_id: 0})
+                pipe.execute()
+        for index in map(owner_key, _texts(self._redis.smembers(OWNERS))):
+            for batch in self._batches(index):
+                scores = self._redis.zmscore(ALL, batch)
+                if gone := [job_id for job_id, score in zip(batch, scores, strict=True) if score is None]:
+                    self._redis.zrem(index, *gone)
+
     # -- reading ----------------------------------------------------------------------------------
 
     def _call(
@@ -465,6 +524,13 @@ class Jobs:
         # By its text: a Redis that restarts forgets scripts, and would run the rest of the transaction without it.
         return transaction.eval(SCRIPTS[script], len(keys), *keys, job_id, *arguments)
 
+    def _batches(self, index: str) -> Iterator[list[str]]:
+        """The ids in an index, in their order, some at a time."""
+        lower = "-"
+        while batch := _texts(self._redis.zrangebylex(index, lower, "+", start=0, num=LOOK_UP)):
+            yield batch
+            lower = f"({batch[-1]}"
+
     def _show_if_there(self, job_id: str) -> Job | None:
         try:
             return self.show(job_id)
@@ -481,3 +547,7 @@ class Jobs:
 
 def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
+
+
+def _texts(members: Iterable[Any]) -> list[str]:
+    return [text(raw) for raw in members]

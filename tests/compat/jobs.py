@@ -14,7 +14,7 @@ from service.api.options import parse_options
 from service.api.uploads import Upload
 from service.jobs.machine import ASSEMBLE, EVENTS, PLAN, Claim, Jobs
 from service.jobs.problems import Problem
-from service.jobs.records import Output, State
+from service.jobs.records import DEFAULT_OWNER, Output, State
 from service.jobs.workers import TaskInHand, WorkerRecord, Workers
 from service.settings import Settings
 
@@ -118,7 +118,7 @@ def bind_keys(redis: Redis, job_id: str, video: Path) -> None:
 
     async def bind(name: str, options: dict[str, str]) -> None:
         upload = Upload(video, video.stat().st_size, sha256, video.name, parse_options(options))
-        async with idempotency.hold(redis, f'"{name}"') as key:
+        async with idempotency.hold(redis, f'"{name}"', DEFAULT_OWNER) as key:
             with redis.pipeline() as transaction:
                 key.bind(transaction, idempotency.Binding(job_id, upload.fingerprint))
                 transaction.execute()

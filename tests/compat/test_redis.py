@@ -17,7 +17,7 @@ from service.jobs.events import Events
 from service.jobs.janitor import Janitor
 from service.jobs.machine import ASSEMBLE, EVENTS, Jobs
 from service.jobs.queue import Queue
-from service.jobs.records import State
+from service.jobs.records import DEFAULT_OWNER, State
 from service.jobs.workers import Workers
 from service.settings import Settings
 from service.store import Stored, open_store
@@ -40,12 +40,15 @@ def release(request: pytest.FixtureRequest, redis: Redis, settings: Settings) ->
 
 
 @pytest.fixture
-def jobs(redis: Redis, settings: Settings) -> Jobs:
-    return Jobs.from_settings(redis, settings)
+def jobs(release: dict[str, Any], redis: Redis, settings: Settings) -> Jobs:
+    """The jobs of the release, as they are once the janitor has swept."""
+    jobs = Jobs.from_settings(redis, settings)
+    jobs.index_owners()
+    return jobs
 
 
 def test_every_job_is_listed_as_it_was(release: dict[str, Any], jobs: Jobs) -> None:
-    listed = {job.id: job for job in jobs.page()[0]}
+    listed = {job.id: job for job in jobs.page(DEFAULT_OWNER)[0]}
     assert sorted(listed) == sorted(release["jobs"].values())
     found = {name: listed[job_id] for name, job_id in release["jobs"].items()}
     for name in ("queued", "running", "succeeded", "failed", "cancelled"):
@@ -93,4 +96,4 @@ def test_every_job_can_be_deleted(release: dict[str, Any], jobs: Jobs, redis: Re
     for job_id in release["jobs"].values():
         jobs.cancel(job_id)
         jobs.delete(job_id)
-    assert jobs.page()[0] == [] and not redis.keys("dain:job:*")
+    assert jobs.page(DEFAULT_OWNER)[0] == [] and not redis.keys("dain:job:*")

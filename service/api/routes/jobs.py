@@ -34,7 +34,7 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=200, description="Most jobs of a page, 1 to 200.")] = 50,
 ) -> Page:
     """Lists the jobs of the caller, newest first."""
-    jobs, next_cursor = service.jobs.page(status, cursor, limit)
+    jobs, next_cursor = service.jobs.page(caller.owner, status, cursor, limit)
     return Page(jobs=[JobView.of(job) for job in jobs], next_cursor=next_cursor)
 
 

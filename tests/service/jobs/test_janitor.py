@@ -14,10 +14,10 @@ from redis import Redis
 from service.api.options import parse_options
 from service.jobs import janitor as janitor_module
 from service.jobs.janitor import Janitor
-from service.jobs.machine import FINISHED, PLAN, RESULTS, Jobs, new_job_id
+from service.jobs.machine import FINISHED, OWNERS, PLAN, RESULTS, Jobs, new_job_id, owner_key
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
-from service.jobs.records import Job, Output, State
+from service.jobs.records import DEFAULT_OWNER, Job, Output, State
 from service.jobs.workers import TaskInHand, WorkerRecord, Workers, worker_key
 from service.settings import Settings
 from service.store import Store, open_store
@@ -61,6 +61,14 @@ def put(store: Store, folder: Path, key: str) -> None:
 
 def files(store: Store) -> list[str]:
     return [key for kind in ("uploads", "plans", "segments", "results") for key in store.keys(f"{kind}/")]
+
+
+def test_the_jobs_of_an_earlier_release_are_listed(
+    janitor: Janitor, jobs: Jobs, job: Job, redis: Redis
+) -> None:
+    redis.delete(owner_key(DEFAULT_OWNER), OWNERS)
+    janitor.sweep()
+    assert [listed.id for listed in jobs.page(DEFAULT_OWNER)[0]] == [job.id]
 
 
 def test_a_dead_workers_task_is_delivered_again(
@@ -272,7 +280,7 @@ def test_a_deleted_job_does_not_come_back_when_its_result_expires(
     assert expired == [job.id]
     jobs.delete(job.id)  # a client is faster
     assert not jobs.mark_expired(job.id)
-    assert not redis.keys("dain:job:*") and jobs.page()[0] == []
+    assert not redis.keys("dain:job:*") and jobs.page(DEFAULT_OWNER)[0] == []
 
 
 def test_results_expire_before_records(

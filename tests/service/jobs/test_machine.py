@@ -14,10 +14,22 @@ from redis.retry import Retry
 
 from service.api.options import parse_options
 from service.jobs import machine
-from service.jobs.machine import ASSEMBLE, PLAN, Claim, Jobs, Refused, created_at, job_key, new_job_id
+from service.jobs.machine import (
+    ALL,
+    ASSEMBLE,
+    OWNERS,
+    PLAN,
+    Claim,
+    Jobs,
+    Refused,
+    created_at,
+    job_key,
+    new_job_id,
+    owner_key,
+)
 from service.jobs.options import Options
 from service.jobs.problems import Problem
-from service.jobs.records import Job, Output, State
+from service.jobs.records import DEFAULT_OWNER, Job, Output, State
 from service.jobs.workers import worker_key
 from service.settings import Settings
 from service.store import Stored
@@ -35,7 +47,7 @@ def job(jobs: Jobs) -> Job:
     return accept(jobs)
 
 
-def accept(jobs: Jobs) -> Job:
+def accept(jobs: Jobs, owner: str = DEFAULT_OWNER) -> Job:
     job_id = new_job_id()
     return jobs.create(
         job_id,
@@ -43,6 +55,7 @@ def accept(jobs: Jobs) -> Job:
         filename="clip.mp4",
         options=parse_options({}),
         input={"frames": 12},
+        owner=owner,
     )
 
 
@@ -375,11 +388,60 @@ def test_a_failed_job_carries_the_problem_document(jobs: Jobs, job: Job) -> None
 def test_pages_are_newest_first_and_end(jobs: Jobs) -> None:
     ids = [accept(jobs).id for _ in range(5)]
     jobs.cancel(ids[2])
-    page, cursor = jobs.page(limit=3)
-    rest, end = jobs.page(limit=3, cursor=cursor)
+    page, cursor = jobs.page(DEFAULT_OWNER, limit=3)
+    rest, end = jobs.page(DEFAULT_OWNER, limit=3, cursor=cursor)
     assert [job.id for job in page + rest] == sorted(ids, reverse=True)
     assert end is None
-    assert [job.id for job in jobs.page(status=State.CANCELLED)[0]] == [ids[2]]
+    assert [job.id for job in jobs.page(DEFAULT_OWNER, status=State.CANCELLED)[0]] == [ids[2]]
+
+
+def test_an_owner_lists_its_own_jobs_alone(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "LOOK_UP", 2)  # so that few jobs take several looks
+    made = [accept(jobs, owner).id for owner in ("ann", "bob", "bob", "ann", "bob", "ann")]
+    assert listed(jobs, "ann") == [made[5], made[3], made[0]]
+    assert listed(jobs, "eve") == []
+    for job_id in made[:4]:
+        jobs.cancel(job_id)
+    assert listed(jobs, "ann", State.CANCELLED) == [made[3], made[0]]
+    assert listed(jobs, "bob", State.QUEUED) == [made[4]]
+
+
+def test_a_page_that_looks_at_much_ends_early_and_goes_on(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [accept(jobs, owner).id for owner in ["ann"] + ["bob"] * 5 + ["ann"] * 5]
+    for job_id in made[:6]:
+        jobs.cancel(job_id)
+    monkeypatch.setattr(machine, "LOOK_UP", 2)
+    monkeypatch.setattr(machine, "MOST_LOOKED_AT", 4)
+    page, cursor = jobs.page("ann", State.CANCELLED)
+    assert page == [] and cursor is not None
+    assert listed(jobs, "ann", State.CANCELLED) == [made[0]]
+
+
+def listed(jobs: Jobs, owner: str, status: State | None = None) -> list[str]:
+    """The ids of all pages."""
+    ids, cursor = [], None
+    while True:
+        page, cursor = jobs.page(owner, status, cursor, limit=2)
+        ids += [job.id for job in page]
+        if cursor is None:
+            return ids
+
+
+def test_jobs_that_an_earlier_release_recorded_and_removed_are_indexed(
+    jobs: Jobs, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "LOOK_UP", 2)
+    kept = [accept(jobs, owner).id for owner in ("ann", "bob", "ann")]
+    removed = accept(jobs, "bob").id
+    before = {owner: listed(jobs, owner) for owner in ("ann", "bob")}
+    redis.zrem(ALL, removed)
+    redis.delete(job_key(removed), OWNERS, owner_key("ann"))
+    redis.sadd(OWNERS, "bob")
+    jobs.index_owners()
+    assert listed(jobs, "ann") == before["ann"]
+    assert redis.zrange(owner_key("bob"), 0, -1) == [kept[1].encode()]
 
 
 def test_a_deleted_job_leaves_nothing(jobs: Jobs, job: Job, redis: Redis) -> None:
@@ -388,7 +450,7 @@ def test_a_deleted_job_leaves_nothing(jobs: Jobs, job: Job, redis: Redis) -> Non
     jobs.cancel(job.id)
     jobs.delete(job.id)
     assert not [key for key in redis.scan_iter() if job.id.encode() in key]
-    assert jobs.page()[0] == [] and sum(jobs.counts().values()) == 0
+    assert jobs.page(DEFAULT_OWNER)[0] == [] and sum(jobs.counts().values()) == 0
 
 
 def test_of_a_job_that_is_over_and_cleaned_up_only_its_record_is_left(

@@ -11,7 +11,7 @@ from redis import Redis
 from service.jobs.machine import PLAN, Jobs, job_key, new_job_id
 from service.jobs.options import Options
 from service.jobs.problems import Problem
-from service.jobs.records import VERSION, State, UnreadableRecord
+from service.jobs.records import DEFAULT_OWNER, VERSION, State, UnreadableRecord
 from service.jobs.workers import NAMES, WorkerRecord, Workers, worker_key
 from service.settings import Settings
 from tests.api import serve
@@ -60,7 +60,7 @@ def test_a_record_that_cannot_be_read_is_shown_as_such(
         UnreadableRecord
     ):  # whoever works on the job must not take defaults for what was asked
         jobs.get(job_id)
-    shown = {job.id: job for job in jobs.page()[0]}
+    shown = {job.id: job for job in jobs.page(DEFAULT_OWNER)[0]}
     assert shown.keys() == {job_id, other} and shown[other].error is None
     job = shown[job_id]
     assert job.status is status and job == jobs.show(job_id)
