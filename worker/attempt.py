@@ -35,6 +35,7 @@ from service.store import Store, StoreDamaged
 from worker.media.errors import MediaError
 from worker.media.ffmpeg import DISK_FULL
 from worker.models import Models
+from worker.plan import RecentPlans
 from worker.relay import Leg, Relay
 from worker.telemetry import Telemetry
 from worker.watchdog import Watch, Watchdog
@@ -76,6 +77,7 @@ class Runtime:
     draining: threading.Event
     stop_after_task: Callable[[], None]
     relay: Relay = field(default_factory=Relay)
+    plans: RecentPlans = field(default_factory=RecentPlans)
     #: Errors after which this process can use its GPU no more. They hold on to GPU memory: freeing it would abort us.
     device_errors: list[Exception] = field(default_factory=list)
 

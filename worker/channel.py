@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 CHECK_SECONDS = 0.2  # how long a wait may last before `check` is called again
+CHECK_ITEMS = 4096  # of a long calculation, between two calls of `check`
 
 
 class Closed(Exception):
@@ -18,6 +19,14 @@ class Closed(Exception):
 
 def nothing() -> None:
     """Do nothing: a `check` that never stops the work, or a `progressed` that nobody listens to."""
+
+
+def checked(items: Iterable[T], check: Callable[[], None]) -> Iterator[T]:
+    """The items, with a call of `check` before every few thousand of them. It may raise to stop."""
+    for number, item in enumerate(items):
+        if number % CHECK_ITEMS == 0:
+            check()
+        yield item
 
 
 class Channel(Generic[T]):

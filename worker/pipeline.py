@@ -24,7 +24,7 @@ from torch import Tensor
 from dain_core.runtime.color import ColorSpec
 from dain_core.runtime.pixels import PixelFormat
 from worker import cuts
-from worker.channel import CHECK_SECONDS, Channel, Closed, nothing
+from worker.channel import CHECK_SECONDS, Channel, Closed, checked, nothing
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
 from worker.media.join import join
@@ -147,7 +147,8 @@ def assemble(
     progressed: Callable[[], None] = nothing,
 ) -> None:
     """Join all segments of the plan, and what else of the source is delivered, into the result at ``out_path``."""
-    times = [*(frame.time for frame in plan.schedule), plan.schedule.end]
+    shown = [plan.shown(frame.time) for frame in checked(plan.schedule, check)]
+    shown.append(plan.shown(plan.schedule.end))
     with ExitStack() as stack:
         if plan.restarts:
             source_path = stack.enter_context(
@@ -155,7 +156,7 @@ def assemble(
             )
         join(
             segment_paths,
-            [plan.shown(time) for time in times],
+            shown,
             source_path,
             plan.begin,
             plan.delivery,

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
@@ -18,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 from service.jobs.options import Options
-from worker.channel import nothing
+from worker.channel import checked, nothing
 from worker.media import sandbox, sounds
 from worker.media.delivery import Delivery
 from worker.media.errors import exceeded
@@ -30,6 +32,7 @@ from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate, segme
 _SEGMENT = [each.name for each in fields(Segment)]
 VERSION = 2  # the newest that is read here
 FIRST = 1  # plans without a version are of the first, too
+MOST_KEPT = 1_000_000  # source frames in the plans that a worker keeps: a tenth of a gigabyte
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,15 @@ class JobPlan:
             check=check,
             progressed=progressed,
         )
-        return cls(info, timeline, options, delivery, tuple(segments(whole, source_frames)), restarts)
+        cut = tuple(segments(whole, source_frames, check))
+        return cls(info, timeline, options, delivery, cut, restarts)
 
     @cached_property
     def schedule(self) -> Schedule:
         """Every output frame, in order."""
         return _schedule(self.info, self.timeline, self.options)
 
-    @property
+    @cached_property
     def begin(self) -> Fraction:
         """The moment on the source's clock with which the result begins.
 
@@ -141,16 +145,18 @@ class JobPlan:
         parts += [f"{float(options.rate):.5g}fps"] if options.rate else []
         return "-".join(parts)
 
-    def to_json(self) -> str:
-        """The plan as it is stored."""
-        denominator = math.lcm(*(time.denominator for time in (*self.timeline.times, self.timeline.end)))
+    def to_json(self, check: Callable[[], None] = nothing) -> str:
+        """The plan as it is stored. `check` may raise to stop."""
+        times = self.timeline.times
+        denominators = {time.denominator for time in checked(times, check)}
+        denominator = math.lcm(self.timeline.end.denominator, *denominators)
         return json.dumps(
             {
                 # A reader of the first version knows frames by their times in the source alone.
                 "version": VERSION if self.restarts or self.timeline.numbered else FIRST,
                 "info": self.info.as_dict(),
                 "unit": str(Fraction(1, denominator)),
-                "times": [int(time * denominator) for time in self.timeline.times],
+                "times": [int(time * denominator) for time in checked(times, check)],
                 "end": int(self.timeline.end * denominator),
                 "checksums": self.timeline.checksums,
                 "numbered": self.timeline.numbered,
@@ -158,19 +164,23 @@ class JobPlan:
                 "options": self.options.model_dump(),
                 "delivery": self.delivery.as_dict(),
                 "restarts": self.restarts and self.restarts.as_json(),
-                "segments": [asdict(segment) for segment in self.segments],
+                "segments": [asdict(segment) for segment in checked(self.segments, check)],
             }
         )
 
     @classmethod
-    def from_json(cls, text: str) -> JobPlan:
-        """The plan that `to_json` gave, in this release or another; raises MachineError on a newer version."""
+    def from_json(cls, text: str, check: Callable[[], None] = nothing) -> JobPlan:
+        """The plan that `to_json` gave, in this release or another. `check` may raise to stop.
+
+        Raises:
+            MachineError: the plan is of a newer version.
+        """
         stored = json.loads(text)
         check_version("the plan", stored.get("version", FIRST), VERSION)
         unit = Fraction(stored["unit"])
         info, options = VideoInfo.from_dict(stored["info"]), Options.model_validate(stored["options"])
         timeline = Timeline(
-            times=[time * unit for time in stored["times"]],
+            times=[time * unit for time in checked(stored["times"], check)],
             end=stored["end"] * unit,
             checksums=stored.get("checksums", []),
             numbered=stored.get("numbered", False),
@@ -188,6 +198,28 @@ class JobPlan:
             segments=tuple(Segment(**{name: each[name] for name in _SEGMENT}) for each in stored["segments"]),
             restarts=Restarts.from_json(stored.get("restarts")),
         )
+
+
+class RecentPlans:
+    """The plans that a worker used last: it reads a plan once, not once a segment. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._plans: OrderedDict[str, JobPlan] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str, read: Callable[[], JobPlan]) -> JobPlan:
+        """The plan that is stored under `key`, of which `read` is called where it is not at hand."""
+        with self._lock:
+            plan = self._plans.pop(key, None)
+        plan = plan or read()
+        with self._lock:
+            self._plans[key] = plan
+            while len(self._plans) > 1 and self._source_frames() > MOST_KEPT:
+                self._plans.popitem(last=False)
+        return plan
+
+    def _source_frames(self) -> int:
+        return sum(len(plan.timeline.times) for plan in self._plans.values())
 
 
 def _schedule(info: VideoInfo, timeline: Timeline, options: Options) -> Schedule:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import overload
+
+from worker.channel import checked, nothing
 
 
 def _near(gap: Fraction) -> Fraction:
@@ -235,10 +237,11 @@ class Segment:
     stop_output: int
 
 
-def segments(schedule: Schedule, source_frames: int) -> list[Segment]:
+def segments(schedule: Schedule, source_frames: int, check: Callable[[], None] = nothing) -> list[Segment]:
     """Cut a schedule evenly into segments of at most about ``source_frames`` source frames each.
 
     The last ones are cut in halves, so that several workers come to their ends at about the same time.
+    `check` may raise to stop.
     """
     if source_frames < 1:
         raise ValueError(f"a segment needs at least one source frame, got {source_frames}")
@@ -246,9 +249,10 @@ def segments(schedule: Schedule, source_frames: int) -> list[Segment]:
     count = math.ceil(total / source_frames)
     halved = min(count // 4, MOST_HALVED)
     halves = [*range(0, 2 * (count - halved), 2), *range(2 * (count - halved), 2 * count)]
-    cuts = sorted({_first_output(schedule, total * i // (2 * count)) for i in halves} | {len(schedule)})
+    starts = {_first_output(schedule, total * i // (2 * count)) for i in checked(halves, check)}
+    cuts = sorted(starts | {len(schedule)})
     found: list[Segment] = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in checked(zip(cuts, cuts[1:], strict=False), check):
         final = schedule[stop - 1]
         last_source = final.source + isinstance(final.action, Between)
         found.append(Segment(len(found), schedule[start].source, last_source, start, stop))

@@ -62,7 +62,7 @@ def _plan(attempt: Attempt) -> None:
     model = attempt.runtime.models.default.model_name if is_open else job.options.model
     made = _make_plan(attempt, model, settings.segment_frames)
     path = attempt.scratch / "plan.json"
-    path.write_text(made.to_json())
+    path.write_text(made.to_json(attempt.step))
     with _published(attempt, path, f"plans/{job.id}/{attempt.claim.token}.json") as stored:
         attempt.complete(
             task=stored.as_fields() | {"model": model, "segment_frames": settings.segment_frames},
@@ -90,7 +90,7 @@ def _segment(attempt: Attempt) -> None:
     runtime, job, claim = attempt.runtime, attempt.job, attempt.claim
     attempt.wait()
     index = segment_index(claim.task)
-    plan = _read_plan(attempt)
+    plan = _plan_of(attempt)
     attempt.model = plan.options.model
     interpolator = runtime.models.named(attempt.model)
     total = plan.segments[index].stop_output - plan.segments[index].first_output
@@ -123,7 +123,7 @@ def _segment(attempt: Attempt) -> None:
 
 def _assemble(attempt: Attempt) -> None:
     job = attempt.job
-    plan = _read_plan(attempt)
+    plan = _plan_of(attempt)
     made = attempt.scratch / "result"
     with ExitStack() as files:
         source = files.enter_context(_checked_source(attempt))
@@ -165,15 +165,20 @@ def _fetch_segments(
     return paths, damaged
 
 
-def _read_plan(attempt: Attempt) -> JobPlan:
-    """The job's plan. One that the store has damaged is made again: it is known by its hash."""
-    job_id, jobs = attempt.job.id, attempt.runtime.jobs
-    [recorded] = jobs.task_files(job_id, [PLAN])
+def _plan_of(attempt: Attempt) -> JobPlan:
+    """The job's plan."""
+    [recorded] = attempt.runtime.jobs.task_files(attempt.job.id, [PLAN])
     # A plan that was made before plans were put under their attempt's token has no key on record.
-    stored = recorded or Stored(f"plans/{job_id}.json")
+    stored = recorded or Stored(f"plans/{attempt.job.id}.json")
+    return attempt.runtime.plans.get(stored.key, lambda: _read_plan(attempt, stored))
+
+
+def _read_plan(attempt: Attempt, stored: Stored) -> JobPlan:
+    """The plan that is stored there. One that the store has damaged is made again: it is known by its hash."""
+    job_id, jobs = attempt.job.id, attempt.runtime.jobs
     try:
         with _fetch(attempt, stored) as path:
-            return JobPlan.from_json(path.read_text())
+            return JobPlan.from_json(path.read_text(), attempt.step)
     except StoreDamaged as damage:
         [model], [frames] = (jobs.task_fields(job_id, [PLAN], name) for name in ("model", "segment_frames"))
         if model is None or frames is None:
@@ -181,7 +186,7 @@ def _read_plan(attempt: Attempt) -> JobPlan:
         log.error("%s The plan is made again.", damage)
         made = _make_plan(attempt, model, int(frames))
         path = attempt.scratch / "plan.json"
-        path.write_text(made.to_json())
+        path.write_text(made.to_json(attempt.step))
         if hash_file(path) != stored.sha256:  # another release made it
             raise
         attempt.runtime.store.put(path, stored.key)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,12 @@ import pytest
 from service.api.options import parse_options
 from tests.compat.make import make
 from tests.worker.conftest import Average, decoded, packet_times
-from worker import pipeline
+from worker import channel, pipeline
 from worker.media.errors import MachineError, MediaError
 from worker.media.sandbox import probe
-from worker.plan import JobPlan
+from worker.pipeline import assemble
+from worker.plan import MOST_KEPT, JobPlan, RecentPlans
+from worker.schedule import segments
 
 COMPAT = Path(__file__).parents[1] / "compat"
 PLANS = sorted(COMPAT.glob("*/plan-*.json"))
@@ -45,6 +50,47 @@ def test_what_this_release_writes_can_be_kept_for_the_next(tmp_path: Path) -> No
 def test_a_plan_is_read_as_it_was_written(clip: Path) -> None:
     plan = JobPlan.make(clip, probe(clip), parse_options({"target_fps": "59.94"}), segment_frames=8)
     assert JobPlan.from_json(plan.to_json()) == plan
+
+
+def test_long_calculations_look_whether_they_are_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "many.y4m"
+    source.write_bytes(b"YUV4MPEG2 W2 H2 F1000:1 C420\n" + (b"FRAME\n" + b"\x80" * 6) * 1000)
+    monkeypatch.setattr(channel, "CHECK_ITEMS", 10)
+
+    def looks_during(work: Callable[[Callable[[], None]], object]) -> int:
+        looks: list[None] = []
+        with contextlib.suppress(FileNotFoundError):
+            work(lambda: looks.append(None))
+        return len(looks)
+
+    plan = JobPlan.make(source, probe(source), parse_options({}), segment_frames=1)
+    stored = plan.to_json()
+    assert looks_during(lambda check: segments(plan.schedule, 1, check)) >= 200
+    assert looks_during(plan.to_json) >= 300
+    assert looks_during(lambda check: JobPlan.from_json(stored, check)) >= 100
+    missing = [tmp_path / "missing"]
+    assert looks_during(lambda check: assemble(plan, missing, source, tmp_path / "out", check=check)) >= 600
+
+
+def test_the_plans_that_are_kept_have_so_many_frames_together(clip: Path) -> None:
+    plan = JobPlan.make(clip, probe(clip), parse_options({}), segment_frames=8)
+    film = replace(plan, timeline=replace(plan.timeline, times=[*plan.timeline.times] * (MOST_KEPT // 12)))
+    recent, read = RecentPlans(), list[str]()
+
+    def get(key: str, plan: JobPlan) -> None:
+        def read_it() -> JobPlan:
+            read.append(key)
+            return plan
+
+        assert recent.get(key, read_it) is plan
+
+    for key, each in (("clip", plan), ("other", plan), ("clip", plan), ("film", film), ("film", film)):
+        get(key, each)
+    assert read == ["clip", "other", "film"]
+    get("clip", plan)
+    assert read[3:] == ["clip"]
 
 
 def test_what_a_later_release_added_is_ignored(clip: Path) -> None:

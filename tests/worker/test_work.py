@@ -24,7 +24,7 @@ from tests.worker.one_worker import Bench
 from worker import relay
 from worker import work as tasks
 from worker.attempt import Attempt
-from worker.plan import JobPlan
+from worker.plan import JobPlan, RecentPlans
 from worker.relay import Leg
 
 
@@ -234,6 +234,21 @@ def test_a_planner_that_lost_its_claim_leaves_the_plan_that_counts(
     assert done.metrics.segments_total == 7  # by the settings of the second planner
 
 
+def test_a_worker_reads_a_plan_once(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, fetch = [], bench.store.fetch
+
+    def fetch_and_count(key: str, **named: Any) -> Any:
+        read.append(key.split("/")[:2])
+        return fetch(key, **named)
+
+    monkeypatch.setattr(bench.store, "fetch", fetch_and_count)
+    jobs = [bench.accept(clip, tmp_path) for _ in range(2)]
+    assert bench.work() == 2 * (1 + 3 + 1)
+    assert [read.count(["plans", job.id]) for job in jobs] == [1, 1]
+
+
 def harm(path: Path, how: str) -> None:
     """Do to a stored file what a disk may do."""
     if how == "missing":
@@ -261,6 +276,7 @@ def test_a_damaged_plan_or_segment_is_made_again(
     bench.work(3)  # the plan and two of three segments
     key = next(bench.store.keys(f"{kind}/{job.id}/"))
     harm(bench.store.root / key, how)
+    bench.runtime.plans = RecentPlans()  # another worker goes on
     bench.work()
     done, expected = bench.jobs.get(job.id), bench.jobs.get(undisturbed.id)
     assert done.status is State.SUCCEEDED and done.output and expected.output

@@ -12,7 +12,7 @@ from typing import Any
 import av
 import av.container
 
-from worker.channel import nothing
+from worker.channel import checked, nothing
 from worker.media import ffmpeg, sounds
 from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
@@ -41,9 +41,10 @@ def join(
     Raises:
         MediaError: the segments do not make up the video ("encode-failed"), or the disk is full.
     """
-    needed, file = math.lcm(*{moment.denominator for moment in shown}), delivery.file
+    needed = math.lcm(*{moment.denominator for moment in checked(shown, check)})
+    file = delivery.file
     clock = min(needed * math.ceil(file.coarsest_clock / needed), file.finest_clock)
-    ticks = [round(moment * clock) for moment in shown]
+    ticks = [round(moment * clock) for moment in checked(shown, check)]
     picture = out_path.with_name(f"{out_path.name}.picture")
     try:
         _join_pictures(segment_paths, ticks, clock, delivery, picture, check, progressed)
@@ -64,7 +65,11 @@ def _join_pictures(
     progressed: Callable[[], None],
 ) -> None:
     """Copy the segments' packets into one file; ``ticks`` are the frames' times and the end of the last."""
-    orders = [_display_order(segment, progressed) for segment in segments]
+    orders = []
+    for segment in segments:
+        check()
+        orders.append(_display_order(segment))
+        progressed()
     if sum(map(len, orders)) != len(ticks) - 1:
         raise _incomplete(f"{sum(map(len, orders))} frames of {len(ticks) - 1} were encoded")
     stamps = iter(_stamps(orders, ticks))
@@ -115,11 +120,10 @@ def _packets(part: av.container.InputContainer) -> Iterator[av.Packet[Any]]:
     return (packet for packet in part.demux(video=0) if packet.size)
 
 
-def _display_order(segment: Path, progressed: Callable[[], None]) -> list[int]:
+def _display_order(segment: Path) -> list[int]:
     """The place in the order of display of each packet, in the order of decoding; 0 is the segment's first frame."""
     with av.open(str(segment)) as part:
         stamps = [packet.pts or 0 for packet in _packets(part)]
-    progressed()
     place = {pts: shown for shown, pts in enumerate(sorted(stamps))}
     return [place[pts] for pts in stamps]
 

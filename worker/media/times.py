@@ -7,10 +7,11 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worker.channel import nothing
+from worker.channel import checked, nothing
 from worker.media import ffmpeg, sandbox
 from worker.media.errors import MachineError, damaged
 from worker.media.facts import usual_gap
@@ -48,7 +49,9 @@ def frame_times(
         MediaError: the file is no video, or is damaged.
         MachineError: the machine was too slow, or ended the look.
     """
-    packets = sandbox.look("times", path, read=_Packets.read, check=check, progressed=progressed)
+    packets = sandbox.look(
+        "times", path, read=partial(_Packets.read, check=check), check=check, progressed=progressed
+    )
     if packets.exact:
         return Timeline(packets.times, packets.end)
     timeline = _decoded_times(path, packets.stream, packets.time_base, check, progressed)
@@ -68,10 +71,10 @@ class _Packets(NamedTuple):
     disordered: bool  # pictures are in another order than their times
 
     @classmethod
-    def read(cls, answer: dict[str, Any]) -> _Packets:
+    def read(cls, answer: dict[str, Any], check: Callable[[], None]) -> _Packets:
         found = answer["times"]
         unit = Fraction(found["time_base"])
-        times = [pts * unit for pts in found["pts"]]
+        times = [pts * unit for pts in checked(found["pts"], check)]
         return cls(found["stream"], unit, times, found["end"] * unit, found["exact"], found["disordered"])
 
 
