@@ -38,6 +38,7 @@ server = click.option(
 @click.option("--quality", type=int, help="H.264 CRF, 0 (lossless) to 51.  [18]")
 @click.option("--scene-threshold", type=float, help="How unlike two frames at a cut are, 0 to 1.")
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
+@click.option("--reference", help="Your own name for the job, by which `dain jobs` finds it.")
 @click.option("--detach", is_flag=True, help="Print the job's id and do not wait.")
 @server
 def submit(
@@ -132,12 +133,13 @@ def _wait(client: Client, job_id: str) -> dict[str, Any]:
 
 @click.command()
 @click.option("--status", help="Only jobs in this state: queued, running, succeeded, failed, cancelled.")
+@click.option("--reference", help="Only jobs that were submitted with it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the documents themselves.")
 @server
-def jobs(status: str | None, as_json: bool, url: str) -> None:
+def jobs(status: str | None, reference: str | None, as_json: bool, url: str) -> None:
     """List the jobs of a service, newest first."""
     with Client(url) as client:
-        found = client.jobs(status=status)
+        found = client.jobs(status=status, reference=reference)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from service.api.options import RequestedOptions
+from service.api.options import RequestedHandling, RequestedOptions
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -20,5 +20,5 @@ def test_every_setting_is_in_the_table_in_its_own_words() -> None:
 
 
 def test_every_option_is_in_the_table() -> None:
-    for name in RequestedOptions.model_fields:
+    for name in (*RequestedOptions.model_fields, *RequestedHandling.model_fields):
         assert f"| `{name}` |" in README

@@ -6,12 +6,23 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Json,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from service.jobs.options import (
     DEFAULT_FACTOR,
     SHIPPED_MODELS,
+    Handling,
     ModelName,
     Options,
     parse_rate,
@@ -19,6 +30,20 @@ from service.jobs.options import (
     settle_rate,
 )
 from service.jobs.problems import Problem
+
+MAX_REFERENCE = 128  # characters
+MAX_METADATA_KEYS = 16
+MAX_METADATA_BYTES = 4096  # of all keys and values, in UTF-8
+
+#: Text on one line, without characters that a terminal or a log would act on.
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+def _check_size(metadata: dict[str, str]) -> dict[str, str]:
+    size = sum(len(part.encode()) for pair in metadata.items() for part in pair)
+    if len(metadata) > MAX_METADATA_KEYS or size > MAX_METADATA_BYTES:
+        raise ValueError(f"{len(metadata)} keys and {size} bytes")
+    return metadata
 
 
 class RequestedOptions(BaseModel):
@@ -71,6 +96,48 @@ class RequestedOptions(BaseModel):
         return settle_rate(values) if isinstance(values, Mapping) else values
 
 
+class RequestedHandling(BaseModel):
+    """What one request asks for that changes nothing in the picture, checked. `parse_handling` makes a job's of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reference: Text | None = Field(
+        default=None,
+        max_length=MAX_REFERENCE,
+        description=f"Your own name for the job: 1 to {MAX_REFERENCE} printable characters. "
+        "The job shows it, and GET /jobs finds by it.",
+    )
+    metadata: Annotated[Json[dict[Text, str]], AfterValidator(_check_size)] = Field(
+        default_factory=dict,
+        description='Your own notes on the job: a JSON object of texts, such as {"user": "42"}, with up to '
+        f"{MAX_METADATA_KEYS} keys and {MAX_METADATA_BYTES} bytes. The job shows them, and GET /jobs finds by them.",
+    )
+
+
+def parse_request(
+    fields: Mapping[str, object], models: Collection[str] = SHIPPED_MODELS
+) -> tuple[Options, Handling]:
+    """All that form fields or a query ask for: the options of the picture, and how the service handles the job.
+
+    Raises Problem as `parse_options` and `parse_handling` do.
+    """
+    handling = {name: value for name, value in fields.items() if name in RequestedHandling.model_fields}
+    options = {name: value for name, value in fields.items() if name not in handling}
+    return parse_options(options, models), parse_handling(handling)
+
+
+def parse_handling(fields: Mapping[str, object]) -> Handling:
+    """How the service handles a job, e.g. `parse_handling({"metadata": '{"user": "42"}'})`.
+
+    Raises:
+        Problem: 422 `invalid-option`; its detail names each field at fault.
+    """
+    try:
+        return Handling(**RequestedHandling.model_validate(fields).model_dump())
+    except ValidationError as error:
+        raise _refusal(error, RequestedHandling) from None
+
+
 def parse_options(fields: Mapping[str, object], models: Collection[str] = SHIPPED_MODELS) -> Options:
     """A job's options from form fields or a query, e.g. `parse_options({"target_fps": "59.94"})`.
 
@@ -83,8 +150,7 @@ def parse_options(fields: Mapping[str, object], models: Collection[str] = SHIPPE
     try:
         requested = RequestedOptions.model_validate(fields)
     except ValidationError as error:
-        faults = [_fault(details) for details in error.errors()]
-        raise Problem("invalid-option", "; ".join(faults) + ".") from None
+        raise _refusal(error, RequestedOptions) from None
     if requested.model not in models:
         raise Problem(
             "invalid-option",
@@ -93,15 +159,20 @@ def parse_options(fields: Mapping[str, object], models: Collection[str] = SHIPPE
     return Options(**requested.model_dump())
 
 
-def _fault(error: ErrorDetails) -> str:
+def _refusal(error: ValidationError, requested: type[BaseModel]) -> Problem:
+    """The problem that names each fault once; `requested` describes what would be accepted."""
+    faults = dict.fromkeys(_fault(details, requested) for details in error.errors())
+    return Problem("invalid-option", "; ".join(faults) + ".")
+
+
+def _fault(error: ErrorDetails, requested: type[BaseModel]) -> str:
     if not error["loc"]:
         return str(error["ctx"]["error"])
     name, given = str(error["loc"][0])[:100], str(error["input"])[:100]
     if error["type"] == "extra_forbidden":
-        alike = get_close_matches(
-            name.lower().replace("-", "_"), RequestedOptions.model_fields, n=1, cutoff=0.45
-        )
+        names = [*RequestedOptions.model_fields, *RequestedHandling.model_fields]
+        alike = get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.45)
         meant = f"did you mean {alike[0]!r}? The" if alike else "the"
-        return f"there is no option {name!r}; {meant} options are {', '.join(RequestedOptions.model_fields)}"
-    description = (RequestedOptions.model_fields[name].description or "").rstrip(".")
+        return f"there is no option {name!r}; {meant} options are {', '.join(names)}"
+    description = (requested.model_fields[name].description or "").rstrip(".")
     return f"{name} was {given!r}, which is not accepted: {description}"

@@ -21,13 +21,13 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from service.api.options import RequestedOptions, parse_options
-from service.jobs.options import Options
+from service.api.options import RequestedHandling, RequestedOptions, parse_request
+from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
 
 MIB = 2**20
 MULTIPART_OVERHEAD = MIB  # bytes that a body may have beside the video
-MAX_FIELD_BYTES = 1024
+MAX_FIELD_BYTES = 2**15  # metadata of 4096 bytes may be written in escapes, six for one
 MAX_PARTS = 32
 IDLE_SECONDS = 60.0  # a client that sends nothing for so long has gone, or holds the connection on purpose
 WRITE_BYTES = MIB  # bytes that are gathered before a thread writes and hashes them
@@ -35,8 +35,10 @@ DEFAULT_FILENAME = "video"
 # Release 0.1.0 hashed these options whole, defaults too, for the fingerprint of an upload.
 OPTIONS_OF_0_1_0 = {"factor", "target_fps", "speed", "model", "scene_threshold", "quality", "audio"}
 
-#: Makes a job's options of the fields of a request, and raises Problem to refuse them.
-Parse = Callable[[Mapping[str, object]], Options]
+FIELDS = RequestedOptions.model_fields.keys() | RequestedHandling.model_fields.keys()
+
+#: Makes a job's options and handling of the fields of a request, and raises Problem to refuse them.
+Parse = Callable[[Mapping[str, object]], tuple[Options, Handling]]
 
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)", re.IGNORECASE)
 _PLAIN_FILENAME = re.compile(r';\s*filename\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s"]+))', re.IGNORECASE)
@@ -56,10 +58,11 @@ class Upload:
     sha256: str
     filename: str
     options: Options
+    handling: Handling = Handling()
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the video and the options: two requests for the same work have the same one."""
+        """A hash of the video and what is asked for: two requests for the same work have the same one."""
         # Defaults are left out: a later version has more options, and the request is the same when it is sent again.
         return self._hash_with(self.options.model_dump_json(exclude_defaults=True))
 
@@ -69,7 +72,10 @@ class Upload:
         return fingerprint in (self.fingerprint, self._hash_with(first))
 
     def _hash_with(self, options: str) -> str:
-        return hashlib.sha256(f"{self.sha256} {options}".encode()).hexdigest()
+        handling = self.handling.model_dump_json(exclude_defaults=True)
+        # A release before `Handling` hashed none.
+        work = f"{self.sha256} {options}" if handling == "{}" else f"{self.sha256} {options} {handling}"
+        return hashlib.sha256(work.encode()).hexdigest()
 
 
 class Reader(Protocol):
@@ -207,7 +213,7 @@ class MultipartReader:
             raise invalid_upload("A part of the form has no name.")
         self._name = decoded(self._disposition[b"name"])
         if self._name != "file":
-            if b"filename" in self._disposition and self._name not in RequestedOptions.model_fields:
+            if b"filename" in self._disposition and self._name not in FIELDS:
                 raise invalid_upload(
                     f"The form has a file in the field {self._name!r:.100}: put the video into the field `file`."
                 )
@@ -222,7 +228,9 @@ class MultipartReader:
         if self._name == "file":
             self._video.write(data[start:end])
         elif len(self._data) + end - start > MAX_FIELD_BYTES:
-            raise invalid_upload(f"The field {self._name!r:.100} has more than {MAX_FIELD_BYTES} bytes.")
+            raise Problem(
+                "invalid-option", f"The field {self._name!r:.100} has more than {MAX_FIELD_BYTES} bytes."
+            )
         else:
             self._data += data[start:end]
 
@@ -241,12 +249,12 @@ async def receive(
     *,
     max_bytes: int,
     check_space: Callable[[], None],
-    parse: Parse = parse_options,
+    parse: Parse = parse_request,
 ) -> Upload:
     """Streams the video of `request` to `path`, and returns it with its options.
 
-    `check_space` is called before each write, and raises to refuse it. `parse` makes the options of the fields, and
-    raises to refuse them. Raises Problem (400, 408, 413, 415, 422, 507)
+    `check_space` is called before each write, and raises to refuse it. `parse` reads the fields, and raises to
+    refuse them. Raises Problem (400, 408, 413, 415, 422, 507)
     where the upload cannot be taken; the caller then removes what lies at `path`.
     """
     check_headers(request, max_bytes)
@@ -265,8 +273,8 @@ async def receive(
         await run_in_threadpool(video.flush)
     finally:
         video.close()
-    options = parse(reader.fields)
-    return Upload(path, video.size_bytes, video.sha256(), clean_filename(reader.filename), options)
+    asked = parse(reader.fields)
+    return Upload(path, video.size_bytes, video.sha256(), clean_filename(reader.filename), *asked)
 
 
 def check_headers(request: Request, max_bytes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import time
@@ -59,10 +60,14 @@ class Client:
     ) -> dict[str, Any]:
         """Uploads the video at `path` and returns the job. However often it has to be sent, there is one job.
 
-        `options` are those of POST /jobs, e.g. ``{"target_fps": "60"}``; None counts as not given. Two calls with one
-        `idempotency_key` make one job.
+        `options` are those of POST /jobs, e.g. ``{"target_fps": "60", "metadata": {"user": "42"}}``; None counts as
+        not given. Two calls with one `idempotency_key` make one job.
         """
-        given = {name: str(value) for name, value in (options or {}).items() if value is not None}
+        given = {
+            name: json.dumps(value) if isinstance(value, Mapping) else str(value)
+            for name, value in (options or {}).items()
+            if value is not None
+        }
         size = path.stat().st_size
         answer_seconds = max(self._timeout, ANSWER_SECONDS + size / SLOWEST_DISK)
         headers = {
@@ -86,9 +91,17 @@ class Client:
         """The job as it stands."""
         return self._get(f"/jobs/{job_id}")
 
-    def jobs(self, status: str | None = None) -> list[dict[str, Any]]:
-        """All jobs, newest first; or those with one status."""
-        query = {"limit": str(PAGE)} | ({"status": status} if status else {})
+    def jobs(
+        self,
+        status: str | None = None,
+        *,
+        reference: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """All jobs, newest first; or those with one status, with one reference, and with all of `metadata`."""
+        asked = {"status": status, "reference": reference}
+        query = {"limit": str(PAGE)} | {name: value for name, value in asked.items() if value}
+        query |= {f"metadata.{name}": value for name, value in (metadata or {}).items()}
         found: list[dict[str, Any]] = []
         while True:
             page = self._get("/jobs", params=query)

@@ -20,6 +20,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -27,7 +28,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from service.errors import DainError
-from service.jobs.options import Options
+from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
 from service.jobs.records import (
     DEFAULT_OWNER,
@@ -174,6 +175,7 @@ class Jobs:
         source: str,
         filename: str,
         options: Options,
+        handling: Handling | None = None,
         input: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
@@ -198,6 +200,7 @@ class Jobs:
             "options": options.model_dump_json(),
             "input": json.dumps(dict(input)),
             "facts": json.dumps(dict(facts or {})),
+            **(handling or Handling()).as_fields(),
         }
         if source_sha256 is not None:
             record["source_sha256"] = source_sha256
@@ -239,20 +242,33 @@ class Jobs:
             return error.job
 
     def page(
-        self, owner: str, status: State | None = None, cursor: str | None = None, limit: int = 50
+        self,
+        owner: str,
+        status: State | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+        *,
+        reference: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> tuple[list[Job], str | None]:
         """Jobs of `owner`, newest first, after `cursor`, where the page before ended; and the next cursor.
 
-        A page may have fewer than `limit` jobs, or none, though there is more: where few jobs have the `status`.
+        With `reference` and `metadata` only those that have it, and all of it. A page may have fewer than `limit` jobs,
+        or none, though there is more: where few jobs are what is asked for.
         """
-        ids, more = self._ids(owner, status, cursor, limit)
+        ids, more = self._ids(owner, status, cursor, limit, partial(self._having, reference, metadata or {}))
         jobs = [job for job in map(self._show_if_there, ids) if job]
         return jobs, more
 
     def _ids(
-        self, owner: str, status: State | None, cursor: str | None, limit: int
+        self,
+        owner: str,
+        status: State | None,
+        cursor: str | None,
+        limit: int,
+        select: Callable[[list[str]], list[str]],
     ) -> tuple[list[str], str | None]:
-        """The ids of a page, and the next cursor.
+        """The ids of a page, and the next cursor. `select` takes those out of some ids that the page may have.
 
         There is no index of an owner's jobs in one state: a worker of an earlier release would not keep it. So one
         of two indexes is walked, the shorter one, and each id looked up in the other.
@@ -267,7 +283,9 @@ class Jobs:
             if not batch:
                 return found, None
             scores = self._redis.zmscore(other, batch) if other else [0.0] * len(batch)
-            found += [job_id for job_id, score in zip(batch, scores, strict=True) if score is not None]
+            found += select(
+                [job_id for job_id, score in zip(batch, scores, strict=True) if score is not None]
+            )
             if len(found) > limit:
                 return found[:limit], found[limit - 1]
             cursor = batch[-1]
@@ -531,6 +549,16 @@ class Jobs:
             yield batch
             lower = f"({batch[-1]}"
 
+    def _having(self, reference: str | None, metadata: Mapping[str, str], job_ids: list[str]) -> list[str]:
+        """Those of the jobs that have the reference, where one is given, and all the metadata."""
+        if reference is None and not metadata:
+            return job_ids
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(job_key(job_id), ["reference", "metadata"])
+            found = zip(job_ids, pipe.execute(), strict=True)
+            return [job_id for job_id, fields in found if _has(fields, reference, metadata)]
+
     def _show_if_there(self, job_id: str) -> Job | None:
         try:
             return self.show(job_id)
@@ -551,3 +579,14 @@ def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
 
 def _texts(members: Iterable[Any]) -> list[str]:
     return [text(raw) for raw in members]
+
+
+def _has(fields: list[bytes | None], reference: str | None, metadata: Mapping[str, str]) -> bool:
+    """Whether a job's fields `reference` and `metadata` are what is asked for; what cannot be read is not."""
+    given, noted = (None if raw is None else raw.decode(errors="replace") for raw in fields)
+    if reference is not None and given != reference:
+        return False
+    try:
+        return metadata.items() <= json.loads(noted or "{}").items()
+    except (ValueError, AttributeError):
+        return False

@@ -1,4 +1,4 @@
-"""The options of a job as they are stored, and how exact numbers are read.
+"""The options of a job as they are stored, how the service handles the job, and how exact numbers are read.
 
 `service.api.options` and the command line check what a caller asks for. The types here only read what was stored
 before, perhaps by another version of this program: they ignore and keep what they do not know, and give a default to
@@ -7,6 +7,7 @@ what is missing.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from fractions import Fraction
@@ -153,3 +154,17 @@ class Options(BaseModel):
     def stretch(self) -> Fraction:
         """How many times as long as the source the result lasts: 1 without slow motion."""
         return Fraction(1) if self.speed is None else 1 / Fraction(self.speed)
+
+
+class Handling(BaseModel):
+    """What a job was accepted with that changes nothing in the picture. Each member is a field of the job's record."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    metadata: dict[str, str] = Field(default_factory=dict, description="The caller's own notes on the job.")
+    reference: str | None = Field(default=None, description="The caller's own name for the job.")
+
+    def as_fields(self) -> dict[str, str]:
+        """The record's fields that hold it. A default has none."""
+        given = self.model_dump(exclude_defaults=True)
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}

@@ -123,6 +123,8 @@ class Record(BaseModel):
     source: str = ""  #: the upload's key in the store
     source_sha256: str | None = None
     options: Annotated[Options, AsJson] = Field(default_factory=Options)
+    metadata: Annotated[dict[str, str], AsJson] = Field(default_factory=dict)
+    reference: str | None = None
     input: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
     facts: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
     notes: Annotated[list[str], AsJson] = Field(default_factory=list)
@@ -162,6 +164,10 @@ class Job(BaseModel):
     source: str = Field(description="the upload's place in the store")
     source_sha256: str | None = Field(None, exclude=True)
     options: Options
+    metadata: dict[str, str] = Field(
+        default_factory=dict, description="the caller's own notes on the job, as they were given"
+    )
+    reference: str | None = Field(None, description="the caller's own name for the job")
     input: dict[str, Any]
     facts: dict[str, Any] = Field(
         default_factory=dict, exclude=True, description="what the prober found in the upload"
@@ -210,6 +216,8 @@ def read_job(
         source=record.source,
         source_sha256=record.source_sha256,
         options=record.options,
+        metadata=record.metadata,
+        reference=record.reference,
         input=record.input,
         facts=record.facts,
         notes=record.notes,

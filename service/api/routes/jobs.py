@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service.api.auth import ReaderDep
@@ -14,6 +14,8 @@ from service.api.views import POLL_SECONDS, JobView
 from service.jobs.records import State
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+METADATA = "metadata."  # begins the query parameters that ask for a job's metadata
 
 
 class Page(BaseModel):
@@ -25,6 +27,7 @@ class Page(BaseModel):
 
 @router.get("", response_model=Page, responses=documented("invalid-request", "redis-unavailable"))
 def list_jobs(
+    request: Request,
     service: ServiceDep,
     caller: ReaderDep,
     status: Annotated[State | None, Query(description="Only jobs with this status.")] = None,
@@ -32,9 +35,21 @@ def list_jobs(
         str | None, Query(pattern=f"^{JOB_ID.pattern}$", description="`next_cursor` of the page before.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Most jobs of a page, 1 to 200.")] = 50,
+    reference: Annotated[str | None, Query(description="Only jobs that were submitted with it.")] = None,
 ) -> Page:
-    """Lists the jobs of the caller, newest first."""
-    jobs, next_cursor = service.jobs.page(caller.owner, status, cursor, limit)
+    """Lists the jobs of the caller, newest first.
+
+    `metadata.KEY=VALUE` in the query, once or for several keys, asks for the jobs with this metadata. A page may hold
+    fewer jobs than `limit`, or none: ask on until `next_cursor` is null.
+    """
+    metadata = {
+        name.removeprefix(METADATA): value
+        for name, value in request.query_params.items()
+        if name.startswith(METADATA)
+    }
+    jobs, next_cursor = service.jobs.page(
+        caller.owner, status, cursor, limit, reference=reference, metadata=metadata
+    )
     return Page(jobs=[JobView.of(job) for job in jobs], next_cursor=next_cursor)
 
 

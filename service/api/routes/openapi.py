@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.api.options import RequestedOptions
+from service.api.options import RequestedHandling, RequestedOptions
 
 
 def _options() -> dict[str, Any]:
-    schema: dict[str, Any] = RequestedOptions.model_json_schema()
-    return schema["properties"]
+    asked = (RequestedOptions, RequestedHandling)
+    return {
+        name: schema for model in asked for name, schema in model.model_json_schema()["properties"].items()
+    }
 
 
 _VIDEO = {"type": "string", "format": "binary"}

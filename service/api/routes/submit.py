@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from service.api import idempotency, uploads
 from service.api.auth import Caller, SubmitterDep
 from service.api.deps import Service, ServiceDep
-from service.api.options import parse_options
+from service.api.options import parse_request
 from service.api.probe import probe
 from service.api.problems import documented
 from service.api.routes.openapi import SUBMISSION
@@ -82,7 +82,7 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
                 folder / "upload",
                 max_bytes=service.settings.max_upload_bytes,
                 check_space=lambda: check_space(service, 0),
-                parse=partial(parse_options, models=models),
+                parse=partial(parse_request, models=models),
             )
             if binding := await run_in_threadpool(key.binding):
                 return await run_in_threadpool(replay, service, binding, upload, caller)
@@ -148,6 +148,7 @@ def accept(
         source_sha256=upload.sha256,
         filename=upload.filename,
         options=upload.options,
+        handling=upload.handling,
         input={name: value for name, value in facts.items() if name != "version"},
         facts=facts,
         notes=facts.get("notes", ()),

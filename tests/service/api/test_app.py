@@ -15,7 +15,7 @@ from redis import Redis
 
 from service.api import deps
 from service.jobs.machine import Jobs
-from service.jobs.options import Options
+from service.jobs.options import Handling, Options
 from service.jobs.problems import PROBLEMS
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
@@ -217,7 +217,7 @@ def test_the_description_shows_how_to_submit(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     submit = document["paths"]["/jobs"]["post"]
     form = submit["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(form["properties"]) == {"file", *Options.model_fields}
+    assert set(form["properties"]) == {"file", *Options.model_fields, *Handling.model_fields}
     assert {"video/*", "application/octet-stream"} <= set(submit["requestBody"]["content"])
     assert set(Options.model_fields) <= {parameter["name"] for parameter in submit["parameters"]}
     assert {"202", "400", "403", "409", "413", "415", "422", "429", "503", "507"} <= set(submit["responses"])

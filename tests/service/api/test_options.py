@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 
 import pytest
 
-from service.api.options import parse_options
-from service.jobs.options import Options
+from service.api.options import parse_options, parse_request
+from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
 
 
@@ -45,13 +46,31 @@ def test_slow_motion_is_exact_and_silent(speed: str, stretch: Fraction) -> None:
         ({"scene_threshold": "nan"}, ["scene_threshold", "'nan'", "0 to 1"]),
         ({"quality": "52", "audio": "loud"}, ["quality", "'52'", "0 (lossless) to 51", "audio", "'loud'"]),
         ({"fps": "60"}, ["no option 'fps'", "target_fps"]),
+        ({"meta": "{}"}, ["no option 'meta'", "did you mean 'metadata'"]),
+        ({"reference": ""}, ["reference", "1 to 128"]),
+        ({"reference": "r" * 129}, ["reference", "1 to 128"]),
+        ({"reference": "two\nlines"}, ["reference", "printable"]),
+        ({"metadata": "user=42"}, ["metadata", "'user=42'", "JSON object"]),
+        ({"metadata": '["user"]'}, ["metadata", "JSON object"]),
+        ({"metadata": '{"user": 42}'}, ["metadata", "JSON object of texts"]),
+        ({"metadata": '{"user": "\\ud800"}'}, ["metadata", "JSON object of texts"]),
+        ({"metadata": json.dumps({"user": "é" * 2047})}, ["metadata", "4096 bytes"]),
+        ({"metadata": json.dumps({str(n): "" for n in range(17)})}, ["metadata", "16 keys"]),
+        ({"metadata": "[" * 9000}, ["metadata", "JSON object"]),
     ],
 )
 def test_a_fault_names_the_option_its_range_and_what_was_given(
     fields: dict[str, str], words: list[str]
 ) -> None:
     with pytest.raises(Problem) as caught:
-        parse_options(fields)
+        parse_request(fields)
     assert caught.value.status == 422
     for word in words:
         assert word in caught.value.detail
+
+
+def test_what_steers_the_service_alone_is_no_option_of_the_picture() -> None:
+    metadata = {"user": "é" * 2046}
+    fields = {"factor": "4", "reference": "order 7", "metadata": json.dumps(metadata)}
+    assert parse_request(fields) == (Options(factor=4), Handling(reference="order 7", metadata=metadata))
+    assert parse_request({}) == (Options(factor=2), Handling())

@@ -241,7 +241,6 @@ FACTOR = b'--b\r\nContent-Disposition: form-data; name="factor"\r\n\r\n2\r\n'
             "put the video into the field `file`",
         ),
         (b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n--b--\r\n", "no name"),
-        (FACTOR.replace(b"2\r\n", b"2" * 2000 + b"\r\n") + b"--b--\r\n", "more than 1024 bytes"),
         (
             b"".join(FACTOR.replace(b"factor", b"f%d" % n) for n in range(40)) + b"--b--\r\n",
             "more than 32 parts",
@@ -251,6 +250,12 @@ FACTOR = b'--b\r\nContent-Disposition: form-data; name="factor"\r\n\r\n2\r\n'
 def test_malformed_forms(body: bytes, words: str, http: httpx.Client, debris: Debris) -> None:
     response = http.post("/jobs", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
     assert words in assert_problem(response, 400, "invalid-upload")["detail"]
+    assert debris() == []
+
+
+def test_metadata_of_a_megabyte(http: httpx.Client, clip: Path, debris: Debris) -> None:
+    response = post_form(http, clip, metadata='{"a": "' + "b" * 2**20 + '"}')
+    assert "'metadata' has more than 32768 bytes" in assert_problem(response, 422, "invalid-option")["detail"]
     assert debris() == []
 
 
@@ -418,6 +423,28 @@ def test_a_client_that_stops_sending_is_let_go(
     until(lambda: debris() == [])
 
 
+@pytest.mark.parametrize("post", [post_form, post_raw])
+def test_a_job_shows_the_callers_own_name_and_notes_and_is_found_by_them(
+    post: Callable[..., httpx.Response], http: httpx.Client, clip: Path
+) -> None:
+    job = post(http, clip, reference="order 7", metadata='{"user": "42", "größe": "ü&="}').json()
+    other = post(http, clip, metadata='{"user": "43"}').json()
+    shown = http.get(job["links"]["self"]).json()
+    assert shown["reference"] == "order 7" and shown["metadata"] == {"user": "42", "größe": "ü&="}
+    assert other["reference"] is None
+
+    def found(**query: str) -> list[str]:
+        page = http.get(
+            "/jobs", params={name.replace("__", "."): value for name, value in query.items()}
+        ).json()
+        assert page["next_cursor"] is None
+        return [job["id"] for job in page["jobs"]]
+
+    assert found(reference="order 7") == found(metadata__user="42", metadata__größe="ü&=") == [job["id"]]
+    assert found(metadata__user="43", status="queued") == [other["id"]]
+    assert found(reference="order") == found(metadata__user="42", reference="order 8") == []
+
+
 # -- idempotency ----------------------------------------------------------------------------------
 
 KEY = {"Idempotency-Key": '"a key"'}
@@ -446,6 +473,7 @@ def test_a_key_is_not_for_other_requests(
     other = make_clip("other.mp4", source="color=red:size=32x32:rate=10:duration=0.5")
     assert_problem(post_raw(http, other, KEY), 422, "idempotency-key-reused")
     assert_problem(post_raw(http, clip, KEY, factor="3"), 422, "idempotency-key-reused")
+    assert_problem(post_raw(http, clip, KEY, reference="order 7"), 422, "idempotency-key-reused")
 
 
 def test_the_key_of_a_removed_job_makes_no_new_one(http: httpx.Client, clip: Path, jobs: Jobs) -> None:

@@ -79,6 +79,14 @@ def test_listing_cancelling_and_removing(client: Client, clip: Path, monkeypatch
     assert client.workers() == []
 
 
+def test_jobs_are_found_by_the_callers_own_name_and_notes(client: Client, clip: Path) -> None:
+    job = client.submit(clip, {"reference": "order 7", "metadata": {"user": "42", "page": "3"}})
+    client.submit(clip, {"metadata": {"user": "43"}})
+    assert job["metadata"] == {"user": "42", "page": "3"}
+    for asked in ({"reference": "order 7"}, {"metadata": {"user": "42"}}):
+        assert [found["id"] for found in client.jobs(**asked)] == [job["id"]]
+
+
 def test_the_same_key_makes_one_job(client: Client, clip: Path) -> None:
     assert client.submit(clip, idempotency_key="k")["id"] == client.submit(clip, idempotency_key="k")["id"]
     assert len(client.jobs()) == 1

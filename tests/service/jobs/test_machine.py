@@ -27,7 +27,7 @@ from service.jobs.machine import (
     new_job_id,
     owner_key,
 )
-from service.jobs.options import Options
+from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
 from service.jobs.records import DEFAULT_OWNER, Job, Output, State
 from service.jobs.workers import worker_key
@@ -47,13 +47,14 @@ def job(jobs: Jobs) -> Job:
     return accept(jobs)
 
 
-def accept(jobs: Jobs, owner: str = DEFAULT_OWNER) -> Job:
+def accept(jobs: Jobs, owner: str = DEFAULT_OWNER, handling: Handling | None = None) -> Job:
     job_id = new_job_id()
     return jobs.create(
         job_id,
         source=f"uploads/{job_id}",
         filename="clip.mp4",
         options=parse_options({}),
+        handling=handling,
         input={"frames": 12},
         owner=owner,
     )
@@ -442,6 +443,19 @@ def test_jobs_that_an_earlier_release_recorded_and_removed_are_indexed(
     jobs.index_owners()
     assert listed(jobs, "ann") == before["ann"]
     assert redis.zrange(owner_key("bob"), 0, -1) == [kept[1].encode()]
+
+
+def test_pages_of_jobs_with_a_reference(jobs: Jobs, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "LOOK_UP", 2)
+    monkeypatch.setattr(machine, "MOST_LOOKED_AT", 6)
+    made = [accept(jobs, handling=Handling(reference="a" if n in (0, 3, 4) else None)).id for n in range(13)]
+    redis.hset(job_key(made[7]), "metadata", "[")  # broken
+    pages, cursor = [], None
+    while not pages or cursor:
+        page, cursor = jobs.page(DEFAULT_OWNER, cursor=cursor, limit=1, reference="a")
+        pages.append([job.id for job in page])
+    assert pages == [[], [made[4]], [made[3]], [made[0]]]
+    assert jobs.page(DEFAULT_OWNER, metadata={"a": "b"})[0] == []
 
 
 def test_a_deleted_job_leaves_nothing(jobs: Jobs, job: Job, redis: Redis) -> None:
