@@ -3,6 +3,7 @@
     DainError
     ├── Problem            service.jobs.problems   the caller can act on it; it becomes a problem document
     ├── Refused            service.jobs.machine    a task is not handed out to the worker that asks for it
+    ├── EgressRefused      service.egress          a request to a place that a caller named is not made
     ├── UnreadableRecord   service.jobs.records    Redis holds a job that this version cannot read
     ├── StoreDamaged       service.store           a stored file is not what was put there
     │   └── StoreMissing   service.store           a stored file is gone

@@ -42,6 +42,22 @@ def _host_names(value: object) -> object:
     return names
 
 
+def _destinations(value: object) -> object:
+    """The host names, addresses and networks in a list with commas between them; ValueError where one is none."""
+    if not isinstance(value, str):
+        return value
+    entries = {entry.strip().lower() for entry in value.split(",") if entry.strip()}
+    for entry in sorted(entries):
+        try:
+            ipaddress.ip_network(entry)
+        except ValueError:
+            if not _HOST_NAME.fullmatch(entry) or re.fullmatch(r"[0-9.]+", entry):
+                raise ValueError(
+                    f"{entry!r} is no host name, address or network: give such as hooks.internal or 10.1.0.0/16"
+                ) from None
+    return entries
+
+
 def _redis_url(url: str) -> str:
     if not re.match(r"(rediss?|unix)://.", url):
         raise ValueError("it must begin with redis://, rediss:// or unix://, e.g. redis://localhost:6379/0")
@@ -88,6 +104,11 @@ class Settings(BaseSettings):
         default=frozenset(),
         description="Names under which clients reach the API, beside `localhost` and the address it listens on: "
         "`dain.example.com,dain-api`. Requests to any other are refused.",
+    )
+    egress_allow: Annotated[frozenset[str], NoDecode, BeforeValidator(_destinations)] = Field(
+        default=frozenset(),
+        description="Where webhooks may go and videos may be fetched from, beside public https: host names, addresses "
+        "and networks, `hooks.internal,10.1.0.0/16`.",
     )
 
     max_upload_bytes: ByteSize = Field(default=ByteSize(4 * GIB), gt=0, description="Largest upload taken.")

@@ -39,6 +39,9 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ALLOWED_HOSTS", "https://dain.example.com"),
         ("ALLOWED_HOSTS", "dain.example.com:8000"),
         ("ALLOWED_HOSTS", "*"),
+        ("EGRESS_ALLOW", "https://hooks.internal"),
+        ("EGRESS_ALLOW", "10.1.0.1/16"),
+        ("EGRESS_ALLOW", "127.1"),
         ("STORE_URL", "s3://bucket"),
         ("STORE_URL", "/var/lib/dain"),
         ("REDIS_URL", "localhost:6379"),
@@ -95,6 +98,11 @@ def test_a_redis_url_that_can_be_read_is_taken(url: str) -> None:
 def test_names_of_the_service_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAIN_ALLOWED_HOSTS", " dain.example.com,API ,")
     assert Settings().allowed_hosts == {"dain.example.com", "api"}
+
+
+def test_where_requests_may_go_is_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAIN_EGRESS_ALLOW", "Hooks.internal, 10.1.0.0/16,fd00::1")
+    assert Settings().egress_allow == {"hooks.internal", "10.1.0.0/16", "fd00::1"}
 
 
 def test_every_setting_says_what_it_is() -> None:
