@@ -40,6 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = await run_in_threadpool(Service.from_settings, settings)
         metrics.watch(service)
+        await run_in_threadpool(service.prober.start)
         app.state.service = service
         try:
             yield

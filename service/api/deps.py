@@ -15,6 +15,8 @@ from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
 from service.api.auth import CallerDep
+from service.api.line import Line
+from service.api.probe import Prober
 from service.jobs.keys import Scope
 from service.jobs.machine import Jobs
 from service.jobs.problems import Problem
@@ -26,6 +28,7 @@ from service.store import Store, open_store
 
 REDIS_CONNECT_SECONDS = 2.0
 REDIS_REPLY_SECONDS = 5.0
+LOOKS = 2 * len(os.sched_getaffinity(0))  # into uploads, at a time
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,10 @@ class Service:
     jobs: Jobs
     queue: Queue
     workers: Workers
-    #: Looking into an upload takes a core and some memory, so no more uploads are looked into than there are cores.
-    probing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(os.cpu_count() or 1))
+    prober: Prober = field(default_factory=Prober)
+    #: A look takes a core and some memory. Half of the places are as many as there are cores, and an owner has no more.
+    line: Line = field(default_factory=lambda: Line(LOOKS))
+    looking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(LOOKS))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Service:
@@ -61,7 +66,8 @@ class Service:
         )
 
     def close(self) -> None:
-        """Closes the connections to Redis."""
+        """Closes the connections to Redis, and ends the prober."""
+        self.prober.close()
         self.redis.close()
 
 

@@ -47,6 +47,8 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "stored-file-damaged": (500, "A stored file is damaged"),
     # the service
     "queue-full": (429, "Too many jobs are waiting"),
+    "too-many-uploads": (429, "Too many of the caller's uploads are waiting"),
+    "busy": (503, "More uploads are waiting than the service takes"),
     "redis-unavailable": (503, "The job queue does not answer"),
     "not-ready": (503, "The service cannot take work now"),
     "machine-failed": (503, "A machine of the service could not do its part"),

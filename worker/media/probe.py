@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import math
@@ -14,7 +15,7 @@ import re
 import struct
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from av.stream import Disposition
 
 from worker.media import sandbox
 from worker.media.errors import EXPORT_AGAIN, MachineError, MediaError, damaged, exceeded, unreadable
-from worker.media.facts import AudioInfo, Limits, SubtitleInfo, VideoInfo, is_rgb, usual_gap
+from worker.media.facts import MAX_PIXELS, AudioInfo, Limits, SubtitleInfo, VideoInfo, is_rgb, usual_gap
 from worker.media.pieces import Stamp, shifts_of
 
 BT709 = 1  # in the code points of ITU-T H.273
@@ -374,8 +375,15 @@ def answer(question: str, path: Path, limits: Limits) -> dict[str, Any]:
 
 def main() -> None:
     """Answer one question about one file as a JSON object on standard output."""
-    asked = sandbox.parser("worker.media.probe", main.__doc__, "probe", "times", "restarts").parse_args()
-    json.dump(answer(asked.question, asked.file, sandbox.read_limits(asked)), sys.stdout, default=str)
+    parser = argparse.ArgumentParser(prog="python -m worker.media.probe", description=main.__doc__)
+    parser.add_argument("question", choices=["probe", "times", "restarts"])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
+    parser.add_argument("--max-frames", type=int)
+    parser.add_argument("--max-duration", type=float, help="in seconds")
+    asked = parser.parse_args()
+    limits = Limits(**{each.name: getattr(asked, each.name) for each in fields(Limits)})
+    json.dump(answer(asked.question, asked.file, limits), sys.stdout, default=str)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ Demuxers and decoders are where such files do their harm. So the service and the
 ask a process of its own (`worker.media.probe`), which has limits on memory, processor time, output and open files, an
 empty folder that nothing can be put into, and an empty environment. It is killed with its children when it overstays.
 
-    sandbox.probe(path)                           from a worker
-    python -P -m worker.media.sandbox FILE        from the service, which imports nothing of the worker
+    sandbox.probe(path)                    from a worker
+    python -m worker.media.forkserver      from the service, which imports nothing of the worker
 
 A question is answered by a verdict on the file, which is final (``MediaError``, or what was asked for), or by nothing
 (``MachineError``). Only what the process itself does counts against the file. A process that was too slow, or that
@@ -14,7 +14,6 @@ something outside ended, says nothing about it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -26,19 +25,18 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from worker.media.errors import MachineError, MediaError, unreadable
-from worker.media.facts import DEFAULT_LIMITS, MAX_PIXELS, Limits, VideoInfo
+from worker.media.facts import DEFAULT_LIMITS, Limits, VideoInfo
 from worker.media.moved import Moved
 
 T = TypeVar("T")
 
 PROBER = "worker.media.probe"
 PACKAGES = Path(__file__).parents[2]
-INSIDE = [sys.executable, "-P", "-s", "-m", "worker.media.sandbox", "--inside"]
+INSIDE = [sys.executable, "-P", "-s", "-m", "worker.media.sandbox"]
 
 # Demuxers for files of strangers. Playlists (HLS, DASH, concat) are not among them: they open other files.
 FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,nut,yuv4mpegpipe"
@@ -63,6 +61,41 @@ class _Crashed(Exception):
     """The process ended itself without an answer."""
 
 
+class Process(Protocol):
+    """A process that was started; `subprocess.Popen` is one."""
+
+    pid: int
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, negative where a signal ended it; raises subprocess.TimeoutExpired."""
+        ...
+
+
+class Start(Protocol):
+    """Starts the process inside, in a process group of its own.
+
+    `arguments` are its seconds of processor time and the command line of the prober, `folder` is its working
+    directory, `answer` and `messages` are its standard output and error.
+    """
+
+    def __call__(
+        self, arguments: Sequence[str], folder: str, answer: IO[bytes], messages: IO[bytes]
+    ) -> Process: ...
+
+
+def spawn(arguments: Sequence[str], folder: str, answer: IO[bytes], messages: IO[bytes]) -> Process:
+    """Start the process inside as an interpreter of its own; see `Start`."""
+    return subprocess.Popen(
+        [*INSIDE, PROBER, *arguments],
+        cwd=folder,
+        env={"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LANG": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        stdout=answer,
+        stderr=messages,
+        start_new_session=True,
+    )
+
+
 def url(path: Path) -> str:
     """``path`` in a form of which FFmpeg takes no part for a protocol or an option."""
     return f"file:{path.absolute()}"
@@ -78,11 +111,12 @@ def probe(
     limits: Limits = DEFAULT_LIMITS,
     check: Callable[[], None] = lambda: None,
     progressed: Callable[[], None] = lambda: None,
+    start: Start = spawn,
 ) -> VideoInfo:
     """The facts about the video at ``path``.
 
     ``check`` is called several times a second, and may raise to stop. ``progressed`` is called when the process has
-    read more of the file.
+    read more of the file. ``start`` starts the process.
 
     Raises:
         MediaError: the file is no video, is damaged, or is beyond ``limits``.
@@ -98,6 +132,7 @@ def probe(
         read=lambda answer: VideoInfo.from_dict(answer["video"]),
         check=check,
         progressed=progressed,
+        start=start,
     )
 
 
@@ -108,6 +143,7 @@ def look(
     read: Callable[[dict[str, Any]], T],
     check: Callable[[], None] = lambda: None,
     progressed: Callable[[], None] = lambda: None,
+    start: Start = spawn,
 ) -> T:
     """Ask the prober ``question`` about the file at ``path``; ``read`` makes sense of the answer.
 
@@ -117,7 +153,7 @@ def look(
     """
     for is_last in (False, True):
         try:
-            answer = json.loads(_look(question, path, arguments, check, progressed))
+            answer = json.loads(_look(question, path, arguments, check, progressed, start))
             if error := answer.get("error"):
                 raise _verdict(error["type"], error["detail"].replace(str(path.absolute()), "the file"))
             return read(answer)
@@ -142,23 +178,15 @@ def _look(
     arguments: Sequence[str],
     check: Callable[[], None],
     progressed: Callable[[], None],
+    start: Start,
 ) -> bytes:
     """What one process of the prober printed."""
     seconds = seconds_for(path)
-    inside = [*INSIDE, str(int(seconds * CPU_SHARE)), PROBER, question, *arguments, str(path.absolute())]
-    environment = {"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LANG": "C.UTF-8"}
+    inside = [str(int(seconds * CPU_SHARE)), question, *arguments, str(path.absolute())]
     folder = tempfile.mkdtemp()
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as messages:
         try:
-            process = subprocess.Popen(
-                inside,
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=answer,
-                stderr=messages,
-                start_new_session=True,
-            )
+            process = start(inside, folder, answer, messages)
         finally:
             os.rmdir(folder)  # it stays the process's folder, and nothing can be put into it
         try:
@@ -169,15 +197,13 @@ def _look(
                 "The disk or the machine is too slow or too busy. The video may be fine: try again later."
             ) from None
         finally:
-            _end(process)
-        _judge(process.returncode, messages)
+            status = _end(process)
+        _judge(status, messages)
         answer.seek(0)
         return answer.read()
 
 
-def _wait(
-    process: subprocess.Popen[bytes], until: float, check: Callable[[], None], progressed: Callable[[], None]
-) -> None:
+def _wait(process: Process, until: float, check: Callable[[], None], progressed: Callable[[], None]) -> None:
     moved = Moved(process.pid, progressed)
     while True:
         check()
@@ -190,11 +216,11 @@ def _wait(
                 raise
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the process's group."""
+def _end(process: Process) -> int:
+    """Kill what is left of the process's group; gives the process's exit status."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    return process.wait()
 
 
 def _judge(status: int, messages: IO[bytes]) -> None:
@@ -246,43 +272,17 @@ def is_short_of_memory() -> bool:
     return _height(resource.getrlimit(resource.RLIMIT_AS)[0]) < MEMORY_BYTES
 
 
-def parser(program: str, description: str | None, *questions: str) -> argparse.ArgumentParser:
-    """A parser of one of ``questions``, if there are any, a file, and the limits for it."""
-    made = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
-    if questions:
-        made.add_argument("question", choices=questions)
-    made.add_argument("file", type=Path)
-    made.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
-    made.add_argument("--max-frames", type=int)
-    made.add_argument("--max-duration", type=float, help="in seconds")
-    return made
-
-
-def read_limits(arguments: argparse.Namespace) -> Limits:
-    """The limits among the arguments of `parser`."""
-    return Limits(**{each.name: getattr(arguments, each.name) for each in fields(Limits)})
-
-
-def main() -> None:
-    """Print the facts about a video as JSON: {"video": …}, or {"error": {"type": slug, "detail": sentence}}."""
-    if sys.argv[1:2] == ["--inside"]:
-        _run_inside(*sys.argv[2:])
-        return
-    asked = parser("worker.media.sandbox", main.__doc__).parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the process inside is ended, too
-    try:
-        answer = {"video": probe(asked.file, read_limits(asked)).as_dict()}
-    except MediaError as error:
-        answer = {"error": {"type": error.slug, "detail": error.detail}}
-    json.dump(answer, sys.stdout)
-
-
-def _run_inside(cpu_seconds: str, program: str, *arguments: str) -> None:
-    limit_this_process(int(cpu_seconds))
+def enter(cpu_seconds: int) -> None:
+    """Make this process the one inside. Nothing that it ever does to itself harms another."""
+    limit_this_process(cpu_seconds)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores: too much output ends the process
+
+
+def _run_inside(program: str, cpu_seconds: str, *arguments: str) -> None:
+    enter(int(cpu_seconds))
     sys.argv = [program, *arguments]
     runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    main()
+    _run_inside(*sys.argv[1:])

@@ -50,6 +50,8 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
         "no-video-stream",
         "limit-exceeded",
         "queue-full",
+        "too-many-uploads",
+        "busy",
         "redis-unavailable",
         "machine-failed",
         "insufficient-storage",
@@ -74,6 +76,7 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
     uploads.check_headers(request, service.settings.max_upload_bytes)
     async with idempotency.hold(service.redis, request.headers.get("idempotency-key"), caller.owner) as key:
         if not await run_in_threadpool(key.binding):
+            service.line.check(caller.owner)
             await run_in_threadpool(check_capacity, service, uploads.content_length(request))
         models = await run_in_threadpool(models_served, service)
         async with contextmanager_in_threadpool(service.store.scratch()) as folder:
@@ -86,10 +89,16 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
             )
             if binding := await run_in_threadpool(key.binding):
                 return await run_in_threadpool(replay, service, binding, upload, caller)
-            facts = await anyio.to_thread.run_sync(
-                probe, upload.path, service.settings, upload.options, limiter=service.probing
-            )
+            facts = await look_into(service, upload, caller.owner)
             return await run_in_threadpool(accept, service, key, upload, facts, caller)
+
+
+async def look_into(service: Service, upload: uploads.Upload, owner: str) -> dict[str, Any]:
+    """The facts about the video of `upload`, in the turn of `owner`; raises Problem where it cannot be taken."""
+    async with service.line.place(owner):
+        return await anyio.to_thread.run_sync(
+            probe, service.prober, upload.path, service.settings, upload.options, limiter=service.looking
+        )
 
 
 def check_capacity(service: Service, length: int | None) -> None:
