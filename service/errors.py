@@ -7,6 +7,7 @@
     ├── UnreadableRecord   service.jobs.records    Redis holds a job that this version cannot read
     ├── StoreDamaged       service.store           a stored file is not what was put there
     │   └── StoreMissing   service.store           a stored file is gone
+    ├── StoreUnavailable   service.store           the store does not answer, or refuses
     └── MediaError         worker.media.errors     a video cannot be read or written
         └── MachineError   worker.media.errors     the machine is at fault, not the video
 

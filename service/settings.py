@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, Validatio
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.jobs.options import ModelName
-from service.store import check_url
+from service.store import CACHE_BYTES, Store, check_url, open_store
 
 GIB = 2**30
 HOUR = 3600
@@ -93,8 +93,13 @@ class Settings(BaseSettings):
     )
     store_url: Annotated[str, AfterValidator(check_url)] = Field(
         default_factory=_default_store_url,
-        description="Where uploads, segments and results are kept: `file:///folder`; "
-        "unset: `store` in the state folder.",
+        description="Where uploads, segments and results are kept: `file:///folder`, or "
+        "`s3://bucket/prefix?endpoint=https://host&region=name`; unset: `store` in the state folder.",
+    )
+    cache_bytes: ByteSize = Field(
+        default=ByteSize(CACHE_BYTES),
+        gt=0,
+        description="Copies of an S3 store's files that a machine keeps in `cache` in the state folder.",
     )
     host: str = Field(
         default="127.0.0.1", description="Address the API listens on; this machine only unless set."
@@ -180,6 +185,10 @@ class Settings(BaseSettings):
         default="info", description="Least level logged."
     )
 
+    def open_store(self) -> Store:
+        """The store of these settings; raises OSError where its folder on this machine cannot be made."""
+        return open_store(self.store_url, self.state_dir / "cache", self.cache_bytes)
+
     @property
     def exposure(self) -> str | None:
         """A warning where the API listens on an address that other machines may reach; None elsewhere."""
@@ -221,6 +230,6 @@ def read_settings(**given: Any) -> Settings:
 
 
 def _describe(name: str, value: str, fault: str) -> str:
-    may_hold_password = name.endswith("_url") and "@" in value
+    may_hold_password = name.endswith("_url") and ("@" in value or "?" in value)
     shown = "***" if may_hold_password else value
     return f"{PREFIX}{name.upper()}={shown}: {fault.removeprefix('Value error, ')}"

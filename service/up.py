@@ -35,7 +35,6 @@ from redis.exceptions import RedisError
 
 from service.bound import die_with_parent
 from service.settings import Settings, read_settings
-from service.store import open_store
 
 STOP_SECONDS = 30
 STARTS_TO_GIVE_UP = 100
@@ -59,7 +58,7 @@ def up(host: str | None, port: int | None, state_dir: Path | None) -> None:
         with _only_one(settings.state_dir) as (lock, runtime_dir):
             settings = settings.model_copy(update={"port": claim_port(settings.host, settings.port)})
             check_redis(settings.redis_url)
-            check_store(settings.store_url)
+            check_store(settings)
             sys.exit(_supervise(settings, runtime_dir, lock))
     except OSError as error:
         raise click.ClickException(
@@ -150,16 +149,15 @@ def check_redis(url: str | None) -> None:
         ) from None
 
 
-def check_store(url: str) -> None:
-    """Raises ClickException where nothing can be written to the store at `url`, unless its disk is full."""
+def check_store(settings: Settings) -> None:
+    """Raises ClickException where nothing can be written to the store, unless its disk is full."""
     try:
-        with open_store(url).scratch():
-            pass
+        settings.open_store().check()
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return  # the service is to run: jobs that it removes make room
         raise click.ClickException(
-            f"The store of DAIN_STORE_URL, {url}, cannot be used: {error}. "
+            f"The store of DAIN_STORE_URL, {settings.store_url}, cannot be used: {error}. "
             "Correct it; without it the store is a folder in the state folder."
         ) from None
 

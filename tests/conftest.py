@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from service.settings import Settings
 from service.up import redis_server as find_redis_server
+from tests import s3
 
 # Several processes run the tests, and start more. With one thread of PyTorch in each they do not fight for the cores.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -62,6 +63,21 @@ def redis(redis_server: str) -> Iterator[Redis]:
 def settings(redis_server: str, redis: Redis, tmp_path: Path) -> Settings:
     """Defaults, with a state folder and an empty Redis of this test's own."""
     return Settings(state_dir=tmp_path / "state", redis_url=redis_server, min_free_bytes=1)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of an S3 server; see `tests.s3`."""
+    with s3.serve(tmp_path_factory.mktemp("s3")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> s3.Bucket:
+    """An empty bucket of this test's own, and its credentials in the environment."""
+    for name, value in s3.CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return s3.Bucket.make(s3_server)
 
 
 @pytest.fixture(scope="session")

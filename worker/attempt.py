@@ -31,7 +31,7 @@ from service.jobs.problems import Problem
 from service.jobs.queue import Queue
 from service.jobs.records import Job, Output, State, UnreadableRecord
 from service.settings import Settings
-from service.store import Store, StoreDamaged
+from service.store import Store, StoreDamaged, StoreUnavailable
 from worker.media.errors import MediaError
 from worker.media.ffmpeg import DISK_FULL
 from worker.models import Models
@@ -52,6 +52,7 @@ NOT_THE_VIDEO = (
 _PATH = re.compile(r"(?<![\w/])(?:file:)?/(?:[^\s/:]+/)+")  # folders of this machine, in what FFmpeg says
 REPORT_SECONDS = 0.5  # between two reports of progress: how soon a cancelled job stops
 RETRY_SECONDS = 1.0  # between two calls of a Redis that is away
+STORE_SECONDS = 5.0  # before a task is tried again whose store was away
 
 
 class Void(Exception):
@@ -257,6 +258,10 @@ class Attempt:
             self._give_back(failed=False)
         elif isinstance(error, UnknownModelError):
             self._leave_to_others()
+        elif isinstance(error, StoreUnavailable):
+            log.warning("%s of job %s waits for the store: %s", self._task, self._job_id, error)
+            self.runtime.draining.wait(STORE_SECONDS)  # the next attempt would end as soon
+            self._give_back(failed=False)
         else:
             self._settle_failure(error)
 

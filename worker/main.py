@@ -33,7 +33,6 @@ from service.jobs.machine import Jobs
 from service.jobs.queue import Queue, WarmWorker
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings, read_settings
-from service.store import open_store
 from worker import work
 from worker.attempt import Runtime
 from worker.models import Models
@@ -109,7 +108,7 @@ def run(settings: Settings) -> int:
         settings=settings,
         jobs=Jobs.from_settings(redis, settings),
         queue=Queue(redis),
-        store=open_store(settings.store_url),
+        store=settings.open_store(),
         models=models,
         telemetry=telemetry,
         watchdog=watchdog,

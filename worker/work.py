@@ -15,7 +15,7 @@ from pathlib import Path
 from service.jobs.machine import ASSEMBLE, PLAN, segment_index, segment_name
 from service.jobs.records import Output
 from service.store import Stored, StoreDamaged, StoreMissing
-from service.store.local import hash_file
+from service.store.hashes import hash_file
 from worker import pipeline
 from worker.attempt import Attempt, Runtime, Void
 from worker.media.errors import MediaError

@@ -24,7 +24,7 @@ from service.jobs.queue import Queue
 from service.jobs.records import Job
 from service.jobs.workers import Workers
 from service.settings import Settings
-from service.store import Store, open_store
+from service.store import Store
 
 REDIS_CONNECT_SECONDS = 2.0
 REDIS_REPLY_SECONDS = 5.0
@@ -59,7 +59,7 @@ class Service:
         return cls(
             settings=settings,
             redis=redis,
-            store=open_store(settings.store_url),
+            store=settings.open_store(),
             jobs=Jobs.from_settings(redis, settings),
             queue=Queue(redis),
             workers=Workers(redis, ttl_seconds=settings.worker_ttl_seconds),

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from service.jobs.problems import PROBLEMS, Problem, problem_document
+from service.store import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def install_handlers(app: FastAPI) -> None:
         RequestValidationError: _on_invalid_request,
         HTTPException: _on_http_exception,
         RedisError: _on_redis_error,
+        StoreUnavailable: _on_store_unavailable,
         Exception: _on_unexpected,
     }
     for error, handler in handlers.items():
@@ -100,6 +102,17 @@ async def _on_redis_error(request: Request, error: RedisError) -> JSONResponse:
     log.error("Redis: %r", error)
     problem = Problem(
         "redis-unavailable", "The job queue does not answer; try again shortly.", headers={"Retry-After": "5"}
+    )
+    return problem_response(problem, request)
+
+
+async def _on_store_unavailable(request: Request, error: StoreUnavailable) -> JSONResponse:
+    """An operator reads the reason in the log; it may name what is no caller's business."""
+    log.error("%s", error)
+    problem = Problem(
+        "store-unavailable",
+        "The service cannot reach its store of files; try again shortly.",
+        headers={"Retry-After": "10"},
     )
     return problem_response(problem, request)
 

@@ -22,7 +22,7 @@ from service.jobs.queue import Queue
 from service.jobs.records import TERMINAL, State
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import read_settings
-from service.store import WORKING_KINDS, Store, open_store
+from service.store import WORKING_KINDS, Store
 
 log = logging.getLogger("dain.janitor")
 
@@ -37,6 +37,7 @@ LOST_AFTER = 10.0
 MISSED_HEARTBEATS = 2
 SCRATCH_AGE = 60.0  # seconds: a new folder has no lock yet
 ORPHAN_AGE = 3600.0  # seconds after which a file of no job is removed
+PARTS_AGE = 86400.0  # seconds after which a file that is being sent to the store counts as given up
 ORPHAN_INTERVAL = 600.0  # seconds between two looks for such files: each looks at every working file
 MODEL_IS_MISSING = (
     "job %s waits: no living worker serves its model %s. Start one that does, or cancel the job"
@@ -69,6 +70,7 @@ class Janitor:
         self.clean_up()
         if time.monotonic() >= self._next_look_for_orphans:
             self.remove_orphans()
+            self.remove_parts()
             self._next_look_for_orphans = time.monotonic() + ORPHAN_INTERVAL
 
     def start_over(self) -> None:
@@ -164,6 +166,14 @@ class Janitor:
                 elif self._needs_no_files(job_id):
                     self._remove(f"{kind}/{job_id}")
 
+    def remove_parts(self) -> None:
+        """Remove the parts of files that nobody goes on sending to the store."""
+        try:
+            if swept := self._store.sweep_parts(PARTS_AGE):
+                log.info("the parts of %d files that were never whole are removed from the store", swept)
+        except OSError as error:
+            self._say_once("parts", "parts of files in the store cannot be removed: %s", error)
+
     def _needs_no_files(self, job_id: str) -> bool:
         state = self._jobs.state(job_id)
         return state in TERMINAL if state else time.time() - created_at(job_id) > ORPHAN_AGE
@@ -196,7 +206,7 @@ def main() -> None:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     redis = Redis.from_url(settings.require_redis_url, socket_timeout=REDIS_SECONDS)
-    jobs, store = Jobs.from_settings(redis, settings), open_store(settings.store_url)
+    jobs, store = Jobs.from_settings(redis, settings), settings.open_store()
     workers = Workers(redis, ttl_seconds=settings.worker_ttl_seconds)
     janitor = Janitor(jobs, Queue(redis), workers, store, record_ttl_seconds=settings.record_ttl_seconds)
     stop = threading.Event()

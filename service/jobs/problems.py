@@ -50,6 +50,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "too-many-uploads": (429, "Too many of the caller's uploads are waiting"),
     "busy": (503, "More uploads are waiting than the service takes"),
     "redis-unavailable": (503, "The job queue does not answer"),
+    "store-unavailable": (503, "The store does not answer"),
     "not-ready": (503, "The service cannot take work now"),
     "machine-failed": (503, "A machine of the service could not do its part"),
     "insufficient-storage": (507, "There is not enough disk space"),

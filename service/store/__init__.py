@@ -6,17 +6,22 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from service.errors import DainError
 
 WORKING_KINDS = ("uploads", "plans", "segments")  # what a job needs until it is over
 KINDS = (*WORKING_KINDS, "results")
+CACHE_BYTES = 16 * 2**30  # of copies that a machine keeps of a store elsewhere
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _KEY = re.compile(rf"({'|'.join(KINDS)})(/{_NAME}){{1,3}}")
 _PREFIX = re.compile(rf"({'|'.join(KINDS)})/({_NAME}/?){{0,3}}")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?")
+_REGION = re.compile(r"[a-z0-9-]+")
 
 
 def nothing() -> None:
@@ -42,6 +47,11 @@ class StoreMissing(StoreDamaged):
 
     def __init__(self, key: str, reason: str = "is missing") -> None:
         super().__init__(key, reason)
+
+
+class StoreUnavailable(DainError, OSError):
+    """The store does not do what it is asked to, and neither the file nor the caller is at fault. Its text says why,
+    what to do, and no secret."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,8 @@ class Store(Protocol):
     """Files under keys such as ``uploads/<job>``: durable, whole or absent, never changed once put.
 
     Nothing is under a key before `put` made it durable. What is not put is gone with its `scratch` folder. Keys are
-    this service's own; a malformed one raises ValueError. An error of the disk raises OSError.
+    this service's own; a malformed one raises ValueError. An error of the disk raises OSError, and so does a store that
+    cannot be reached (StoreUnavailable).
     """
 
     def scratch(self) -> AbstractContextManager[Path]:
@@ -78,7 +89,12 @@ class Store(Protocol):
         ...
 
     def sweep_scratch(self, min_age_seconds: float) -> int:
-        """Remove the scratch folders of dead processes that are older than `min_age_seconds`; returns how many."""
+        """Remove the scratch folders of dead processes of this machine that are older than `min_age_seconds`; returns
+        how many. One that cannot be removed is named in the log once."""
+        ...
+
+    def sweep_parts(self, min_age_seconds: float) -> int:
+        """Remove the parts of files whose `put` began `min_age_seconds` ago and never ended; returns of how many."""
         ...
 
     def put(
@@ -86,8 +102,8 @@ class Store(Protocol):
     ) -> Stored:
         """Move the scratch file `path` to `key`. When this returns, the file survives a power cut.
 
-        `sha256` is the file's hash where the caller has it already. Otherwise `step` is called after each block that
-        is hashed, and may raise to stop.
+        `sha256` is the file's hash where the caller has it already. `step` is called after each block that is hashed or
+        sent, and may raise to stop.
         """
         ...
 
@@ -101,7 +117,7 @@ class Store(Protocol):
     ) -> AbstractContextManager[Path]:
         """A local file to read while the context lasts, e.g. ``with store.fetch(key, sha256=known) as path``.
 
-        `step` is called after each block that is hashed, and may raise to stop.
+        `step` is called after each block that is hashed or received, and may raise to stop.
 
         Raises:
             StoreMissing: nothing is under `key`.
@@ -125,28 +141,80 @@ class Store(Protocol):
         """Remove every key that begins with `prefix`; none is no error. Open readers keep what they read."""
         ...
 
+    def check(self) -> None:
+        """Write something and remove it; raises OSError where the store refuses."""
+        ...
+
     def free_bytes(self) -> int:
-        """Space left for new files."""
+        """Space left for new files, in bytes, on the disk where they are written first."""
         ...
 
 
-def open_store(url: str) -> Store:
-    """The store at `url`, e.g. ``file:///var/lib/dain/store``, made where there is none.
+@dataclass(frozen=True)
+class Bucket:
+    """The parts of a URL such as ``s3://bucket/prefix?endpoint=https://s3.example.com&region=eu-west-1``."""
+
+    name: str
+    prefix: str = ""  #: of every key, with its slash; "" for none
+    endpoint: str | None = None  #: None: Amazon's
+    region: str | None = None  #: None: the environment's
+
+    @classmethod
+    def from_url(cls, url: str) -> Bucket:
+        """The bucket of `url`; raises ValueError where it names none. The error repeats nothing of the query."""
+        parts = urlsplit(url)
+        if "@" in parts.netloc or ":" in parts.netloc:
+            raise ValueError(
+                "an s3:// URL holds no credentials and no port: give credentials by the usual variables "
+                "(AWS_ACCESS_KEY_ID …) or the machine's role, and the server as ?endpoint=https://host:port"
+            )
+        if not _BUCKET.fullmatch(parts.netloc):
+            raise ValueError("the URL names no bucket; give one such as s3://bucket/prefix")
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        endpoint, region = query.pop("endpoint", None), query.pop("region", None)
+        if query or parts.fragment:
+            raise ValueError("an s3:// URL takes endpoint and region after the ?, and nothing else")
+        if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
+            raise ValueError("the endpoint of the URL is no address such as https://s3.example.com:9000")
+        if region is not None and not _REGION.fullmatch(region):
+            raise ValueError("the region of the URL is no name such as eu-west-1")
+        prefix = unquote(parts.path).strip("/")
+        return cls(parts.netloc, f"{prefix}/" if prefix else "", endpoint, region)
+
+
+def open_store(url: str, cache: Path | None = None, cache_bytes: int = CACHE_BYTES) -> Store:
+    """The store at `url`: ``file:///var/lib/dain/store``, made where there is none, or ``s3://bucket/prefix``.
+
+    A store on other machines keeps its scratch files in the folder `cache`, and there copies of what was read last,
+    which may have `cache_bytes`. Nothing is asked of such a store yet.
 
     Raises:
-        ValueError: `url` names no store of a known kind.
+        ValueError: `url` names no store of a known kind, or one whose kind needs what is not given or not installed.
     """
-    from service.store.local import LocalStore  # a kind of store is imported where one is opened
+    parts = urlsplit(check_url(url))
+    if parts.scheme == "file":  # a kind of store is imported where one is opened
+        from service.store.local import LocalStore
 
-    return LocalStore(Path(unquote(urlsplit(check_url(url)).path)))
+        return LocalStore(Path(unquote(parts.path)))
+    if cache is None:
+        raise ValueError("a store on other machines needs a folder here")
+    from service.store.s3 import S3Store
+
+    return S3Store(Bucket.from_url(url), cache, cache_bytes)
 
 
 def check_url(url: str) -> str:
     """`url` itself; raises ValueError where it names no store of a known kind. The error does not repeat it: it may
     hold a password."""
     parts = urlsplit(url)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
-        raise ValueError("the URL names no store; give a local folder such as file:///var/lib/dain/store")
+    if parts.scheme == "s3":
+        Bucket.from_url(url)
+        if find_spec("boto3") is None:
+            raise ValueError("an s3:// store needs the package boto3: install dain-service[s3]")
+    elif parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
+        raise ValueError(
+            "the URL names no store; give a local folder such as file:///var/lib/dain/store, or s3://bucket/prefix"
+        )
     return url
 
 

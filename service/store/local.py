@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import logging
 import os
-import re
 import shutil
 import threading
-import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from service.store import Stored, StoreDamaged, StoreMissing, check_key, check_prefix, is_key, nothing
+from service.store.hashes import hash_file
+from service.store.scratch import Scratch
 
 log = logging.getLogger("dain.store")
 
-_SCRATCH_NAME = re.compile(r"[0-9a-f]{32}")
-BLOCK_BYTES = 2**20
 MOST_REMEMBERED = 4096  # hashes of files that were checked
 
 
@@ -34,46 +29,19 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._scratch = root / "scratch"
-        self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._scratch = Scratch(root / "scratch")
         self._passed_over: set[Path] = set()
         self._checked = _Checked()
 
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """A private, empty folder on the store's disk for one attempt at something, removed on the way out.
-
-        The lock beside it tells `sweep_scratch` that its owner lives. The kernel frees the lock when the process
-        ends, however it ends.
-        """
-        folder = self._scratch / uuid.uuid4().hex
-        folder.mkdir(mode=0o700)
-        try:
-            with (folder / "owner").open("w") as owner:
-                fcntl.flock(owner, fcntl.LOCK_EX)
-                work = folder / "work"
-                work.mkdir(mode=0o700)
-                yield work
-        finally:
-            shutil.rmtree(folder)
+    def scratch(self) -> AbstractContextManager[Path]:
+        return self._scratch.folder()
 
     def sweep_scratch(self, min_age_seconds: float) -> int:
-        """As in the protocol. A folder that cannot be removed is named in the log once; the others are swept."""
-        oldest_kept = time.time() - min_age_seconds
-        swept = 0
-        for folder in self._scratch.iterdir():
-            if not _SCRATCH_NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
-                self._pass_over(folder)
-                continue
-            try:
-                if folder.stat().st_mtime <= oldest_kept and not _is_locked(folder / "owner"):
-                    shutil.rmtree(folder)
-                    swept += 1
-            except FileNotFoundError:  # its owner removed it meanwhile
-                continue
-            except OSError as error:
-                self._pass_over(folder, f"cannot be removed: {error}")
-        return swept
+        return self._scratch.sweep(min_age_seconds)
+
+    def sweep_parts(self, min_age_seconds: float) -> int:
+        """None: a file comes into its place whole."""
+        return 0
 
     def put(
         self, path: Path, key: str, *, sha256: str | None = None, step: Callable[[], None] = nothing
@@ -137,6 +105,10 @@ class LocalStore:
             if path.parent.parent != self.root:
                 _remove_if_empty(path.parent)
 
+    def check(self) -> None:
+        with self.scratch() as folder:
+            (folder / "written").write_bytes(b"yes")
+
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.root).free
 
@@ -167,10 +139,10 @@ class LocalStore:
             elif path.is_file():
                 yield path
 
-    def _pass_over(self, path: Path, why: str = "is no file of the service and is left alone") -> None:
+    def _pass_over(self, path: Path) -> None:
         if path not in self._passed_over:
             self._passed_over.add(path)
-            log.warning("%s %s", path.relative_to(self.root), why)
+            log.warning("%s is no file of the service and is left alone", path.relative_to(self.root))
 
 
 class _Checked:
@@ -195,27 +167,6 @@ class _Checked:
                 while len(self._known) > MOST_REMEMBERED:
                     self._known.popitem(last=False)
             return found
-
-
-def hash_file(path: Path, step: Callable[[], None] = nothing) -> str:
-    """The SHA-256 of a file's content, in hex; `step` is called after each block."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-            step()
-    return digest.hexdigest()
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -12,7 +12,7 @@ from redis import Redis
 from service.jobs.machine import Jobs
 from service.jobs.records import Output, State
 from service.settings import Settings
-from service.store import Store, open_store
+from service.store import Store
 from tests.api import serve
 
 
@@ -35,7 +35,7 @@ def jobs(redis: Redis, settings: Settings) -> Jobs:
 
 @pytest.fixture
 def store(settings: Settings) -> Store:
-    return open_store(settings.store_url)
+    return settings.open_store()
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_a_full_store_keeps_no_service_from_starting(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(LocalStore, "scratch", refuse)
-    up.check_store(settings.store_url)
+    up.check_store(settings)
 
 
 def test_a_worker_that_cannot_start_is_explained_by_its_log(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from service.jobs.queue import Queue, split_id
 from service.jobs.records import Job
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
-from service.store import open_store
 from tests.worker.conftest import Average
 from worker import work as tasks
 from worker.attempt import Runtime
@@ -41,7 +40,7 @@ class Bench:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.jobs, self.queue = Jobs.from_settings(redis, settings), Queue(redis)
-        self.store, self.workers = open_store(settings.store_url), Workers(redis, ttl_seconds=15)
+        self.store, self.workers = settings.open_store(), Workers(redis, ttl_seconds=15)
         record = WorkerRecord(
             name="bench", host="here", pid=1, device="cpu", device_name="cpu", backend="cpu", model="dain",
             precision="fp32", ready=True, started_at=0.0,

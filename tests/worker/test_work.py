@@ -6,7 +6,7 @@ import os
 import threading
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import av
 import pytest
@@ -17,8 +17,10 @@ from service.jobs.machine import ASSEMBLE, PLAN, segment_name
 from service.jobs.queue import WarmWorker
 from service.jobs.records import State
 from service.settings import Settings
-from service.store import Stored
+from service.store import Store, Stored, StoreUnavailable
+from service.store.s3 import S3Store
 from tests.api import until
+from tests.s3 import Bucket
 from tests.worker.conftest import MakeVideo
 from tests.worker.one_worker import Bench
 from worker import relay
@@ -316,3 +318,56 @@ def test_a_store_that_damages_every_segment_fails_the_job(
     bench.work()
     failed = bench.jobs.get(job.id)
     assert failed.error is not None and failed.error["type"] == "urn:dain:problem:stored-file-damaged"
+
+
+def test_a_job_whose_files_lie_in_s3(
+    redis: Redis,
+    settings: Settings,
+    bucket: Bucket,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The upload is fetched once for all its segments."""
+    fetched: list[str] = []
+    download = S3Store._download
+    monkeypatch.setattr(
+        S3Store,
+        "_download",
+        lambda store, wanted, *rest: fetched.append(wanted.key) or download(store, wanted, *rest),
+    )
+    bench = Bench(redis, settings.model_copy(update={"segment_frames": 8, "store_url": bucket.url}))
+    job = bench.accept(clip, tmp_path)
+    bench.work()
+    done = bench.jobs.get(job.id)
+    assert done.status is State.SUCCEEDED and done.output
+    assert (
+        fetched.count(job.source) == 1 and len([key for key in fetched if key.startswith("segments/")]) == 3
+    )
+    with bench.store.fetch(done.output.key, sha256=done.output.sha256) as path, av.open(str(path)) as video:
+        assert sum(1 for _ in video.decode(video=0)) == done.output.frames
+
+
+def test_a_task_waits_for_a_store_that_is_away(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often: no attempt at the task is to blame."""
+    monkeypatch.setattr("worker.attempt.STORE_SECONDS", 0.0)
+    job = bench.accept(clip, tmp_path)
+    real = bench.store
+    bench.runtime.store = Away(real)
+    assert bench.work(most=5) == 5
+    assert bench.jobs.get(job.id).status is State.RUNNING and bench.queue.depth() == 1
+    bench.runtime.store = real
+    bench.work()
+    assert bench.jobs.get(job.id).status is State.SUCCEEDED
+
+
+class Away:
+    """A store that does not answer; its scratch is on this machine."""
+
+    def __init__(self, store: Store) -> None:
+        self.scratch = store.scratch
+
+    def fetch(self, key: str, **_: object) -> NoReturn:
+        raise StoreUnavailable("The store does not answer.")

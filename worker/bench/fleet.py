@@ -43,7 +43,6 @@ from service.jobs.queue import Queue, WarmWorker
 from service.jobs.records import Output, State
 from service.jobs.workers import Workers
 from service.settings import Settings
-from service.store import open_store
 from service.up import redis_server
 from worker import attempt as attempt_module
 from worker import main as worker_main
@@ -299,7 +298,7 @@ class Simulation:
         return sum(count for state, count in self.jobs.counts().items() if State(state).terminal)
 
     def _sweep(self) -> None:
-        store = open_store(self.settings.store_url)
+        store = self.settings.open_store()
         janitor = Janitor(self.jobs, self.queue, self.workers, store, record_ttl_seconds=86400)
         while True:
             begun = time.perf_counter()

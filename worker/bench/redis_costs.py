@@ -29,7 +29,6 @@ from service.jobs.options import Options
 from service.jobs.queue import Queue, WarmWorker
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
-from service.store import open_store
 from worker.bench.fleet import running_redis
 
 SECONDS = 2.0  # for each operation
@@ -51,7 +50,7 @@ class Bench:
         self.queue = Queue(self.redis)
         self.workers = Workers(self.redis, ttl_seconds=3600)
         self.janitor = Janitor(
-            self.jobs, self.queue, self.workers, open_store(settings.store_url), record_ttl_seconds=3600
+            self.jobs, self.queue, self.workers, settings.open_store(), record_ttl_seconds=3600
         )
         self.metrics = Metrics()
         self.metrics.watch(Service.from_settings(settings))

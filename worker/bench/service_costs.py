@@ -84,7 +84,7 @@ def measure_api(settings: Settings, port: int, clip: Path, mib: int) -> None:
     api = Api(settings, port)
     try:
         jobs = Jobs.from_settings(Redis.from_url(settings.require_redis_url), settings)
-        result = finished_job(jobs, open_store(settings.store_url), mib)
+        result = finished_job(jobs, settings.open_store(), mib)
 
         def upload(client: httpx.Client, padding: int = 0) -> None:
             body = clip.read_bytes() + (padding + 8).to_bytes(4, "big") + b"free" + bytes(padding)

@@ -56,11 +56,10 @@ def metrics(request: Request, caller: AdminDep) -> Response:
 
 def store_fault(service: Service) -> str | None:
     try:
-        with service.store.scratch() as folder:
-            (folder / "written").write_bytes(b"yes")
+        service.store.check()
         free = service.store.free_bytes()
     except OSError as error:
-        return f"cannot be written to ({error.strerror})"
+        return f"cannot be written to ({error.strerror or error})"
     if free < service.settings.min_free_bytes:
         return f"has {free} bytes free, fewer than the {service.settings.min_free_bytes:d} to be kept"
     return None

@@ -20,6 +20,7 @@ from service.jobs.problems import PROBLEMS
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
 from service.store import Store
+from tests import s3
 from tests.api import assert_problem, serve
 
 POST = {"content": b"x", "headers": {"Content-Type": "video/mp4", "Idempotency-Key": "k"}}
@@ -132,6 +133,36 @@ class TestRedisHangs:
         assert_problem(http.get("/jobs"), 503, "redis-unavailable")
         problem = assert_problem(http.get("/readyz"), 503, "not-ready")
         assert problem["checks"]["redis"] == "does not answer (TimeoutError)"
+
+
+class TestStoreIsAway:
+    @pytest.fixture
+    def settings(self, settings: Settings, bucket: s3.Bucket, monkeypatch: pytest.MonkeyPatch) -> Settings:
+        monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
+        return settings.model_copy(update={"store_url": bucket.url_at("http://127.0.0.1:1")})
+
+    def test_is_a_503_that_says_when_to_come_back(
+        self, http: httpx.Client, clip: Path, redis: Redis, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        response = http.post("/jobs", content=clip.read_bytes(), headers={"Content-Type": "video/mp4"})
+        problem = assert_problem(response, 503, "store-unavailable")
+        assert int(response.headers["Retry-After"]) > 0
+        assert "127.0.0.1:1" not in problem["detail"] and "127.0.0.1:1" in caplog.text
+        assert http.get("/jobs").json()["jobs"] == []
+
+    def test_readiness_says_why(self, http: httpx.Client) -> None:
+        problem = assert_problem(http.get("/readyz"), 503, "not-ready")
+        assert "127.0.0.1:1 cannot be used" in problem["checks"]["store"]
+
+
+class TestStoreInS3:
+    @pytest.fixture
+    def settings(self, settings: Settings, bucket: s3.Bucket) -> Settings:
+        return settings.model_copy(update={"store_url": bucket.url})
+
+    def test_an_upload_comes_into_the_bucket(self, http: httpx.Client, clip: Path, bucket: s3.Bucket) -> None:
+        job = http.post("/jobs", content=clip.read_bytes(), headers={"Content-Type": "video/mp4"}).json()
+        assert bucket.keys() == [f"uploads/{job['id']}"]
 
 
 class TestBug:
