@@ -8,7 +8,7 @@ DAIN_VERSION ?= latest
 
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup demo test lint kernels compose-test lock audit licences clean
+.PHONY: setup demo test lint faults kernels compose-test lock audit licences clean
 
 setup: $(VENV)/installed
 
@@ -44,6 +44,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+faults: setup  ## faults at random moments on the whole service; SEED, ROUNDS, ONLY (a round), SELECT (a regex), STORM (jobs)
+	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) --rounds $(or $(ROUNDS),20) $(if $(ONLY),--only $(ONLY)) \
+	  --select '$(SELECT)' --storm $(or $(STORM),0)
 
 kernels: setup  ## compile every CUDA kernel; needs nvcc, no GPU
 	$(BIN)/python -m cuda_ext.build --check

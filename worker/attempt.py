@@ -32,8 +32,7 @@ from service.jobs.queue import Queue
 from service.jobs.records import Job, Output, State, UnreadableRecord
 from service.settings import Settings
 from service.store import Store, StoreDamaged, StoreUnavailable
-from worker.media.errors import MediaError
-from worker.media.ffmpeg import DISK_FULL
+from worker.media.errors import DISK_FULL, MediaError
 from worker.models import Models
 from worker.plan import RecentPlans
 from worker.relay import Leg, Relay

@@ -8,6 +8,7 @@ RQ's statuses.
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -32,9 +33,8 @@ REDIS_SECONDS = 5.0  # time for Redis to answer one command
 # Seconds that a task may be in no queue, or running and on no worker's list: longer than any worker needs from pop to
 # claim, or from one heartbeat to the next.
 LOST_AFTER = 10.0
-# Heartbeats that a worker without a record may take before it counts as dead. After an outage of Redis every record
-# has expired, and the living report again within one.
-MISSED_HEARTBEATS = 2
+# Heartbeats in which the living report again when nobody looked for a while: in an outage of Redis all records expire.
+GRACE_HEARTBEATS = 2
 SCRATCH_AGE = 60.0  # seconds: a new folder has no lock yet
 ORPHAN_AGE = 3600.0  # seconds after which a file of no job is removed
 PARTS_AGE = 86400.0  # seconds after which a file that is being sent to the store counts as given up
@@ -59,6 +59,8 @@ class Janitor:
         self._store = store
         self._record_ttl = record_ttl_seconds
         self._suspects: dict[tuple[str, ...], float] = {}  # tasks that seem lost, and since when
+        self._looked_at = -math.inf
+        self._grace_ends = 0.0
         self._next_look_for_orphans = 0.0
         self._said: set[str] = set()
 
@@ -74,8 +76,9 @@ class Janitor:
             self._next_look_for_orphans = time.monotonic() + ORPHAN_INTERVAL
 
     def start_over(self) -> None:
-        """Forget every suspicion, as after an outage of Redis: what was seen before it proves nothing."""
+        """Forget every suspicion, and let the living report again, as after an outage of Redis."""
         self._suspects = {}
+        self._grace_ends = time.monotonic() + GRACE_HEARTBEATS * self._workers.heartbeat_seconds
 
     def redeliver(self) -> None:
         """Queue again each task whose worker died or dropped it, or that is queued and yet in no queue."""
@@ -84,13 +87,17 @@ class Janitor:
         workers = {worker.name: worker for worker in self._workers.all()}
         suspects: dict[tuple[str, ...], float] = {}
         now = time.monotonic()
+        if now - self._looked_at > INTERVAL + self._workers.heartbeat_seconds:
+            self.start_over()
+        self._looked_at = now
         for job_id, task, fields in live:
             if fields["state"] == "running":
                 worker = workers.get(fields["worker"])
                 if worker and _has(worker, job_id, task):
                     continue
-                fault = "no longer has" if worker else "died in"
-                patience = LOST_AFTER if worker else MISSED_HEARTBEATS * self._workers.heartbeat_seconds
+                if not worker and now < self._grace_ends:
+                    continue
+                fault, patience = ("no longer has", LOST_AFTER) if worker else ("died in", 0.0)
             elif (job_id, task) not in waiting:
                 model = fields.get("needs_model")
                 if model and not any(worker.may_serve(model) for worker in workers.values()):
@@ -141,6 +148,7 @@ class Janitor:
         """Remove the upload, plan and segments of jobs that are over, and what dead processes left in scratch."""
         for job_id in self._jobs.unclean():
             if self._remove(*(f"{kind}/{job_id}" for kind in WORKING_KINDS)):
+                self._queue.forget(job_id)  # a worker may have died in a task after the job's end
                 self._jobs.cleaned(job_id)
         try:
             self._store.sweep_scratch(SCRATCH_AGE)

@@ -73,18 +73,22 @@ class Queue:
         found = (_split_if_ours(text(raw)) for raw in self._redis.lrange(self.rq.key, 0, -1))
         return {task for task in found if task}
 
-    def forget(self, job_id: str, task: str) -> None:
-        """Drop what RQ still holds of a task whose worker died. RQ would count it as work in progress for ever."""
+    def forget(self, job_id: str, task: str = "") -> None:
+        """Drop what RQ still holds of a task whose worker died, or without `task` of all tasks of a job that is over.
+
+        RQ would count it as work in progress for ever.
+        """
+        meant = f"{job_id}_{task}_" if task else f"{job_id}_"
         started = self.rq.started_job_registry.key
         for execution in map(text, self._redis.zrange(started, 0, -1)):
-            delivery = execution.partition(":")[0]
-            if _split_if_ours(delivery) == (job_id, task):
+            if execution.startswith(meant):
                 self._redis.zrem(started, execution)
-                self._redis.delete(rq.job.Job.key_for(delivery))
+                self._redis.delete(rq.job.Job.key_for(execution.partition(":")[0]))
         popped = self.rq.intermediate_queue_key
         for delivery in map(text, self._redis.lrange(popped, 0, -1)):
-            if _split_if_ours(delivery) == (job_id, task):
+            if delivery.startswith(meant):
                 self._redis.lrem(popped, 0, delivery)
+                self._redis.delete(rq.job.Job.key_for(delivery))
 
 
 def split_id(delivery: str) -> tuple[str, str]:

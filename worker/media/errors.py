@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from service.errors import DainError
 
+DISK_FULL = "The disk ran full while the video was worked on. Make room on it, and try again."
 EXPORT_AGAIN = "Check that it plays, or export it again as MP4 (H.264)."
 
 
@@ -29,6 +30,11 @@ class MachineError(MediaError):
 
     def __init__(self, detail: str) -> None:
         super().__init__(self.SLUG, detail)
+
+
+def disk_full() -> MediaError:
+    """There is no room for what is made of the video."""
+    return MediaError("insufficient-storage", DISK_FULL)
 
 
 def unreadable(reason: str) -> MediaError:

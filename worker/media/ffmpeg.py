@@ -26,12 +26,10 @@ import imageio_ffmpeg
 
 from worker.channel import CHECK_SECONDS
 from worker.media import sandbox
-from worker.media.errors import MachineError, MediaError
+from worker.media.errors import MachineError, MediaError, disk_full
 from worker.media.moved import Moved
 from worker.media.sandbox import FORMATS, PROTOCOLS
 from worker.media.sandbox import url as url
-
-DISK_FULL = "The disk ran full while the video was worked on. Make room on it, and try again."
 
 PIPE_BYTES = 1 << 20  # the most that Linux gives to a process without privileges
 MEMORY_BYTES = 16 << 30  # of address space, which a decoder's threads reserve far more of than they use
@@ -40,7 +38,7 @@ MEMORY_BYTES = 16 << 30  # of address space, which a decoder's threads reserve f
 def not_written(done: str, why: str) -> MediaError:
     """A result that could not be `done` ("encoded"), by what FFmpeg says: the disk is full, or something is wrong."""
     if os.strerror(errno.ENOSPC) in why:
-        return MediaError("insufficient-storage", DISK_FULL)
+        return disk_full()
     return MediaError("encode-failed", f"The result could not be {done} ({why}). Try again.")
 
 

@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
-from worker.media.errors import MachineError, MediaError, unreadable
+from worker.media.errors import MachineError, MediaError, disk_full, unreadable
 from worker.media.facts import DEFAULT_LIMITS, Limits, VideoInfo
 from worker.media.moved import Moved
 
@@ -52,6 +52,8 @@ LOOK_SECONDS = 0.2  # between two calls of `check`
 HARD_LIMIT_SECONDS = 5  # after SIGXCPU comes SIGKILL
 
 VERDICTS = {"unreadable-video", "unsupported-format", "no-video-stream", "damaged-video", "limit-exceeded"}
+
+CANNOT_WRITE = 120  # exit status of a Python that could not write all of its answer
 
 # A process that one of these signals ended is the victim of something outside it.
 FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -237,6 +239,8 @@ def _judge(status: int, messages: IO[bytes]) -> None:
         if -status == signal.SIGXCPU:
             raise unreadable("reading it takes far too long")
         raise _Crashed(name)
+    if status == CANNOT_WRITE:
+        raise disk_full()
     messages.seek(0)
     lines = messages.read(1 << 16).decode(errors="replace").strip().splitlines()
     raise MachineError(

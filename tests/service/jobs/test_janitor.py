@@ -53,6 +53,14 @@ def job(jobs: Jobs, store: Store, tmp_path: Path) -> Job:
     )
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the janitor's clock shows: one number of seconds, for the test to change."""
+    shown = [100.0]
+    monkeypatch.setattr(janitor_module.time, "monotonic", lambda: shown[0])
+    return shown
+
+
 def put(store: Store, folder: Path, key: str) -> None:
     path = folder / "made"
     path.write_bytes(b"bytes")
@@ -72,14 +80,16 @@ def test_the_jobs_of_an_earlier_release_are_listed(
 
 
 def test_a_dead_workers_task_is_delivered_again(
-    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis, clock: list[float]
 ) -> None:
+    """At the first sweep that finds its record expired, where sweeps were regular before."""
     Workers(redis, ttl_seconds=15).heartbeat(worker("ann"))
     jobs.claim(job.id, PLAN, "ann")
-    janitor.redeliver()
+    for _ in range(4):
+        janitor.redeliver()
+        clock[0] += janitor_module.INTERVAL
     assert queue.waiting() == set()
     redis.delete(worker_key("ann"))
-    monkeypatch.setattr(janitor_module, "MISSED_HEARTBEATS", 0)
     janitor.redeliver()
     assert queue.waiting() == {(job.id, PLAN)}
     janitor.redeliver()
@@ -87,31 +97,32 @@ def test_a_dead_workers_task_is_delivered_again(
 
 
 def test_a_living_worker_keeps_its_task_when_an_outage_of_redis_took_its_record(
-    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis, clock: list[float]
 ) -> None:
-    """Every record has expired by the first good sweep, and the living have not reported again yet."""
+    """Every record has expired by the first good sweep, and the living report again within two heartbeats."""
     jobs.claim(job.id, PLAN, "ann")
     janitor.redeliver()
+    clock[0] += 60  # the outage
+    for _ in range(3):
+        janitor.redeliver()
+        clock[0] += janitor_module.INTERVAL
     assert queue.waiting() == set()
     Workers(redis, ttl_seconds=15).heartbeat(worker("ann"))
-    monkeypatch.setattr(janitor_module, "MISSED_HEARTBEATS", 0)
     janitor.redeliver()
     assert queue.waiting() == set()
 
 
 def test_what_was_seen_before_an_outage_proves_nothing(
-    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    janitor: Janitor, queue: Queue, job: Job, clock: list[float]
 ) -> None:
-    clock = [100.0]
-    monkeypatch.setattr(janitor_module.time, "monotonic", lambda: clock[0])
-    jobs.claim(job.id, PLAN, "ann")
+    """Here the API died before it had queued the task."""
     janitor.redeliver()
     clock[0] += 60
-    janitor.start_over()
     janitor.redeliver()
     assert queue.waiting() == set()
-    clock[0] += 60
-    janitor.redeliver()
+    for _ in range(6):
+        clock[0] += janitor_module.INTERVAL
+        janitor.redeliver()
     assert queue.waiting() == {(job.id, PLAN)}
 
 
@@ -145,7 +156,7 @@ def test_a_task_that_its_living_worker_no_longer_has_is_delivered_again(
 def test_a_task_that_keeps_killing_workers_fails_its_job(
     janitor: Janitor, jobs: Jobs, job: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(janitor_module, "MISSED_HEARTBEATS", 0)
+    monkeypatch.setattr(janitor_module, "GRACE_HEARTBEATS", 0)
     for _ in range(settings.max_attempts):
         jobs.claim(job.id, PLAN, "dead")
         janitor.redeliver()
@@ -204,6 +215,22 @@ def test_a_job_that_is_over_keeps_only_its_result(
     janitor.clean_up()
     assert files(store) == [f"uploads/{other}", f"results/{job.id}/aa.mp4"]
     assert jobs.unclean() == []
+
+
+def test_rq_forgets_what_was_in_hand_when_a_job_ended(
+    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis
+) -> None:
+    """A worker that dies in a task of such a job leaves it to nobody."""
+    queue.enqueue(job.id, PLAN)
+    [delivery] = redis.lrange(queue.rq.key, 0, -1)
+    redis.delete(queue.rq.key)
+    redis.zadd(queue.rq.started_job_registry.key, {delivery + b":execution": 1})
+    queue.enqueue(job.id, "segment-0")
+    redis.lmove(queue.rq.key, queue.rq.intermediate_queue_key)
+    jobs.finish(job.id, State.CANCELLED)
+    janitor.clean_up()
+    assert not list(redis.scan_iter(match="rq:job:*")) and not redis.exists(queue.rq.intermediate_queue_key)
+    assert not redis.exists(queue.rq.started_job_registry.key)
 
 
 def test_an_upload_without_a_job_is_removed_after_an_hour(

@@ -74,6 +74,14 @@ def test_what_happens_to_the_process_is_not(text: str, expected: str, program: P
         sandbox.probe(clip)
 
 
+def test_a_full_disk_of_temporary_files_is_named(program: Program, clip: Path) -> None:
+    """Python ends so where it cannot write what it printed."""
+    program("import os\nos.dup2(os.open('/dev/full', os.O_WRONLY), 1)\nprint('an answer')")
+    with pytest.raises(MediaError) as caught:
+        sandbox.probe(clip)
+    assert caught.value.slug == "insufficient-storage"
+
+
 def test_a_crash_that_does_not_happen_again_is_forgotten(
     program: Program, clip: Path, tmp_path: Path
 ) -> None:
