@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": Entry("dain_core.evaluation.cli", "evaluate", "worker", "Compare made frames with true ones."),
     "interpolate": Entry("worker.cli", "interpolate", "worker", "Make a video smoother right here."),
     "jobs": Entry("service.commands", "jobs", "", "List the jobs of a service, newest first."),
+    "keys": Entry("service.key_commands", "keys", "service", "Make, list, revoke and rotate API keys."),
     "submit": Entry("service.commands", "submit", "", "Send a video to a service, and fetch the result."),
     "train": Entry("dain_core.training.cli", "train", "train", "Train weights of your own."),
     "up": Entry("service.up", "up", "embedded", "Run the whole service here."),

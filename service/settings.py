@@ -70,6 +70,10 @@ def _default_store_url(values: dict[str, Any]) -> str:
     return str((values["state_dir"] / "store").as_uri())
 
 
+def _default_keys_file(values: dict[str, Any]) -> Path | None:
+    return values["state_dir"] / "keys.json" if values["redis_url"] is None else None
+
+
 class Settings(BaseSettings):
     """Every setting with its name, default, range and meaning, e.g. ``Settings(port=8080)``.
 
@@ -114,6 +118,17 @@ class Settings(BaseSettings):
         default=frozenset(),
         description="Where webhooks may go and videos may be fetched from, beside public https: host names, addresses "
         "and networks, `hooks.internal,10.1.0.0/16`.",
+    )
+
+    keys_file: Annotated[Path, AfterValidator(_absolute)] | None = Field(
+        default_factory=_default_keys_file,
+        description="File of the API keys, which `dain keys` writes; unset: they are kept in Redis, or, where "
+        "`dain up` starts its own, in `keys.json` of the state folder.",
+    )
+    open: bool = Field(
+        default=False,
+        description="Whether anybody may call the API, as long as there are no keys, though it listens on an address "
+        "that other machines may reach.",
     )
 
     max_upload_bytes: ByteSize = Field(default=ByteSize(4 * GIB), gt=0, description="Largest upload taken.")
@@ -190,18 +205,14 @@ class Settings(BaseSettings):
         return open_store(self.store_url, self.state_dir / "cache", self.cache_bytes)
 
     @property
-    def exposure(self) -> str | None:
-        """A warning where the API listens on an address that other machines may reach; None elsewhere."""
+    def open_without_keys(self) -> bool:
+        """Whether anybody may call the API as long as there are no keys: this machine's users alone, or by `open`."""
+        if self.open:
+            return True
         try:
-            local = ipaddress.ip_address(self.host).is_loopback
+            return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
-            local = self.host == "localhost"
-        if local:
-            return None
-        return (
-            f"The API listens on {self.host} and has no login: whoever reaches this machine can send, fetch and delete "
-            "jobs. Put a proxy with a login in front, or listen on 127.0.0.1."
-        )
+            return self.host == "localhost"
 
     @property
     def require_redis_url(self) -> str:

@@ -34,6 +34,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from service.bound import die_with_parent
+from service.jobs.keys import FileKeys, check_exposure
 from service.settings import Settings, read_settings
 
 STOP_SECONDS = 30
@@ -59,6 +60,7 @@ def up(host: str | None, port: int | None, state_dir: Path | None) -> None:
             settings = settings.model_copy(update={"port": claim_port(settings.host, settings.port)})
             check_redis(settings.redis_url)
             check_store(settings)
+            check_keys(settings)
             sys.exit(_supervise(settings, runtime_dir, lock))
     except OSError as error:
         raise click.ClickException(
@@ -162,6 +164,13 @@ def check_store(settings: Settings) -> None:
         ) from None
 
 
+def check_keys(settings: Settings) -> None:
+    """Ends the process as `check_exposure` does; makes the state folder's file of keys where it is to hold them."""
+    if settings.keys_file is not None and "keys_file" not in settings.model_fields_set:
+        FileKeys(settings.keys_file).create()
+    check_exposure(settings)
+
+
 def supervisor_config(
     settings: Settings, runtime_dir: Path, workers: list[str]
 ) -> configparser.RawConfigParser:
@@ -254,6 +263,8 @@ def _environment(settings: Settings, runtime_dir: Path, instance: str) -> Mappin
         "DAIN_PORT": str(settings.port),
         "DAIN_INSTANCE": instance,
     }
+    if settings.keys_file is not None:
+        chosen["DAIN_KEYS_FILE"] = str(settings.keys_file)
     # Threads of the network that spin while they wait would take the cores from the codecs.
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **chosen, "PYTHONUNBUFFERED": "1"}
 
@@ -287,8 +298,6 @@ def _attend(supervisord: subprocess.Popen[bytes], events: IO[str], settings: Set
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisord.send_signal(signal.SIGTERM))
     click.echo(f"Starting; state and logs in {settings.state_dir}")
-    if settings.exposure:
-        click.echo(f"Warning: {settings.exposure}", err=True)
     _await_readiness(supervisord, events, settings, instance)
     supervisord.wait()
     click.echo("Stopped.")

@@ -13,11 +13,13 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.auth import AuthMiddleware
 from service.api.deps import Service
 from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
-from service.api.problems import documented, install_handlers
+from service.api.problems import KEYED, documented, install_handlers
 from service.api.routes import docs, health, jobs, results, submit, workers
+from service.jobs.keys import check_exposure
 from service.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -59,10 +61,13 @@ def create_app(settings: Settings) -> FastAPI:
     )
     metrics = Metrics()
     app.state.metrics = metrics
+    app.add_middleware(AuthMiddleware)
     app.add_middleware(GuardMiddleware, settings=settings)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     install_handlers(app)
-    for routes in (submit, jobs, results, workers, health, docs):
+    for routes in (submit, jobs, results, workers):
+        app.include_router(routes.router, responses=documented(*KEYED))
+    for routes in (health, docs):
         app.include_router(routes.router)
     return app
 
@@ -103,8 +108,7 @@ def main() -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    if settings.exposure:
-        log.warning(settings.exposure)
+    check_exposure(settings)
     uvicorn.run(
         create_app(settings),
         host=settings.host,

@@ -1,19 +1,37 @@
 """Who sends a request, and what a route asks of whoever calls it.
 
-A route names the scope that it needs by the type of an argument: `ReaderDep`, `SubmitterDep` or `AdminDep`. It passes
-`caller.owner` on to whatever it reads or changes: the jobs of other owners do not exist for it.
+The middleware looks at the key before a route is found and before a byte of the body is read, so a route that forgets
+to ask is no way in. A route names the scope that it needs by the type of an argument: `ReaderDep`, `SubmitterDep` or
+`AdminDep`. It passes `caller.owner` on to whatever it reads or changes: the jobs of other owners do not exist for it.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from fastapi import Security
-from fastapi.security import SecurityScopes
+from fastapi import Request, Security
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from redis.exceptions import RedisError
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as Connection
 
-from service.jobs.keys import Key, Scope
+from service.api.problems import problem_response, redis_unavailable
+from service.jobs.keys import Key, KeysUnreadable, Scope, id_in
+from service.jobs.problems import Problem
 from service.jobs.records import DEFAULT_OWNER
+
+if TYPE_CHECKING:
+    from service.api.deps import Service
+
+log = logging.getLogger(__name__)
+
+#: What anybody may ask, also where there are keys.
+OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 
 
 @dataclass(frozen=True)
@@ -21,7 +39,7 @@ class Caller:
     """Who sends a request. `owner` is the name that the jobs of the caller belong to."""
 
     owner: str
-    scopes: frozenset[Scope]
+    scopes: frozenset[str]
     key: Key | None = None
 
 
@@ -29,9 +47,104 @@ class Caller:
 ANYBODY = Caller(DEFAULT_OWNER, frozenset(Scope))
 
 
-def get_caller(required: SecurityScopes) -> Caller:
-    """The caller of the present request, who has the `required` scopes."""
-    return ANYBODY
+class AuthMiddleware:
+    """Calls `app` for whoever has a key, in bounds of the key's rate; answers others with a problem."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN:
+            return await self.app(scope, receive, send)
+        request = Request(scope)
+        try:
+            caller, headers = await run_in_threadpool(admit, request.app.state.service, request)
+        except Problem as problem:
+            return await problem_response(problem, request)(scope, receive, send)
+        request.state.caller = caller
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(headers)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers if headers else send)
+
+
+def admit(service: Service, request: Request) -> tuple[Caller, dict[str, str]]:
+    """The caller of `request`, and headers for the response; Problem 401, 429 or 503 for whoever is not let in."""
+    try:
+        known = service.keys.all()
+        if not known and service.settings.open_without_keys:
+            return ANYBODY, {}
+        key = authenticate(known, request.headers.get("authorization"))
+        if key.rate is None:
+            return Caller(key.owner, key.scopes, key), {}
+        taken = service.rates.take(key.id, key.rate)
+    except KeysUnreadable as error:
+        log.error("%s", error)
+        raise keys_unreadable() from None
+    except RedisError as error:
+        raise redis_unavailable(error) from None
+    if not taken.granted:
+        raise Problem(
+            "rate-limited",
+            f"This key may send {key.rate} requests a minute; send the next one in {taken.wait} seconds.",
+            headers=taken.headers,
+        )
+    return Caller(key.owner, key.scopes, key), taken.headers
+
+
+def authenticate(known: Mapping[str, Key], header: str | None) -> Key:
+    """The valid key among `known` whose token is in the Authorization header `header`; Problem 401 for any other."""
+    if header is None:
+        raise unauthorized("This service asks for a key: send it as `Authorization: Bearer dain_…`.")
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer":
+        raise unauthorized("The header Authorization holds no key: send `Authorization: Bearer dain_…`.")
+    key = known.get(id_in(token) or "")
+    if key is None or not key.has(token):
+        raise unauthorized("The key that was sent is none of this service's; send it whole.", wrong=True)
+    if key.over:
+        raise unauthorized(f"The key {key.id} of {key.owner} is {key.over}; use another.", wrong=True)
+    return key
+
+
+def unauthorized(detail: str, *, wrong: bool = False) -> Problem:
+    """Problem 401. Its `detail` repeats nothing of the header: what is no key here may be a password elsewhere."""
+    return Problem(
+        "unauthorized",
+        f"{detail} Whoever runs the service makes keys with `dain keys add`.",
+        headers={"WWW-Authenticate": 'Bearer error="invalid_token"' if wrong else "Bearer"},
+    )
+
+
+def keys_unreadable() -> Problem:
+    return Problem(
+        "keys-unreadable",
+        "The service cannot read its list of keys, and lets nobody in until it can; its log says why. Try again later.",
+        headers={"Retry-After": "30"},
+    )
+
+
+_bearer = HTTPBearer(
+    auto_error=False, description="A key that `dain keys add` made; a service may have none."
+)
+
+
+async def get_caller(
+    required: SecurityScopes,
+    request: Request,
+    _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],  # for the OpenAPI description
+) -> Caller:
+    """The caller of `request`; Problem 403 where one of the `required` scopes is missing."""
+    caller: Caller = request.state.caller
+    if missing := sorted(set(required.scopes) - caller.scopes):
+        raise Problem(
+            "forbidden",
+            f"This needs a key with the scope {missing[0]}; this one has {', '.join(sorted(caller.scopes)) or 'none'}.",
+        )
+    return caller
 
 
 #: For what other dependencies need of the caller: the route that uses them names the scope.

@@ -17,7 +17,8 @@ from redis.retry import Retry
 from service.api.auth import CallerDep
 from service.api.line import Line
 from service.api.probe import Prober
-from service.jobs.keys import Scope
+from service.api.rates import RateLimits
+from service.jobs.keys import Keys, Scope, open_keys
 from service.jobs.machine import Jobs
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
@@ -41,6 +42,8 @@ class Service:
     jobs: Jobs
     queue: Queue
     workers: Workers
+    keys: Keys
+    rates: RateLimits
     prober: Prober = field(default_factory=Prober)
     #: A look takes a core and some memory. Half of the places are as many as there are cores, and an owner has no more.
     line: Line = field(default_factory=lambda: Line(LOOKS))
@@ -63,6 +66,8 @@ class Service:
             jobs=Jobs.from_settings(redis, settings),
             queue=Queue(redis),
             workers=Workers(redis, ttl_seconds=settings.worker_ttl_seconds),
+            keys=open_keys(settings, redis),
+            rates=RateLimits(redis),
         )
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """Refuses what a web page of another site makes a browser send.
 
-The service has no login, so a browser on this machine or in this network must not act on it for a stranger's page.
+A service without keys trusts its own machine, so a browser there must not act on it for a stranger's page.
 Three headers that no page can forge tell such requests apart:
 
 - `Host`. A page whose own name is made to point here (DNS rebinding) sends that name.

@@ -24,6 +24,18 @@ MEDIA_TYPE = "application/problem+json"
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
+#: What a route that wants a key may answer, whatever it is for.
+KEYED = (
+    "unauthorized",
+    "forbidden",
+    "unknown-host",
+    "cross-site-request",
+    "rate-limited",
+    "keys-unreadable",
+    "redis-unavailable",
+)
+
+
 class ProblemDocument(BaseModel):
     """An error as RFC 9457 describes it."""
 
@@ -98,12 +110,15 @@ def _allowed_methods(request: Request) -> list[str]:
 
 
 async def _on_redis_error(request: Request, error: RedisError) -> JSONResponse:
+    return problem_response(redis_unavailable(error), request)
+
+
+def redis_unavailable(error: RedisError) -> Problem:
     """Redis is down, loading, full or read-only: this passes, or an operator mends it."""
     log.error("Redis: %r", error)
-    problem = Problem(
+    return Problem(
         "redis-unavailable", "The job queue does not answer; try again shortly.", headers={"Retry-After": "5"}
     )
-    return problem_response(problem, request)
 
 
 async def _on_store_unavailable(request: Request, error: StoreUnavailable) -> JSONResponse:

@@ -4,11 +4,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from redis import Redis
 
+from service.jobs.keys import Key, RedisKeys, open_keys
 from service.jobs.machine import Jobs
 from service.jobs.records import Output, State
 from service.settings import Settings
@@ -73,3 +75,16 @@ def debris(store: Store, redis: Redis) -> Callable[[], list[str]]:
         return files + folders + [key.decode() for key in redis.keys("*")]
 
     return look
+
+
+@pytest.fixture
+def make_key(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
+    """Makes a key of an owner, and gives the header that its caller sends; the API sees it at once."""
+    monkeypatch.setattr(RedisKeys, "SECONDS", 0)
+
+    def make(owner: str, *scopes: str, **fields: Any) -> dict[str, str]:
+        key, token = Key.new(owner, scopes or ("submit", "read"), **fields)
+        open_keys(settings).put(key)
+        return {"Authorization": f"Bearer {token}"}
+
+    return make

@@ -18,6 +18,7 @@ import click
 import pytest
 
 from service import up
+from service.jobs.keys import FileKeys, Key
 from service.settings import Settings
 from service.store.local import LocalStore
 from tests.api import serve
@@ -195,12 +196,18 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     assert not runtime_dir.exists()
 
 
-@pytest.mark.parametrize(("host", "exposed"), [("0.0.0.0", True), ("::", True), ("10.0.0.1", True), ("dain", True),
-                                               ("127.0.0.1", False), ("::1", False), ("localhost", False)])  # fmt: skip
-def test_listening_beyond_this_machine_is_warned_of(host: str, exposed: bool) -> None:
-    warning = Settings(host=host).exposure
-    assert (warning is not None) is exposed
-    assert warning is None or (host in warning and "no login" in warning)
+def test_an_address_that_others_reach_is_refused_until_there_is_a_key(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DAIN_")}
+    environment |= {"DAIN_STATE_DIR": str(tmp_path / "state"), "DAIN_DEVICE": "cpu"}
+    command = [sys.executable, "-m", "service.cli", "up", "--host", "0.0.0.0", "--port", "0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stdout == ""
+    advice = re.search(r"`(DAIN_KEYS_FILE=\S+ dain keys add) NAME`", done.stderr)
+    assert advice and "DAIN_OPEN=true" in done.stderr
+    given = Settings(state_dir=tmp_path / "state", host="0.0.0.0")
+    assert given.keys_file is not None and str(given.keys_file) in advice[1]
+    FileKeys(given.keys_file).put(Key.new("ann", ["read"])[0])
+    up.check_keys(given)
 
 
 def test_modules_in_the_current_folder_stand_in_for_none_of_ours(tmp_path: Path) -> None:

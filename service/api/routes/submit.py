@@ -49,6 +49,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
         "damaged-video",
         "no-video-stream",
         "limit-exceeded",
+        "rate-limited",
         "queue-full",
         "too-many-uploads",
         "busy",

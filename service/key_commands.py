@@ -1,0 +1,188 @@
+"""`dain keys`: makes, lists, revokes and rotates the API keys of a service."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import click
+from pydantic import ByteSize, TypeAdapter, ValidationError
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Column, Table
+
+from service.jobs.keys import OWNER, Key, Keys, KeysUnreadable, Quota, Scope, open_keys
+from service.settings import read_settings
+
+UNITS = {"m": 60, "h": 3600, "d": 24 * 3600}
+
+
+class Size(click.ParamType):
+    """A number of bytes, such as ``50GiB``."""
+
+    name = "size"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(TypeAdapter(ByteSize).validate_python(value))
+        except ValidationError:
+            self.fail(f"{value!r} is no size such as 50GiB", param, ctx)
+
+
+class Duration(click.ParamType):
+    """A time in seconds, written as ``30m``, ``12h`` or ``90d``."""
+
+    name = "time"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d{1,5})([mhd])", value)
+        if match is None:
+            self.fail(f"{value!r} is no time such as 30m, 12h or 90d", param, ctx)
+        return int(match[1]) * UNITS[match[2]]
+
+
+class Scopes(click.ParamType):
+    """Scopes with commas between them."""
+
+    name = "scopes"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> frozenset[str]:
+        try:
+            return frozenset(Scope(name.strip()).value for name in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of {', '.join(Scope)}, such as submit,read", param, ctx)
+
+
+@click.group()
+def keys() -> None:
+    """Make, list, revoke and rotate the API keys of a service.
+
+    They are in the file DAIN_KEYS_FILE; where that is unset, in the Redis of DAIN_REDIS_URL; where that is unset, too,
+    in keys.json of the state folder, where `dain up` finds them. A running service follows within a second.
+    """
+
+
+@keys.command()
+@click.argument("owner", metavar="NAME")
+@click.option("--scope", "scopes", type=Scopes(), default="submit,read", show_default=True,
+              help="What the key allows: submit, read, admin.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1), help="Most jobs of NAME queued or running.  [no limit]")
+@click.option("--bytes", "size", type=Size(), help="Most bytes that NAME may upload a day (UTC).  [no limit]")
+@click.option("--rate", type=click.IntRange(min=1), help="Most requests a minute.  [no limit]")
+@click.option("--expires", type=Duration(), help="When the key ends: in 30m, 12h, 90d.  [never]")
+def add(
+    owner: str,
+    scopes: frozenset[str],
+    jobs: int | None,
+    size: int | None,
+    rate: int | None,
+    expires: int | None,
+) -> None:
+    """Make a key for NAME, whose jobs no other name sees, and print it: once, since only its hash is kept.
+
+    NAME may have several keys. Jobs from the time before there were keys belong to the name `default`.
+    """
+    if not OWNER.fullmatch(owner):
+        raise click.BadParameter(
+            f"{owner!r} is no name of up to 64 lower-case letters, digits, dots, hyphens and underscores",
+            param_hint="NAME",
+        )
+    key, token = Key.new(
+        owner,
+        scopes,
+        quota=Quota(jobs=jobs, bytes=size),
+        rate=rate,
+        expires_at=None if expires is None else time.time() + expires,
+    )
+    with _store() as store:
+        store.put(key)
+    _show_once(key, token)
+
+
+@keys.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print the records, without their hashes.")
+def list_keys(as_json: bool) -> None:
+    """List all keys, those that are over, too."""
+    with _store() as store:
+        found = sorted(store.all().values(), key=lambda key: key.created_at)
+    if as_json:
+        click.echo(json.dumps([key.model_dump(mode="json", exclude={"sha256"}) for key in found], indent=2))
+        return
+    table = Table(
+        Column("id", no_wrap=True), "name", "scopes", "jobs", "bytes a day", "requests a minute", "state"
+    )
+    for key in found:
+        size = None if key.quota.bytes is None else ByteSize(key.quota.bytes).human_readable()
+        limits = ("" if limit is None else str(limit) for limit in (key.quota.jobs, size, key.rate))
+        table.add_row(key.id, key.owner, ", ".join(sorted(key.scopes)), *limits, _state(key))
+    Console().print(table)
+
+
+@keys.command()
+@click.argument("key_ids", metavar="ID...", nargs=-1, required=True)
+def revoke(key_ids: tuple[str, ...]) -> None:
+    """End keys for good, by the ids that `dain keys list` shows."""
+    with _store() as store:
+        for key in [_find(store, key_id) for key_id in key_ids]:
+            store.put(key.model_copy(update={"revoked_at": key.revoked_at or time.time()}))
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option("--keep", type=Duration(), default="0m", show_default=True,
+              help="How long the old key still works: 30m, 12h, 1d.")  # fmt: skip
+def rotate(key_id: str, keep: int) -> None:
+    """Make a key like the key ID and print it; the old one ends."""
+    with _store() as store:
+        old = _find(store, key_id)
+        if old.over:
+            raise click.ClickException(f"The key {old.id} is {old.over}; make one with `dain keys add`.")
+        same = old.model_dump(exclude={"id", "sha256", "created_at"})
+        key, token = Key.new(**same)
+        store.put(key)
+        _show_once(key, token)
+        ends = time.time() + keep
+        store.put(old.model_copy(update={"expires_at": min(ends, old.expires_at or ends)}))
+
+
+@contextmanager
+def _store() -> Iterator[Keys]:
+    """The keys of this environment's settings. What goes wrong with them ends the command in a sentence."""
+    settings = read_settings()
+    if settings.keys_file is not None:
+        settings.keys_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        yield open_keys(settings)
+    except RedisError as error:
+        raise click.ClickException(
+            f"The Redis of DAIN_REDIS_URL, where the keys are, fails: {error}"
+        ) from None
+    except (KeysUnreadable, OSError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _find(store: Keys, key_id: str) -> Key:
+    key = store.all().get(key_id)
+    if key is None:
+        raise click.ClickException(
+            f"There is no key {key_id!r:.100}; `dain keys list` shows those there are."
+        )
+    return key
+
+
+def _show_once(key: Key, token: str) -> None:
+    """The token alone goes to standard output, so that a script can take it from there."""
+    click.echo(f"Key {key.id} of {key.owner}. This is the only time that it is shown:", err=True)
+    click.echo(token)
+    sys.stdout.flush()
+
+
+def _state(key: Key) -> str:
+    if key.over or key.expires_at is None:
+        return key.over or ""
+    return f"until {datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%d %H:%M} UTC"

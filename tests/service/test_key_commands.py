@@ -1,0 +1,108 @@
+"""`dain keys`, as an operator uses it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+from redis import Redis
+
+from service.jobs.keys import FileKeys, RedisKeys
+from service.key_commands import keys
+from service.settings import Settings
+from tests.api import assert_problem
+
+
+@pytest.fixture(autouse=True)
+def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RedisKeys, "SECONDS", 0)
+    monkeypatch.setenv("DAIN_REDIS_URL", settings.require_redis_url)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(keys, arguments)
+
+
+def listed() -> dict[str, dict[str, object]]:
+    return {key["id"]: key for key in json.loads(run("list", "--json").stdout)}
+
+
+def test_a_key_is_shown_once_and_works(http: httpx.Client) -> None:
+    added = run("add", "ann", "--scope", "read, admin", "--jobs", "20", "--bytes", "50GiB", "--rate", "600",
+                "--expires", "90d")  # fmt: skip
+    assert added.exit_code == 0, added.output
+    token = added.stdout.strip()
+    assert re.fullmatch(r"dain_[0-9a-f]{12}_[0-9a-f]{64}", token)
+    assert http.get("/workers", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+    [key] = listed().values()
+    assert key["owner"] == "ann" and sorted(key["scopes"]) == ["admin", "read"] and key["rate"] == 600
+    assert key["quota"] == {"jobs": 20, "bytes": 50 * 2**30}
+    assert 89.9 < (key["expires_at"] - time.time()) / (24 * 3600) < 90.1
+    table = run("list").stdout
+    assert key["id"] in table and "50.0GiB" in table and "until 20" in table
+    for output in (table, run("list", "--json").stdout):
+        assert token.rpartition("_")[2] not in output and "sha256" not in output
+
+
+def test_a_revoked_key_ends_in_a_running_service_and_stays_listed(http: httpx.Client) -> None:
+    headers = {"Authorization": f"Bearer {run('add', 'ann').stdout.strip()}"}
+    assert http.get("/jobs", headers=headers).status_code == 200
+    [key_id] = listed()
+    assert run("revoke", key_id).exit_code == 0
+    assert_problem(http.get("/jobs", headers=headers), 401, "unauthorized")
+    assert "revoked" in run("list").stdout
+
+
+def test_a_rotated_key_is_like_the_one_before(http: httpx.Client) -> None:
+    old = {"Authorization": f"Bearer {run('add', 'ann', '--jobs', '3', '--scope', 'read').stdout.strip()}"}
+    [old_id] = listed()
+    new = {"Authorization": f"Bearer {run('rotate', old_id, '--keep', '1h').stdout.strip()}"}
+    assert http.get("/jobs", headers=old).status_code == http.get("/jobs", headers=new).status_code == 200
+    records = listed()
+    kept = ("owner", "scopes", "quota", "rate")
+    before, after = records.pop(old_id), records.popitem()[1]
+    assert [before[name] for name in kept] == [after[name] for name in kept] and after["expires_at"] is None
+    assert 0 < before["expires_at"] - time.time() <= 3600
+    assert run("rotate", after["id"]).exit_code == 0
+    assert_problem(http.get("/jobs", headers=new), 401, "unauthorized")
+    assert "expired" in run("rotate", after["id"]).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("add", "Ann Other"), "NAME"),
+        (("add", "a:b"), "NAME"),
+        (("add", "ann", "--scope", "submit,fly"), "submit, read, admin"),
+        (("add", "ann", "--scope", ""), "submit, read, admin"),
+        (("add", "ann", "--bytes", "much"), "50GiB"),
+        (("add", "ann", "--expires", "soon"), "90d"),
+        (("add", "ann", "--jobs", "0"), "--jobs"),
+        (("revoke", "0" * 12), "dain keys list"),
+        (("rotate", "0" * 12), "dain keys list"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments: tuple[str, ...], said: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code != 0 and said in result.output and "Traceback" not in result.output
+    assert listed() == {}
+
+
+def test_keys_go_into_the_file_that_the_settings_name(
+    tmp_path: Path, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAIN_KEYS_FILE", str(tmp_path / "new" / "keys.json"))
+    assert run("add", "ann").exit_code == 0
+    assert [key.owner for key in FileKeys(tmp_path / "new" / "keys.json").all().values()] == ["ann"]
+    assert redis.keys() == []
+
+
+def test_a_redis_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DAIN_REDIS_URL", f"unix://{tmp_path}/none.sock")
+    assert "DAIN_REDIS_URL" in run("list").output
