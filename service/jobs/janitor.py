@@ -148,8 +148,9 @@ class Janitor:
         """Remove the upload, plan and segments of jobs that are over, and what dead processes left in scratch."""
         for job_id in self._jobs.unclean():
             if self._remove(*(f"{kind}/{job_id}" for kind in WORKING_KINDS)):
-                self._queue.forget(job_id)  # a worker may have died in a task after the job's end
+                self._queue.forget_popped(job_id)
                 self._jobs.cleaned(job_id)
+        self._queue.forget_expired(time.time())
         try:
             self._store.sweep_scratch(SCRATCH_AGE)
         except OSError as error:

@@ -7,8 +7,10 @@ therefore off.
 
 RQ is pinned to a minor version, because this module uses what RQ does not promise to keep:
 
-- `Queue.key`, `Queue.intermediate_queue_key` and `Queue.started_job_registry.key`: the keys of its lists in Redis;
-- an entry of the started registry is `<RQ job id>:<execution id>`, and `Job.key_for` names a job's hash;
+- `Queue.key`, `Queue.intermediate_queue_key`, and the `key` of `Queue.started_job_registry` and
+  `Queue.failed_job_registry`: the keys of its lists in Redis;
+- an entry of a registry is scored by when it expires; of the started registry it is `<RQ job id>:<execution id>`, and
+  `Job.key_for` names a job's hash;
 - of its worker, `perform_job`, `prepare_execution`, `maintain_heartbeats`, `set_state`, `birth_date`,
   `last_cleaned_at`, `run_maintenance_tasks`, `handle_warm_shutdown_request` and the flag `_stop_requested`;
 - a worker blocks for `worker_ttl` less 15 s when it waits for a task.
@@ -73,22 +75,33 @@ class Queue:
         found = (_split_if_ours(text(raw)) for raw in self._redis.lrange(self.rq.key, 0, -1))
         return {task for task in found if task}
 
-    def forget(self, job_id: str, task: str = "") -> None:
-        """Drop what RQ still holds of a task whose worker died, or without `task` of all tasks of a job that is over.
+    def forget(self, job_id: str, task: str) -> None:
+        """Drop what RQ still holds of a task whose worker died."""
+        for execution in map(text, self._redis.zrange(self.rq.started_job_registry.key, 0, -1)):
+            if execution.startswith(f"{job_id}_{task}_"):
+                self._drop(self.rq.started_job_registry.key, execution)
+        self.forget_popped(job_id, task)
 
-        RQ would count it as work in progress for ever.
-        """
-        meant = f"{job_id}_{task}_" if task else f"{job_id}_"
-        started = self.rq.started_job_registry.key
-        for execution in map(text, self._redis.zrange(started, 0, -1)):
-            if execution.startswith(meant):
-                self._redis.zrem(started, execution)
-                self._redis.delete(rq.job.Job.key_for(execution.partition(":")[0]))
-        popped = self.rq.intermediate_queue_key
+    def forget_popped(self, job_id: str, task: str = "") -> None:
+        """Drop what a worker popped and did not live to start: of one task, or of all tasks of a job that is over."""
+        popped, meant = self.rq.intermediate_queue_key, f"{job_id}_{task}_" if task else f"{job_id}_"
         for delivery in map(text, self._redis.lrange(popped, 0, -1)):
             if delivery.startswith(meant):
                 self._redis.lrem(popped, 0, delivery)
                 self._redis.delete(rq.job.Job.key_for(delivery))
+
+    def forget_expired(self, moment: float) -> None:
+        """Drop what no worker has renewed so that it would outlast `moment`, in seconds since the epoch.
+
+        Such is a task whose worker died after the job had ended. RQ would count it as work in progress for ever.
+        """
+        for registry in (self.rq.started_job_registry.key, self.rq.failed_job_registry.key):
+            for execution in map(text, self._redis.zrangebyscore(registry, "-inf", moment)):
+                self._drop(registry, execution)
+
+    def _drop(self, registry: str, execution: str) -> None:
+        self._redis.zrem(registry, execution)
+        self._redis.delete(rq.job.Job.key_for(execution.partition(":")[0]))
 
 
 def split_id(delivery: str) -> tuple[str, str]:

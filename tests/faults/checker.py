@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from unittest.mock import patch
 
 from service.jobs import janitor
 from service.jobs.events import Event, Events
-from service.jobs.queue import Queue
+from service.jobs.queue import FAILURE_TTL
 from tests.faults.clients import Client, Order
 from tests.faults.stack import Stack
 
@@ -76,6 +77,7 @@ def _left_over(stack: Stack) -> list[str]:
     found: list[str] = []
 
     def is_clean() -> bool:
+        stack.queue.forget_expired(time.time() + 2 * FAILURE_TTL)
         found[:] = [*_files(stack), *_keys(stack), *map("process {}".format, stack.strangers())]
         return not found
 
@@ -83,7 +85,7 @@ def _left_over(stack: Stack) -> list[str]:
     with patch.multiple(janitor, **ages):
         sweeper = janitor.Janitor(
             stack.jobs,
-            Queue(stack.redis),
+            stack.queue,
             stack.workers,
             stack.store,
             record_ttl_seconds=stack.settings.record_ttl_seconds,

@@ -217,20 +217,22 @@ def test_a_job_that_is_over_keeps_only_its_result(
     assert jobs.unclean() == []
 
 
-def test_rq_forgets_what_was_in_hand_when_a_job_ended(
+def test_rq_forgets_what_dead_workers_had_in_hand_when_a_job_ended(
     janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis
 ) -> None:
-    """A worker that dies in a task of such a job leaves it to nobody."""
-    queue.enqueue(job.id, PLAN)
-    [delivery] = redis.lrange(queue.rq.key, 0, -1)
-    redis.delete(queue.rq.key)
-    redis.zadd(queue.rq.started_job_registry.key, {delivery + b":execution": 1})
+    """What a living worker has stays: RQ expects to find it there when the worker is done."""
+    for task, expires_at in ((PLAN, time.time() - 1), ("segment-1", time.time() + 60)):
+        queue.enqueue(job.id, task)
+        [delivery] = redis.lrange(queue.rq.key, 0, -1)
+        redis.delete(queue.rq.key)
+        redis.zadd(queue.rq.started_job_registry.key, {delivery + b":execution": expires_at})
     queue.enqueue(job.id, "segment-0")
     redis.lmove(queue.rq.key, queue.rq.intermediate_queue_key)
     jobs.finish(job.id, State.CANCELLED)
     janitor.clean_up()
-    assert not list(redis.scan_iter(match="rq:job:*")) and not redis.exists(queue.rq.intermediate_queue_key)
-    assert not redis.exists(queue.rq.started_job_registry.key)
+    assert [key.split(b"_")[1] for key in redis.scan_iter(match="rq:job:*")] == [b"segment-1"]
+    assert redis.zcard(queue.rq.started_job_registry.key) == 1
+    assert not redis.exists(queue.rq.intermediate_queue_key)
 
 
 def test_an_upload_without_a_job_is_removed_after_an_hour(
