@@ -15,6 +15,7 @@ from pathlib import Path
 from service.jobs.machine import ASSEMBLE, PLAN, segment_index, segment_name
 from service.jobs.records import Output
 from service.store import Stored, StoreDamaged, StoreMissing
+from service.store.blocks import put_blocks
 from service.store.hashes import hash_file
 from worker import pipeline
 from worker.attempt import Attempt, Runtime, Void
@@ -133,10 +134,13 @@ def _assemble(attempt: Attempt) -> None:
             return
         pipeline.assemble(plan, segments, source, made, check=attempt.check, progressed=attempt.progressed)
     file = plan.delivery.file
-    with _published(attempt, made, f"results/{job.id}/{attempt.claim.token}{file.suffix}") as stored:
+    key = f"results/{job.id}/{attempt.claim.token}{file.suffix}"
+    blocks_sha256 = put_blocks(attempt.runtime.store, made, key, attempt.step)
+    with _published(attempt, made, key) as stored:
         attempt.succeed(
             Output(
                 **stored.as_fields(),
+                blocks_sha256=blocks_sha256,
                 filename=f"{Path(job.filename).stem}-{plan.suffix}{file.suffix}",
                 media_type=file.media_type,
                 frames=plan.frames,

@@ -16,27 +16,30 @@ _NUMBER = "[0-9]{1,4000}"  # Python reads no longer ones
 _RANGE = re.compile(rf"({_NUMBER})-({_NUMBER})?|-({_NUMBER})")
 
 
-def settle(request: Request, size_bytes: int, etag: str) -> None:
+def settle(request: Request, size_bytes: int, etag: str) -> list[tuple[int, int]]:
     """Leaves the request's Range header only ranges inside a file of `size_bytes`, or removes the header.
 
     It is removed, as RFC 9110 has it, where its unit is not bytes, or where If-Range names another file than `etag`.
-    Raises Problem 400 where the header is malformed, and 416 where none of its ranges lies in the file.
+    Returns the first and the last byte of each range that is left; nothing where the whole file is wanted. Raises
+    Problem 400 where the header is malformed, and 416 where none of its ranges lies in the file.
     """
     header = request.headers.get("range", "")
     unit, _, ranges = header.partition("=")
     if unit.strip().lower() != "bytes" or request.headers.get("if-range", etag) != etag:
-        return _replace(request, None)
+        _replace(request, None)
+        return []
     asked = [_bounds(text.strip(), size_bytes) for text in ranges.split(",") if text.strip()]
     if not asked or None in asked:
         raise malformed(header)
-    inside = [f"{first}-{last}" for first, last in filter(None, asked) if first < size_bytes]
+    inside = [bounds for bounds in asked if bounds and bounds[0] < size_bytes]
     if not inside:
         raise Problem(
             "range-not-satisfiable",
             f"The file has {size_bytes} bytes, and the range {header!r:.100} asks for none of them.",
             headers={"Content-Range": f"bytes */{size_bytes}"},
         )
-    _replace(request, "bytes=" + ",".join(inside))
+    _replace(request, "bytes=" + ",".join(f"{first}-{last}" for first, last in inside))
+    return inside
 
 
 def _bounds(text: str, size_bytes: int) -> tuple[int, int] | None:

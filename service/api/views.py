@@ -10,9 +10,10 @@ POLL_SECONDS = "2"  # Retry-After of a job that has not ended
 
 
 class ResultView(Output):
-    """The finished file as a client sees it, without its place in the store."""
+    """The finished file as a client sees it, without what is the store's."""
 
     key: str = Field(exclude=True)
+    blocks_sha256: str | None = Field(None, exclude=True)
 
 
 class JobView(Job):

@@ -43,6 +43,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "job-not-finished": (409, "The job has not finished"),
     "job-failed": (409, "The job failed"),
     "job-cancelled": (409, "The job was cancelled"),
+    "result-damaged": (410, "The result is damaged"),
     "result-expired": (410, "The result has expired"),
     "encode-failed": (500, "The result could not be made"),
     "model-failed": (500, "The model cannot be used"),

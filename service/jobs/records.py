@@ -71,6 +71,9 @@ class Output(BaseModel):
     media_type: str
     size_bytes: int
     sha256: str
+    blocks_sha256: str | None = (
+        None  #: of the hashes of its blocks, which a large file has: see `service.store.blocks`
+    )
     frames: int
     frame_rate: str = Field(description="frames per second as an exact fraction; the mean where it varies")
     duration_seconds: float

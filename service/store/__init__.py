@@ -82,7 +82,11 @@ class Store(Protocol):
     Nothing is under a key before `put` made it durable. What is not put is gone with its `scratch` folder. Keys are
     this service's own; a malformed one raises ValueError. An error of the disk raises OSError, and so does a store that
     cannot be reached (StoreUnavailable).
+
+    A file of up to `whole_bytes` is soon fetched whole. A larger one that is wanted in parts is put with its `blocks`.
     """
+
+    whole_bytes: int
 
     def scratch(self) -> AbstractContextManager[Path]:
         """A private, empty folder for one attempt at something, removed on the way out."""
@@ -122,6 +126,13 @@ class Store(Protocol):
         Raises:
             StoreMissing: nothing is under `key`.
             StoreDamaged: the file has not this size or this hash.
+        """
+        ...
+
+    def reader(self, key: str) -> AbstractContextManager[Callable[[int, int], bytes]]:
+        """What reads the bytes of a file from the first number up to the second, unchecked: see `service.store.blocks`.
+
+        Raises StoreMissing where nothing is under `key`, and StoreDamaged where the file ends before the first byte.
         """
         ...
 

@@ -24,6 +24,7 @@ from botocore.exceptions import (
     ClientError,
     ConnectionError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
 )
@@ -72,6 +73,8 @@ class S3Store:
 
     `folder` is on this machine: for scratch files, and copies of what was read last, of `cache_bytes` at most.
     """
+
+    whole_bytes = 64 * 2**20  # which come in a second
 
     def __init__(self, bucket: Bucket, folder: Path, cache_bytes: int) -> None:
         self._bucket = bucket
@@ -162,6 +165,30 @@ class S3Store:
         check_same(found, received)
         check_same(wanted, received)
 
+    @contextmanager
+    def reader(self, key: str) -> Iterator[Callable[[int, int], bytes]]:
+        def read(first: int, stop: int) -> bytes:
+            wanted = {
+                "Bucket": self._bucket.name,
+                "Key": self._name(key),
+                "Range": f"bytes={first}-{stop - 1}",
+            }
+            with self._named(key):
+                for attempt in range(ATTEMPTS):
+                    answer = self._s3.get_object(**wanted)
+                    try:
+                        data: bytes = answer["Body"].read()
+                        return data
+                    except (
+                        HTTPClientError,
+                        IncompleteReadError,
+                    ):  # boto3 repeats requests, and not what they bring
+                        if attempt == ATTEMPTS - 1:
+                            raise
+            raise AssertionError
+
+        yield read
+
     def size(self, key: str) -> int:
         size = self._look(key).size_bytes
         assert size is not None
@@ -231,6 +258,8 @@ class S3Store:
             if key and code in ("NoSuchKey", "404"):
                 self._check_bucket()  # the answer to HEAD is the same for an object and its bucket
                 raise StoreMissing(key) from None
+            if key and code == "InvalidRange":
+                raise StoreDamaged(key, "is shorter than it was") from None
             raise self._fault(code, str(error)) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise self._fault("NoCredentials", "") from error

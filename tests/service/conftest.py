@@ -14,7 +14,8 @@ from service.jobs.keys import Key, RedisKeys, open_keys
 from service.jobs.machine import Jobs
 from service.jobs.records import Output, State
 from service.settings import Settings
-from service.store import Store
+from service.store import Store, nothing
+from service.store.blocks import put_blocks
 from tests.api import serve
 
 
@@ -48,6 +49,7 @@ def finish(jobs: Jobs, store: Store) -> Callable[[str, bytes], None]:
         key = f"results/{job_id}/attempt.mp4"
         with store.scratch() as folder:
             (folder / "result").write_bytes(content)
+            blocks_sha256 = put_blocks(store, folder / "result", key, nothing)
             store.put(folder / "result", key)
         output = Output(
             key=key,
@@ -55,6 +57,7 @@ def finish(jobs: Jobs, store: Store) -> Callable[[str, bytes], None]:
             media_type="video/mp4",
             size_bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
+            blocks_sha256=blocks_sha256,
             frames=24,
             frame_rate="48",
             duration_seconds=0.5,

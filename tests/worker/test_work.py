@@ -18,6 +18,7 @@ from service.jobs.queue import WarmWorker
 from service.jobs.records import State
 from service.settings import Settings
 from service.store import Store, Stored, StoreUnavailable
+from service.store.blocks import read
 from service.store.s3 import S3Store
 from tests.api import until
 from tests.s3 import Bucket
@@ -328,7 +329,8 @@ def test_a_job_whose_files_lie_in_s3(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The upload is fetched once for all its segments."""
+    """The upload is fetched once for all its segments, and a large result has the hashes of its blocks."""
+    monkeypatch.setattr(S3Store, "whole_bytes", 100)
     fetched: list[str] = []
     download = S3Store._download
     monkeypatch.setattr(
@@ -346,6 +348,11 @@ def test_a_job_whose_files_lie_in_s3(
     )
     with bench.store.fetch(done.output.key, sha256=done.output.sha256) as path, av.open(str(path)) as video:
         assert sum(1 for _ in video.decode(video=0)) == done.output.frames
+        size, sha256 = done.output.size_bytes, done.output.blocks_sha256
+        assert (
+            sha256
+            and b"".join(read(bench.store, done.output.key, sha256, size, 0, size)) == path.read_bytes()
+        )
 
 
 def test_a_task_waits_for_a_store_that_is_away(

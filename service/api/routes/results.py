@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 
 from service.api import ranges
 from service.api.deps import JobDep, ServiceDep
@@ -16,15 +19,12 @@ from service.api.problems import documented
 from service.api.views import POLL_SECONDS
 from service.jobs.problems import Problem
 from service.jobs.records import Output, State
-from service.store import StoreDamaged, StoreMissing
+from service.store import Store, StoreDamaged, StoreMissing
+from service.store.blocks import read
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-
-# Bytes of a result up to which its hash is checked before the first byte is sent. A client would take the wait for a
-# larger one for a service that hangs; the ETag lets it check the hash itself.
-MOST_HASHED = 2 * 2**30
 
 
 def get_output(job: JobDep) -> Output:
@@ -48,21 +48,31 @@ def get_output(job: JobDep) -> Output:
 OutputDep = Annotated[Output, Depends(get_output)]
 
 
-def get_file(output: OutputDep, service: ServiceDep) -> Iterator[Path]:
-    """The path of the opened result. It stays valid until the answer is sent, even where the job is removed.
+def get_file(output: OutputDep, service: ServiceDep) -> Iterator[Path | None]:
+    """The path of the opened result, checked whole; None where it is so large that it is checked block by block.
 
-    Raises Problem 410 where the result is gone, and 500 where the store has damaged it.
+    The file stays valid until the answer is sent, even where the job is removed. Raises Problem 410 where the result is
+    gone, or is not what the worker put into the store.
     """
-    try:
-        sha256 = output.sha256 if output.size_bytes <= MOST_HASHED else None
-        stored = service.store.fetch(output.key, size_bytes=output.size_bytes, sha256=sha256)
+    with named_damage():
+        if output.blocks_sha256 and output.size_bytes > service.store.whole_bytes:
+            yield None
+            return
+        stored = service.store.fetch(output.key, size_bytes=output.size_bytes, sha256=output.sha256)
         with stored as path, path.open("rb") as file:
             yield Path(f"/proc/self/fd/{file.fileno()}")
+
+
+@contextmanager
+def named_damage() -> Iterator[None]:
+    """Makes the Problem of what is wrong with a stored result."""
+    try:
+        yield
     except (StoreMissing, FileNotFoundError):
         raise expired() from None
     except StoreDamaged as error:
         log.error("%s", error)
-        raise Problem("stored-file-damaged", f"{error} Submit the video again for a new result.") from None
+        raise Problem("result-damaged", f"{error} Submit the video again for a new result.") from None
 
 
 def expired() -> Problem:
@@ -86,18 +96,60 @@ def expired() -> Problem:
             "job-failed",
             "job-cancelled",
             "result-expired",
-            "stored-file-damaged",
+            "result-damaged",
             "redis-unavailable",
+            "store-unavailable",
         ),
     },
 )
-def fetch_result(request: Request, output: OutputDep, path: Annotated[Path, Depends(get_file)]) -> Response:
+def fetch_result(
+    request: Request, output: OutputDep, service: ServiceDep, path: Annotated[Path | None, Depends(get_file)]
+) -> Response:
     """Sends the finished file."""
     etag = f'"{output.sha256}"'
     if matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers={"ETag": etag})
-    ranges.settle(request, path.stat().st_size, etag)
+    wanted = ranges.settle(request, output.size_bytes, etag)
+    if path is None:
+        return send_in_blocks(request, output, service.store, wanted)
     return FileResponse(path, headers={"ETag": etag}, media_type=output.media_type, filename=output.filename)
+
+
+def send_in_blocks(
+    request: Request, output: Output, store: Store, wanted: list[tuple[int, int]]
+) -> StreamingResponse:
+    """Sends a large result, each block of which is checked before it leaves.
+
+    One range of it is sent, if `wanted`; of several the whole file is, as RFC 9110 allows. Where a later block turns
+    out to be damaged, the connection is cut, and whoever asks for the rest is told why.
+    """
+    is_part = len(wanted) == 1
+    first, last = wanted[0] if is_part else (0, output.size_bytes - 1)
+    headers = {
+        "ETag": f'"{output.sha256}"',
+        "Accept-Ranges": "bytes",
+        "Content-Length": str(last + 1 - first),
+        "Content-Disposition": disposition(output.filename),
+    }
+    if is_part:
+        headers["Content-Range"] = f"bytes {first}-{last}/{output.size_bytes}"
+    assert output.blocks_sha256 is not None
+    blocks = read(store, output.key, output.blocks_sha256, output.size_bytes, first, last + 1)
+    with named_damage():
+        body = [] if request.method == "HEAD" else chain([next(blocks)], blocks)
+        if store.size(output.key) != output.size_bytes:
+            raise StoreDamaged(output.key, "has another size than it had")
+    return StreamingResponse(body, 206 if is_part else 200, headers, media_type=output.media_type)
+
+
+def disposition(filename: str) -> str:
+    """The Content-Disposition header of a file to save as `filename`."""
+    quoted = quote(filename, safe="")
+    return (
+        f'attachment; filename="{filename}"'
+        if quoted == filename
+        else f"attachment; filename*=utf-8''{quoted}"
+    )
 
 
 def matches(header: str | None, etag: str) -> bool:

@@ -15,7 +15,11 @@ from service.api.routes import results
 from service.jobs.machine import PLAN, Jobs
 from service.jobs.problems import Problem
 from service.jobs.records import Job, State
-from service.store import Store
+from service.settings import Settings
+from service.store import Store, blocks
+from service.store.local import LocalStore
+from service.store.s3 import S3Store
+from tests import s3
 from tests.api import RESULT, assert_problem
 
 SHA256 = hashlib.sha256(RESULT).hexdigest()
@@ -173,7 +177,7 @@ def test_a_result_that_the_store_damaged_is_not_served(
     with store.fetch(finished.output.key) as path:
         path.write_bytes(damage)
     response = http.get(f"/jobs/{finished.id}/result")
-    problem = assert_problem(response, 500, "stored-file-damaged")
+    problem = assert_problem(response, 410, "result-damaged")
     assert finished.output.key in problem["detail"] and str(path) not in problem["detail"]
     assert "ETag" not in response.headers
 
@@ -206,3 +210,95 @@ def test_fetching_and_removing_at_once(
         for response in (each.result() for each in fetched):
             assert response.status_code in (200, 404, 410)
             assert response.status_code != 200 or response.content == RESULT
+
+
+class TestLarge:
+    """A result of five blocks, of which each is checked before it leaves."""
+
+    @pytest.fixture(params=["local", "s3"])
+    def settings(
+        self, request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> Settings:
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", 2**16)
+        for kind in (LocalStore, S3Store):
+            monkeypatch.setattr(kind, "whole_bytes", 2**17)
+        if request.param == "local":
+            return settings
+        bucket: s3.Bucket = request.getfixturevalue("bucket")
+        return settings.model_copy(update={"store_url": bucket.url})
+
+    @pytest.fixture
+    def overwrite(self, request: pytest.FixtureRequest, settings: Settings) -> Callable[[str, bytes], object]:
+        """Changes a stored file behind the service's back."""
+        if settings.store_url.startswith("s3:"):
+            return request.getfixturevalue("bucket").overwrite
+        return lambda key, data: (settings.state_dir / "store" / key).write_bytes(data)
+
+    @pytest.mark.parametrize(
+        ("ranges", "status", "part"),
+        [
+            (None, 200, slice(None)),
+            ("bytes=0-0", 206, slice(0, 1)),
+            ("bytes=65000-140000", 206, slice(65000, 140001)),
+            ("bytes=65536-131071", 206, slice(65536, 131072)),
+            ("bytes=-5", 206, slice(-5, None)),
+            ("bytes=0-4,100-104", 200, slice(None)),
+        ],
+    )
+    def test_it_is_sent_whole_or_in_part(
+        self, ranges: str | None, status: int, part: slice, http: httpx.Client, finished: Job
+    ) -> None:
+        response = http.get(f"/jobs/{finished.id}/result", headers={"Range": ranges} if ranges else {})
+        assert response.status_code == status
+        assert response.content == RESULT[part]
+        assert response.headers["ETag"] == ETAG and response.headers["Accept-Ranges"] == "bytes"
+        assert int(response.headers["Content-Length"]) == len(RESULT[part])
+        first, stop, _ = part.indices(len(RESULT))
+        expected = f"bytes {first}-{stop - 1}/{len(RESULT)}" if status == 206 else None
+        assert response.headers.get("Content-Range") == expected
+        assert response.headers["Content-Disposition"] == "attachment; filename*=utf-8''caf%C3%A9-2x.mp4"
+
+    def test_its_head(self, http: httpx.Client, finished: Job) -> None:
+        response = http.head(f"/jobs/{finished.id}/result")
+        assert (response.status_code, response.content) == (200, b"")
+        assert int(response.headers["Content-Length"]) == len(RESULT)
+
+    @pytest.mark.parametrize("damage", [RESULT[:-1], b"x" + RESULT[1:]], ids=["truncated", "overwritten"])
+    def test_damage_is_a_410(
+        self, damage: bytes, http: httpx.Client, finished: Job, overwrite: Callable[[str, bytes], object]
+    ) -> None:
+        assert finished.output is not None
+        overwrite(finished.output.key, damage)
+        problem = assert_problem(http.get(f"/jobs/{finished.id}/result"), 410, "result-damaged")
+        assert finished.output.key in problem["detail"]
+
+    def test_no_damaged_byte_leaves(
+        self, http: httpx.Client, finished: Job, overwrite: Callable[[str, bytes], object]
+    ) -> None:
+        """The connection is cut before it, and whoever asks for the rest is told why."""
+        assert finished.output is not None
+        overwrite(finished.output.key, RESULT[:200_000] + b"x" + RESULT[200_001:])
+        received = b""
+        with (
+            pytest.raises(httpx.RemoteProtocolError),
+            http.stream("GET", f"/jobs/{finished.id}/result") as response,
+        ):
+            for piece in response.iter_bytes():
+                received += piece
+        assert received == RESULT[: 3 * 2**16]
+        headers = {"Range": f"bytes={len(received)}-"}
+        assert_problem(http.get(f"/jobs/{finished.id}/result", headers=headers), 410, "result-damaged")
+
+    def test_damaged_hashes_are_damage(
+        self, http: httpx.Client, finished: Job, overwrite: Callable[[str, bytes], object]
+    ) -> None:
+        assert finished.output is not None
+        overwrite(f"{finished.output.key}.blocks", bytes(5 * 32))
+        assert_problem(http.get(f"/jobs/{finished.id}/result"), 410, "result-damaged")
+
+    def test_gone_from_the_store(self, http: httpx.Client, finished: Job, store: Store) -> None:
+        store.delete(f"results/{finished.id}/")
+        assert_problem(http.get(f"/jobs/{finished.id}/result"), 410, "result-expired")
+        assert_problem(
+            http.get(f"/jobs/{finished.id}/result", headers={"Range": "bytes=0-1"}), 410, "result-expired"
+        )
