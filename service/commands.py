@@ -38,6 +38,7 @@ server = click.option(
 @click.option("--quality", type=int, help="H.264 CRF, 0 (lossless) to 51.  [18]")
 @click.option("--scene-threshold", type=float, help="How unlike two frames at a cut are, 0 to 1.")
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
+@click.option("--priority", help="low, normal or high, among your own jobs.  [normal]")
 @click.option("--reference", help="Your own name for the job, by which `dain jobs` finds it.")
 @click.option("--detach", is_flag=True, help="Print the job's id and do not wait.")
 @server

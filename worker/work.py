@@ -1,16 +1,19 @@
-"""What RQ runs, by name: `plan`, `segment` and `assemble`.
+"""What RQ runs: `run`, by the names in `worker.tasks`.
 
-Each runs as a `worker.attempt.Attempt`. It writes under the attempt's own token, and what it wrote counts once the
-attempt is recorded (`Attempt.complete`, `Attempt.succeed`). An attempt that lost its claim removes what it wrote. To
-RQ a task is over when the worker can take the next: see `worker.relay`.
+A task is a `_plan`, a `_segment` or an `_assemble`. Each runs as a `worker.attempt.Attempt`. It writes under the
+attempt's own token, and what it wrote counts once the attempt is recorded (`Attempt.complete`, `Attempt.succeed`). An
+attempt that lost its claim removes what it wrote. To RQ a task is over when the worker can take the next: see
+`worker.relay`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+
+from redis.exceptions import RedisError
 
 from service.jobs.machine import ASSEMBLE, PLAN, segment_index, segment_name
 from service.jobs.records import Output
@@ -33,30 +36,27 @@ def install(runtime: Runtime) -> None:
     _runtime[:] = [runtime]
 
 
-def plan(job_id: str, task: str = PLAN) -> None:
-    """Read the video's timestamps, lay out the output frames and cut them into segments."""
-    _run(job_id, task, _plan)
+def run(job_id: str, task: str) -> None:
+    """Run the task whose turn it is. `task` of job `job_id`, which the queue delivered, is run where none is in line.
 
-
-def segment(job_id: str, task: str) -> None:
-    """Decode, interpolate and encode one segment."""
-    _run(job_id, task, _segment)
-
-
-def assemble(job_id: str, task: str = ASSEMBLE) -> None:
-    """Join the segments and the original sound into the result."""
-    _run(job_id, task, _assemble)
-
-
-def _run(job_id: str, task: str, work: Callable[[Attempt], None]) -> None:
+    The queue says that there is work, and the line what comes first. An earlier release knows of no line: what it
+    queued is in the queue alone.
+    """
     [runtime] = _runtime
     if runtime.device_errors:
         runtime.queue.enqueue(job_id, task)  # for another worker, or the one that follows this
-    else:
-        runtime.relay.run(lambda leg: Attempt(runtime, job_id, task, leg).run(work))
+        return
+    try:
+        job_id, task = runtime.jobs.next_task() or (job_id, task)
+    except RedisError as error:
+        # The attempt waits for Redis. What may have left the line unseen is offered again by the janitor.
+        log.warning("Redis does not say what comes first: %s", error)
+    work = {PLAN: _plan, ASSEMBLE: _assemble}.get(task, _segment)
+    runtime.relay.run(lambda leg: Attempt(runtime, job_id, task, leg).run(work))
 
 
 def _plan(attempt: Attempt) -> None:
+    """Read the video's timestamps, lay out the output frames and cut them into segments."""
     job, settings = attempt.job, attempt.runtime.settings
     # Whichever workers make the segments, they are of one model.
     is_open = job.options.model == "auto"
@@ -88,6 +88,7 @@ def _make_plan(attempt: Attempt, model: str, segment_frames: int) -> JobPlan:
 
 
 def _segment(attempt: Attempt) -> None:
+    """Decode, interpolate and encode one segment."""
     runtime, job, claim = attempt.runtime, attempt.job, attempt.claim
     attempt.wait()
     index = segment_index(claim.task)
@@ -123,6 +124,7 @@ def _segment(attempt: Attempt) -> None:
 
 
 def _assemble(attempt: Attempt) -> None:
+    """Join the segments and the original sound into the result."""
     job = attempt.job
     plan = _plan_of(attempt)
     made = attempt.scratch / "result"

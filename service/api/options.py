@@ -101,6 +101,9 @@ class RequestedHandling(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    priority: Literal["low", "normal", "high"] = Field(
+        default="normal", description="How the job stands among your own: low, normal or high."
+    )
     reference: Text | None = Field(
         default=None,
         max_length=MAX_REFERENCE,

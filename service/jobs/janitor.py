@@ -82,14 +82,24 @@ class Janitor:
 
     def redeliver(self) -> None:
         """Queue again each task whose worker died or dropped it, or that is queued and yet in no queue."""
-        waiting = self._queue.waiting()
         live = self._jobs.live_tasks()
+        missed = self._missed(
+            {(job_id, task) for job_id, task, fields in live if fields["state"] == "queued"}
+        )
         workers = {worker.name: worker for worker in self._workers.all()}
         suspects: dict[tuple[str, ...], float] = {}
         now = time.monotonic()
         if now - self._looked_at > INTERVAL + self._workers.heartbeat_seconds:
             self.start_over()
         self._looked_at = now
+
+        def seen_for(seconds: float, *suspect: str) -> bool:
+            """Whether the suspicion has stood for so long. It is kept until it has."""
+            since = self._suspects.get(suspect, now)
+            if now - since < seconds:
+                suspects[suspect] = since
+            return suspect not in suspects
+
         for job_id, task, fields in live:
             if fields["state"] == "running":
                 worker = workers.get(fields["worker"])
@@ -98,7 +108,7 @@ class Janitor:
                 if not worker and now < self._grace_ends:
                     continue
                 fault, patience = ("no longer has", LOST_AFTER) if worker else ("died in", 0.0)
-            elif (job_id, task) not in waiting:
+            elif (job_id, task) in missed:
                 model = fields.get("needs_model")
                 if model and not any(worker.may_serve(model) for worker in workers.values()):
                     self._say_once(f"{job_id} {model}", MODEL_IS_MISSING, job_id, model)
@@ -107,17 +117,27 @@ class Janitor:
                 fault, patience = "in no queue", 0.0 if model else LOST_AFTER
             else:
                 continue
-            key = (job_id, task, fields.get("token", ""), fault)
-            since = self._suspects.get(key, now)
-            if now - since < patience:
-                suspects[key] = since
-            elif fields["state"] == "running":
+            if not seen_for(patience, job_id, task, fields.get("token", ""), fault):
+                continue
+            if fields["state"] == "running":
                 self._requeue_lost(job_id, task, fields, fault)
             else:
                 level = logging.INFO if fields.get("needs_model") else logging.WARNING
                 log.log(level, "task %s of job %s was in no queue; delivered again", task, job_id)
                 self._deliver(job_id, task)
+        for entry, name in self._queue.held().items():
+            if name not in workers and seen_for(LOST_AFTER, "entry", entry):
+                self._queue.drop(entry)
         self._suspects = suspects
+
+    def _missed(self, queued: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of the queued tasks that no worker will come to: they are in no line, or the queue has too few entries.
+
+        An entry makes a worker take the task whose turn it is, not the one that the entry names.
+        """
+        in_line, named = queued & self._jobs.in_line(), self._queue.waiting()
+        missing = max(len(in_line) - self._queue.depth(), 0)
+        return (queued - in_line) | set(sorted(in_line - named)[:missing])
 
     def _requeue_lost(self, job_id: str, task: str, fields: dict[str, str], fault: str) -> None:
         outcome = self._jobs.requeue_lost(job_id, task, fields["token"])
@@ -125,13 +145,12 @@ class Janitor:
         if outcome == "requeued":
             self._deliver(job_id, task)
         elif outcome == "exhausted":
-            self._queue.forget(job_id, task)
             self._jobs.finish(
                 job_id, State.FAILED, error=Problem.attempts_exhausted(task, int(fields["attempts"]))
             )
 
     def _deliver(self, job_id: str, task: str) -> None:
-        self._queue.forget(job_id, task)
+        self._jobs.offer(job_id, task)
         self._queue.enqueue(job_id, task)
 
     def expire(self) -> None:
@@ -148,7 +167,6 @@ class Janitor:
         """Remove the upload, plan and segments of jobs that are over, and what dead processes left in scratch."""
         for job_id in self._jobs.unclean():
             if self._remove(*(f"{kind}/{job_id}" for kind in WORKING_KINDS)):
-                self._queue.forget_popped(job_id)
                 self._jobs.cleaned(job_id)
         self._queue.forget_expired(time.time())
         try:

@@ -124,6 +124,7 @@ LAST_ID = "dain:last_id"  # of a job
 RESULTS = "dain:results"  # jobs with a result in the store, scored by when it expires
 UNCLEAN = "dain:unclean"  # finished jobs whose upload and segments are still in the store
 COUNTERS = "dain:counters"
+LINE = "dain:line"  # of the tasks that are ready; see lua/common.lua
 
 LOOK_UP = 500  # ids that one command reads of an index, or looks up in one
 MOST_LOOKED_AT = 10_000  # ids that one page may cost
@@ -140,8 +141,8 @@ SCRIPTS = {
 class Jobs:
     """Every job, in one Redis.
 
-    `segments_in_flight` is how many of a job's segments are queued or running at a time: a long film does not
-    starve the clip behind it. `result_ttl_seconds` is how long a result is kept.
+    `segments_in_flight` is how many of a job's segments are queued or running at a time. `result_ttl_seconds` is how
+    long a result is kept.
     """
 
     def __init__(
@@ -181,6 +182,8 @@ class Jobs:
         notes: Sequence[str] = (),
         source_sha256: str | None = None,
         owner: str = DEFAULT_OWNER,
+        work: float = 0.0,
+        weight: float = 1.0,
         also: Callable[[Pipeline], None] | None = None,
     ) -> Job:
         """Record an accepted job with its plan task waiting.
@@ -190,6 +193,8 @@ class Jobs:
             input: the facts about the upload that callers see.
             facts: everything that the prober found, for the worker that plans.
             notes: sentences that name what of the input will not come through.
+            work: what it will cost the workers, in megapixels of new frames; see `service.jobs.work`.
+            weight: the owner's share of the workers, against that of other owners.
             also: adds commands to the same transaction.
         """
         record: dict[str, str] = {
@@ -200,6 +205,8 @@ class Jobs:
             "options": options.model_dump_json(),
             "input": json.dumps(dict(input)),
             "facts": json.dumps(dict(facts or {})),
+            "work": str(work),
+            "weight": str(weight),
             **(handling or Handling()).as_fields(),
         }
         if source_sha256 is not None:
@@ -325,6 +332,15 @@ class Jobs:
 
     # -- what a worker does -----------------------------------------------------------------------
 
+    def next_task(self) -> tuple[str, str] | None:
+        """Take the task out of the line whose turn it is: its job and its name, to be claimed. None: no task is ready.
+
+        The turn goes to the owner who has had the least of the workers, and of the owner's jobs mostly to the smallest:
+        see `lua/next.lua`.
+        """
+        reply = self._call("next", "", [], [])
+        return reply and (text(reply[0]), text(reply[1]))
+
     def claim(self, job_id: str, task: str, worker: str, token: str | None = None) -> Claim:
         """Take a task.
 
@@ -396,7 +412,9 @@ class Jobs:
         `needs_model` is a model that the worker does not serve. The caller then leaves the queueing to the janitor.
         """
         keys = [task_key(claim.job_id, claim.task), COUNTERS]
-        return bool(self._call("release", claim.job_id, keys, [claim.token, int(failed), needs_model]))
+        return bool(
+            self._call("release", claim.job_id, keys, [claim.token, claim.task, int(failed), needs_model])
+        )
 
     def finish(
         self,
@@ -446,6 +464,22 @@ class Jobs:
 
     # -- what the janitor does --------------------------------------------------------------------
 
+    def in_line(self) -> set[tuple[str, str]]:
+        """Every task in the line, as (job, task)."""
+        owners = _texts(self._redis.zrange(LINE, 0, -1))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for owner in owners:
+                pipe.zrange(f"{LINE}:jobs:{owner}", 0, -1)
+            jobs = [job_id for found in pipe.execute() for job_id in _texts(found)]
+            for job_id in jobs:
+                pipe.zrange(job_key(job_id, "ready"), 0, -1)
+            found = zip(jobs, pipe.execute(), strict=True)
+            return {(job_id, task) for job_id, tasks in found for task in _texts(tasks)}
+
+    def offer(self, job_id: str, task: str) -> None:
+        """Put a queued task into the line. Offering one twice is harmless."""
+        self._call("offer", job_id, [task_key(job_id, task)], [task])
+
     def live_tasks(self) -> list[tuple[str, str, dict[str, str]]]:
         """Every task that is queued or running: job, task, its fields."""
         jobs = [
@@ -471,7 +505,7 @@ class Jobs:
     def requeue_lost(self, job_id: str, task: str, token: str) -> str:
         """Queue a task again whose worker lost it holding `token`: requeued, exhausted (no attempts left) or void."""
         keys = [task_key(job_id, task), COUNTERS]
-        return text(self._call("requeue_lost", job_id, keys, [token, self._max_attempts]))
+        return text(self._call("requeue_lost", job_id, keys, [token, task, self._max_attempts]))
 
     def state(self, job_id: str) -> State | None:
         """The job's state; None where there is no record of it."""

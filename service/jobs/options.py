@@ -161,6 +161,9 @@ class Handling(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
+    priority: str = Field(
+        default="normal", description="How the job stands among its owner's: low, normal or high."
+    )
     metadata: dict[str, str] = Field(default_factory=dict, description="The caller's own notes on the job.")
     reference: str | None = Field(default=None, description="The caller's own name for the job.")
 

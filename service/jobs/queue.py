@@ -1,16 +1,18 @@
 """The queue of tasks between the service and its workers. No other module imports RQ.
 
-RQ carries names and nothing else. It loses a task when a worker is killed, and delivers a task twice when two of its
-own clean-ups meet. Both are harmless here: `service.jobs.machine` hands each task to one worker at a time, and
-`service.jobs.janitor` delivers again what was lost. RQ's own retries, time-outs, results and maintenance are
-therefore off.
+RQ carries names and nothing else. An entry wakes a worker, which takes the task whose turn it is (`Jobs.next_task`):
+most often another one than the entry names. The name is for workers of earlier releases, which take that one.
+
+RQ loses an entry when a worker is killed, and delivers one twice when two of its own clean-ups meet. Both are harmless
+here: `service.jobs.machine` hands each task to one worker at a time, and `service.jobs.janitor` sees to it that there
+are enough entries. RQ's own retries, time-outs, results and maintenance are therefore off.
 
 RQ is pinned to a minor version, because this module uses what RQ does not promise to keep:
 
 - `Queue.key`, `Queue.intermediate_queue_key`, and the `key` of `Queue.started_job_registry` and
   `Queue.failed_job_registry`: the keys of its lists in Redis;
-- an entry of a registry is scored by when it expires; of the started registry it is `<RQ job id>:<execution id>`, and
-  `Job.key_for` names a job's hash;
+- an entry of a registry is scored by when it expires; of the started registry it is `<RQ job id>:<execution id>`;
+- `Job.key_for` names a job's hash, whose field `worker_name` is the worker that began it;
 - of its worker, `perform_job`, `prepare_execution`, `maintain_heartbeats`, `set_state`, `birth_date`,
   `last_cleaned_at`, `run_maintenance_tasks`, `handle_warm_shutdown_request` and the flag `_stop_requested`;
 - a worker blocks for `worker_ttl` less 15 s when it waits for a task.
@@ -75,20 +77,29 @@ class Queue:
         found = (_split_if_ours(text(raw)) for raw in self._redis.lrange(self.rq.key, 0, -1))
         return {task for task in found if task}
 
-    def forget(self, job_id: str, task: str) -> None:
-        """Drop what RQ still holds of a task whose worker died."""
-        for execution in map(text, self._redis.zrange(self.rq.started_job_registry.key, 0, -1)):
-            if execution.startswith(f"{job_id}_{task}_"):
-                self._drop(self.rq.started_job_registry.key, execution)
-        self.forget_popped(job_id, task)
+    def held(self) -> dict[str, str]:
+        """What RQ took out of the queue and is not done with: the worker that runs an entry, by the entry's id.
 
-    def forget_popped(self, job_id: str, task: str = "") -> None:
-        """Drop what a worker popped and did not live to start: of one task, or of all tasks of a job that is over."""
-        popped, meant = self.rq.intermediate_queue_key, f"{job_id}_{task}_" if task else f"{job_id}_"
-        for delivery in map(text, self._redis.lrange(popped, 0, -1)):
-            if delivery.startswith(meant):
-                self._redis.lrem(popped, 0, delivery)
-                self._redis.delete(rq.job.Job.key_for(delivery))
+        The worker is empty where none has begun. RQ counts as work in progress for ever what a dead worker held.
+        """
+        started = {
+            text(raw).partition(":")[0] for raw in self._redis.zrange(self.rq.started_job_registry.key, 0, -1)
+        }
+        popped = {text(raw) for raw in self._redis.lrange(self.rq.intermediate_queue_key, 0, -1)}
+        entries = sorted(entry for entry in started | popped if _split_if_ours(entry))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for entry in entries:
+                pipe.hget(rq.job.Job.key_for(entry), "worker_name")
+            return {entry: text(raw or b"") for entry, raw in zip(entries, pipe.execute(), strict=True)}
+
+    def drop(self, entry: str) -> None:
+        """Forget an entry that a dead worker held."""
+        started = self.rq.started_job_registry.key
+        for execution in map(text, self._redis.zrange(started, 0, -1)):
+            if execution.startswith(f"{entry}:"):
+                self._drop(started, execution)
+        self._redis.lrem(self.rq.intermediate_queue_key, 0, entry)
+        self._redis.delete(rq.job.Job.key_for(entry))
 
     def forget_expired(self, moment: float) -> None:
         """Drop what no worker has renewed so that it would outlast `moment`, in seconds since the epoch.

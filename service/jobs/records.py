@@ -128,6 +128,8 @@ class Record(BaseModel):
     options: Annotated[Options, AsJson] = Field(default_factory=Options)
     metadata: Annotated[dict[str, str], AsJson] = Field(default_factory=dict)
     reference: str | None = None
+    priority: str = "normal"
+    work: float = 0.0  #: megapixels of new frames, as estimated when it was accepted
     input: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
     facts: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
     notes: Annotated[list[str], AsJson] = Field(default_factory=list)
@@ -171,6 +173,8 @@ class Job(BaseModel):
         default_factory=dict, description="the caller's own notes on the job, as they were given"
     )
     reference: str | None = Field(None, description="the caller's own name for the job")
+    priority: str = Field("normal", description="how it stands among its owner's jobs")
+    work: float = Field(0.0, description="what it costs the workers, as estimated: megapixels of new frames")
     input: dict[str, Any]
     facts: dict[str, Any] = Field(
         default_factory=dict, exclude=True, description="what the prober found in the upload"
@@ -221,6 +225,8 @@ def read_job(
         options=record.options,
         metadata=record.metadata,
         reference=record.reference,
+        priority=record.priority,
+        work=record.work,
         input=record.input,
         facts=record.facts,
         notes=record.notes,

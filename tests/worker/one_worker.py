@@ -11,7 +11,7 @@ from typing import Any
 from redis import Redis
 
 from service.api.options import parse_options
-from service.jobs.machine import ASSEMBLE, PLAN, Jobs, new_job_id
+from service.jobs.machine import PLAN, Jobs, new_job_id
 from service.jobs.queue import Queue, split_id
 from service.jobs.records import Job
 from service.jobs.workers import WorkerRecord, Workers
@@ -67,7 +67,9 @@ class Bench:
     def load(self, name: str) -> Any:
         return Interruptible("dain-lite" if name == "auto" else name)
 
-    def accept(self, source: Path, tmp_path: Path, upload: bytes | None = None, **options: object) -> Job:
+    def accept(
+        self, source: Path, tmp_path: Path, upload: bytes | None = None, work: float = 0, **options: object
+    ) -> Job:
         """A job on `source`; where `upload` is given, that is what the store holds of it meanwhile."""
         job_id = new_job_id()
         copy = tmp_path / "upload"
@@ -81,12 +83,13 @@ class Bench:
             options=parse_options(options),
             input={},
             facts=probe(source).as_dict(),
+            work=work,
         )
         self.queue.enqueue(job_id, PLAN)
         return job
 
     def work(self, most: int = 100) -> int:
-        """Run waiting tasks to their end, oldest first; returns how many."""
+        """Run waiting tasks to their end, by turns; returns how many."""
         for done in range(most):
             if not self.queue.depth():
                 return done
@@ -95,10 +98,9 @@ class Bench:
         return most
 
     def take(self) -> None:
-        """Run the oldest waiting task until the next may begin beside it."""
+        """Run the waiting task whose turn it is until the next may begin beside it."""
         job_id, task = split_id(self.queue.rq.pop_job_id())
-        run = {PLAN: tasks.plan, ASSEMBLE: tasks.assemble}.get(task, tasks.segment)
-        run(job_id, task)
+        tasks.run(job_id, task)
 
     def keys(self, *kinds: str) -> list[str]:
         return [key for kind in kinds for key in self.store.keys(f"{kind}/")]

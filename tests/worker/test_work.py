@@ -12,6 +12,7 @@ import av
 import pytest
 import torch
 from redis import Redis
+from redis.exceptions import ConnectionError
 
 from service.jobs.machine import ASSEMBLE, PLAN, segment_name
 from service.jobs.queue import WarmWorker
@@ -134,9 +135,9 @@ def test_segments_may_come_in_any_order_and_twice(bench: Bench, clip: Path, tmp_
     job = bench.accept(clip, tmp_path)
     bench.work(1)
     for index in (2, 0, 0, 1, 2):
-        tasks.segment(job.id, segment_name(index))
+        tasks.run(job.id, segment_name(index))
     bench.runtime.relay.finish()
-    tasks.assemble(job.id)
+    tasks.run(job.id, ASSEMBLE)
     bench.runtime.relay.finish()
     assert bench.jobs.get(job.id).status is State.SUCCEEDED
     assert len(bench.keys("segments")) == 3 and len(bench.keys("results")) == 1
@@ -235,6 +236,28 @@ def test_a_planner_that_lost_its_claim_leaves_the_plan_that_counts(
     done = bench.jobs.get(job.id)
     assert done.status is State.SUCCEEDED and len(bench.keys("plans")) == 1
     assert done.metrics.segments_total == 7  # by the settings of the second planner
+
+
+def test_a_worker_takes_the_task_whose_turn_it_is(
+    bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry of the queue names the task that was ready first."""
+    film, short, other = (bench.accept(clip, tmp_path, work=work) for work in (1000, 1, 10))
+    bench.take()
+    bench.runtime.relay.finish()
+    states = [bench.jobs.get(job.id).status for job in (film, short, other)]
+    assert states == [State.QUEUED, State.RUNNING, State.QUEUED]
+
+    def lose_the_connection() -> None:
+        raise ConnectionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.jobs, "next_task", lose_the_connection)
+        bench.queue.rq.empty()
+        bench.queue.enqueue(other.id, PLAN)
+        bench.take()
+        bench.runtime.relay.finish()
+    assert bench.jobs.get(other.id).status is State.RUNNING
 
 
 def test_a_worker_reads_a_plan_once(

@@ -13,6 +13,7 @@ local now = clock()
 redis.call('HSET', KEYS[3], 'state', 'running', 'worker', ARGV[3], 'token', ARGV[4], 'started_at', now, 'frames', 0,
            'waiting', 0)
 redis.call('SADD', KEYS[4], ARGV[2])
+leave_line(owner_of_job(), ARGV[2])
 if state == 'queued' then
   redis.call('HSET', job, 'state', 'running', 'started_at', now)
   redis.call('ZREM', KEYS[5], job_id)

@@ -62,6 +62,52 @@ local function emit_progress(active, task_prefix)
   emit('job.progressed', {frames_done = done, frames_total = total})
 end
 
+-- The line: every task that is ready, in the order in which workers are to take them. It is a hint. Whether a task may
+-- be had, its record says.
+--
+--   dain:line              owners with ready tasks, by how much they have had: the least goes first
+--   dain:line:jobs:OWNER   the owner's jobs with ready tasks, by size: the smallest goes first
+--   dain:line:ages:OWNER   the same by age: the oldest goes first
+--   JOB:ready              the job's ready tasks, by their place in it
+--   dain:line:turns        how many turns each owner has had
+--   dain:line:had          what owners had that have no ready task now
+--   dain:line:clock        what the owner whose turn it was last had had until then
+--
+-- What an owner had is work, in megapixels of new frames, divided by the owner's weight. An owner that comes back after a
+-- while has saved up nothing: it begins at the clock (start-time fair queueing).
+local LINE = 'dain:line'
+local TASK_WORK = 20  -- of the plan and of the assembly
+local SIZES = {low = 10, normal = 1, high = 1 / 10}  -- what a job's size is multiplied by, for its priority
+
+local function field(key, name) return tonumber(redis.call('HGET', key, name) or 0) or 0 end
+local function owner_of_job() return redis.call('HGET', job, 'owner') or 'default' end
+
+-- Puts a ready task of the job into the line; it may be there already.
+local function enter_line(name)
+  local owner = owner_of_job()
+  local place = name == 'plan' and -1 or tonumber(string.match(name, '^segment%-(%d+)$')) or 1e9
+  redis.call('ZADD', job .. ':ready', place, name)
+  local size = field(job, 'work') * (SIZES[redis.call('HGET', job, 'priority')] or 1)
+  redis.call('ZADD', LINE .. ':jobs:' .. owner, size, job_id)
+  redis.call('ZADD', LINE .. ':ages:' .. owner, 0, job_id)
+  local clock = tonumber(redis.call('GET', LINE .. ':clock') or 0)
+  redis.call('ZADD', LINE, 'NX', math.max(field(LINE .. ':had', owner), clock), owner)
+end
+
+-- Takes a task of the job, or all of them, out of the line.
+local function leave_line(owner, name)
+  local ready, jobs = job .. ':ready', LINE .. ':jobs:' .. owner
+  if name then redis.call('ZREM', ready, name) else redis.call('DEL', ready) end
+  if redis.call('EXISTS', ready) == 1 then return end
+  redis.call('ZREM', jobs, job_id)
+  redis.call('ZREM', LINE .. ':ages:' .. owner, job_id)
+  local had = redis.call('ZSCORE', LINE, owner)
+  if had and redis.call('EXISTS', jobs) == 0 then
+    redis.call('HSET', LINE .. ':had', owner, had)
+    redis.call('ZREM', LINE, owner)
+  end
+end
+
 -- Removes the records of all the job's tasks.
 local function drop_tasks(task_prefix)
   redis.call('DEL', task_prefix .. 'plan', task_prefix .. 'assemble')

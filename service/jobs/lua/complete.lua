@@ -28,6 +28,7 @@ local ready = {}
 local function start(name)
   redis.call('HSET', ARGV[5] .. name, 'state', 'queued', 'queued_at', now)
   redis.call('SADD', KEYS[4], name)
+  enter_line(name)
   table.insert(ready, name)
 end
 local total = tonumber(redis.call('HGET', job, 'segments_total'))

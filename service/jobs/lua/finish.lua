@@ -12,6 +12,7 @@ redis.call('HSET', job, 'state', ARGV[2], 'finished_by', ARGV[4], 'finished_at',
 set_fields(job, ARGV[3])
 add_notes(ARGV[6])
 redis.call('DEL', KEYS[3])
+leave_line(owner_of_job())
 redis.call('ZREM', KEYS[4], job_id)
 redis.call('ZREM', KEYS[5], job_id)
 redis.call('ZADD', KEYS[6], 0, job_id)

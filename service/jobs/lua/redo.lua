@@ -15,6 +15,7 @@ for _, name in ipairs(cjson.decode(ARGV[5])) do
     redis.call('HDEL', segment, 'key', 'sha256', 'size_bytes', 'completed_by', 'ready', 'attempts', 'frames_delivered')
     redis.call('HSET', segment, 'state', 'queued', 'queued_at', clock())
     redis.call('SADD', KEYS[4], name)
+    enter_line(name)
   end
 end
 return 1

@@ -16,7 +16,7 @@ from service.jobs import janitor as janitor_module
 from service.jobs.janitor import Janitor
 from service.jobs.machine import FINISHED, OWNERS, PLAN, RESULTS, Jobs, new_job_id, owner_key
 from service.jobs.problems import Problem
-from service.jobs.queue import Queue
+from service.jobs.queue import Queue, WarmWorker
 from service.jobs.records import DEFAULT_OWNER, Job, Output, State
 from service.jobs.workers import TaskInHand, WorkerRecord, Workers, worker_key
 from service.settings import Settings
@@ -175,6 +175,56 @@ def test_a_task_in_no_queue_is_delivered_after_a_while(
     assert queue.waiting() == {(job.id, PLAN)}
 
 
+def test_a_task_that_left_the_line_and_was_never_claimed_is_offered_again(
+    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its worker dies between the two, or the answer gets lost."""
+    assert jobs.next_task() == (job.id, PLAN)
+    janitor.redeliver()
+    assert jobs.in_line() == set()
+    monkeypatch.setattr(janitor_module, "LOST_AFTER", 0.0)
+    janitor.redeliver()
+    assert jobs.in_line() == queue.waiting() == {(job.id, PLAN)}
+    janitor.redeliver()
+    assert queue.depth() == 1
+
+
+def test_any_entries_of_the_queue_will_do_as_long_as_there_are_enough(
+    janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that takes an entry takes the task whose turn it is, and most often not the one that is named."""
+    monkeypatch.setattr(janitor_module, "LOST_AFTER", 0.0)
+    queue.enqueue(job.id, "segment-0")
+    janitor.redeliver()
+    assert queue.depth() == 1
+    jobs.complete(jobs.claim(job.id, PLAN, "ann"), job={"segments_total": 2, "frames_total": 20})
+    Workers(janitor._workers._redis, ttl_seconds=15).heartbeat(worker("ann"))
+    janitor.redeliver()
+    assert queue.waiting() == {(job.id, "segment-0"), (job.id, "segment-1")}
+
+
+def test_what_rq_holds_of_a_dead_worker_is_dropped(
+    janitor: Janitor, queue: Queue, job: Job, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor_module, "LOST_AFTER", 0.0)
+    workers = Workers(redis, ttl_seconds=15)
+    for name in ("ann", "bob"):
+        workers.heartbeat(worker(name))
+        queue.enqueue(job.id, PLAN)
+        rq_worker = WarmWorker(redis, name, on_drain=lambda: None)
+        rq_worker.prepare_execution(queue.rq.jobs[0])
+        rq_worker.prepare_job_execution(queue.rq.jobs[0])
+        redis.lpop(queue.rq.key)
+    queue.enqueue(job.id, "segment-0")
+    redis.lmove(
+        queue.rq.key, queue.rq.intermediate_queue_key
+    )  # popped by a worker that did not live to begin it
+    assert sorted(queue.held().values()) == ["", "ann", "bob"]
+    workers.leave("ann")
+    janitor.redeliver()
+    assert list(queue.held().values()) == ["bob"] and len(redis.keys("rq:job:*")) == 2
+
+
 def test_a_task_waits_for_a_worker_that_may_serve_its_model(
     janitor: Janitor, jobs: Jobs, queue: Queue, job: Job, redis: Redis
 ) -> None:
@@ -226,13 +276,10 @@ def test_rq_forgets_what_dead_workers_had_in_hand_when_a_job_ended(
         [delivery] = redis.lrange(queue.rq.key, 0, -1)
         redis.delete(queue.rq.key)
         redis.zadd(queue.rq.started_job_registry.key, {delivery + b":execution": expires_at})
-    queue.enqueue(job.id, "segment-0")
-    redis.lmove(queue.rq.key, queue.rq.intermediate_queue_key)
     jobs.finish(job.id, State.CANCELLED)
     janitor.clean_up()
     assert [key.split(b"_")[1] for key in redis.scan_iter(match="rq:job:*")] == [b"segment-1"]
     assert redis.zcard(queue.rq.started_job_registry.key) == 1
-    assert not redis.exists(queue.rq.intermediate_queue_key)
 
 
 def test_an_upload_without_a_job_is_removed_after_an_hour(

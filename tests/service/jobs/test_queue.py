@@ -120,7 +120,7 @@ def test_stop_after_task_ends_the_loop(
     assert redis.get("ran") == b"1" and queue.waiting() == {(JOB, "segment-1")}
 
 
-def test_what_a_killed_worker_held_can_be_forgotten_and_delivered_again(
+def test_what_a_killed_worker_held_can_be_dropped_and_delivered_again(
     redis: Redis, worker: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
     queue = Queue(redis)
@@ -129,7 +129,10 @@ def test_what_a_killed_worker_held_can_be_forgotten_and_delivered_again(
         until(lambda: redis.get("ran") == b"1")
         process.kill()
     assert redis.zcard(queue.rq.started_job_registry.key) == 1  # RQ would notice after minutes
-    queue.forget(JOB, "segment-0")
+    [(entry, name)] = queue.held().items()
+    assert name == f"w-{process.pid}"
+    queue.drop(entry)
+    assert queue.held() == {}
     assert redis.zcard(queue.rq.started_job_registry.key) == 0 and not list(redis.scan_iter(match="rq:job:*"))
     queue.enqueue(JOB, "segment-0")
     with worker("redis.incr('ran')") as process:
