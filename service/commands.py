@@ -6,8 +6,9 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -16,13 +17,20 @@ from rich.table import Column, Table
 
 from service.client import Client
 
-server = click.option(
-    "--url",
-    envvar="DAIN_URL",
-    default="http://127.0.0.1:8000",
-    show_default=True,
-    help="The service.  [DAIN_URL]",
-)
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+def server(command: Command) -> Command:
+    """Adds the options that say which service a command talks to, and as whom."""
+    url = click.option(
+        "--url",
+        envvar="DAIN_URL",
+        default="http://127.0.0.1:8000",
+        show_default=True,
+        help="The service.  [DAIN_URL]",
+    )
+    token = click.option("--token", envvar="DAIN_TOKEN", help="The key for it.  [DAIN_TOKEN]")
+    return url(token(command))
 
 
 @click.command()
@@ -49,6 +57,7 @@ def submit(
     detach: bool,
     no_audio: bool,
     url: str,
+    token: str | None,
     **options: object,
 ) -> None:
     """Send CLIP to a service, wait, and fetch the result."""
@@ -57,7 +66,7 @@ def submit(
         given["audio"] = "none"
     if output and not output.is_dir():
         _check_output(output, clip, overwrite)
-    with Client(url) as client:
+    with Client(url, token=token) as client:
         job = client.submit(clip, given)
         if detach:
             click.echo(job["id"])
@@ -137,9 +146,9 @@ def _wait(client: Client, job_id: str) -> dict[str, Any]:
 @click.option("--reference", help="Only jobs that were submitted with it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the documents themselves.")
 @server
-def jobs(status: str | None, reference: str | None, as_json: bool, url: str) -> None:
+def jobs(status: str | None, reference: str | None, as_json: bool, url: str, token: str | None) -> None:
     """List the jobs of a service, newest first."""
-    with Client(url) as client:
+    with Client(url, token=token) as client:
         found = client.jobs(status=status, reference=reference)
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -154,9 +163,9 @@ def jobs(status: str | None, reference: str | None, as_json: bool, url: str) -> 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the documents themselves.")
 @server
-def workers(as_json: bool, url: str) -> None:
+def workers(as_json: bool, url: str, token: str | None) -> None:
     """List the workers of a service."""
-    with Client(url) as client:
+    with Client(url, token=token) as client:
         found = client.workers()
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -190,7 +199,7 @@ def workers(as_json: bool, url: str) -> None:
 @click.command()
 @click.argument("job_id")
 @server
-def cancel(job_id: str, url: str) -> None:
+def cancel(job_id: str, url: str, token: str | None) -> None:
     """Stop a job, or remove one that is over."""
-    with Client(url) as client:
+    with Client(url, token=token) as client:
         client.cancel(job_id)

@@ -23,6 +23,7 @@ PAGE = 200
 # The service answers an upload once it has looked through all of it, which takes a slow disk long.
 ANSWER_SECONDS = 600.0
 SLOWEST_DISK = 5e6  # bytes/s
+_VISIBLE = re.compile(r"[!-~]+")
 # In such a URL, what is read as the host is a part of a password that holds a / or the like.
 _AT_AFTER_AUTHORITY = re.compile(r"//[^/?#]*[/?#].*@", re.DOTALL)
 
@@ -30,18 +31,23 @@ _AT_AFTER_AUTHORITY = re.compile(r"//[^/?#]*[/?#].*@", re.DOTALL)
 class Client:
     """Speaks to the service at `base_url`, e.g. ``http://127.0.0.1:8000``; sends a name and password in it as a login.
 
+    `token` is the key that `dain keys add` printed; unset: the environment's DAIN_TOKEN, if there is one. It may not go
+    with a login, since a request carries one of them.
+
     `timeout` is the longest silence, in seconds, that a call bears; `submit` waits longer for the answer to an upload.
     Every method raises ClientError. Every method but `cancel` repeats what failed, for minutes where the service is
     busy (429, 503), for half a minute where the connection fails.
     """
 
-    def __init__(self, base_url: str, *, timeout: float = 60.0) -> None:
+    def __init__(self, base_url: str, *, token: str | None = None, timeout: float = 60.0) -> None:
         url = _parsed(base_url)
         # The login goes into a header: no message or log that shows a request's URL shows the password.
         login = httpx.BasicAuth(url.username, url.password) if url.userinfo else None
+        token = (os.environ.get("DAIN_TOKEN", "") if token is None else token).strip()
         self.url = url.copy_with(userinfo=b"")
         self._timeout = timeout
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, auth=login)
+        headers = _authorization(token, login is not None)
+        self._http = httpx.Client(base_url=self.url, timeout=timeout, auth=login, headers=headers)
 
     def __enter__(self) -> Client:
         return self
@@ -201,6 +207,22 @@ def _parsed(base_url: str) -> httpx.URL:
             "The service's URL must look like http://127.0.0.1:8000. In a password, write @ as %40, / as %2F, : as %3A."
         )
     return url
+
+
+def _authorization(token: str, has_login: bool) -> dict[str, str]:
+    """The header that carries `token`, if there is one. ClientError where it cannot; the error does not repeat it."""
+    if not token:
+        return {}
+    if has_login:
+        raise ClientError(
+            "The service's URL has a login, and there is a token, too (DAIN_TOKEN or --token). "
+            "A request carries one of them: leave the other out."
+        )
+    if not _VISIBLE.fullmatch(token):  # else the error of the HTTP library would show it
+        raise ClientError(
+            "The token (DAIN_TOKEN or --token) is not whole: give it as `dain keys add` printed it."
+        )
+    return {"Authorization": f"Bearer {token}"}
 
 
 def _part(path: Path, sha256: str) -> Path:

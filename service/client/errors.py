@@ -84,6 +84,8 @@ def persist(call: Callable[[], T], url: object, in_use_seconds: float = BUSY_SEC
         except httpx.TransportError as error:
             kind, patience = "unreachable", CONNECTION_SECONDS
             failure, pause = unreachable(url, error), usual
+        if pause > patience:  # as for a quota that comes back tomorrow
+            raise failure
         pause = min(max(pause, FIRST_PAUSE), LONGEST_PAUSE)
         paused[kind] += pause
         if paused[kind] > patience:

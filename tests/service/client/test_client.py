@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import logging
+import os
 import random
 import re
 import socket
@@ -427,3 +428,67 @@ with Client({url!r}) as client:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# -- keys -----------------------------------------------------------------------------------------
+
+
+def token_of(key: dict[str, str]) -> str:
+    return key["Authorization"].removeprefix("Bearer ")
+
+
+def test_the_token_is_sent_from_the_argument_or_the_environment(
+    url: str, make_key: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, wrong = token_of(make_key("ann")), token_of(make_key("bob"))[:-1]
+    with Client(url) as client, pytest.raises(ClientError, match="asks for a key") as refused:
+        client.jobs()
+    assert refused.value.status == 401
+    monkeypatch.setenv("DAIN_TOKEN", wrong)
+    with Client(url) as client, pytest.raises(ClientError, match="none of this service's"):
+        client.jobs()
+    with Client(url, token=ann) as client:
+        assert client.jobs() == []
+    monkeypatch.setenv("DAIN_TOKEN", f"{ann}\n")  # as a file that a shell reads ends
+    with Client(url) as client:
+        assert client.jobs() == []
+
+
+def test_no_message_and_no_log_shows_a_token(
+    url: str, make_key: Callable[..., dict[str, str]], clip: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    ann = token_of(make_key("ann"))
+    said = []
+    for base_url, token in [
+        (url, ann[:-1]),  # refused
+        (url, f"{ann[:40]}\x00{ann[40:]}"),  # cannot be sent
+        (url, f"{ann} é"),
+        (url.replace("//", "//me:s3cret@"), ann),
+        ("http://127.0.0.1:1", ann),  # nobody there
+    ]:
+        with pytest.raises(ClientError) as caught, Client(base_url, token=token) as client:
+            client._request("GET", "/jobs") if base_url == url else client.cancel("0" * 28)
+        said.append(f"{caught.value!r} {caught.value} {caught.value.problem}")
+    with Client(url, token=ann) as client:
+        client.submit(clip)
+        said.append(repr(client))
+    environment = {**os.environ, "DAIN_TOKEN": ann[:-1], "DAIN_URL": url}
+    for command in (["jobs"], ["submit", str(clip)], ["workers", "--token", f"{ann} x"], ["jobs", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "service.cli", *command], env=environment, capture_output=True, text=True
+        )
+        said.append(done.stdout + done.stderr)
+        assert "Traceback" not in said[-1] and (done.returncode == 1) is (command[-1] != "--help")
+    shown = "\n".join([*said, caplog.text])
+    assert not any(part in shown for part in (ann[18:40], ann[40:-1], "s3cret"))
+
+
+def test_a_quota_that_comes_back_tomorrow_is_not_waited_for() -> None:
+    tomorrow = errors.Again("used up", {"status": 429}, pause=40_000)
+
+    def refuse() -> None:
+        raise tomorrow
+
+    with pytest.raises(errors.Again, match="used up"):
+        errors.persist(refuse, "http://dain")
