@@ -100,6 +100,11 @@ class Settings(BaseSettings):
         description="Where uploads, segments and results are kept: `file:///folder`, or "
         "`s3://bucket/prefix?endpoint=https://host&region=name`; unset: `store` in the state folder.",
     )
+    store_redirect: bool = Field(
+        default=False,
+        description="Whether results are fetched from an S3 store itself, by links that are good for a quarter of an "
+        "hour; its endpoint must then be one that clients reach.",
+    )
     cache_bytes: ByteSize = Field(
         default=ByteSize(CACHE_BYTES),
         gt=0,

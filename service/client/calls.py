@@ -9,7 +9,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -160,14 +161,30 @@ class Client:
             have = part.stat().st_size if part.exists() else 0
             if 0 < have < output["size_bytes"]:
                 headers = {"Range": f"bytes={have}-", "If-Range": f'"{output["sha256"]}"'}
-        with self._http.stream("GET", f"/jobs/{job_id}/result", headers=headers) as response:
-            raise_for_problem(response)
-            sha256 = response.headers.get("ETag", "").removeprefix("W/").strip('"')
+        with self._result(job_id, headers) as response:
+            tag = response.headers.get("ETag", "").removeprefix("W/").strip('"')
+            sha256 = output["sha256"] if output else tag
             part = _part(path, sha256)
             with part.open("ab" if response.status_code == 206 else "wb") as file:
                 for chunk in response.iter_bytes(CHUNK_BYTES):
                     file.write(chunk)
         return part, sha256
+
+    @contextmanager
+    def _result(self, job_id: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """The answer with the result, from the service or from where it says that the result is."""
+        with self._http.stream("GET", f"/jobs/{job_id}/result", headers=headers) as response:
+            if not response.has_redirect_location:
+                raise_for_problem(response)
+                yield response
+                return
+        # Another server: it gets no login of ours, and knows the file by another tag.
+        ranges = {name: value for name, value in headers.items() if name == "Range"}
+        with httpx.stream(
+            "GET", response.headers["Location"], headers=ranges, timeout=self._timeout
+        ) as response:
+            raise_for_problem(response)
+            yield response
 
     def cancel(self, job_id: str) -> dict[str, Any] | None:
         """Cancels the job and returns it, or removes one that had ended and returns None."""

@@ -52,7 +52,8 @@ def raise_for_problem(response: httpx.Response) -> None:
         message = str(problem["detail"])
     except (ValueError, LookupError, TypeError):  # a proxy's page, say
         problem = {"status": response.status_code}
-        message = f"{response.url} answered {response.status_code} {response.reason_phrase}."
+        place = response.url.copy_with(query=None)  # the query of a link to a store is a login
+        message = f"{place} answered {response.status_code} {response.reason_phrase}."
     if response.status_code in (429, 503) or problem.get("type") == IN_USE:
         seconds = response.headers.get("Retry-After", "")
         raise Again(message, problem, float(seconds) if seconds.isdecimal() else None)

@@ -136,6 +136,17 @@ class Store(Protocol):
         """
         ...
 
+    def link(self, stored: Stored, *, seconds: int, media_type: str, disposition: str) -> str | None:
+        """A URL at which whoever has it may fetch the file `stored` for so long; None where the store has no such URLs.
+
+        `media_type` and `disposition` are headers of the answer there.
+
+        Raises:
+            StoreMissing: nothing is under its key.
+            StoreDamaged: its size or the hash that the store has of it is another.
+        """
+        ...
+
     def size(self, key: str) -> int:
         """Bytes under `key`; raises StoreMissing where there is nothing."""
         ...

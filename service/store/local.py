@@ -95,6 +95,9 @@ class LocalStore:
         with file:
             yield lambda first, stop: os.pread(file.fileno(), stop - first, first)
 
+    def link(self, stored: Stored, *, seconds: int, media_type: str, disposition: str) -> None:
+        """None: a folder answers no requests."""
+
     def size(self, key: str) -> int:
         try:
             return self._path(key).stat().st_size

@@ -19,12 +19,14 @@ from service.api.problems import documented
 from service.api.views import POLL_SECONDS
 from service.jobs.problems import Problem
 from service.jobs.records import Output, State
-from service.store import Store, StoreDamaged, StoreMissing
+from service.store import Store, Stored, StoreDamaged, StoreMissing
 from service.store.blocks import read
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+LINK_SECONDS = 900  # within which a download from the store must begin
 
 
 def get_output(job: JobDep) -> Output:
@@ -48,14 +50,31 @@ def get_output(job: JobDep) -> Output:
 OutputDep = Annotated[Output, Depends(get_output)]
 
 
-def get_file(output: OutputDep, service: ServiceDep) -> Iterator[Path | None]:
-    """The path of the opened result, checked whole; None where it is so large that it is checked block by block.
+def get_link(request: Request, output: OutputDep, service: ServiceDep) -> str | None:
+    """Where the store itself sends the result; None where this API does. Raises Problem 410 as `get_file` does."""
+    if not service.settings.store_redirect or request.method == "HEAD":
+        return None
+    with named_damage():
+        return service.store.link(
+            Stored(output.key, output.size_bytes, output.sha256),
+            seconds=LINK_SECONDS,
+            media_type=output.media_type,
+            disposition=disposition(output.filename),
+        )
+
+
+LinkDep = Annotated[str | None, Depends(get_link)]
+
+
+def get_file(output: OutputDep, service: ServiceDep, link: LinkDep) -> Iterator[Path | None]:
+    """The path of the opened result, checked whole; None where it is so large that it is checked block by block, or
+    where the store itself sends it.
 
     The file stays valid until the answer is sent, even where the job is removed. Raises Problem 410 where the result is
     gone, or is not what the worker put into the store.
     """
     with named_damage():
-        if output.blocks_sha256 and output.size_bytes > service.store.whole_bytes:
+        if link or output.blocks_sha256 and output.size_bytes > service.store.whole_bytes:
             yield None
             return
         stored = service.store.fetch(output.key, size_bytes=output.size_bytes, sha256=output.sha256)
@@ -87,6 +106,7 @@ def expired() -> Problem:
     responses={
         200: {"description": "The file, whole.", "content": {"video/mp4": {}}},
         206: {"description": "The ranges asked for."},
+        307: {"description": "The file is in the store at this Location, for a quarter of an hour."},
         304: {"description": "Not changed: If-None-Match names its ETag, the SHA-256 of its content."},
         **documented(
             "invalid-range",
@@ -103,12 +123,18 @@ def expired() -> Problem:
     },
 )
 def fetch_result(
-    request: Request, output: OutputDep, service: ServiceDep, path: Annotated[Path | None, Depends(get_file)]
+    request: Request,
+    output: OutputDep,
+    service: ServiceDep,
+    link: LinkDep,
+    path: Annotated[Path | None, Depends(get_file)],
 ) -> Response:
     """Sends the finished file."""
     etag = f'"{output.sha256}"'
     if matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers={"ETag": etag})
+    if link:
+        return Response(status_code=307, headers={"Location": link, "Cache-Control": "no-store"})
     wanted = ranges.settle(request, output.size_bytes, etag)
     if path is None:
         return send_in_blocks(request, output, service.store, wanted)

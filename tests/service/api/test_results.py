@@ -302,3 +302,48 @@ class TestLarge:
         assert_problem(
             http.get(f"/jobs/{finished.id}/result", headers={"Range": "bytes=0-1"}), 410, "result-expired"
         )
+
+
+class TestRedirect:
+    """The store sends results itself."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings, bucket: s3.Bucket) -> Settings:
+        return settings.model_copy(update={"store_url": bucket.url, "store_redirect": True})
+
+    def test_the_store_sends_it(self, http: httpx.Client, finished: Job, bucket: s3.Bucket) -> None:
+        answer = http.get(f"/jobs/{finished.id}/result")
+        assert answer.status_code == 307 and answer.headers["Cache-Control"] == "no-store"
+        url = answer.headers["Location"]
+        assert url.startswith(f"{bucket.endpoint}/{bucket.name}/dain/results/") and s3.SECRET_KEY not in url
+        response = httpx.get(url, headers={"Range": "bytes=5-9"}, trust_env=False)
+        assert (response.status_code, response.content) == (206, RESULT[5:10])
+        assert response.headers["Content-Type"] == "video/mp4"
+        assert response.headers["Content-Disposition"] == "attachment; filename*=utf-8''caf%C3%A9-2x.mp4"
+        assert httpx.get(url.replace("/results/", "/uploads/"), trust_env=False).status_code == 403
+
+    def test_not_without_need(self, http: httpx.Client, finished: Job) -> None:
+        unchanged = http.get(f"/jobs/{finished.id}/result", headers={"If-None-Match": ETAG})
+        assert unchanged.status_code == 304
+        head = http.head(f"/jobs/{finished.id}/result")
+        assert (head.status_code, head.headers["ETag"]) == (200, ETAG)
+
+    @pytest.mark.parametrize("damage", [RESULT[:-1], None], ids=["truncated", "missing"])
+    def test_damage_is_a_410(
+        self, damage: bytes | None, http: httpx.Client, finished: Job, bucket: s3.Bucket
+    ) -> None:
+        assert finished.output is not None
+        if damage is None:
+            bucket.remove(finished.output.key)
+        else:
+            bucket.overwrite(finished.output.key, damage)
+        assert http.get(f"/jobs/{finished.id}/result").status_code == 410
+
+
+class TestRedirectOfAFolder:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"store_redirect": True})
+
+    def test_the_api_sends_it(self, http: httpx.Client, finished: Job) -> None:
+        assert http.get(f"/jobs/{finished.id}/result").content == RESULT

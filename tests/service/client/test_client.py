@@ -28,6 +28,8 @@ from service.client import Client, ClientError, calls, errors
 from service.jobs.machine import Jobs
 from service.settings import Settings
 from service.store import Store
+from service.store.s3 import S3Store
+from tests import s3
 from tests.api import serve, until
 
 CONTENT = random.Random(1).randbytes(3_000_000)
@@ -219,6 +221,41 @@ def test_a_damaged_part_is_noticed(
     assert list(tmp_path.glob("out*")) == []
     client.download(job_id, tmp_path / "out.mp4")
     assert (tmp_path / "out.mp4").read_bytes() == CONTENT
+
+
+class TestResultInABucket:
+    """The service says where it is; the client goes on there with what it has."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings, bucket: s3.Bucket) -> Settings:
+        return settings.model_copy(update={"store_url": bucket.url, "store_redirect": True})
+
+    def test_is_fetched_from_there(
+        self, client: Client, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
+    ) -> None:
+        job_id = client.submit(clip)["id"]
+        finish(job_id, CONTENT)
+        part_of(tmp_path / "out.mp4", CONTENT).write_bytes(CONTENT[:1_000_000])
+        client.download(job_id, tmp_path / "out.mp4")
+        assert (tmp_path / "out.mp4").read_bytes() == CONTENT
+
+    def test_a_link_that_is_no_good_is_not_shown(
+        self,
+        client: Client,
+        clip: Path,
+        tmp_path: Path,
+        finish: Callable[[str, bytes], None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        job_id = client.submit(clip)["id"]
+        finish(job_id, CONTENT)
+        sign = S3Store.link
+        monkeypatch.setattr(
+            S3Store, "link", lambda *a, **b: sign(*a, **b).replace("Signature=", "Signature=0")
+        )
+        with pytest.raises(ClientError, match="answered 403") as caught:
+            client.download(job_id, tmp_path / "out.mp4")
+        assert "Signature" not in str(caught.value)
 
 
 def test_a_file_is_replaced_only_where_that_is_wanted(
