@@ -48,6 +48,7 @@ def server(command: Command) -> Command:
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
 @click.option("--priority", help="low, normal or high, among your own jobs.  [normal]")
 @click.option("--reference", help="Your own name for the job, by which `dain jobs` finds it.")
+@click.option("--webhook-url", help="Where the service sends the job's events.")
 @click.option("--detach", is_flag=True, help="Print the job's id and do not wait.")
 @server
 def submit(

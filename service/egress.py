@@ -122,9 +122,7 @@ class Egress:
 
     def client(self, tls: ssl.SSLContext | bool = True) -> httpx.AsyncClient:
         """A client whose requests raise EgressRefused where they may not be made. `tls` decides whom https trusts."""
-        return httpx.AsyncClient(
-            transport=_Pinned(self, tls), timeout=TIMEOUT, follow_redirects=False, trust_env=False
-        )
+        return httpx.AsyncClient(transport=_Pinned(self, tls), timeout=TIMEOUT, follow_redirects=False)
 
     def _judge(self, url: httpx.URL, address: IPAddress) -> None:
         if any(address in network for network in self._networks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 import re
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.jobs.options import ModelName
@@ -56,6 +57,23 @@ def _destinations(value: object) -> object:
                     f"{entry!r} is no host name, address or network: give such as hooks.internal or 10.1.0.0/16"
                 ) from None
     return entries
+
+
+def _webhook_secrets(value: object) -> object:
+    """The secrets in a text with spaces between them; ValueError, without the text, where one is none."""
+    if not isinstance(value, str):
+        return value
+    secrets = value.split()
+    for secret in secrets:
+        try:
+            size = len(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
+        except ValueError:
+            size = 0
+        if not secret.startswith("whsec_") or not 24 <= size <= 64:
+            raise ValueError(
+                'each must be whsec_ and the base64 of 24 to 64 random bytes: echo "whsec_$(openssl rand -base64 32)"'
+            )
+    return secrets
 
 
 def _redis_url(url: str) -> str:
@@ -123,6 +141,11 @@ class Settings(BaseSettings):
         default=frozenset(),
         description="Where webhooks may go and videos may be fetched from, beside public https: host names, addresses "
         "and networks, `hooks.internal,10.1.0.0/16`.",
+    )
+    webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_webhook_secrets)] = Field(
+        default=(),
+        description="Secret that signs webhooks: `whsec_` and the base64 of 24 to 64 random bytes. Several, with "
+        "spaces between, sign together while a new one takes over. Unset: jobs with a webhook are refused.",
     )
 
     keys_file: Annotated[Path, AfterValidator(_absolute)] | None = Field(
@@ -246,6 +269,7 @@ def read_settings(**given: Any) -> Settings:
 
 
 def _describe(name: str, value: str, fault: str) -> str:
-    may_hold_password = name.endswith("_url") and ("@" in value or "?" in value)
+    url_with_password = name.endswith("_url") and ("@" in value or "?" in value)
+    may_hold_password = url_with_password or name.endswith("_secret")
     shown = "***" if may_hold_password else value
     return f"{PREFIX}{name.upper()}={shown}: {fault.removeprefix('Value error, ')}"

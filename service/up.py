@@ -1,8 +1,8 @@
 """`dain up`: the whole service on this machine, supervised.
 
-The command starts Redis (unless DAIN_REDIS_URL names one), the API, the janitor, and a worker for each GPU, or one on
-the CPU. supervisord starts again whatever dies. Ctrl-C or SIGTERM ends everything in good order. One folder holds all
-state: whatever ended the last run, the next one goes on with the jobs that were accepted.
+The command starts Redis (unless DAIN_REDIS_URL names one), the API, the janitor, the sender of webhooks, and a worker
+for each GPU, or one on the CPU. supervisord starts again whatever dies. Ctrl-C or SIGTERM ends everything in good
+order. One folder holds all state: whatever ended the last run, the next one goes on with the jobs that were accepted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PYTHON = [sys.executable, "-P", "-m"]  # -P: modules in the current folder must 
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [DAIN_PORT; 8000]")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Folder for all state.  [DAIN_STATE_DIR]")
 def up(host: str | None, port: int | None, state_dir: Path | None) -> None:
-    """Run the whole service here: Redis, API, workers, janitor."""
+    """Run the whole service here: Redis, API, workers, janitor, webhooks."""
     given: dict[str, Any] = {"host": host, "port": port, "state_dir": state_dir}
     settings = read_settings(**{name: value for name, value in given.items() if value is not None})
     try:
@@ -202,6 +202,7 @@ def supervisor_config(
     if settings.redis_url is None:
         program("redis", _redis_command(state / "redis", runtime_dir), 1)
     program("janitor", [*PYTHON, "service.jobs.janitor"], 2)
+    program("webhooks", [*PYTHON, "service.webhooks"], 2)
     for number, device in enumerate(workers):
         program(f"worker-{number}", [*PYTHON, "worker.main", "--device", device], 3)
     program("api", [*PYTHON, "service.api.app"], 4)

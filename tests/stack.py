@@ -21,6 +21,7 @@ PROGRAMS = {
     "api": "service.api.app",
     "worker": "worker.main",
     "janitor": "service.jobs.janitor",
+    "webhooks": "service.webhooks",
 }
 
 

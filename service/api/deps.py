@@ -18,11 +18,13 @@ from service.api.auth import CallerDep
 from service.api.line import Line
 from service.api.probe import Prober
 from service.api.rates import RateLimits
+from service.egress import Egress
 from service.jobs.keys import Keys, Scope, open_keys
 from service.jobs.machine import Jobs
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
 from service.jobs.records import Job
+from service.jobs.webhooks import Deliveries
 from service.jobs.workers import Workers
 from service.settings import Settings
 from service.store import Store
@@ -44,6 +46,8 @@ class Service:
     workers: Workers
     keys: Keys
     rates: RateLimits
+    deliveries: Deliveries
+    egress: Egress
     prober: Prober = field(default_factory=Prober)
     #: A look takes a core and some memory. Half of the places are as many as there are cores, and an owner has no more.
     line: Line = field(default_factory=lambda: Line(LOOKS))
@@ -68,6 +72,8 @@ class Service:
             workers=Workers(redis, ttl_seconds=settings.worker_ttl_seconds),
             keys=open_keys(settings, redis),
             rates=RateLimits(redis),
+            deliveries=Deliveries(redis),
+            egress=Egress(settings.egress_allow),
         )
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -19,18 +19,21 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from service.egress import EgressRefused, parse_url
 from service.jobs.options import (
     DEFAULT_FACTOR,
     SHIPPED_MODELS,
     Handling,
     ModelName,
     Options,
+    WebhookEvent,
     parse_rate,
     parse_speed,
     settle_rate,
 )
 from service.jobs.problems import Problem
 
+WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
 MAX_REFERENCE = 128  # characters
 MAX_METADATA_KEYS = 16
 MAX_METADATA_BYTES = 4096  # of all keys and values, in UTF-8
@@ -44,6 +47,22 @@ def _check_size(metadata: dict[str, str]) -> dict[str, str]:
     if len(metadata) > MAX_METADATA_KEYS or size > MAX_METADATA_BYTES:
         raise ValueError(f"{len(metadata)} keys and {size} bytes")
     return metadata
+
+
+def _check_webhook(url: str | None) -> str | None:
+    """The URL in its normal form."""
+    try:
+        return None if url is None else str(parse_url(url))
+    except EgressRefused as error:
+        raise webhook_refused(error) from None
+
+
+def webhook_refused(error: EgressRefused) -> Problem:
+    return Problem("webhook-refused", f"The webhook_url is not accepted: {error}")
+
+
+def _listed(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class RequestedOptions(BaseModel):
@@ -115,6 +134,16 @@ class RequestedHandling(BaseModel):
         description='Your own notes on the job: a JSON object of texts, such as {"user": "42"}, with up to '
         f"{MAX_METADATA_KEYS} keys and {MAX_METADATA_BYTES} bytes. The job shows them, and GET /jobs finds by them.",
     )
+    webhook_url: Annotated[str | None, AfterValidator(_check_webhook)] = Field(
+        default=None,
+        description="Where the service posts the job's events, signed as Standard Webhooks has it: an https:// URL of "
+        "a public host.",
+    )
+    webhook_events: Annotated[list[WebhookEvent], BeforeValidator(_listed)] = Field(
+        default=list(WEBHOOK_EVENTS),
+        description=f"The events that the webhook gets, with commas between: all of {', '.join(WEBHOOK_EVENTS)} "
+        "unless given.",
+    )
 
 
 def parse_request(
@@ -133,12 +162,14 @@ def parse_handling(fields: Mapping[str, object]) -> Handling:
     """How the service handles a job, e.g. `parse_handling({"metadata": '{"user": "42"}'})`.
 
     Raises:
-        Problem: 422 `invalid-option`; its detail names each field at fault.
+        Problem: 422 `invalid-option` or `webhook-refused`; its detail names each field at fault.
     """
     try:
-        return Handling(**RequestedHandling.model_validate(fields).model_dump())
+        requested = RequestedHandling.model_validate(fields)
     except ValidationError as error:
         raise _refusal(error, RequestedHandling) from None
+    without = set() if requested.webhook_url else {"webhook_events"}
+    return Handling(**requested.model_dump(exclude=without))
 
 
 def parse_options(fields: Mapping[str, object], models: Collection[str] = SHIPPED_MODELS) -> Options:

@@ -21,7 +21,9 @@ class JobView(Job):
 
     source: str = Field(exclude=True)
     output: ResultView | None = None
-    links: dict[str, str] = Field(description="`self`, and `result` while there is one to fetch")
+    links: dict[str, str] = Field(
+        description="`self`; `result` while there is one to fetch; `deliveries` of a job with a webhook"
+    )
 
     @classmethod
     def of(cls, job: Job) -> JobView:
@@ -29,4 +31,6 @@ class JobView(Job):
         links = {"self": f"/jobs/{job.id}"}
         if job.status is State.SUCCEEDED and not job.expired:
             links["result"] = f"/jobs/{job.id}/result"
+        if job.webhook_url:
+            links["deliveries"] = f"/jobs/{job.id}/deliveries"
         return cls(**job.model_dump(), links=links)

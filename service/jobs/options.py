@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -19,6 +19,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 SHIPPED_MODELS = ("auto", "dain", "dain-lite", "dain-refined")
 #: A model's name: one of `SHIPPED_MODELS`, or that of a file in the folder DAIN_MODELS of the workers.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+#: The events of a job that its webhook may get.
+WebhookEvent = Literal["job.started", "job.progressed", "job.succeeded", "job.failed", "job.cancelled"]
 
 DEFAULT_FACTOR = 2
 MIN_FPS, MAX_FPS = 1, 1000
@@ -166,6 +169,8 @@ class Handling(BaseModel):
     )
     metadata: dict[str, str] = Field(default_factory=dict, description="The caller's own notes on the job.")
     reference: str | None = Field(default=None, description="The caller's own name for the job.")
+    webhook_url: str | None = Field(default=None, description="Where the job's events are sent.")
+    webhook_events: list[str] = Field(default_factory=list, description="The events that are sent there.")
 
     def as_fields(self) -> dict[str, str]:
         """The record's fields that hold it. A default has none."""

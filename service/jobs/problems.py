@@ -16,6 +16,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     # the request
     "invalid-request": (422, "The request cannot be understood"),
     "invalid-option": (422, "An option is unknown or out of its range"),
+    "webhook-refused": (422, "The webhook cannot be used"),
     "invalid-upload": (400, "The body holds no complete upload"),
     "invalid-idempotency-key": (400, "The Idempotency-Key header is malformed"),
     "idempotency-key-reused": (422, "The Idempotency-Key belongs to another request"),

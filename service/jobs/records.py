@@ -130,6 +130,8 @@ class Record(BaseModel):
     reference: str | None = None
     priority: str = "normal"
     work: float = 0.0  #: megapixels of new frames, as estimated when it was accepted
+    webhook_url: str | None = None
+    webhook_events: Annotated[list[str], AsJson] = Field(default_factory=list)
     input: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
     facts: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
     notes: Annotated[list[str], AsJson] = Field(default_factory=list)
@@ -175,6 +177,8 @@ class Job(BaseModel):
     reference: str | None = Field(None, description="the caller's own name for the job")
     priority: str = Field("normal", description="how it stands among its owner's jobs")
     work: float = Field(0.0, description="what it costs the workers, as estimated: megapixels of new frames")
+    webhook_url: str | None = Field(None, description="where the job's events are sent")
+    webhook_events: list[str] = Field(default_factory=list, description="the events that are sent there")
     input: dict[str, Any]
     facts: dict[str, Any] = Field(
         default_factory=dict, exclude=True, description="what the prober found in the upload"
@@ -227,6 +231,8 @@ def read_job(
         reference=record.reference,
         priority=record.priority,
         work=record.work,
+        webhook_url=record.webhook_url,
+        webhook_events=record.webhook_events,
         input=record.input,
         facts=record.facts,
         notes=record.notes,

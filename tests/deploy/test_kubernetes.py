@@ -21,6 +21,7 @@ from service.jobs.options import Options
 from service.jobs.queue import Queue
 from service.jobs.records import State
 from service.settings import Settings
+from tests.receiver import SECRET
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -70,7 +71,8 @@ def label(manifest: Manifest) -> str:
 
 
 every_workload = pytest.mark.parametrize("workload", workloads(), ids=label)
-OURS = ["dain-api", "dain-janitor", "dain-worker"]
+OURS = ["dain-api", "dain-janitor", "dain-worker", "dain-webhooks"]
+SECRETS = {"dain-redis": "redis://:secret@dain-redis:6379/0", "dain-webhooks": SECRET}
 
 
 # -- valid -----------------------------------------------------------------------------------------
@@ -143,7 +145,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Settings]:
 
     def read(name: str) -> Settings:
         for variable in container(name)["env"]:
-            monkeypatch.setenv(variable["name"], variable.get("value", "redis://:secret@dain-redis:6379/0"))
+            if "valueFrom" in variable:
+                variable = {**variable, "value": SECRETS[variable["valueFrom"]["secretKeyRef"]["name"]]}
+            monkeypatch.setenv(variable["name"], variable["value"])
         for variable, value in named("ConfigMap", "dain-settings")["data"].items():
             monkeypatch.setenv(variable, value)
         return Settings()
@@ -160,12 +164,14 @@ def test_every_variable_is_a_setting(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_container_runs_a_module_and_keeps_its_files_in_the_store(
-    name: str, environment: Callable[[str], Settings]
-) -> None:
+def test_a_container_runs_a_module(name: str) -> None:
     python, option, module = container(name)["args"]
     assert (python, option) == ("python", "-m")
     assert importlib.util.find_spec(module)
+
+
+@pytest.mark.parametrize("name", ["dain-api", "dain-janitor", "dain-worker"])
+def test_a_container_keeps_its_files_in_the_store(name: str, environment: Callable[[str], Settings]) -> None:
     mounts = {mount["mountPath"]: mount["name"] for mount in container(name)["volumeMounts"]}
     assert environment(name).store_url == "file:///var/lib/dain/store"
     assert mounts["/var/lib/dain/store"] == "store"
@@ -259,13 +265,22 @@ def test_a_selector_selects_pods_that_there_are(name: str, selector: dict[str, s
     assert any(selector.items() <= labels.items() for labels in pods), name
 
 
+def test_api_and_sender_sign_with_one_secret_and_alone_call_out() -> None:
+    for name in OURS:
+        signs = name in ("dain-api", "dain-webhooks")
+        labels = named("Deployment", name)["spec"]["template"]["metadata"]["labels"]
+        assert ("DAIN_WEBHOOK_SECRET" in {variable["name"] for variable in container(name)["env"]}) == signs
+        assert ("dain/may-call-out" in labels) == signs
+
+
 def test_the_secret_has_one_set_of_keys() -> None:
     text = (FOLDER / "README.md").read_text()
     wanted = {ref["key"] for ref in named("TriggerAuthentication", "dain-redis")["spec"]["secretTargetRef"]}
     for workload in workloads():
         for variable in pod(workload)["containers"][0].get("env", []):
-            if "valueFrom" in variable:
-                wanted.add(variable["valueFrom"]["secretKeyRef"]["key"])
+            reference = variable.get("valueFrom", {}).get("secretKeyRef", {})
+            if reference.get("name") == "dain-redis":
+                wanted.add(reference["key"])
     assert wanted == {"url", "address", "password"}
     assert all(f"--from-literal={key}=" in text for key in wanted)
 

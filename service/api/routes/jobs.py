@@ -12,6 +12,7 @@ from service.api.deps import JOB_ID, ChangedJobDep, JobDep, ServiceDep
 from service.api.problems import documented
 from service.api.views import POLL_SECONDS, JobView
 from service.jobs.records import State
+from service.jobs.webhooks import MOST_LOGGED, Attempt
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -23,6 +24,12 @@ class Page(BaseModel):
 
     jobs: list[JobView]
     next_cursor: str | None = Field(description="`cursor` of the next page; null on the last")
+
+
+class DeliveryLog(BaseModel):
+    """What became of the messages to the job's webhook."""
+
+    attempts: list[Attempt] = Field(description=f"the last ones, at most {MOST_LOGGED}, newest first")
 
 
 @router.get("", response_model=Page, responses=documented("invalid-request", "redis-unavailable"))
@@ -59,6 +66,16 @@ def show(job: JobDep, response: Response) -> JobView:
     if not job.status.terminal:
         response.headers["Retry-After"] = POLL_SECONDS
     return JobView.of(job)
+
+
+@router.get(
+    "/{job_id}/deliveries",
+    response_model=DeliveryLog,
+    responses=documented("job-not-found", "redis-unavailable"),
+)
+def show_deliveries(job: JobDep, service: ServiceDep) -> DeliveryLog:
+    """Shows the last attempts at sending the job's events to its webhook."""
+    return DeliveryLog(attempts=service.deliveries.log(job.id))
 
 
 @router.delete(

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import httpx
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from redis.exceptions import RedisError
@@ -14,11 +15,12 @@ from redis.exceptions import RedisError
 from service.api import idempotency, uploads
 from service.api.auth import Caller, SubmitterDep
 from service.api.deps import Service, ServiceDep
-from service.api.options import parse_request
+from service.api.options import parse_request, webhook_refused
 from service.api.probe import probe
 from service.api.problems import documented
 from service.api.routes.openapi import SUBMISSION
 from service.api.views import POLL_SECONDS, JobView
+from service.egress import EgressRefused
 from service.jobs.machine import PLAN
 from service.jobs.options import SHIPPED_MODELS
 from service.jobs.problems import Problem
@@ -44,6 +46,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
         "unsupported-media-type",
         "unsupported-format",
         "invalid-option",
+        "webhook-refused",
         "idempotency-key-reused",
         "unreadable-video",
         "damaged-video",
@@ -90,6 +93,7 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
             )
             if binding := await run_in_threadpool(key.binding):
                 return await run_in_threadpool(replay, service, binding, upload, caller)
+            await check_webhook(service, upload.handling.webhook_url)
             facts = await look_into(service, upload, caller.owner)
             return await run_in_threadpool(accept, service, key, upload, facts, caller)
 
@@ -100,6 +104,24 @@ async def look_into(service: Service, upload: uploads.Upload, owner: str) -> dic
         return await anyio.to_thread.run_sync(
             probe, service.prober, upload.path, service.settings, upload.options, limiter=service.looking
         )
+
+
+async def check_webhook(service: Service, url: str | None) -> None:
+    """Raises Problem 422 where the service would send nothing to `url`."""
+    if url is None:
+        return
+    if not service.settings.webhook_secret:
+        raise Problem(
+            "webhook-refused",
+            "This service sends no webhooks, since its operator has not set DAIN_WEBHOOK_SECRET. Leave webhook_url out "
+            "and ask for the job instead.",
+        )
+    try:
+        await service.egress.addresses(httpx.URL(url))
+    except EgressRefused as error:
+        raise webhook_refused(error) from None
+    except httpx.TransportError as error:  # it may be there when there is something to send
+        log.info("the host of a webhook: %s", error)
 
 
 def check_capacity(service: Service, length: int | None) -> None:

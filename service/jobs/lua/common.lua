@@ -12,6 +12,10 @@
 local events, job, job_id = KEYS[1], KEYS[2], ARGV[1]
 local EVENT_VERSION = 1
 local MOST_EVENTS = 50000  -- about ten megabytes
+-- Webhooks; see service.jobs.webhooks. Destinations are scored by when the next delivery to them is due, the deliveries
+-- of a destination by when they are.
+local DESTINATIONS, QUEUE, DELIVERY = 'dain:webhooks', 'dain:webhooks:to:', 'dain:webhook:'
+local PROGRESS_INTERVAL = 10  -- seconds between two deliveries of job.progressed
 
 -- Seconds since the epoch by Redis's clock, as text: a Lua number would lose the last digits.
 local function clock()
@@ -40,12 +44,42 @@ local function add_notes(encoded)
   redis.call('HSET', job, 'notes', cjson.encode(notes))
 end
 
+-- Notes when the next delivery to a destination is due.
+local function schedule(destination)
+  local first = redis.call('ZRANGE', QUEUE .. destination, 0, 0, 'WITHSCORES')
+  if first[1] then
+    redis.call('ZADD', DESTINATIONS, first[2], destination)
+  else
+    redis.call('ZREM', DESTINATIONS, destination)
+  end
+end
+
+-- Queues the delivery of an event to the job's webhook, with the job's record as the event left it.
+local function queue_delivery(id, event)
+  local asked = redis.call('HMGET', job, 'webhook_url', 'webhook_events', 'webhook_gone', 'webhook_progressed_at')
+  if not asked[1] or asked[3] then return end
+  if not string.find(asked[2] or '', '"' .. event.type .. '"', 1, true) then return end
+  if event.type == 'job.progressed' then
+    if event.time - tonumber(asked[4] or 0) < PROGRESS_INTERVAL then return end
+    redis.call('HSET', job, 'webhook_progressed_at', event.time)
+  end
+  local destination = string.match(asked[1], '^%a+://[^/?#]+')
+  local pairs_of_fields, record = redis.call('HGETALL', job), {}
+  for index = 1, #pairs_of_fields, 2 do record[pairs_of_fields[index]] = pairs_of_fields[index + 1] end
+  record.facts = nil  -- large, and shown to nobody
+  redis.call('HSET', DELIVERY .. id, 'job', job_id, 'destination', destination, 'event', cjson.encode(event),
+             'record', cjson.encode(record), 'attempts', 0)
+  redis.call('ZADD', QUEUE .. destination, event.time, id)
+  schedule(destination)
+end
+
 -- Appends an event of the job; `data` are further members of its document.
 local function emit(kind, data)
   local event = data or {}
   event.version, event.type, event.job, event.time = EVENT_VERSION, kind, job_id, tonumber(clock())
   event.owner = redis.call('HGET', job, 'owner') or 'default'
-  redis.call('XADD', events, 'MAXLEN', '~', MOST_EVENTS, '*', 'event', cjson.encode(event))
+  local id = redis.call('XADD', events, 'MAXLEN', '~', MOST_EVENTS, '*', 'event', cjson.encode(event))
+  queue_delivery(id, event)
 end
 
 -- Appends job.progressed for each whole percent that is reached for the first time: at most 101 events a job.

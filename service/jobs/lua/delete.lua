@@ -7,5 +7,5 @@ for index = 5, #KEYS do redis.call('ZREM', KEYS[index], job_id) end
 redis.call('SADD', KEYS[4], job_id)
 if known == 1 then emit('job.deleted') end
 drop_tasks(ARGV[2])
-redis.call('DEL', job, KEYS[3])
+redis.call('DEL', job, KEYS[3], job .. ':deliveries')
 return known

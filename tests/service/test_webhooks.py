@@ -1,0 +1,349 @@
+"""The sender, with real servers that receive, and what the service says about its deliveries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+from standardwebhooks import Webhook
+from standardwebhooks.webhooks import WebhookVerificationError
+
+from service.egress import Egress
+from service.jobs.machine import PLAN, Jobs, job_key
+from service.jobs.options import Handling, Options
+from service.jobs.problems import Problem
+from service.jobs.records import State
+from service.jobs.webhooks import DESTINATIONS, Deliveries
+from service.jobs.workers import worker_key
+from service.settings import Settings
+from service.webhooks import Sender, sign
+from tests.api import assert_problem, serve, until
+from tests.receiver import SECRET, receiver
+
+OTHER_SECRET = "whsec_" + "c29tZSBvdGhlciBmb3J0eSBieXRlcyBvZiBzZWNyZXQh"
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return Settings(
+        **{
+            **settings.model_dump(),
+            "webhook_secret": SECRET,
+            "egress_allow": "127.0.0.1",
+        }
+    )
+
+
+@pytest.fixture
+def deliveries(redis: Redis) -> Deliveries:
+    return Deliveries(redis)
+
+
+@contextmanager
+def sending(
+    redis: Redis, *, allow: str = "127.0.0.1", secrets: tuple[str, ...] = (SECRET,), **arguments: Any
+) -> Iterator[None]:
+    """A sender at work in a thread."""
+    ready, handles = threading.Event(), []
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        handles.append((asyncio.get_running_loop(), stop))
+        async with Egress([allow]).client() as client:
+            ready.set()
+            await Sender(Deliveries(redis), client, secrets, **arguments).run(stop)
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield
+    finally:
+        loop, stop = handles[0]
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+@pytest.fixture
+def submit(jobs: Jobs, redis: Redis) -> Callable[..., str]:
+    redis.set(worker_key("ann"), "alive")
+
+    def submit(url: str, *events: str) -> str:
+        job_id = jobs.new_id()
+        asked = list(events) or ["job.started", "job.succeeded", "job.failed", "job.cancelled"]
+        handling = Handling(webhook_url=url, webhook_events=asked, reference="order 7")
+        jobs.create(
+            job_id,
+            source="uploads/x",
+            filename="a.mp4",
+            options=Options(),
+            handling=handling,
+            input={"frames": 3},
+        )
+        return job_id
+
+    return submit
+
+
+def outcomes(deliveries: Deliveries, job_id: str) -> list[str]:
+    return [attempt.outcome for attempt in reversed(deliveries.log(job_id))]
+
+
+def test_each_event_arrives_once_signed_with_the_job_as_it_was(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
+) -> None:
+    with receiver() as inbox, sending(redis):
+        job_id = submit(inbox.url)
+        jobs.claim(job_id, PLAN, "ann")
+        until(lambda: len(inbox.messages) == 1)
+        jobs.finish(job_id, State.FAILED, error=Problem("damaged-video", "Frame 3 is damaged."))
+        jobs.delete(job_id)
+        until(lambda: not redis.exists(DESTINATIONS))
+    started, failed = inbox.messages
+    assert (started["type"], started["data"]["status"]) == ("job.started", "running")
+    assert (failed["type"], failed["data"]["status"]) == ("job.failed", "failed")
+    assert failed["data"]["id"] == job_id and failed["data"]["reference"] == "order 7"
+    assert failed["data"]["error"]["type"] == "urn:dain:problem:damaged-video"
+    assert failed["timestamp"].endswith("+00:00")
+    assert len(set(inbox.ids)) == 2
+
+
+def test_a_message_is_the_same_in_every_attempt(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
+) -> None:
+    with receiver(500, 302, 503, 200) as inbox, sending(redis, pauses=(0.01, 0.01, 0.01)):
+        job_id = submit(inbox.url, "job.cancelled")
+        jobs.cancel(job_id)
+        until(lambda: outcomes(deliveries, job_id) == ["failed", "failed", "failed", "delivered"])
+    assert len(set(inbox.ids)) == 1 and len(inbox.ids) == 4
+    assert all(message == inbox.messages[0] for message in inbox.messages)
+    attempts = list(reversed(deliveries.log(job_id)))
+    assert [attempt.status for attempt in attempts] == [500, 302, 503, 200]
+    assert "redirect" in str(attempts[1].error)
+    assert not redis.keys("dain:webhook*")
+
+
+def test_what_never_succeeds_is_given_up_and_said(
+    redis: Redis,
+    jobs: Jobs,
+    deliveries: Deliveries,
+    submit: Callable[..., str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with receiver(500) as inbox, sending(redis, pauses=(0.01,)):
+        job_id = submit(inbox.url, "job.cancelled")
+        jobs.cancel(job_id)
+        until(lambda: outcomes(deliveries, job_id) == ["failed", "given_up"])
+    assert not redis.keys("dain:webhook*")
+    assert "given up" in caplog.text
+    assert "t0ken" not in caplog.text and SECRET not in caplog.text
+
+
+def test_410_ends_the_webhook_of_the_job(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
+) -> None:
+    with receiver(410) as inbox, sending(redis):
+        job_id = submit(inbox.url)
+        jobs.claim(job_id, PLAN, "ann")
+        until(lambda: outcomes(deliveries, job_id) == ["given_up"])
+        jobs.cancel(job_id)
+    assert deliveries.is_gone(job_id) and not redis.exists(DESTINATIONS)
+    assert inbox.types == ["job.started"]
+
+
+def test_what_was_queued_before_a_410_is_not_sent(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
+) -> None:
+    with receiver() as inbox:
+        job_id = submit(inbox.url)
+        jobs.cancel(job_id)
+        redis.hset(job_key(job_id), "webhook_gone", 1)
+        with sending(redis):
+            until(lambda: outcomes(deliveries, job_id) == ["given_up"])
+    assert not inbox.messages
+
+
+def test_a_server_that_never_answers_holds_up_nobody_else(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
+) -> None:
+    with receiver(None) as hung, receiver() as inbox, sending(redis, answer_seconds=20):
+        for _ in range(20):
+            jobs.cancel(submit(hung.url))
+        until(lambda: len(hung.messages) >= 4)
+        for _ in range(20):
+            jobs.cancel(submit(inbox.url))
+        until(lambda: len(inbox.messages) == 20)
+        assert len(hung.messages) == 4
+        hung.done.set()
+
+
+def test_a_server_that_does_not_answer_in_time_is_asked_again(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
+) -> None:
+    with receiver(None, 200) as inbox, sending(redis, answer_seconds=0.2, pauses=(0.01,)):
+        job_id = submit(inbox.url, "job.cancelled")
+        jobs.cancel(job_id)
+        until(lambda: outcomes(deliveries, job_id) == ["failed", "delivered"])
+    assert "no answer" in str(deliveries.log(job_id)[1].error)
+
+
+def test_an_address_that_is_not_public_gets_nothing(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
+) -> None:
+    with receiver() as inbox, sending(redis, allow="192.0.2.1", pauses=()):
+        job_id = submit(inbox.url, "job.cancelled")
+        jobs.cancel(job_id)
+        until(lambda: outcomes(deliveries, job_id) == ["given_up"])
+    assert not inbox.messages
+    assert "not public" in str(deliveries.log(job_id)[0].error)
+
+
+def test_old_news_of_progress_are_not_sent(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
+) -> None:
+    with receiver(500) as inbox:
+        job_id = submit(inbox.url, "job.progressed")
+        jobs.complete(jobs.claim(job_id, PLAN, "ann"), job={"segments_total": 1, "frames_total": 100})
+        (key,) = redis.keys("dain:webhook:*")
+        event = json.loads(redis.hget(key, "event") or "")
+        redis.hset(key, "event", json.dumps(event | {"time": event["time"] - 61}))
+        redis.hdel(job_key(job_id), "webhook_progressed_at")
+        jobs.report(jobs.claim(job_id, "segment-0", "ann"), 50)
+        with sending(redis):
+            until(lambda: outcomes(deliveries, job_id) == ["given_up", "given_up"])
+    (progress,) = (message["data"]["progress"] for message in inbox.messages)
+    assert (progress["frames_done"], progress["fraction"]) == (50, 0.5)
+
+
+def test_both_secrets_sign_while_one_takes_over(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
+) -> None:
+    secrets = (OTHER_SECRET, SECRET)
+    with receiver() as old, receiver(secret=OTHER_SECRET) as new, sending(redis, secrets=secrets):
+        for inbox in (old, new):
+            jobs.cancel(submit(inbox.url))
+        until(lambda: not redis.exists(DESTINATIONS))
+    assert len(old.messages) == len(new.messages) == 1
+
+
+def test_a_receiver_refuses_what_is_old_or_from_the_future() -> None:
+    headers = sign([Webhook(SECRET)], "msg_1", "{}")
+    assert Webhook(SECRET).verify("{}", headers) == {}
+    for skew in (-301, 301):
+        skewed = headers | {"webhook-timestamp": str(int(headers["webhook-timestamp"]) + skew)}
+        with pytest.raises(WebhookVerificationError, match="timestamp too"):
+            Webhook(SECRET).verify("{}", skewed)
+    with pytest.raises(WebhookVerificationError, match="signature"):
+        Webhook(OTHER_SECRET).verify("{}", headers)
+
+
+def test_two_senders_send_each_message_once(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
+) -> None:
+    with receiver() as inbox, sending(redis), sending(redis):
+        for _ in range(30):
+            jobs.cancel(submit(inbox.url))
+        until(lambda: not redis.exists(DESTINATIONS))
+    assert len(inbox.ids) == len(set(inbox.ids)) == 30
+
+
+def test_a_sender_that_is_killed_loses_nothing(
+    redis: Redis, settings: Settings, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
+) -> None:
+    environment = os.environ | {
+        "DAIN_REDIS_URL": str(settings.redis_url),
+        "DAIN_WEBHOOK_SECRET": SECRET,
+        "DAIN_EGRESS_ALLOW": "127.0.0.1",
+    }
+    with receiver(None, 200) as inbox:
+        job_id = submit(inbox.url, "job.cancelled")
+        with subprocess.Popen([sys.executable, "-m", "service.webhooks"], env=environment) as process:
+            jobs.cancel(job_id)
+            until(lambda: inbox.messages)
+            process.send_signal(signal.SIGKILL)
+        (lent,) = redis.zrange(f"{DESTINATIONS}:to:{inbox.url.split('/hook')[0]}", 0, -1)
+        for key in redis.keys(f"{DESTINATIONS}*"):  # its loan runs out
+            for member in redis.zrange(key, 0, -1):
+                redis.zadd(key, {member: 0})
+        with subprocess.Popen([sys.executable, "-m", "service.webhooks"], env=environment) as process:
+            until(lambda: outcomes(deliveries, job_id) == ["delivered"])
+            process.terminate()
+        assert process.returncode == 0
+    assert len(set(inbox.ids)) == 1 and lent.decode() in inbox.ids[0]
+
+
+# -- the API ------------------------------------------------------------------------------------------
+
+
+def post(http: httpx.Client, clip: Path, **options: str) -> httpx.Response:
+    return http.post(
+        "/jobs", params=options, content=clip.read_bytes(), headers={"Content-Type": "video/mp4"}
+    )
+
+
+def test_a_job_shows_its_webhook_and_what_became_of_its_messages(
+    http: httpx.Client, redis: Redis, jobs: Jobs, clip: Path
+) -> None:
+    with receiver(500, 200) as inbox, sending(redis, pauses=(0.01,)):
+        job = post(http, clip, webhook_url=inbox.url, webhook_events="job.succeeded, job.cancelled").json()
+        assert job["webhook_url"] == inbox.url
+        assert job["webhook_events"] == ["job.succeeded", "job.cancelled"]
+        log = job["links"]["deliveries"]
+        assert http.get(log).json() == {"attempts": []}
+        http.delete(job["links"]["self"])
+        until(lambda: len(http.get(log).json()["attempts"]) == 2)
+        delivered, failed = http.get(log).json()["attempts"]
+    assert (delivered["outcome"], delivered["status"], delivered["attempt"]) == ("delivered", 200, 2)
+    assert (failed["outcome"], failed["status"], failed["type"]) == ("failed", 500, "job.cancelled")
+    assert failed["next_attempt_at"] > failed["time"]
+    assert SECRET not in json.dumps([delivered, failed])
+
+
+def test_without_a_webhook_there_are_no_deliveries(http: httpx.Client, clip: Path) -> None:
+    job = post(http, clip).json()
+    assert job["webhook_url"] is None and job["webhook_events"] == []
+    assert "deliveries" not in job["links"]
+    assert http.get(f"/jobs/{job['id']}/deliveries").json() == {"attempts": []}
+
+
+@pytest.mark.parametrize(
+    ("webhook", "reason"),
+    [
+        ("https://10.0.0.1/", "not public"),
+        ("https://[::1]/", "not public"),
+        ("http://1.1.1.1/", "https://"),
+        ("ftp://example.com/", "https://"),
+        ("https://me:s3cret@example.com/", "leave it out"),
+        ("nonsense", "https://"),
+    ],
+)
+def test_a_webhook_that_cannot_be_is_refused(
+    http: httpx.Client, clip: Path, debris: Callable[[], list[str]], webhook: str, reason: str
+) -> None:
+    problem = assert_problem(post(http, clip, webhook_url=webhook), 422, "webhook-refused")
+    assert reason in problem["detail"] and "s3cret" not in problem["detail"]
+    assert not debris()
+
+
+def test_an_event_that_there_is_not_is_refused(http: httpx.Client, clip: Path) -> None:
+    response = post(http, clip, webhook_url="https://1.1.1.1/", webhook_events="job.done")
+    assert "job.succeeded" in assert_problem(response, 422, "invalid-option")["detail"]
+
+
+def test_a_service_without_a_secret_says_so(settings: Settings, clip: Path) -> None:
+    without = settings.model_copy(update={"webhook_secret": ()})
+    with serve(without) as url, httpx.Client(base_url=url, timeout=30) as http:
+        problem = assert_problem(post(http, clip, webhook_url="https://1.1.1.1/"), 422, "webhook-refused")
+    assert "DAIN_WEBHOOK_SECRET" in problem["detail"]
