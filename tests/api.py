@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 
 from service.api.app import create_app
+from service.api.server import Config
 from service.settings import Settings
 
 RESULT = random.Random(0).randbytes(300_000)  # what the finished jobs of tests hold
@@ -42,9 +43,7 @@ class Server(uvicorn.Server):
 @contextmanager
 def serve(settings: Settings, port: int = 0) -> Iterator[str]:
     """The API on a port of its own, in a thread; yields its URL."""
-    config = uvicorn.Config(
-        create_app(settings), port=port, log_level="critical", timeout_graceful_shutdown=1
-    )
+    config = Config(create_app(settings), port=port, log_level="critical", timeout_graceful_shutdown=1)
     server = Server(config)
     server.running = threading.Event()
     thread = threading.Thread(target=server.run)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import uvicorn
@@ -19,12 +20,11 @@ from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
 from service.api.problems import KEYED, documented, install_handlers
 from service.api.routes import docs, health, jobs, results, submit, workers
+from service.api.server import Config
 from service.jobs.keys import check_exposure
 from service.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
-
-GRACE_SECONDS = 20  # after SIGTERM, for requests in hand; a client sends an upload again that is cut off then
 
 DESCRIPTION = """Makes video smoother: upload a clip, get it back with more frames.
 
@@ -109,14 +109,11 @@ def main() -> None:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     check_exposure(settings)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
+    server = uvicorn.Server(Config(create_app(settings), host=settings.host, port=settings.port))
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
 from service.api.auth import CallerDep
-from service.api.line import Line
+from service.api.fair import FairSemaphore
 from service.api.probe import Prober
 from service.api.rates import RateLimits
 from service.egress import Egress
@@ -50,7 +50,7 @@ class Service:
     egress: Egress
     prober: Prober = field(default_factory=Prober)
     #: A look takes a core and some memory. Half of the places are as many as there are cores, and an owner has no more.
-    line: Line = field(default_factory=lambda: Line(LOOKS))
+    looks: FairSemaphore = field(default_factory=lambda: FairSemaphore(LOOKS))
     looking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(LOOKS))
 
     @classmethod

@@ -30,6 +30,9 @@ MULTIPART_OVERHEAD = MIB  # bytes that a body may have beside the video
 MAX_FIELD_BYTES = 2**15  # metadata of 4096 bytes may be written in escapes, six for one
 MAX_PARTS = 32
 IDLE_SECONDS = 60.0  # a client that sends nothing for so long has gone, or holds the connection on purpose
+SLOWEST_CLIENT = (
+    1000  # bytes a second, on average: a client that sends single bytes holds the connection as well
+)
 WRITE_BYTES = MIB  # bytes that are gathered before a thread writes and hashes them
 DEFAULT_FILENAME = "video"
 # Release 0.1.0 hashed these options whole, defaults too, for the fingerprint of an upload.
@@ -304,11 +307,12 @@ def choose_reader(request: Request, video: VideoFile, parse: Parse) -> Reader:
 
 
 async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    received = 0
+    received, begun = 0, anyio.current_time()
     stream = aiter(request.stream())
     while True:
+        spent = anyio.current_time() - begun
         try:
-            with anyio.fail_after(IDLE_SECONDS):
+            with anyio.fail_after(min(IDLE_SECONDS, IDLE_SECONDS + received / SLOWEST_CLIENT - spent)):
                 chunk = await anext(stream)
         except StopAsyncIteration:
             return
@@ -318,7 +322,9 @@ async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
             ) from None
         except TimeoutError:
             raise Problem(
-                "upload-too-slow", f"The client sent nothing for {IDLE_SECONDS:.0f} s; send the upload again."
+                "upload-too-slow",
+                f"The client sent nothing for {IDLE_SECONDS:.0f} s, or fewer than {SLOWEST_CLIENT} bytes a second; "
+                "send the upload again.",
             ) from None
         received += len(chunk)
         if received > max_bytes:

@@ -30,6 +30,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "quota-exceeded": (429, "The key's quota is used up"),
     "unknown-host": (403, "The Host header is no name of this service"),
     "cross-site-request": (403, "The request comes from another web site"),
+    "headers-too-large": (431, "The headers of the request are too large"),
     "invalid-range": (400, "The Range header is malformed"),
     "range-not-satisfiable": (416, "The range lies outside the file"),
     # the video

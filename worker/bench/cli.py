@@ -22,6 +22,7 @@ from dain_core.runtime.engine import PRECISIONS as ENGINE_PRECISIONS
 from dain_core.runtime.memory import is_out_of_memory
 from dain_core.weights.files import SHIPPED
 from worker.bench.job import job
+from worker.bench.load import load
 from worker.bench.measure import EAGER, GIB, SIZES, Baseline, Picture, Row, Size, measure
 from worker.telemetry import describe
 
@@ -136,3 +137,4 @@ def table(title: str, rows: Sequence[Row]) -> Table:
 
 
 bench.add_command(job)
+bench.add_command(load)

@@ -80,7 +80,7 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
     uploads.check_headers(request, service.settings.max_upload_bytes)
     async with idempotency.hold(service.redis, request.headers.get("idempotency-key"), caller.owner) as key:
         if not await run_in_threadpool(key.binding):
-            service.line.check(caller.owner)
+            service.looks.check(caller.owner)
             await run_in_threadpool(check_capacity, service, uploads.content_length(request))
         models = await run_in_threadpool(models_served, service)
         async with contextmanager_in_threadpool(service.store.scratch()) as folder:
@@ -100,7 +100,7 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
 
 async def look_into(service: Service, upload: uploads.Upload, owner: str) -> dict[str, Any]:
     """The facts about the video of `upload`, in the turn of `owner`; raises Problem where it cannot be taken."""
-    async with service.line.place(owner):
+    async with service.looks.place(owner):
         return await anyio.to_thread.run_sync(
             probe, service.prober, upload.path, service.settings, upload.options, limiter=service.looking
         )

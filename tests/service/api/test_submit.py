@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -443,6 +444,24 @@ def test_a_job_shows_the_callers_own_name_and_notes_and_is_found_by_them(
     assert found(reference="order 7") == found(metadata__user="42", metadata__größe="ü&=") == [job["id"]]
     assert found(metadata__user="43", status="queued") == [other["id"]]
     assert found(reference="order") == found(metadata__user="42", reference="order 8") == []
+
+
+def test_a_client_that_sends_single_bytes_is_let_go(
+    url: str, debris: Debris, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(uploads, "SLOWEST_CLIENT", 10**9)
+    with half_a_request(url) as connection:
+        connection.setblocking(False)
+        answer = b""
+        while not answer:
+            with suppress(BlockingIOError):
+                answer = connection.recv(100)
+            with suppress(BrokenPipeError, BlockingIOError):
+                connection.send(b"x")
+            time.sleep(0.05)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+    until(lambda: debris() == [])
 
 
 # -- idempotency ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The line before the prober: in turn between owners, bounded, and nothing is lost when somebody leaves it."""
+"""The fair semaphore: in turn between owners, bounded, and no place is lost when somebody goes away."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from service.api import line as lines
-from service.api.line import Line
+from service.api import fair
+from service.api.fair import FairSemaphore
 from service.jobs.problems import Problem
 
 Arrive = Callable[[str], Awaitable[asyncio.Task[None]]]
 
 
 class Hall:
-    """Tasks that stand in a line; `inside` are the owners of those that were let in, in order."""
+    """Tasks that stand in line; `inside` are the owners of those that were let in, in order."""
 
-    def __init__(self, line: Line) -> None:
-        self.line = line
+    def __init__(self, semaphore: FairSemaphore) -> None:
+        self.semaphore = semaphore
         self.inside: list[str] = []
         self._doors: list[asyncio.Event] = []
 
@@ -28,7 +28,7 @@ class Hall:
         return task
 
     async def _stand(self, owner: str) -> None:
-        async with self.line.place(owner):
+        async with self.semaphore.place(owner):
             self.inside.append(owner)
             self._doors.append(asyncio.Event())
             await self._doors[-1].wait()
@@ -42,7 +42,7 @@ class Hall:
 
 def test_one_owner_never_takes_all_places_and_others_come_in_turn() -> None:
     async def run() -> None:
-        hall = Hall(Line(4))
+        hall = Hall(FairSemaphore(4))
         for _ in range(6):
             await hall.arrive("heavy")
         assert hall.inside == ["heavy"] * 2
@@ -64,7 +64,7 @@ def test_one_owner_never_takes_all_places_and_others_come_in_turn() -> None:
 
 def test_who_goes_away_frees_a_place_or_leaves_the_line() -> None:
     async def run() -> None:
-        hall = Hall(Line(2))
+        hall = Hall(FairSemaphore(2))
         first, second, third = [await hall.arrive("one") for _ in range(3)]
         second.cancel()
         await asyncio.sleep(0)
@@ -82,7 +82,7 @@ def test_who_goes_away_frees_a_place_or_leaves_the_line() -> None:
 
 def test_who_goes_away_just_when_the_turn_has_come_gives_it_on() -> None:
     async def run() -> None:
-        hall = Hall(Line(2))
+        hall = Hall(FairSemaphore(2))
         await hall.arrive("one")
         second, _ = await hall.arrive("one"), await hall.arrive("one")
         hall._doors[0].set()
@@ -95,24 +95,24 @@ def test_who_goes_away_just_when_the_turn_has_come_gives_it_on() -> None:
     asyncio.run(run())
 
 
-def test_the_line_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "LONGEST_OF_ONE", 2)
-    monkeypatch.setattr(lines, "LONGEST", 3)
+def test_few_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair, "LONGEST_OF_ONE", 2)
+    monkeypatch.setattr(fair, "LONGEST", 3)
 
     async def run() -> None:
-        hall = Hall(Line(2))
+        hall = Hall(FairSemaphore(2))
         for _ in range(3):
             await hall.arrive("one")
         assert len(hall.inside) == 1
         with pytest.raises(Problem) as caught:
-            hall.line.check("one")
+            hall.semaphore.check("one")
         assert (caught.value.slug, caught.value.status) == ("too-many-uploads", 429)
         assert 1 <= int(caught.value.headers["Retry-After"]) <= 60
-        hall.line.check("two")
+        hall.semaphore.check("two")
         for _ in range(2):
             await hall.arrive("two")
         with pytest.raises(Problem) as caught:
-            hall.line.check("three")
+            hall.semaphore.check("three")
         assert (caught.value.slug, caught.value.status) == ("busy", 503)
         assert 1 <= int(caught.value.headers["Retry-After"]) <= 60
 

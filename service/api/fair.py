@@ -1,4 +1,4 @@
-"""The line of uploads that wait to be looked into: it moves in turn between owners, and has an end.
+"""The semaphore that uploads pass to be looked into: fair between owners, with an end to those that wait.
 
 A look takes a core for as long as the file's size asks. One caller's heavy files must hold up nobody else, so an owner
 has at most half of the places, and a place that comes free goes to the owner whose turn it is.
@@ -21,8 +21,8 @@ NEWEST = 0.2  # share of the newest look in the mean of their seconds
 LONGEST_RETRY = 60.0  # seconds
 
 
-class Line:
-    """Lets `places` holders in at a time. It belongs to one event loop."""
+class FairSemaphore:
+    """A semaphore of `places` that goes round between owners. It belongs to one event loop."""
 
     def __init__(self, places: int) -> None:
         self._free = places
