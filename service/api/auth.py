@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from service.api.problems import problem_response, redis_unavailable
-from service.jobs.keys import Key, KeysUnreadable, Scope, id_in
+from service.jobs.keys import Key, KeysUnreadable, Quota, Scope, id_in
 from service.jobs.problems import Problem
 from service.jobs.records import DEFAULT_OWNER
 
@@ -41,6 +41,11 @@ class Caller:
     owner: str
     scopes: frozenset[str]
     key: Key | None = None
+
+    @property
+    def quota(self) -> Quota:
+        """How much of the service the caller's owner may take, by the key that was sent."""
+        return self.key.quota if self.key else Quota()
 
 
 #: Whoever calls a service that has no keys.
@@ -65,7 +70,8 @@ class AuthMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(headers)
+                for name, value in headers.items():  # a quota may have fields of these names, too
+                    MutableHeaders(scope=message).append(name, value)
             await send(message)
 
         await self.app(scope, receive, send_with_headers if headers else send)

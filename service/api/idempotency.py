@@ -1,7 +1,7 @@
 """Idempotency-Key: a request that is sent again makes no second job.
 
 While the first request with a key is being read, a lease in Redis holds the key. The process renews the lease, so the
-key is free soon after the process was killed. The transaction that records the job binds the key to the job.
+key is free soon after the process was killed. The step that records the job binds the key to the job.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 import anyio
 from fastapi.concurrency import run_in_threadpool
 from redis import Redis
-from redis.client import Pipeline
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 
+from service.jobs.machine import Entry
 from service.jobs.problems import Problem
 from service.jobs.records import DEFAULT_OWNER
 
@@ -57,9 +57,9 @@ class Key:
         stored = json.loads(value)  # a later version may have written more
         return Binding(stored["job_id"], stored["fingerprint"])
 
-    def bind(self, transaction: Pipeline, binding: Binding) -> None:
-        """Adds to `transaction` that the key stands for the job of `binding` from now on."""
-        transaction.set(self._name, json.dumps(asdict(binding)), ex=KEY_LIFETIME_SECONDS)
+    def entry(self, binding: Binding) -> Entry:
+        """What is to be set in Redis, so that the key stands for the job of `binding`."""
+        return Entry(self._name, json.dumps(asdict(binding)), KEY_LIFETIME_SECONDS)
 
     def check(self) -> None:
         """Raises Problem 409 where the lease was lost, as after a long stop of this process."""

@@ -25,9 +25,9 @@ from importlib.resources import files
 from typing import Any
 
 from redis import Redis
-from redis.client import Pipeline
 
 from service.errors import DainError
+from service.jobs.keys import Quota
 from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
 from service.jobs.records import (
@@ -59,6 +59,15 @@ class Claim:
     task: str
     token: str
     attempt: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A value of Redis that lives for some seconds."""
+
+    name: str
+    value: str
+    seconds: int
 
 
 class Refused(DainError):
@@ -112,6 +121,11 @@ def state_key(state: State) -> str:
 
 def owner_key(owner: str) -> str:
     return f"dain:owner:{owner}:jobs"
+
+
+def _quota_keys(owner: str) -> list[str]:
+    """What a script needs beside the queued jobs to see what an owner has."""
+    return [owner_key(owner), state_key(State.RUNNING), f"dain:owner:{owner}:bytes"]
 
 
 Arguments = list[str | int | float]  # of a script
@@ -184,7 +198,9 @@ class Jobs:
         owner: str = DEFAULT_OWNER,
         work: float = 0.0,
         weight: float = 1.0,
-        also: Callable[[Pipeline], None] | None = None,
+        size_bytes: int = 0,
+        quota: Quota | None = None,
+        entry: Entry | None = None,
     ) -> Job:
         """Record an accepted job with its plan task waiting.
 
@@ -195,7 +211,12 @@ class Jobs:
             notes: sentences that name what of the input will not come through.
             work: what it will cost the workers, in megapixels of new frames; see `service.jobs.work`.
             weight: the owner's share of the workers, against that of other owners.
-            also: adds commands to the same transaction.
+            size_bytes: of the upload, which counts against what the owner may upload today.
+            quota: what the owner may have, this job included.
+            entry: is set in Redis in the same step.
+
+        Raises:
+            Problem: 429 `quota-exceeded`; nothing is recorded.
         """
         record: dict[str, str] = {
             "version": str(VERSION),
@@ -212,14 +233,21 @@ class Jobs:
         if source_sha256 is not None:
             record["source_sha256"] = source_sha256
         keys = [task_key(job_id, PLAN), job_key(job_id, "active"), ALL, state_key(State.QUEUED), COUNTERS]
-        keys += [OWNERS, owner_key(owner)]
-        with self._redis.pipeline(transaction=True) as pipe:
-            arguments: Arguments = [json.dumps(record), json.dumps(list(notes)), owner]
-            self._call("create", job_id, keys, arguments, transaction=pipe)
-            if also is not None:
-                also(pipe)
-            pipe.execute()
+        keys += [OWNERS, *_quota_keys(owner), entry.name if entry else ""]
+        arguments: Arguments = [json.dumps(record), json.dumps(list(notes)), owner]
+        arguments += [*_limits(quota or Quota()), size_bytes]
+        if entry is not None:
+            arguments += [entry.value, entry.seconds]
+        _raise_for_quota(self._call("create", job_id, keys, arguments), owner)
         return self.get(job_id)
+
+    def check_quota(self, owner: str, quota: Quota, size_bytes: int) -> None:
+        """Raises Problem 429 where one more job, with an upload of `size_bytes`, would go beyond what `owner` may have.
+
+        `create` has the last word: others of the owner's jobs may arrive meanwhile.
+        """
+        keys = [state_key(State.QUEUED), *_quota_keys(owner)]
+        _raise_for_quota(self._call("quota", "", keys, [*_limits(quota), size_bytes]), owner)
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """The job as it stands, for whoever works on it. With `owner`, another owner's job counts as absent.
@@ -566,15 +594,10 @@ class Jobs:
         job_id: str,
         keys: Sequence[str],
         arguments: Arguments,
-        *,
-        transaction: Pipeline | None = None,
     ) -> Any:
-        """Run a script on a job; `transaction`, where given, is what it becomes a part of."""
+        """Run a script on a job."""
         keys = [EVENTS, job_key(job_id), *keys]
-        if transaction is None:
-            return self._scripts[script](keys=keys, args=[job_id, *arguments])
-        # By its text: a Redis that restarts forgets scripts, and would run the rest of the transaction without it.
-        return transaction.eval(SCRIPTS[script], len(keys), *keys, job_id, *arguments)
+        return self._scripts[script](keys=keys, args=[job_id, *arguments])
 
     def _batches(self, index: str) -> Iterator[list[str]]:
         """The ids in an index, in their order, some at a time."""
@@ -609,6 +632,17 @@ class Jobs:
 
 def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
+
+
+def _limits(quota: Quota) -> Arguments:
+    return ["" if limit is None else limit for limit in (quota.jobs, quota.bytes)]
+
+
+def _raise_for_quota(reply: Any, owner: str) -> None:
+    """Raises the Problem of a script's reply that says what of the quota is used up."""
+    if isinstance(reply, list):
+        what, limit, used, seconds = reply
+        raise Problem.quota_exceeded(text(what), owner, limit=limit, used=used, seconds=seconds)
 
 
 def _texts(members: Iterable[Any]) -> list[str]:

@@ -100,6 +100,26 @@ class Problem(DainError):
         )
 
     @classmethod
+    def quota_exceeded(cls, what: str, owner: str, *, limit: int, used: int, seconds: int) -> Problem:
+        """`what` is `jobs` or `bytes`; `seconds` pass until there may be some again."""
+        headers = {"Retry-After": str(seconds)}
+        if what == "jobs":
+            detail = (
+                f"{owner} has {used} jobs that are queued or running; this key allows {limit}. "
+                "Wait until one has ended, or cancel one."
+            )
+        else:
+            detail = (
+                f"{owner} uploaded {used} bytes today; this key allows {limit}, and this one is larger than the rest. "
+                f"Try again in {seconds} seconds, after midnight UTC."
+            )
+            headers |= {
+                "RateLimit-Policy": f'"bytes";q={limit};qu="content-bytes";w=86400',
+                "RateLimit": f'"bytes";r={max(limit - used, 0)};t={seconds}',
+            }
+        return cls("quota-exceeded", detail, headers=headers, quota=what, limit=limit, used=used)
+
+    @classmethod
     def attempts_exhausted(cls, task: str, attempts: int) -> Problem:
         return cls(
             "too-many-attempts",

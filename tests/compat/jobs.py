@@ -119,9 +119,8 @@ def bind_keys(redis: Redis, job_id: str, video: Path) -> None:
     async def bind(name: str, options: dict[str, str]) -> None:
         upload = Upload(video, video.stat().st_size, sha256, video.name, parse_options(options))
         async with idempotency.hold(redis, f'"{name}"', DEFAULT_OWNER) as key:
-            with redis.pipeline() as transaction:
-                key.bind(transaction, idempotency.Binding(job_id, upload.fingerprint))
-                transaction.execute()
+            entry = key.entry(idempotency.Binding(job_id, upload.fingerprint))
+            redis.set(entry.name, entry.value, ex=entry.seconds)
 
     for name, options in REQUESTS.items():
         asyncio.run(bind(name, options))

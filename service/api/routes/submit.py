@@ -53,6 +53,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
         "no-video-stream",
         "limit-exceeded",
         "rate-limited",
+        "quota-exceeded",
         "queue-full",
         "too-many-uploads",
         "busy",
@@ -81,7 +82,7 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
     async with idempotency.hold(service.redis, request.headers.get("idempotency-key"), caller.owner) as key:
         if not await run_in_threadpool(key.binding):
             service.looks.check(caller.owner)
-            await run_in_threadpool(check_capacity, service, uploads.content_length(request))
+            await run_in_threadpool(check_capacity, service, caller, uploads.content_length(request) or 0)
         models = await run_in_threadpool(models_served, service)
         async with contextmanager_in_threadpool(service.store.scratch()) as folder:
             upload = await uploads.receive(
@@ -124,8 +125,9 @@ async def check_webhook(service: Service, url: str | None) -> None:
         log.info("the host of a webhook: %s", error)
 
 
-def check_capacity(service: Service, length: int | None) -> None:
-    """Raises Problem 429 or 507 where one more job, of `length` bytes, cannot be taken."""
+def check_capacity(service: Service, caller: Caller, length: int) -> None:
+    """Raises Problem 429 or 507 where one more job of `caller`, of `length` bytes, cannot be taken."""
+    service.jobs.check_quota(caller.owner, caller.quota, length)
     waiting = service.jobs.counts()[State.QUEUED]
     if waiting >= service.settings.max_queued_jobs:
         raise Problem(
@@ -133,7 +135,7 @@ def check_capacity(service: Service, length: int | None) -> None:
             f"{waiting} jobs are waiting, as many as DAIN_MAX_QUEUED_JOBS allows; try again in 30 seconds.",
             headers={"Retry-After": "30"},
         )
-    check_space(service, length or 0)
+    check_space(service, length)
 
 
 def models_served(service: Service) -> list[str]:
@@ -173,19 +175,25 @@ def accept(
     source = f"uploads/{job_id}"
     key.check()
     service.store.put(upload.path, source, sha256=upload.sha256)
-    job = service.jobs.create(
-        job_id,
-        owner=caller.owner,
-        source=source,
-        source_sha256=upload.sha256,
-        filename=upload.filename,
-        options=upload.options,
-        handling=upload.handling,
-        input={name: value for name, value in facts.items() if name != "version"},
-        facts=facts,
-        notes=facts.get("notes", ()),
-        also=lambda transaction: key.bind(transaction, idempotency.Binding(job_id, upload.fingerprint)),
-    )
+    try:
+        job = service.jobs.create(
+            job_id,
+            owner=caller.owner,
+            source=source,
+            source_sha256=upload.sha256,
+            filename=upload.filename,
+            options=upload.options,
+            handling=upload.handling,
+            input={name: value for name, value in facts.items() if name != "version"},
+            facts=facts,
+            notes=facts.get("notes", ()),
+            size_bytes=upload.size_bytes,
+            quota=caller.quota,
+            entry=key.entry(idempotency.Binding(job_id, upload.fingerprint)),
+        )
+    except Problem:  # the quota: other uploads of the owner were faster
+        service.store.delete(source)
+        raise
     try:
         service.queue.enqueue(job_id, PLAN)
     except RedisError as error:  # it is on record: the janitor queues it

@@ -23,6 +23,26 @@ local function clock()
   return string.format('%d.%06d', now[1], now[2])
 end
 
+-- The next midnight, UTC, in seconds since the epoch.
+local function midnight()
+  return (math.floor(redis.call('TIME')[1] / 86400) + 1) * 86400
+end
+
+-- What of an owner's quota one more job would go beyond: its name, its limit, how much of it is used, and the seconds
+-- until there may be some again. Nil where it goes beyond nothing; an empty limit is none.
+local function beyond(most_jobs, most_bytes, size, queued, owned, running, bytes)
+  if most_jobs ~= '' then
+    local live = #redis.call('ZINTER', 2, owned, queued) + #redis.call('ZINTER', 2, owned, running)
+    if live >= tonumber(most_jobs) then return {'jobs', tonumber(most_jobs), live, 10} end
+  end
+  if most_bytes ~= '' then
+    local used = tonumber(redis.call('GET', bytes) or 0)
+    if used + math.max(tonumber(size), 1) > tonumber(most_bytes) then
+      return {'bytes', tonumber(most_bytes), used, midnight() - redis.call('TIME')[1]}
+    end
+  end
+end
+
 local function set_fields(key, encoded)
   for name, value in pairs(cjson.decode(encoded)) do redis.call('HSET', key, name, value) end
 end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -12,9 +13,10 @@ import pytest
 
 from service.api.app import create_app
 from service.api.auth import OPEN
-from service.jobs.keys import FileKeys, Key, open_keys
+from service.jobs.keys import FileKeys, Key, Quota, open_keys
 from service.jobs.machine import Jobs
 from service.settings import Settings
+from service.store.local import LocalStore
 from tests.api import assert_problem, serve, until
 
 MakeKey = Callable[..., dict[str, str]]
@@ -236,6 +238,49 @@ def test_a_key_sends_no_more_requests_than_its_rate(http: httpx.Client, make_key
     assert_problem(missing, 404, "job-not-found")
     assert missing.headers["RateLimit"].startswith('"requests";r=2;')
     assert "RateLimit" not in http.get("/jobs", headers=make_key("ann")).headers
+
+
+# -- quotas ---------------------------------------------------------------------------------------
+
+
+def test_uploads_that_come_at_once_go_beyond_no_quota_and_leave_nothing(
+    url: str, make_key: MakeKey, clip: Path, jobs: Jobs, store: LocalStore
+) -> None:
+    ann = make_key("ann", quota=Quota(jobs=2))
+    with httpx.Client(base_url=url, timeout=60) as http, ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: submit(http, clip, ann), range(6)))
+        accepted = [answer.json()["id"] for answer in answers if answer.status_code == 202]
+        assert len(accepted) == 2
+        for answer in answers:
+            if answer.status_code != 202 and not answer.json()["type"].endswith("too-many-uploads"):
+                assert_problem(answer, 429, "quota-exceeded")
+        assert sorted(store.keys("uploads/")) == sorted(f"uploads/{job}" for job in accepted)
+        assert jobs.counts()["queued"] == 2
+        assert submit(http, clip, make_key("bob", quota=Quota(jobs=2))).status_code == 202
+
+
+def test_what_a_quota_does_not_allow_is_refused_before_a_byte_of_the_body(
+    answer_to: Callable[[dict[str, str], int], bytes], make_key: MakeKey
+) -> None:
+    assert answer_to(make_key("ann", quota=Quota(bytes=3999)), 4000).startswith(b"HTTP/1.1 429 ")
+    assert answer_to(make_key("ann", quota=Quota(jobs=0)), 4000).startswith(b"HTTP/1.1 429 ")
+
+
+def test_bytes_are_counted_by_the_day_and_a_repeat_is_free(
+    http: httpx.Client, make_key: MakeKey, clip: Path
+) -> None:
+    size = clip.stat().st_size
+    ann = make_key("ann", quota=Quota(bytes=2 * size), rate=100) | {"Idempotency-Key": '"k"'}
+    first = submit(http, clip, ann)
+    assert first.status_code == 202
+    assert submit(http, clip, ann | {"Idempotency-Key": '"l"'}).status_code == 202
+    response = submit(http, clip, ann | {"Idempotency-Key": '"m"'})
+    problem = assert_problem(response, 429, "quota-exceeded")
+    assert (problem["quota"], problem["limit"], problem["used"]) == ("bytes", 2 * size, 2 * size)
+    assert 0 < int(response.headers["Retry-After"]) <= 24 * 3600
+    policies = response.headers.get_list("RateLimit-Policy")
+    assert sorted(policies) == [f'"bytes";q={2 * size};qu="content-bytes";w=86400', '"requests";q=100;w=60']
+    assert submit(http, clip, ann).json()["id"] == first.json()["id"]
 
 
 # -- owners ---------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from redis.retry import Retry
 
 from service.api.options import parse_options
 from service.jobs import machine
+from service.jobs.keys import Quota
 from service.jobs.machine import (
     ALL,
     ASSEMBLE,
     OWNERS,
     PLAN,
     Claim,
+    Entry,
     Jobs,
     Refused,
     created_at,
@@ -47,16 +50,16 @@ def job(jobs: Jobs) -> Job:
     return accept(jobs)
 
 
-def accept(jobs: Jobs, owner: str = DEFAULT_OWNER, handling: Handling | None = None) -> Job:
+def accept(jobs: Jobs, owner: str = DEFAULT_OWNER, **fields: Any) -> Job:
     job_id = new_job_id()
     return jobs.create(
         job_id,
         source=f"uploads/{job_id}",
         filename="clip.mp4",
         options=parse_options({}),
-        handling=handling,
         input={"frames": 12},
         owner=owner,
+        **fields,
     )
 
 
@@ -396,6 +399,52 @@ def test_pages_are_newest_first_and_end(jobs: Jobs) -> None:
     assert [job.id for job in jobs.page(DEFAULT_OWNER, status=State.CANCELLED)[0]] == [ids[2]]
 
 
+def test_a_quota_counts_what_its_owner_has(jobs: Jobs, redis: Redis) -> None:
+    quota = Quota(jobs=3, bytes=100)
+    accept(jobs, "bob")
+    made = [accept(jobs, "ann", quota=quota, size_bytes=30) for _ in range(3)]
+    jobs.claim(made[0].id, PLAN, "ann")  # a running job counts as a queued one does
+    with pytest.raises(Problem) as refused:
+        accept(jobs, "ann", quota=quota)
+    assert refused.value.slug == "quota-exceeded" and int(refused.value.headers["Retry-After"]) > 0
+    assert refused.value.extra == {"quota": "jobs", "limit": 3, "used": 3}
+    accept(jobs, "bob", quota=quota, size_bytes=100)
+    accept(jobs, "ann", size_bytes=9)  # another key of the owner may have another quota, or none
+    for job in made[:2]:
+        jobs.cancel(job.id)
+    with pytest.raises(Problem) as refused:
+        accept(jobs, "ann", quota=quota, size_bytes=2)
+    assert refused.value.extra == {"quota": "bytes", "limit": 100, "used": 99}
+    accept(jobs, "ann", quota=quota, size_bytes=1)
+    jobs.cancel(made[2].id)
+    with pytest.raises(Problem, match="100 bytes today"):  # what is cancelled was uploaded all the same
+        jobs.check_quota("ann", quota, 0)
+    midnight = int(redis.ttl("dain:owner:ann:bytes")) + time.time()
+    assert midnight % 86400 < 5 or midnight % 86400 > 86395
+
+
+def test_jobs_that_come_at_once_go_beyond_no_quota(jobs: Jobs) -> None:
+    def submit() -> bool:
+        try:
+            accept(jobs, "ann", quota=Quota(jobs=5))
+        except Problem:
+            return False
+        return True
+
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(lambda _: submit(), range(20))) == 5
+    assert jobs.counts()["queued"] == 5
+
+
+def test_a_refused_job_leaves_nothing(jobs: Jobs, redis: Redis) -> None:
+    before = set(redis.keys())
+    with pytest.raises(Problem):
+        accept(jobs, "ann", quota=Quota(jobs=0), entry=Entry("dain:idempotency:k", "v", 9))
+    assert set(redis.keys()) == before
+    accept(jobs, "ann", entry=Entry("dain:idempotency:k", "v", 9))
+    assert redis.get("dain:idempotency:k") == b"v" and 0 < int(redis.ttl("dain:idempotency:k")) <= 9
+
+
 def test_an_owner_lists_its_own_jobs_alone(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "LOOK_UP", 2)  # so that few jobs take several looks
     made = [accept(jobs, owner).id for owner in ("ann", "bob", "bob", "ann", "bob", "ann")]
@@ -478,16 +527,3 @@ def test_of_a_job_that_is_over_and_cleaned_up_only_its_record_is_left(
     assert not jobs.release(late, failed=True)
     assert [key.decode() for key in redis.scan_iter("dain:job:*")] == [f"dain:job:{job.id}"]
     assert jobs.unclean() == [] and jobs.get(job.id).status is State.CANCELLED
-
-
-def test_what_else_belongs_to_the_acceptance_is_in_the_same_transaction(jobs: Jobs, redis: Redis) -> None:
-    job_id = new_job_id()
-    jobs.create(
-        job_id,
-        source=f"uploads/{job_id}",
-        filename="clip.mp4",
-        options=parse_options({}),
-        input={},
-        also=lambda pipe: pipe.set("with", job_id),
-    )
-    assert redis.get("with") == job_id.encode()
