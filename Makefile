@@ -8,7 +8,7 @@ DAIN_VERSION ?= latest
 
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup demo test lint faults kernels compose-test lock audit licences clean
+.PHONY: setup demo test lint faults fuzz kernels compose-test lock audit licences clean
 
 setup: $(VENV)/installed
 
@@ -48,6 +48,9 @@ lint: setup
 faults: setup  ## faults at random moments on the whole service; SEED, ROUNDS, ONLY (a round), SELECT (a regex), STORM (jobs)
 	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) --rounds $(or $(ROUNDS),20) $(if $(ONLY),--only $(ONLY)) \
 	  --select '$(SELECT)' --storm $(or $(STORM),0)
+
+fuzz: setup  ## damaged videos and malformed requests for the whole service; SEED, N (videos)
+	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED)) --number $(or $(N),500)
 
 kernels: setup  ## compile every CUDA kernel; needs nvcc, no GPU
 	$(BIN)/python -m cuda_ext.build --check

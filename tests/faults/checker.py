@@ -45,8 +45,8 @@ def _outcome(client: Client, undisturbed: Mapping[Order, str], excuses: frozense
     wanted = undisturbed.get(client.order)  # None: it can come to no result
     if client.status == "succeeded" and client.sha256 != wanted:
         yield f"job {client.job_id} has another result than without faults"
-    slug = (client.error or {}).get("type", "").removeprefix("urn:dain:problem:")
-    if client.status == "failed" and slug not in excuses and (wanted or slug != "too-many-attempts"):
+    allowed = excuses if wanted else excuses | {"too-many-attempts"}
+    if client.status == "failed" and client.problem not in allowed:
         yield f"job {client.job_id} failed: {client.error}"
     if client.status == "cancelled" and client.cancel_after is None:
         yield f"job {client.job_id} was cancelled, and nobody asked for it"

@@ -16,10 +16,12 @@ from typing import Any
 
 import httpx
 
-#: Answers after which a client is to try again; see the table of problems.
-TRY_AGAIN = {"idempotency-key-in-use", "upload-too-slow", "queue-full", "redis-unavailable", "machine-failed"}
-TRY_AGAIN |= {"insufficient-storage"}
+TRY_AGAIN = (408, 429, 503, 507)  # statuses; and 409 where an earlier request with the key is under way
 TERMINAL = ("succeeded", "failed", "cancelled")
+
+
+class Refused(Exception):
+    """The order is not taken; the argument is the problem document."""
 
 
 class Busy:
@@ -64,6 +66,7 @@ class Client(threading.Thread):
     cancel_after: float | None = None
     deletes: bool = False
     at_once: int = 1  #: how many times the order is sent at the same time
+    refusals: frozenset[str] = frozenset()  #: problems for which an order may be refused
     busy: Busy = field(default_factory=Busy)
     random: Random = field(default_factory=Random)
 
@@ -89,8 +92,15 @@ class Client(threading.Thread):
             ) as http:
                 self._http = http
                 self._live()
+        except Refused as refusal:
+            self.status, self.error = "refused", refusal.args[0]
         except AssertionError as error:
             self.fault = str(error)
+
+    @property
+    def problem(self) -> str:
+        """The kind of problem for which the order was refused, or failed; empty where there was none."""
+        return _slug(self.error)
 
     def _live(self) -> None:
         self._submit()
@@ -120,14 +130,14 @@ class Client(threading.Thread):
 
     def _submit(self) -> None:
         ids: set[str] = set()
-        faults: list[str] = []
+        errors: list[Exception] = []
 
         def send() -> None:
             try:
                 answer = self._ask("POST", accept=(202,))
                 ids.add(answer.json()["id"])
-            except AssertionError as error:
-                faults.append(str(error))
+            except (AssertionError, Refused) as error:
+                errors.append(error)
 
         senders = [threading.Thread(target=send, daemon=True) for _ in range(self.at_once)]
         with self.busy.at("accept"):
@@ -135,7 +145,8 @@ class Client(threading.Thread):
                 sender.start()
             for sender in senders:
                 sender.join()
-        assert not faults, faults[0]
+        if errors:
+            raise errors[0]
         assert len(ids) == 1, f"one key made the jobs {sorted(ids)}"
         [self.job_id] = ids
 
@@ -150,8 +161,10 @@ class Client(threading.Thread):
             else:
                 if answer.status_code in accept:
                     return answer
-                slug = _slug(answer)
-                assert slug in TRY_AGAIN, (
+                slug = _slug(answer.json() if "json" in answer.headers.get("content-type", "") else None)
+                if slug in self.refusals:
+                    raise Refused(answer.json())
+                assert answer.status_code in TRY_AGAIN or slug == "idempotency-key-in-use", (
                     f"{method} {path} of job {self.job_id}: {answer.status_code} {answer.text[:500]}"
                 )
                 last = slug
@@ -168,8 +181,5 @@ class Client(threading.Thread):
         return self._http.request(method, f"/jobs/{self.job_id}{path}")
 
 
-def _slug(answer: httpx.Response) -> str:
-    try:
-        return str(answer.json()["type"]).removeprefix("urn:dain:problem:")
-    except (ValueError, KeyError, TypeError):
-        return ""
+def _slug(problem: Mapping[str, Any] | None) -> str:
+    return str((problem or {}).get("type", "")).removeprefix("urn:dain:problem:")
