@@ -22,6 +22,7 @@ DAY = 24 * HOUR
 PREFIX = "DAIN_"
 _AT_AFTER_AUTHORITY = re.compile(r"\w+://[^/?#]+[/?#].*@", re.DOTALL)
 _HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_ORIGIN = re.compile(rf"https?://({_HOST_NAME.pattern}|\[[0-9a-f:.]+\])(:[0-9]{{1,5}})?")
 
 
 def _default_state_dir() -> Path:
@@ -41,6 +42,16 @@ def _host_names(value: object) -> object:
     if wrong := sorted(name for name in names if not _HOST_NAME.fullmatch(name)):
         raise ValueError(f"{wrong[0]!r} is no host name: give names alone, without scheme, port or path")
     return names
+
+
+def _origins(value: object) -> object:
+    """The origins of web pages in a list with commas between them; ValueError where one is none."""
+    if not isinstance(value, str):
+        return value
+    origins = {origin.strip().lower() for origin in value.split(",") if origin.strip()}
+    if wrong := sorted(origin for origin in origins if not _ORIGIN.fullmatch(origin)):
+        raise ValueError(f"{wrong[0]!r} is no origin: give such as https://app.example.com, without a path")
+    return origins
 
 
 def _destinations(value: object) -> object:
@@ -148,6 +159,11 @@ class Settings(BaseSettings):
         "spaces between, sign together while a new one takes over. Unset: jobs with a webhook are refused.",
     )
 
+    cors_origins: Annotated[frozenset[str], NoDecode, BeforeValidator(_origins)] = Field(
+        default=frozenset(),
+        description="Origins of the web pages that may call the API from a browser (CORS): `https://app.example.com`. "
+        "Pages of other sites are refused.",
+    )
     keys_file: Annotated[Path, AfterValidator(_absolute)] | None = Field(
         default_factory=_default_keys_file,
         description="File of the API keys, which `dain keys` writes; unset: they are kept in Redis, or, where "

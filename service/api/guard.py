@@ -32,10 +32,12 @@ _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{0,
 class Guard:
     """The names under which the service answers, and the test of each request against them.
 
-    `host` is the address that the API listens on, `allowed_hosts` are further names, such as a proxy's.
+    `host` is the address that the API listens on, `allowed_hosts` are further names, such as a proxy's. `origins` are
+    those of the other sites whose pages may call all the same.
     """
 
-    def __init__(self, host: str, allowed_hosts: Iterable[str]) -> None:
+    def __init__(self, host: str, allowed_hosts: Iterable[str], origins: Iterable[str]) -> None:
+        self._origins = frozenset(origins)
         self._configured = frozenset(allowed_hosts)
         self._names = LOOPBACK | self._configured | {host.lower()}
         self._any_address = _is_unspecified(host)
@@ -46,7 +48,10 @@ class Guard:
         for host in hosts:
             if not self._is_ours(_hostname(host)):
                 raise unknown_host(host)
-        for origin in request.headers.getlist("origin"):
+        origins = request.headers.getlist("origin")
+        if origins and self._origins.issuperset(origins):
+            return
+        for origin in origins:
             if not self._is_own_page(origin, hosts):
                 raise cross_site(f"The header Origin is {origin!r:.100}")
         site = request.headers.get("sec-fetch-site", "none")
@@ -74,7 +79,7 @@ class GuardMiddleware:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.guard = Guard(settings.host, settings.allowed_hosts)
+        self.guard = Guard(settings.host, settings.allowed_hosts, settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -99,7 +104,8 @@ def cross_site(what: str) -> Problem:
     return Problem(
         "cross-site-request",
         f"{what}: a web page of another site made the browser send this request, and such requests are refused. "
-        "Where the page is yours, serve it and the API under one name through a proxy.",
+        "Where the page is yours, add its origin to DAIN_CORS_ORIGINS on the service's machine, or serve it and the "
+        "API under one name through a proxy.",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -131,3 +132,53 @@ class TestNamedAddress:
     def test_only_the_address_it_listens_on(self, http: httpx.Client) -> None:
         assert http.get("/healthz", headers={"Host": "192.168.1.5:8000"}).status_code == 200
         assert_problem(http.get("/healthz", headers={"Host": "192.168.1.6:8000"}), 403, "unknown-host")
+
+
+class TestAllowedSite:
+    """A page of another site that the operator has named calls the API from a browser."""
+
+    PAGE = {"Origin": "https://app.example.com", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"cors_origins": frozenset({"https://app.example.com"})})
+
+    def test_asks_whether_it_may(self, http: httpx.Client, make_key: Callable[..., dict[str, str]]) -> None:
+        make_key("ann")  # a browser asks before it sends the key
+        asked = {"Access-Control-Request-Method": "POST",
+                 "Access-Control-Request-Headers": "authorization,content-type,idempotency-key"}  # fmt: skip
+        response = http.options("/jobs", headers=self.PAGE | asked)
+        assert response.status_code == 200
+        assert response.headers["Access-Control-Allow-Origin"] == "https://app.example.com"
+        assert "POST" in response.headers["Access-Control-Allow-Methods"]
+        for name in asked["Access-Control-Request-Headers"].split(","):
+            assert name in response.headers["Access-Control-Allow-Headers"]
+        stranger = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+        assert_problem(http.options("/jobs", headers=stranger | asked), 403, "cross-site-request")
+
+    def test_sends_and_reads(
+        self, http: httpx.Client, clip: Path, make_key: Callable[..., dict[str, str]]
+    ) -> None:
+        ann = make_key("ann", rate=100)
+        response = http.post("/jobs", content=clip.read_bytes(), headers=self.PAGE | ann)
+        assert response.status_code == 202
+        assert response.headers["Access-Control-Allow-Origin"] == "https://app.example.com"
+        assert response.headers["Access-Control-Expose-Headers"] == "*"
+        assert "Access-Control-Allow-Credentials" not in response.headers
+        refused = http.get("/jobs", headers=self.PAGE)  # the page can read the problem
+        assert_problem(refused, 401, "unauthorized")
+        assert refused.headers["Access-Control-Allow-Origin"] == "https://app.example.com"
+
+    def test_and_no_other_does(self, http: httpx.Client) -> None:
+        for origins in (["https://evil.example"], ["https://app.example.com", "https://evil.example"],
+                        ["http://app.example.com"], ["https://app.example.com:444"]):  # fmt: skip
+            headers = [("Sec-Fetch-Site", "cross-site"), *(("Origin", origin) for origin in origins)]
+            response = http.get("/jobs", headers=headers)
+            assert_problem(response, 403, "cross-site-request")
+            assert "Access-Control-Allow-Origin" not in response.headers
+        strange = self.PAGE | {"Host": "evil.example"}
+        assert_problem(http.get("/jobs", headers=strange), 403, "unknown-host")
+
+
+def test_without_allowed_sites_no_browser_is_told_that_it_may(http: httpx.Client) -> None:
+    assert not [name for name in http.get("/jobs").headers if name.startswith("access-control")]
