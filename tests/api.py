@@ -13,16 +13,15 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
+from service.api import server
 from service.api.app import create_app
-from service.api.server import Config
 from service.settings import Settings
 
 RESULT = random.Random(0).randbytes(300_000)  # what the finished jobs of tests hold
 
 
-class Server(uvicorn.Server):
+class Server(server.Server):
     """Starts and stops at once, where uvicorn's looks every 0.1 s whether it should, or is done."""
 
     async def main_loop(self) -> None:
@@ -31,6 +30,7 @@ class Server(uvicorn.Server):
         await self.stopped.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.end_waiting()
         for listener in self.servers:
             listener.close()
         for connection in list(self.server_state.connections):
@@ -43,17 +43,17 @@ class Server(uvicorn.Server):
 @contextmanager
 def serve(settings: Settings, port: int = 0) -> Iterator[str]:
     """The API on a port of its own, in a thread; yields its URL."""
-    config = Config(create_app(settings), port=port, log_level="critical", timeout_graceful_shutdown=1)
-    server = Server(config)
-    server.running = threading.Event()
-    thread = threading.Thread(target=server.run)
+    config = server.Config(create_app(settings), port=port, log_level="critical", timeout_graceful_shutdown=1)
+    api = Server(config)
+    api.running = threading.Event()
+    thread = threading.Thread(target=api.run)
     thread.start()
-    assert server.running.wait(30)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    assert api.running.wait(30)
+    port = api.servers[0].sockets[0].getsockname()[1]
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.loop.call_soon_threadsafe(server.stopped.set)
+        api.loop.call_soon_threadsafe(api.stopped.set)
         thread.join()
 
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 
-import uvicorn
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
@@ -21,7 +20,7 @@ from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
 from service.api.problems import KEYED, documented, install_handlers
 from service.api.routes import docs, health, jobs, results, submit, workers
-from service.api.server import Config
+from service.api.server import Config, Server
 from service.jobs.keys import check_exposure
 from service.settings import Settings, read_settings
 
@@ -46,7 +45,8 @@ def create_app(settings: Settings) -> FastAPI:
         await run_in_threadpool(service.prober.start)
         app.state.service = service
         try:
-            yield
+            async with service.feed.running():
+                yield
         finally:
             service.close()
 
@@ -118,7 +118,7 @@ def main() -> None:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     check_exposure(settings)
-    server = uvicorn.Server(Config(create_app(settings), host=settings.host, port=settings.port))
+    server = Server(Config(create_app(settings), host=settings.host, port=settings.port))
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 from service.api.auth import CallerDep
 from service.api.fair import FairSemaphore
+from service.api.feed import Feed
 from service.api.probe import Prober
 from service.api.rates import RateLimits
 from service.egress import Egress
@@ -48,6 +49,7 @@ class Service:
     rates: RateLimits
     deliveries: Deliveries
     egress: Egress
+    feed: Feed
     prober: Prober = field(default_factory=Prober)
     #: A look takes a core and some memory. Half of the places are as many as there are cores, and an owner has no more.
     looks: FairSemaphore = field(default_factory=lambda: FairSemaphore(LOOKS))
@@ -74,6 +76,7 @@ class Service:
             rates=RateLimits(redis),
             deliveries=Deliveries(redis),
             egress=Egress(settings.egress_allow),
+            feed=Feed.from_url(settings.require_redis_url),
         )
 
     def close(self) -> None:

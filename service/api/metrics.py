@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,6 +33,8 @@ class Metrics:
     def watch(self, service: Service) -> None:
         """Adds what `service` knows; it is read at each scrape."""
         self.registry.register(ServiceCollector(service))
+        waiting = "Long polls and streams of events that are open in this process."
+        Gauge("dain_http_waiting", waiting, registry=self.registry).set_function(lambda: service.feed.waiters)
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format. Raises RedisError where the state cannot be read."""

@@ -83,7 +83,10 @@ async def _on_problem(request: Request, error: Problem) -> JSONResponse:
 
 
 async def _on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
-    faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
+    faults = [
+        f"{'.'.join(map(str, fault['loc'][1:]))} was {str(fault['input'])[:100]!r}: {fault['msg']}"
+        for fault in error.errors()
+    ]
     return problem_response(Problem("invalid-request", "; ".join(faults)), request)
 
 

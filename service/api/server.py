@@ -12,9 +12,11 @@ import asyncio
 import json
 import logging
 import resource
+import socket
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -28,6 +30,19 @@ HEAD_BYTES = 1 << 16
 MOST_CONNECTIONS = 4096
 OTHER_DESCRIPTORS = 100  # of the process: Redis, logs, the prober
 DESCRIPTORS = 4  # of a connection with an upload: socket, file, lock, pipe
+
+
+class Server(uvicorn.Server):
+    """Ends what waits for events as soon as it is to stop: uvicorn first waits for every request in hand."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.end_waiting()
+        await super().shutdown(sockets)
+
+    def end_waiting(self) -> None:
+        """Ends long polls and streams of events."""
+        assert isinstance(self.config.app, FastAPI)
+        self.config.app.state.service.feed.close()
 
 
 class Config(uvicorn.Config):

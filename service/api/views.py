@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from pydantic import Field
 
 from service.jobs.records import Job, Output, State
@@ -34,3 +36,22 @@ class JobView(Job):
         if job.webhook_url:
             links["deliveries"] = f"/jobs/{job.id}/deliveries"
         return cls(**job.model_dump(), links=links)
+
+    @property
+    def etag(self) -> str:
+        """A weak ETag: another one where the job, or a whole percent of its progress, is another.
+
+        Rates, and what a job that is not over has cost so far, change at every look and are no part of it.
+        """
+        moving = set() if self.status.terminal else {"progress", "metrics"}
+        percent = int(100 * self.progress.fraction)
+        content = f"{percent} {self.progress.queue_position} {self.model_dump_json(exclude=moving)}"
+        return f'W/"{hashlib.sha256(content.encode()).hexdigest()[:32]}"'
+
+
+def is_named(etag: str, if_none_match: str | None) -> bool:
+    """Whether the header If-None-Match names `etag`; the comparison is weak, as RFC 9110 has it."""
+    if if_none_match is None:
+        return False
+    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return if_none_match.strip() == "*" or etag.removeprefix("W/") in tags

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+import re
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
@@ -27,6 +29,31 @@ from service.jobs.machine import EVENTS
 from service.jobs.workers import text
 
 log = logging.getLogger("dain.events")
+
+_PLACE = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?", re.ASCII)
+_MOST = 2**64 - 1
+
+
+class Place(NamedTuple):
+    """A place in the stream: milliseconds since the epoch, and a number within one. Later events have higher places."""
+
+    milliseconds: int
+    number: int
+
+    @classmethod
+    def parse(cls, id: str | bytes) -> Place:
+        """The place that the id of an event names, e.g. "1764550000000-0". Raises ValueError where it names none."""
+        match = _PLACE.fullmatch(id.decode(errors="replace") if isinstance(id, bytes) else id)
+        place = cls(int(match[1]), int(match[2] or 0)) if match else None
+        if place is None or max(place) > _MOST:
+            raise ValueError(f"{id!r:.60} is not the id of an event")
+        return place
+
+    def __str__(self) -> str:
+        return f"{self.milliseconds}-{self.number}"
+
+
+BEGINNING = Place(0, 0)  # before every event
 
 
 class Event(BaseModel):
@@ -40,6 +67,10 @@ class Event(BaseModel):
     job: str
     owner: str
     time: float  #: seconds since the epoch
+
+    @cached_property
+    def place(self) -> Place:
+        return Place.parse(self.id)
 
 
 class Events:
@@ -66,10 +97,11 @@ class Events:
         """
         reply: Any = self._redis.xread({EVENTS: cursor}, count=most, block=int(wait_seconds * 1000) or None)
         streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or []]
-        return [event for entries in streams for event in map(_read, entries) if event]
+        return [event for entries in streams for event in map(read_entry, entries) if event]
 
 
-def _read(entry: tuple[bytes, dict[bytes, bytes]]) -> Event | None:
+def read_entry(entry: tuple[bytes, dict[bytes, bytes]]) -> Event | None:
+    """The event of an entry of the stream; None, and a word in the log, where it cannot be read."""
     place = text(entry[0])
     try:
         return Event.model_validate({**json.loads(entry[1][b"event"]), "id": place})

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+import anyio
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from service.api.auth import ReaderDep
-from service.api.deps import JOB_ID, ChangedJobDep, JobDep, ServiceDep
+from service.api.deps import JOB_ID, ChangedJobDep, JobDep, Service, ServiceDep
 from service.api.problems import documented
-from service.api.views import POLL_SECONDS, JobView
+from service.api.views import POLL_SECONDS, JobView, is_named
 from service.jobs.records import State
 from service.jobs.webhooks import MOST_LOGGED, Attempt
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
+MOST_WAIT_SECONDS = 60.0
 METADATA = "metadata."  # begins the query parameters that ask for a job's metadata
 
 
@@ -60,12 +63,64 @@ def list_jobs(
     return Page(jobs=[JobView.of(job) for job in jobs], next_cursor=next_cursor)
 
 
-@router.get("/{job_id}", response_model=JobView, responses=documented("job-not-found", "redis-unavailable"))
-def show(job: JobDep, response: Response) -> JobView:
-    """Shows how far a job is, and what came of it."""
-    if not job.status.terminal:
-        response.headers["Retry-After"] = POLL_SECONDS
-    return JobView.of(job)
+@router.get(
+    "/{job_id}",
+    response_model=JobView,
+    responses={
+        304: {"description": "Not changed: If-None-Match names its ETag."},
+        **documented("invalid-request", "job-not-found", "redis-unavailable"),
+    },
+)
+async def show(
+    job: JobDep,
+    caller: ReaderDep,
+    service: ServiceDep,
+    response: Response,
+    wait: Annotated[
+        float,
+        Query(
+            ge=0,
+            le=MOST_WAIT_SECONDS,
+            allow_inf_nan=False,
+            description="Seconds, up to 60, that the answer may take: it comes when the job's status is another or, "
+            "with If-None-Match, its ETag.",
+        ),
+    ] = 0,
+    if_none_match: Annotated[
+        str | None, Header(description="ETag of what is known; 304 where that holds.")
+    ] = None,
+) -> JobView | Response:
+    """Shows how far a job is, and what came of it.
+
+    The answer's weak ETag changes with the job, and with each whole percent of its progress.
+    """
+    view = JobView.of(job)
+    if wait:
+        view = await _changed(view, service, caller.owner, if_none_match, wait)
+    headers = {"ETag": view.etag} | ({} if view.status.terminal else {"Retry-After": POLL_SECONDS})
+    if is_named(view.etag, if_none_match):
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return view
+
+
+async def _changed(
+    known: JobView, service: Service, owner: str, if_none_match: str | None, seconds: float
+) -> JobView:
+    """The job once it is no longer as it is known, or over, or the time is up."""
+    end = anyio.current_time() + seconds
+    with service.feed.waiting(known.id) as news:
+        while True:
+            news.clear()
+            view = JobView.of(await run_in_threadpool(service.jobs.show, known.id, owner=owner))
+            same = (
+                view.status is known.status if if_none_match is None else is_named(view.etag, if_none_match)
+            )
+            left = end - anyio.current_time()
+            if not same or view.status.terminal or left <= 0 or service.feed.closed:
+                return view
+            with anyio.move_on_after(left):
+                await news.wait()
 
 
 @router.get(

@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from service.api import ranges
 from service.api.deps import JobDep, ServiceDep
 from service.api.problems import documented
-from service.api.views import POLL_SECONDS
+from service.api.views import POLL_SECONDS, is_named
 from service.jobs.problems import Problem
 from service.jobs.records import Output, State
 from service.store import Store, Stored, StoreDamaged, StoreMissing
@@ -131,7 +131,7 @@ def fetch_result(
 ) -> Response:
     """Sends the finished file."""
     etag = f'"{output.sha256}"'
-    if matches(request.headers.get("if-none-match"), etag):
+    if is_named(etag, request.headers.get("if-none-match")):
         return Response(status_code=304, headers={"ETag": etag})
     if link:
         return Response(status_code=307, headers={"Location": link, "Cache-Control": "no-store"})
@@ -176,10 +176,3 @@ def disposition(filename: str) -> str:
         if quoted == filename
         else f"attachment; filename*=utf-8''{quoted}"
     )
-
-
-def matches(header: str | None, etag: str) -> bool:
-    """Whether the If-None-Match header `header` names `etag`; the comparison is weak, as RFC 9110 has it."""
-    if header is None:
-        return False
-    return header.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in header.split(","))

@@ -1,104 +1,192 @@
-"""Jobs once they are on record: looking, listing, cancelling, removing."""
+"""GET /jobs/{id}: its ETag, and answers that wait for a change."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
+from redis import Redis
 
-from service.jobs.machine import Jobs
+from service.api.feed import Feed
+from service.jobs.machine import PLAN, Claim, Jobs, new_job_id
 from service.jobs.options import Options
-from service.jobs.records import Job
-from service.store import Store
-from tests.api import RESULT, assert_problem
-
-# -- looking --------------------------------------------------------------------------------------
+from service.jobs.records import Job, State
+from service.settings import Settings
+from tests.api import assert_problem, serve, until
 
 
-def test_a_live_job(http: httpx.Client, job: Job, jobs: Jobs) -> None:
-    response = http.get(f"/jobs/{job.id}")
-    assert int(response.headers["Retry-After"]) > 0
-    assert response.json()["progress"]["queue_position"] == 0
-    assert response.json()["links"] == {"self": f"/jobs/{job.id}"}
-
-
-def test_a_finished_job(http: httpx.Client, finished: Job) -> None:
-    response = http.get(f"/jobs/{finished.id}")
-    assert "Retry-After" not in response.headers
-    shown = response.json()
-    assert shown["status"] == "succeeded"
-    assert shown["links"]["result"] == f"/jobs/{finished.id}/result"
-    assert shown["output"]["sha256"] == hashlib.sha256(RESULT).hexdigest()
-    assert "key" not in shown["output"] and "source" not in shown  # places in the store are nobody's business
-
-
-def test_what_is_dropped_is_said_and_whose_the_job_is_is_not(http: httpx.Client, jobs: Jobs) -> None:
-    job = jobs.create(
-        jobs.new_id(),
-        source="uploads/x",
-        filename="clip.mp4",
-        options=Options(),
-        input={},
-        notes=["The sound is gone."],
+@pytest.fixture
+def job(jobs: Jobs) -> Job:
+    job_id = new_job_id()
+    return jobs.create(
+        job_id, source=f"uploads/{job_id}", filename="clip.mp4", options=Options(), input={"frames": 12}
     )
-    shown = http.get(f"/jobs/{job.id}").json()
-    assert shown["notes"] == ["The sound is gone."] and "owner" not in shown
-    assert http.get("/jobs").json()["jobs"][0]["notes"] == ["The sound is gone."]
 
 
-@pytest.mark.parametrize("job_id", ["0" * 28, "x", "..%2f..%2fetc", "0" * 5000, "*", "%00"])
-@pytest.mark.parametrize("path", ["/jobs/{}", "/jobs/{}/result"])
-def test_there_is_no_such_job(job_id: str, path: str, http: httpx.Client) -> None:
-    response = http.get(path.format(job_id))
-    assert response.status_code == 404
-    assert len(response.content) < 10_000
-    assert response.headers["Content-Type"] == "application/problem+json"
+@pytest.fixture(autouse=True)
+def feeds(monkeypatch: pytest.MonkeyPatch) -> list[Feed]:
+    """The feed of each service that the test starts."""
+    made: list[Feed] = []
+
+    def make(redis_url: str) -> Feed:
+        made.append(from_url(redis_url))
+        return made[-1]
+
+    from_url = Feed.from_url
+    monkeypatch.setattr(Feed, "from_url", make)
+    return made
 
 
-def test_pages_are_newest_first_and_whole(
-    http: httpx.Client, make_job: Callable[[], Job], jobs: Jobs
+@contextmanager
+def away(redis: Redis, settings: Settings) -> Iterator[None]:
+    """Nobody but this test reaches Redis meanwhile."""
+    socket_file = Path(settings.require_redis_url.removeprefix("unix://"))
+    gone = socket_file.rename(socket_file.with_suffix(".gone"))
+    redis.client_kill_filter(_type="normal", skipme=True)
+    try:
+        yield
+    finally:
+        gone.rename(socket_file)
+
+
+def planned(jobs: Jobs, job: Job) -> Claim:
+    jobs.complete(jobs.claim(job.id, PLAN, "ann"), job={"segments_total": 1, "frames_total": 1000})
+    return jobs.claim(job.id, "segment-0", "ann")
+
+
+# -- ETag -----------------------------------------------------------------------------------------
+
+
+def test_the_etag_is_another_with_each_state_and_percent(http: httpx.Client, jobs: Jobs, job: Job) -> None:
+    def look() -> str:
+        response = http.get(f"/jobs/{job.id}")
+        etag = response.headers["ETag"]
+        assert etag.startswith('W/"')
+        again = http.get(f"/jobs/{job.id}", headers={"If-None-Match": etag})
+        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", etag)
+        return etag
+
+    seen = [look()]
+    claim = planned(jobs, job)
+    seen.append(look())
+    jobs.report(claim, 100)
+    seen.append(look())
+    jobs.report(claim, 101)  # of 1000: the same percent
+    assert look() == seen[-1]
+    jobs.cancel(job.id)
+    seen.append(look())
+    assert len(set(seen)) == len(seen)
+    other = http.get(f"/jobs/{job.id}", headers={"If-None-Match": f'"other", {seen[0]}'})
+    assert other.status_code == 200 and other.json()["status"] == "cancelled"
+
+
+# -- waiting --------------------------------------------------------------------------------------
+
+
+Ask = Callable[..., "Future[httpx.Response]"]
+
+
+@pytest.fixture
+def ask(http: httpx.Client, job: Job, feeds: list[Feed]) -> Iterator[Ask]:
+    """Asks for the job and returns once the service waits with its answer."""
+    with ThreadPoolExecutor() as pool:
+
+        def get(etag: str | None = None) -> Future[httpx.Response]:
+            headers = {"If-None-Match": etag} if etag else {}
+            answer = pool.submit(
+                http.get, f"/jobs/{job.id}", params={"wait": 60}, headers=headers, timeout=90
+            )
+            until(lambda: feeds[0].waiters or answer.done())
+            return answer
+
+        yield get
+
+
+def test_the_answer_comes_with_the_next_state(ask: Ask, jobs: Jobs, job: Job) -> None:
+    answer = ask()
+    claim = planned(jobs, job)
+    assert answer.result().json()["status"] == "running"
+    answer = ask()
+    jobs.report(claim, 500)
+    jobs.cancel(job.id)
+    assert answer.result().json()["status"] == "cancelled"
+    assert ask().result().json()["status"] == "cancelled"  # at once: it is over
+
+
+def test_with_an_etag_the_answer_comes_with_the_next_percent(ask: Ask, jobs: Jobs, job: Job) -> None:
+    claim = planned(jobs, job)
+    first = ask(etag='"of another state"').result()
+    assert first.status_code == 200
+    answer = ask(etag=first.headers["ETag"])
+    jobs.report(claim, 500)
+    assert answer.result().json()["progress"]["frames_done"] == 500
+
+
+def test_the_time_is_up(http: httpx.Client, job: Job) -> None:
+    response = http.get(f"/jobs/{job.id}", params={"wait": 0.01})
+    assert response.json()["status"] == "queued" and response.headers["Retry-After"]
+    headers = {"If-None-Match": response.headers["ETag"]}
+    assert http.get(f"/jobs/{job.id}", params={"wait": 0.01}, headers=headers).status_code == 304
+
+
+def test_a_change_just_before_the_wait_is_not_missed(
+    http: httpx.Client, jobs: Jobs, job: Job, feeds: list[Feed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = [make_job().id for _ in range(5)]
-    seen, query = [], {"limit": "2"}
-    while True:
-        page = http.get("/jobs", params=query).json()
-        seen += [job["id"] for job in page["jobs"]]
-        if page["next_cursor"] is None:
-            break
-        query["cursor"] = page["next_cursor"]
-    assert seen == made[::-1]
-    jobs.cancel(made[2])
-    assert [job["id"] for job in http.get("/jobs?status=cancelled").json()["jobs"]] == [made[2]]
-    assert len(http.get("/jobs?status=queued").json()["jobs"]) == 4
+    show = Jobs.show
+
+    def show_what_is_over(self: Jobs, job_id: str, **owner: str) -> Job:
+        shown = show(self, job_id, **owner)
+        if not shown.status.terminal:
+            with feeds[0].waiting(job_id) as passed:
+                jobs.finish(job_id, State.CANCELLED)
+                until(passed.is_set)
+        return shown
+
+    monkeypatch.setattr(Jobs, "show", show_what_is_over)
+    assert http.get(f"/jobs/{job.id}", params={"wait": 60}).json()["status"] == "cancelled"
 
 
-@pytest.mark.parametrize(
-    "query", ["limit=0", "limit=201", "limit=x", "status=lost", "cursor=%5B", "cursor=../x"]
-)
-def test_what_cannot_be_listed(query: str, http: httpx.Client) -> None:
-    problem = assert_problem(http.get(f"/jobs?{query}"), 422, "invalid-request")
-    assert query.partition("=")[0] in problem["detail"]
+@pytest.mark.parametrize("wait", ["1e9", "61", "-1", "nan", "inf", "soon"])
+def test_a_wait_out_of_range(wait: str, http: httpx.Client, job: Job) -> None:
+    response = http.get(f"/jobs/{job.id}", params={"wait": wait})
+    assert f"wait was '{wait}'" in assert_problem(response, 422, "invalid-request")["detail"]
 
 
-# -- cancelling and removing ----------------------------------------------------------------------
-
-
-def test_delete_cancels_and_then_removes(http: httpx.Client, job: Job) -> None:
-    response = http.delete(f"/jobs/{job.id}")
-    assert response.status_code == 200
-    assert response.json()["status"] == "cancelled"
-    assert http.delete(f"/jobs/{job.id}").status_code == 204
-    assert_problem(http.delete(f"/jobs/{job.id}"), 404, "job-not-found")
-
-
-def test_delete_removes_a_finished_job_and_its_result(
-    http: httpx.Client, finished: Job, store: Store
+def test_waiting_takes_no_thread(
+    http: httpx.Client, url: str, jobs: Jobs, job: Job, feeds: list[Feed]
 ) -> None:
-    response = http.delete(f"/jobs/{finished.id}")
-    assert response.status_code == 204
-    assert response.content == b""
-    assert list(store.keys("results/")) == []
-    assert_problem(http.get(f"/jobs/{finished.id}"), 404, "job-not-found")
-    assert http.get("/jobs").json()["jobs"] == []
+    host, port = url.removeprefix("http://").split(":")
+    request = f"GET /jobs/{job.id}?wait=60 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    with ExitStack() as stack:
+        waiting = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=30)) for _ in range(200)
+        ]
+        for connection in waiting:
+            connection.sendall(request)
+        until(lambda: feeds[0].waiters == len(waiting))
+        assert http.get("/jobs").json()["jobs"][0]["status"] == "queued"  # a route that takes a thread
+        jobs.cancel(job.id)
+        for connection in waiting:
+            with connection.makefile("rb") as answer:
+                assert b'"status":"cancelled"' in answer.read()
+
+
+def test_what_happened_while_redis_was_away_is_seen(
+    ask: Ask, jobs: Jobs, job: Job, redis: Redis, settings: Settings
+) -> None:
+    answer = ask()
+    with away(redis, settings):
+        jobs.cancel(job.id)
+    assert answer.result().json()["status"] == "cancelled"
+
+
+def test_the_end_of_the_service_ends_the_wait(settings: Settings, job: Job, feeds: list[Feed]) -> None:
+    with ThreadPoolExecutor() as pool, serve(settings) as url:
+        answer = pool.submit(httpx.get, f"{url}/jobs/{job.id}", params={"wait": 60}, timeout=90, verify=False)
+        until(lambda: feeds[0].waiters)
+    assert answer.result().json()["status"] == "queued"

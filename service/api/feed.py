@@ -1,0 +1,165 @@
+"""The stream of events as one process of the API follows it: one task reads it and wakes whoever waits.
+
+Whoever follows the feed holds the place of the last event that it has seen, and nothing else. So a slow client costs no
+memory: the feed keeps the latest events once for all, and what is older is read from Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from service.errors import DainError
+from service.jobs.events import BEGINNING, Event, Place, read_entry
+from service.jobs.machine import EVENTS
+
+log = logging.getLogger(__name__)
+
+KEPT = 5000  # events in memory: about five megabytes
+BATCH = 500  # events of one answer of Redis
+BLOCK_SECONDS = 5.0  # that one call waits for the next event
+REPLY_SECONDS = 5.0  # beyond that, after which Redis counts as hanging
+PAUSE_SECONDS = 1.0  # before another attempt to reach Redis
+
+EVERY_JOB = ""
+
+
+class Lost(DainError):
+    """Events after a place are no longer in the stream, or the stream has no such place."""
+
+
+class Feed:
+    """The events of one Redis, which `running` follows."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._recent: deque[Event] = deque(maxlen=KEPT)
+        self._begin = self._end = (
+            BEGINNING  # all events after the one place, up to the other, are in `_recent`
+        )
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._connected = True  # as far as the log knows
+        self.closed = False  #: once true, whoever follows is to end
+
+    @classmethod
+    def from_url(cls, redis_url: str) -> Feed:
+        """Prepares the connection to Redis, which need not answer yet."""
+        once_again = Retry(
+            NoBackoff(), 1
+        )  # a connection to a Redis that has restarted fails at its first use
+        return cls(Redis.from_url(redis_url, socket_timeout=BLOCK_SECONDS + REPLY_SECONDS, retry=once_again))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Follows the stream meanwhile. Where Redis is away, goes on as soon as it is back."""
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            self.close()
+            while not task.done():
+                task.cancel()  # again, because now and then redis-py takes one for a connection that broke
+                await asyncio.wait([task], timeout=0.1)
+            await self._redis.aclose()
+
+    def close(self) -> None:
+        """Ends all waiting."""
+        self.closed = True
+        self._wake(self._waiting)
+
+    @contextmanager
+    def waiting(self, job: str = EVERY_JOB) -> Iterator[asyncio.Event]:
+        """A flag that is set when there may be a new event of `job`, or of any, and when the feed is closed."""
+        flag = asyncio.Event()
+        self._waiting[job].add(flag)
+        try:
+            yield flag
+        finally:
+            self._waiting[job].discard(flag)
+            if not self._waiting[job]:
+                del self._waiting[job]
+
+    @property
+    def waiters(self) -> int:
+        """How many wait now."""
+        return sum(map(len, self._waiting.values()))
+
+    async def newest(self) -> Place:
+        """The place of the last event that there is. Raises RedisError."""
+        last: Any = await self._redis.xrevrange(EVENTS, count=1)
+        return Place.parse(last[0][0]) if last else BEGINNING
+
+    async def after(self, place: Place) -> tuple[list[Event], Place]:
+        """Events after `place`, oldest first, and the place to go on from. There are none yet where the two are equal.
+
+        Raises:
+            Lost: some of them are gone, or the stream never came to `place`.
+            RedisError: they are older than what is kept here, and Redis is away.
+        """
+        if not self._begin <= place <= self._end:
+            return await self._read(place)
+        new = []
+        for event in reversed(self._recent):
+            if event.place <= place:
+                break
+            new.append(event)
+        return new[::-1], self._end
+
+    async def _read(self, place: Place) -> tuple[list[Event], Place]:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xrange(EVENTS, count=1)
+            pipe.xrevrange(EVENTS, count=1)
+            pipe.xrange(EVENTS, min=f"({place}", count=BATCH)
+            first, last, entries = await pipe.execute()
+        if place != BEGINNING and not (
+            first and Place.parse(first[0][0]) <= place <= Place.parse(last[0][0])
+        ):
+            raise Lost(f"the stream of events does not reach back to {place}, or never came to it")
+        events = [event for event in map(read_entry, entries) if event]
+        return events, Place.parse(entries[-1][0]) if entries else place
+
+    async def _run(self) -> None:
+        while not self.closed:
+            try:
+                await self._follow()
+            except (RedisError, OSError) as error:
+                log.log(logging.WARNING if self._connected else logging.DEBUG, "no events come: %r", error)
+                self._connected = False
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _follow(self) -> None:
+        """Reads on from now. Whoever waited gets from Redis what was missed."""
+        self._recent.clear()
+        self._begin = self._end = await self.newest()
+        self._connected = True
+        self._wake(self._waiting)
+        while True:
+            block = int(BLOCK_SECONDS * 1000)
+            reply: Any = await self._redis.xread({EVENTS: str(self._end)}, count=BATCH, block=block)
+            streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or []]
+            self._take([entry for entries in streams for entry in entries])
+
+    def _take(self, entries: list[Any]) -> None:
+        if not entries:
+            return
+        events = [event for event in map(read_entry, entries) if event]
+        for event in events:
+            if len(self._recent) == KEPT:
+                self._begin = self._recent[0].place
+            self._recent.append(event)
+        self._end = Place.parse(entries[-1][0])
+        self._wake({event.job for event in events} | {EVERY_JOB})
+
+    def _wake(self, jobs: Iterable[str]) -> None:
+        for job in jobs:
+            for flag in self._waiting.get(job, ()):
+                flag.set()
