@@ -143,6 +143,12 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="Address the API listens on; this machine only unless set."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on.")
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Second port of the API, where `GET /metrics` needs no key, for Prometheus; unset: none.",
+    )
     allowed_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_host_names)] = Field(
         default=frozenset(),
         description="Names under which clients reach the API, beside `localhost` and the address it listens on: "

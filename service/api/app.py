@@ -20,7 +20,7 @@ from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
 from service.api.problems import KEYED, documented, install_handlers
 from service.api.routes import docs, health, jobs, results, submit, workers
-from service.api.server import Config, Server
+from service.api.server import Config, Server, listeners
 from service.jobs.keys import check_exposure
 from service.settings import Settings, read_settings
 
@@ -118,9 +118,10 @@ def main() -> None:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     check_exposure(settings)
-    server = Server(Config(create_app(settings), host=settings.host, port=settings.port))
+    config = Config(create_app(settings), host=settings.host, port=settings.port)
+    server = Server(config)
     with suppress(KeyboardInterrupt):
-        server.run()
+        server.run(listeners(config, settings.metrics_port))
     if not server.started:
         sys.exit(1)
 

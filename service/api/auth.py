@@ -52,6 +52,10 @@ class Caller:
 ANYBODY = Caller(DEFAULT_OWNER, frozenset(Scope))
 
 
+#: Whoever asks for metrics on the port that is for them.
+SCRAPER = Caller(DEFAULT_OWNER, frozenset({Scope.ADMIN}))
+
+
 class AuthMiddleware:
     """Calls `app` for whoever has a key, in bounds of the key's rate; answers others with a problem."""
 
@@ -62,6 +66,9 @@ class AuthMiddleware:
         if scope["type"] != "http" or scope["path"] in OPEN:
             return await self.app(scope, receive, send)
         request = Request(scope)
+        if is_scrape(request):
+            request.state.caller = SCRAPER
+            return await self.app(scope, receive, send)
         try:
             caller, headers = await run_in_threadpool(admit, request.app.state.service, request)
         except Problem as problem:
@@ -75,6 +82,12 @@ class AuthMiddleware:
             await send(message)
 
         await self.app(scope, receive, send_with_headers if headers else send)
+
+
+def is_scrape(request: Request) -> bool:
+    """Whether `request` asks for metrics on the port that is for them."""
+    _, port = request.scope.get("server") or (None, None)
+    return port == request.app.state.service.settings.metrics_port and request.scope["path"] == "/metrics"
 
 
 def admit(service: Service, request: Request) -> tuple[Caller, dict[str, str]]:

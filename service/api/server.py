@@ -57,6 +57,14 @@ class Config(uvicorn.Config):
         ] = {}  #: connections without a request, in the order of their arrival
 
 
+def listeners(config: Config, metrics_port: int | None) -> list[socket.socket] | None:
+    """What the server listens on where there is a port for metrics, too; None: what `config` says."""
+    if metrics_port is None:
+        return None
+    metrics = uvicorn.Config("", host=config.host, port=metrics_port, log_config=None)
+    return [config.bind_socket(), metrics.bind_socket()]
+
+
 class Connection(HttpToolsProtocol):
     """A connection of a client, which closes itself where a request does not come to the end of its headers."""
 

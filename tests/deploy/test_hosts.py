@@ -32,6 +32,7 @@ def test_in_compose(settings: Settings) -> None:
         "scrape_configs"
     ]
     targets = [name for scrape in scrapes for part in scrape["static_configs"] for name in part["targets"]]
+    assert {target.partition(":")[2] for target in targets} == {environment["DAIN_METRICS_PORT"]}
     health_check = "127.0.0.1:8000"
     assert health_check in (ROOT / "docker" / "Dockerfile").read_text() and targets
     assert_answers(

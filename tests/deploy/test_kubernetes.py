@@ -14,7 +14,8 @@ import pytest
 import yaml
 from redis import Redis
 
-from service.api.app import GRACE_SECONDS, create_app
+from service.api.app import create_app
+from service.api.server import GRACE_SECONDS
 from service.api.uploads import MULTIPART_OVERHEAD
 from service.jobs.machine import PLAN, Jobs, new_job_id
 from service.jobs.options import Options
@@ -182,10 +183,11 @@ def test_a_container_keeps_its_files_in_the_store(name: str, environment: Callab
 
 def test_requests_reach_the_port_that_the_api_listens_on(environment: Callable[[str], Settings]) -> None:
     settings = environment("dain-api")
-    [port] = container("dain-api")["ports"]
+    port, metrics = container("dain-api")["ports"]
     assert (settings.host, settings.port) == ("0.0.0.0", port["containerPort"])
-    [served] = named("Service", "dain-api")["spec"]["ports"]
-    assert served["targetPort"] == port["name"]
+    assert settings.metrics_port == metrics["containerPort"]
+    served, _ = ports = named("Service", "dain-api")["spec"]["ports"]
+    assert [each["targetPort"] for each in ports] == [port["name"], metrics["name"]]
     [path] = named("Ingress", "dain")["spec"]["rules"][0]["http"]["paths"]
     assert path["backend"]["service"] == {"name": "dain-api", "port": {"name": served["name"]}}
 

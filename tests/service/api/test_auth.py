@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +20,7 @@ from service.jobs.keys import FileKeys, Key, Quota, open_keys
 from service.jobs.machine import Jobs
 from service.settings import Settings
 from service.store.local import LocalStore
+from service.up import claim_port
 from tests.api import assert_problem, serve, until
 
 MakeKey = Callable[..., dict[str, str]]
@@ -218,6 +222,29 @@ def test_every_route_that_is_not_open_names_a_scope(settings: Settings) -> None:
                 scope for each in call.get("security", ()) for names in each.values() for scope in names
             ]
             assert bool(scopes) is (path not in OPEN), f"{method} {path}"
+
+
+def test_metrics_have_a_port_of_their_own(settings: Settings, make_key: MakeKey) -> None:
+    make_key("ann")
+    ports = [claim_port("127.0.0.1", 0) for _ in range(2)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DAIN_")}
+    environment |= {f"DAIN_{name}": str(value) for name, value in {
+        "REDIS_URL": settings.redis_url, "STATE_DIR": settings.state_dir,
+        "PORT": ports[0], "METRICS_PORT": ports[1]}.items()}  # fmt: skip
+    with subprocess.Popen([sys.executable, "-m", "service.api.app"], env=environment) as api:
+        url, metrics_url = (f"http://127.0.0.1:{port}" for port in ports)
+        until(lambda: answers(url) and answers(metrics_url))
+        assert httpx.get(f"{metrics_url}/metrics").text.startswith("# HELP")
+        for closed in (f"{url}/metrics", f"{metrics_url}/jobs", f"{metrics_url}/workers"):
+            assert_problem(httpx.get(closed), 401, "unauthorized")
+        api.terminate()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").is_success
+    except httpx.TransportError:
+        return False
 
 
 # -- rates ----------------------------------------------------------------------------------------
