@@ -33,10 +33,21 @@ def server(command: Command) -> Command:
     return url(token(command))
 
 
+class Clip(click.Path):
+    """A video: a file, or a URL that the service fetches it from."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        is_url = isinstance(value, str) and value.startswith(("https://", "http://"))
+        return value if is_url else super().convert(value, param, ctx)
+
+
 @click.command()
-@click.argument("clip", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("clip", type=Clip(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="File or folder for the result.  [beside CLIP]"
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File or folder for the result.  [beside CLIP, or here]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there; never CLIP itself.")
 @click.option("--factor", type=int, help="Frames per source frame, 2 to 16.  [2]")
@@ -52,7 +63,7 @@ def server(command: Command) -> Command:
 @click.option("--detach", is_flag=True, help="Print the job's id and do not wait.")
 @server
 def submit(
-    clip: Path,
+    clip: Path | str,
     output: Path | None,
     overwrite: bool,
     detach: bool,
@@ -61,21 +72,23 @@ def submit(
     token: str | None,
     **options: object,
 ) -> None:
-    """Send CLIP to a service, wait, and fetch the result."""
+    """Send CLIP to a service, wait, and fetch the result. CLIP may be a URL, which the service fetches."""
     given = {name: str(value) for name, value in options.items() if value is not None}
     if no_audio:
         given["audio"] = "none"
+    file = clip if isinstance(clip, Path) else None
+    folder = file.parent if file else Path()
     if output and not output.is_dir():
-        _check_output(output, clip, overwrite)
+        _check_output(output, file, overwrite)
     with Client(url, token=token) as client:
-        job = client.submit(clip, given)
+        job = client.submit(clip, given) if isinstance(clip, Path) else client.submit_url(clip, given)
         if detach:
             click.echo(job["id"])
             return
         job = _wait(client, job["id"])
         if job["status"] != "succeeded":
             raise click.ClickException((job["error"] or {}).get("detail", f"The job was {job['status']}."))
-        path = _destination(output or clip.parent, job["output"]["filename"], clip, overwrite)
+        path = _destination(output or folder, job["output"]["filename"], file, overwrite)
         try:
             client.download(job["id"], path, overwrite=overwrite)
         except OSError as error:
@@ -88,7 +101,7 @@ def submit(
     click.echo(f"{path}: {job['output']['frames']} frames at {job['output']['frame_rate']} fps")
 
 
-def _check_output(output: Path, clip: Path, overwrite: bool) -> None:
+def _check_output(output: Path, clip: Path | None, overwrite: bool) -> None:
     """Refuses, before anything is sent, a file `output` that the result cannot or must not become."""
     if not output.parent.is_dir():
         fault = f"there is no folder {output.parent}: make it first"
@@ -101,7 +114,7 @@ def _check_output(output: Path, clip: Path, overwrite: bool) -> None:
     raise click.BadParameter(fault, param_hint="--output")
 
 
-def _destination(target: Path, filename: str, clip: Path, overwrite: bool) -> Path:
+def _destination(target: Path, filename: str, clip: Path | None, overwrite: bool) -> Path:
     """The file for the result: `target` itself, or, in the folder `target`, a name like `filename` that is free."""
     if not target.is_dir():
         return target
@@ -113,9 +126,9 @@ def _destination(target: Path, filename: str, clip: Path, overwrite: bool) -> Pa
     return path
 
 
-def _is_same(path: Path, clip: Path) -> bool:
+def _is_same(path: Path, clip: Path | None) -> bool:
     """Whether both are one file, by whatever name or link."""
-    return path.exists() and path.samefile(clip)
+    return clip is not None and path.exists() and path.samefile(clip)
 
 
 def _wait(client: Client, job_id: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from service.jobs.problems import Problem
 MIB = 2**20
 MULTIPART_OVERHEAD = MIB  # bytes that a body may have beside the video
 MAX_FIELD_BYTES = 2**15  # metadata of 4096 bytes may be written in escapes, six for one
+MAX_JSON_BYTES = 2**16
 MAX_PARTS = 32
 IDLE_SECONDS = 60.0  # a client that sends nothing for so long has gone, or holds the connection on purpose
 SLOWEST_CLIENT = (
@@ -48,13 +50,17 @@ _PLAIN_FILENAME = re.compile(r';\s*filename\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s"
 
 CHOOSE_A_TYPE = (
     "Send multipart/form-data with the video in the field `file`, "
-    "or the video itself as video/* or application/octet-stream."
+    "or the video itself as video/* or application/octet-stream, or its `source_url` in application/json."
 )
+SOURCE_URL = "source_url"  # the field that names a video, in place of one that is sent
 
 
 @dataclass(frozen=True)
 class Upload:
-    """An upload that has arrived: the file at `path` that holds the video, and what came with it."""
+    """An upload that has arrived: the file at `path` that holds the video, and what came with it.
+
+    Where `source_url` names the video instead, the file is empty until `service.api.sources` has fetched it.
+    """
 
     path: Path
     size_bytes: int
@@ -62,6 +68,7 @@ class Upload:
     filename: str
     options: Options
     handling: Handling = Handling()
+    source_url: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -77,7 +84,8 @@ class Upload:
     def _hash_with(self, options: str) -> str:
         handling = self.handling.model_dump_json(exclude_defaults=True)
         # A release before `Handling` hashed none.
-        work = f"{self.sha256} {options}" if handling == "{}" else f"{self.sha256} {options} {handling}"
+        video = self.source_url or self.sha256
+        work = f"{video} {options}" if handling == "{}" else f"{video} {options} {handling}"
         return hashlib.sha256(work.encode()).hexdigest()
 
 
@@ -146,6 +154,8 @@ class RawReader:
 
     def __init__(self, request: Request, video: VideoFile) -> None:
         self.fields = query_fields(request)
+        if SOURCE_URL in self.fields:
+            raise two_videos()
         self.filename = self.fields.pop("filename", None) or disposition_filename(request)
         self.feed = video.write
 
@@ -191,8 +201,10 @@ class MultipartReader:
     def finish(self) -> None:
         if not self._whole:
             raise invalid_upload("The multipart body ends before its last boundary; send it again.")
-        if not self._video_seen:
-            raise invalid_upload("The form has no part named `file`; put the video there.")
+        if not self._video_seen and SOURCE_URL not in self.fields:
+            raise invalid_upload(
+                "The form has no part named `file`; put the video there, or its URL in `source_url`."
+            )
 
     def _on_part_begin(self) -> None:
         self._parts += 1
@@ -223,6 +235,8 @@ class MultipartReader:
             return
         if self._video_seen:
             raise invalid_upload("The form has two parts named `file`; send one video per job.")
+        if SOURCE_URL in self.fields:
+            raise two_videos()
         self._parse(self.fields)  # refuses what is wrong already before the video is sent, not after
         self._video_seen = True
         self.filename = decoded(self._disposition.get(b"filename", b""))
@@ -244,6 +258,39 @@ class MultipartReader:
 
     def _on_end(self) -> None:
         self._whole = True
+
+
+class JsonReader:
+    """Reads a body of JSON: an object of the options and `source_url`."""
+
+    filename: str | None = None
+
+    def __init__(self, request: Request) -> None:
+        self.fields = query_fields(request)
+        self._body = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self._body += data
+        if len(self._body) > MAX_JSON_BYTES:
+            raise invalid_upload(f"The JSON body has more than {MAX_JSON_BYTES} bytes.")
+
+    def finish(self) -> None:
+        try:
+            document = json.loads(self._body)
+            given = {name: _as_field(value) for name, value in document.items() if value is not None}
+        except (ValueError, AttributeError, RecursionError):
+            raise invalid_upload("The body is no JSON object of options and `source_url`.") from None
+        for name, value in given.items():
+            add_field(self.fields, name, value)
+        if SOURCE_URL not in self.fields:
+            raise invalid_upload("The JSON body names no video; put its URL into `source_url`.")
+
+
+def _as_field(value: object) -> str:
+    """A member of a JSON body as a form would have it."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 async def receive(
@@ -271,13 +318,18 @@ async def receive(
             if video.is_due:
                 await run_in_threadpool(video.flush)
         reader.finish()
-        if not video.size_bytes:
+        source_url = reader.fields.pop(SOURCE_URL, None)
+        if source_url is not None and video.size_bytes:
+            raise two_videos()
+        if source_url is None and not video.size_bytes:
             raise invalid_upload("The video is empty. " + CHOOSE_A_TYPE)
         await run_in_threadpool(video.flush)
     finally:
         video.close()
     asked = parse(reader.fields)
-    return Upload(path, video.size_bytes, video.sha256(), clean_filename(reader.filename), *asked)
+    return Upload(
+        path, video.size_bytes, video.sha256(), clean_filename(reader.filename), *asked, source_url=source_url
+    )
 
 
 def check_headers(request: Request, max_bytes: int) -> None:
@@ -301,6 +353,8 @@ def choose_reader(request: Request, video: VideoFile, parse: Parse) -> Reader:
             return MultipartReader(parameters[b"boundary"], request, video, parse)
         except FormParserError as error:
             raise invalid_upload(f"The multipart boundary is not usable: {error}.") from None
+    if kind == b"application/json":
+        return JsonReader(request)
     if kind == b"application/octet-stream" or kind.startswith(b"video/"):
         return RawReader(request, video)
     raise Problem("unsupported-media-type", f"The Content-Type is {header!r:.100}. {CHOOSE_A_TYPE}")
@@ -384,6 +438,10 @@ def clean_filename(name: str | None) -> str:
     path = PurePosixPath(printable or DEFAULT_FILENAME)
     suffix = path.suffix[:16]
     return path.name.removesuffix(path.suffix)[: 128 - len(suffix)] + suffix
+
+
+def two_videos() -> Problem:
+    return invalid_upload("The request sends a video and names one in `source_url`; do one of them.")
 
 
 def invalid_upload(detail: str) -> Problem:

@@ -23,6 +23,7 @@ CHUNK_BYTES = 2**20
 PAGE = 200
 # The service answers an upload once it has looked through all of it, which takes a slow disk long.
 ANSWER_SECONDS = 600.0
+FETCH_SECONDS = 2 * ANSWER_SECONDS  # the service fetches for as long as one of the two, and then looks
 SLOWEST_DISK = 5e6  # bytes/s
 _VISIBLE = re.compile(r"[!-~]+")
 # In such a URL, what is read as the host is a part of a password that holds a / or the like.
@@ -72,8 +73,7 @@ class Client:
         """
         given = {
             name: json.dumps(value) if isinstance(value, Mapping) else str(value)
-            for name, value in (options or {}).items()
-            if value is not None
+            for name, value in _given(options).items()
         }
         size = path.stat().st_size
         answer_seconds = max(self._timeout, ANSWER_SECONDS + size / SLOWEST_DISK)
@@ -93,6 +93,19 @@ class Client:
                 )
 
         return persist(send, self.url, in_use_seconds=answer_seconds)
+
+    def submit_url(
+        self, source_url: str, options: Mapping[str, Any] | None = None, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """As `submit`, for a video that the service fetches from `source_url`; returns once it has it."""
+        headers = {"Idempotency-Key": f'"{idempotency_key or uuid.uuid4()}"'}
+        body = {**_given(options), "source_url": source_url}
+        timeout = httpx.Timeout(self._timeout, read=max(self._timeout, FETCH_SECONDS))
+        return persist(
+            lambda: self._json("POST", "/jobs", json=body, headers=headers, timeout=timeout),
+            self.url,
+            in_use_seconds=FETCH_SECONDS,
+        )
 
     def job(self, job_id: str) -> dict[str, Any]:
         """The job as it stands."""
@@ -240,6 +253,10 @@ def _authorization(token: str, has_login: bool) -> dict[str, str]:
             "The token (DAIN_TOKEN or --token) is not whole: give it as `dain keys add` printed it."
         )
     return {"Authorization": f"Bearer {token}"}
+
+
+def _given(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (options or {}).items() if value is not None}
 
 
 def _part(path: Path, sha256: str) -> Path:

@@ -15,6 +15,11 @@ def _options() -> dict[str, Any]:
 
 
 _VIDEO = {"type": "string", "format": "binary"}
+_SOURCE_URL = {
+    "type": "string",
+    "format": "uri",
+    "description": "Where the service fetches the video, in place of `file`: an https:// URL of a public host.",
+}
 
 SUBMISSION: dict[str, Any] = {
     "parameters": [
@@ -43,14 +48,26 @@ SUBMISSION: dict[str, Any] = {
     ],
     "requestBody": {
         "required": True,
-        "description": "A form with the video in `file`, or the video itself with the options in the query.",
+        "description": "A form with the video in `file`, or the video itself with the options in the query, or JSON "
+        "with the URL of a video in `source_url`.",
         "content": {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "required": ["file"],
                     "additionalProperties": False,
-                    "properties": {"file": _VIDEO | {"description": "The video."}, **_options()},
+                    "properties": {
+                        "file": _VIDEO | {"description": "The video."},
+                        "source_url": _SOURCE_URL,
+                        **_options(),
+                    },
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["source_url"],
+                    "additionalProperties": False,
+                    "properties": {"source_url": _SOURCE_URL, **_options()},
                 }
             },
             "video/*": {"schema": _VIDEO},

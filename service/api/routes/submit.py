@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from redis.exceptions import RedisError
 
-from service.api import idempotency, uploads
+from service.api import idempotency, sources, uploads
 from service.api.auth import Caller, SubmitterDep
 from service.api.deps import Service, ServiceDep
 from service.api.options import parse_request, webhook_refused
@@ -47,6 +47,9 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
         "unsupported-format",
         "invalid-option",
         "webhook-refused",
+        "source-refused",
+        "source-unreachable",
+        "source-too-large",
         "idempotency-key-reused",
         "unreadable-video",
         "damaged-video",
@@ -78,7 +81,8 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
 
     Raises Problem with the statuses that `submit` documents.
     """
-    uploads.check_headers(request, service.settings.max_upload_bytes)
+    max_bytes, space = service.settings.max_upload_bytes, partial(check_space, service, 0)
+    uploads.check_headers(request, max_bytes)
     async with idempotency.hold(service.redis, request.headers.get("idempotency-key"), caller.owner) as key:
         if not await run_in_threadpool(key.binding):
             service.looks.check(caller.owner)
@@ -88,13 +92,15 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
             upload = await uploads.receive(
                 request,
                 folder / "upload",
-                max_bytes=service.settings.max_upload_bytes,
-                check_space=lambda: check_space(service, 0),
+                max_bytes=max_bytes,
+                check_space=space,
                 parse=partial(parse_request, models=models),
             )
             if binding := await run_in_threadpool(key.binding):
                 return await run_in_threadpool(replay, service, binding, upload, caller)
             await check_webhook(service, upload.handling.webhook_url)
+            if upload.source_url is not None:
+                upload = await sources.fetch(upload, service.egress, max_bytes=max_bytes, check_space=space)
             facts = await look_into(service, upload, caller.owner)
             return await run_in_threadpool(accept, service, key, upload, facts, caller)
 

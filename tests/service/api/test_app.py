@@ -248,8 +248,10 @@ def test_the_description_shows_how_to_submit(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     submit = document["paths"]["/jobs"]["post"]
     form = submit["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(form["properties"]) == {"file", *Options.model_fields, *Handling.model_fields}
-    assert {"video/*", "application/octet-stream"} <= set(submit["requestBody"]["content"])
+    assert set(form["properties"]) == {"file", "source_url", *Options.model_fields, *Handling.model_fields}
+    assert {"video/*", "application/octet-stream", "application/json"} <= set(
+        submit["requestBody"]["content"]
+    )
     assert set(Options.model_fields) <= {parameter["name"] for parameter in submit["parameters"]}
     assert {"202", "400", "403", "409", "413", "415", "422", "429", "503", "507"} <= set(submit["responses"])
     assert "application/problem+json" in submit["responses"]["413"]["content"]
