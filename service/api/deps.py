@@ -85,8 +85,8 @@ class Service:
         self.redis.close()
 
 
-def get_service(request: Request) -> Service:
-    """What the process holds that serves `request`."""
+async def get_service(request: Request) -> Service:
+    """What the process holds that serves `request`. The framework would call a plain function in a thread."""
     service: Service = request.app.state.service
     return service
 

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import re
-import uuid
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 
@@ -41,7 +40,22 @@ class Binding:
     fingerprint: str
 
 
-class Key:
+class NoKey:
+    """What a request holds that came without a key."""
+
+    def binding(self) -> Binding | None:
+        """What an earlier request with this key made; None where there was none."""
+        return None
+
+    def entry(self, binding: Binding) -> Entry | None:
+        """What is to be set in Redis, so that the key stands for the job of `binding`."""
+        return None
+
+    def check(self) -> None:
+        """Raises Problem 409 where the lease was lost, as after a long stop of this process."""
+
+
+class Key(NoKey):
     """An idempotency key that the present request holds."""
 
     def __init__(self, redis: Redis, name: str, lease: Lock) -> None:
@@ -50,7 +64,6 @@ class Key:
         self._lease = lease
 
     def binding(self) -> Binding | None:
-        """What an earlier request with this key made; None where there was none."""
         value = self._redis.get(self._name)
         if value is None:
             return None
@@ -58,22 +71,23 @@ class Key:
         return Binding(stored["job_id"], stored["fingerprint"])
 
     def entry(self, binding: Binding) -> Entry:
-        """What is to be set in Redis, so that the key stands for the job of `binding`."""
         return Entry(self._name, json.dumps(asdict(binding)), KEY_LIFETIME_SECONDS)
 
     def check(self) -> None:
-        """Raises Problem 409 where the lease was lost, as after a long stop of this process."""
         if not self._lease.owned():
             raise in_use()
 
 
 @contextlib.asynccontextmanager
-async def hold(redis: Redis, header: str | None, owner: str) -> AsyncIterator[Key]:
+async def hold(redis: Redis, header: str | None, owner: str) -> AsyncIterator[NoKey]:
     """Holds the key of `owner` that `header` names; Problem 409 while another request holds it, 400 if it is malformed.
 
-    A request without a key gets one that nobody else has.
+    Redis is not asked where there is no header.
     """
-    text = uuid.uuid4().hex if header is None else parse(header)
+    if header is None:
+        yield NoKey()
+        return
+    text = parse(header)
     # Every key was the default owner's before there were others.
     scope = "" if owner == DEFAULT_OWNER else f"{owner}:"
     name = f"dain:idempotency:{scope}{hashlib.sha256(text.encode()).hexdigest()}"

@@ -266,7 +266,7 @@ class Jobs:
             owner is not None and fields.get(b"owner", DEFAULT_OWNER.encode()) != owner.encode()
         ):
             raise Problem.job_not_found(job_id)
-        in_hand = self._frames_in_hand(job_id, active)
+        in_hand = self._frames_in_hand(job_id, active) if fields.get(b"state") == b"running" else 0
         return read_job(job_id, _text(fields), rank, in_hand, now=seconds + microseconds / 1e6)
 
     def show(self, job_id: str, *, owner: str | None = None) -> Job:

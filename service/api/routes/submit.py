@@ -171,7 +171,7 @@ def replay(service: Service, binding: idempotency.Binding, upload: uploads.Uploa
 
 
 def accept(
-    service: Service, key: idempotency.Key, upload: uploads.Upload, facts: dict[str, Any], caller: Caller
+    service: Service, key: idempotency.NoKey, upload: uploads.Upload, facts: dict[str, Any], caller: Caller
 ) -> Job:
     """Makes the upload durable, records the job, and queues it; returns the job.
 

@@ -6,9 +6,11 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
@@ -21,7 +23,7 @@ from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
 from service.store import Store
 from tests import s3
-from tests.api import assert_problem, serve
+from tests.api import assert_problem, serve, until
 
 POST = {"content": b"x", "headers": {"Content-Type": "video/mp4", "Idempotency-Key": "k"}}
 
@@ -54,6 +56,20 @@ def workers(redis: Redis, settings: Settings) -> Workers:
 
 def test_alive(http: httpx.Client) -> None:
     assert http.get("/healthz").json()["status"] == "ok"
+
+
+def test_alive_while_redis_hangs_and_every_thread_waits_for_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deps, "REDIS_REPLY_SECONDS", 1.5)
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as hung:  # which says nothing
+        settings = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{hung.getsockname()[1]}"})
+        with serve(settings) as url, ThreadPoolExecutor(60) as pool, httpx.Client(verify=False) as http:
+            asked = [pool.submit(httpx.get, f"{url}/jobs", verify=False, timeout=60) for _ in range(60)]
+            until(lambda: psutil.Process().num_threads() > 100)  # the pool's, and the API's forty
+            assert http.get(f"{url}/healthz").status_code == 200
+            assert not any(each.done() for each in asked)
+            assert {each.result().status_code for each in asked} == {503}
 
 
 def test_ready_only_with_a_warm_worker(http: httpx.Client, workers: Workers) -> None:

@@ -557,3 +557,9 @@ def test_a_lost_lease_makes_no_job(
 
     assert_problem(http.post("/jobs", content=slow(), headers=RAW | KEY), 409, "idempotency-key-in-use")
     assert list(store.keys("uploads/")) == []
+
+
+def test_a_request_without_a_key_leaves_none_behind(http: httpx.Client, clip: Path, redis: Redis) -> None:
+    first, second = post_raw(http, clip), post_raw(http, clip)
+    assert first.json()["id"] != second.json()["id"]
+    assert redis.keys("dain:idempotency:*") == []
