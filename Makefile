@@ -8,7 +8,7 @@ DAIN_VERSION ?= latest
 
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup demo test lint faults fuzz kernels compose-test lock audit licences clean
+.PHONY: setup demo test lint faults soak fuzz kernels compose-test lock audit licences clean
 
 setup: $(VENV)/installed
 
@@ -47,7 +47,10 @@ lint: setup
 
 faults: setup  ## faults at random moments on the whole service; SEED, ROUNDS, ONLY (a round), SELECT (a regex), STORM (jobs)
 	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) --rounds $(or $(ROUNDS),20) $(if $(ONLY),--only $(ONLY)) \
-	  --select '$(SELECT)' --storm $(or $(STORM),0)
+	  --select '$(SELECT)' --storm $(or $(STORM),0) $(if $(TTL),--worker-ttl $(TTL)) $(if $(CLOCK),--clock)
+
+soak: setup  ## the service under work, and whether its processes grow; MINUTES
+	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),20)
 
 fuzz: setup  ## damaged videos and malformed requests for the whole service; SEED, N (videos)
 	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED)) --number $(or $(N),500)

@@ -35,11 +35,14 @@ def main() -> None:
         "--storm", type=int, default=0, metavar="JOBS", help="afterwards, jobs among dying workers"
     )
     parser.add_argument("--worker-ttl", default="3", help="DAIN_WORKER_TTL_SECONDS of the service")
+    parser.add_argument(
+        "--clock", action="store_true", help="set the clock of the processes, too (by libfaketime)"
+    )
     options = parser.parse_args()
     print(f"SEED={options.seed} ROUNDS={options.rounds}", flush=True)
     with (
         TemporaryDirectory() as folder,
-        running(DAIN_WORKER_TTL_SECONDS=options.worker_ttl) as stack,
+        running(clock=options.clock, DAIN_WORKER_TTL_SECONDS=options.worker_ttl) as stack,
     ):
         if not stack.has_disks:
             print("This user may mount no disk: no disk is filled.")

@@ -77,7 +77,7 @@ def _left_over(stack: Stack) -> list[str]:
     found: list[str] = []
 
     def is_clean() -> bool:
-        stack.queue.forget_expired(time.time() + 2 * FAILURE_TTL)
+        stack.queue.forget_expired(time.time() + 4 * FAILURE_TTL)
         found[:] = [*_files(stack), *_keys(stack), *map("process {}".format, stack.strangers())]
         return not found
 

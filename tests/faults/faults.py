@@ -53,6 +53,9 @@ def deck(stack: Stack) -> list[Fault]:
         strikes[f"{name} a black hole"] = _weather(proxy.held)
         strikes[f"{name} half closed"] = _weather(proxy.half_closed)
     strikes["two janitors"] = _second_janitor
+    if stack.has_clock:
+        strikes["clock an hour ahead"] = _set_clock(3600)
+        strikes["clock an hour back"] = _set_clock(-3600)
     faults = [Fault(name, moment, strike) for name, strike in strikes.items() for moment in MOMENTS]
     for error in ("oom", "fatal"):
         faults.append(Fault(f"CUDA {error}", "segment", _inject(error)))
@@ -132,6 +135,15 @@ def _second_janitor(stack: Stack, random: Random) -> None:
     time.sleep(random.uniform(2.0, 8.0))
     del stack.programs["janitor-1"]
     janitor.end()
+
+
+def _set_clock(ahead: int) -> Strike:
+    def strike(stack: Stack, random: Random) -> None:
+        stack.set_clock(ahead)
+        time.sleep(random.uniform(2.0, 8.0))
+        stack.set_clock(0)
+
+    return strike
 
 
 def _inject(error: str) -> Strike:

@@ -10,6 +10,7 @@ Each process is started again as soon as it ends, as under a supervisor.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import shutil
 import signal
@@ -122,6 +123,7 @@ class Stack:
     web: Proxy
     link: Proxy
     has_disks: bool  #: store, AOF and temporary files lie on small disks of their own
+    has_clock: bool  #: the processes have a clock that `set_clock` sets
     programs: dict[str, Program] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     noticed: list[float] = field(
@@ -139,6 +141,10 @@ class Stack:
         """Run one more program from now on."""
         self.programs[name] = Program(name, command, self.environment, self.folder / "logs")
         return self.programs[name]
+
+    def set_clock(self, ahead: int) -> None:
+        """Set the clock of all processes so many seconds ahead of the machine's; it takes them a second to see it."""
+        (self.folder / "clock").write_text(f"{ahead:+d}")
 
     def any_of(self, kind: str) -> list[Program]:
         """The programs of one kind, such as `worker`."""
@@ -173,8 +179,11 @@ class Stack:
 
 
 @contextmanager
-def running(*, workers: int = 2, disks: bool = True, **settings: str) -> Iterator[Stack]:
-    """A service that is ready; `settings` are environment variables. Its folder stays where the context fails."""
+def running(*, workers: int = 2, disks: bool = True, clock: bool = False, **settings: str) -> Iterator[Stack]:
+    """A service that is ready; `settings` are environment variables. Its folder stays where the context fails.
+
+    `disks` gives it small disks of its own where that may be, and `clock` a clock of its own.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
     folder = Path(tempfile.mkdtemp(prefix="dain-faults-"))
     with ExitStack() as held:
@@ -199,7 +208,9 @@ def running(*, workers: int = 2, disks: bool = True, **settings: str) -> Iterato
             web,
             link,
             has_disks,
+            clock,
         )
+        stack.set_clock(0)
         inherited = {name: text for name, text in os.environ.items() if not name.startswith("DAIN_")}
         environment = (
             inherited
@@ -208,6 +219,7 @@ def running(*, workers: int = 2, disks: bool = True, **settings: str) -> Iterato
                 "DAIN_FAULTS": str(folder / "inject"),
                 "TMPDIR": str(folder / "tmp"),
                 "OMP_WAIT_POLICY": "PASSIVE",
+                **(_clock(folder / "clock") if clock else {}),
                 "PYTHONPATH": str(Path(__file__).parents[2]),
             }
         )
@@ -237,6 +249,19 @@ def _disk(folder: Path) -> Iterator[bool]:
     finally:
         if is_mounted:
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _clock(file: Path) -> dict[str, str]:
+    """The environment of processes whose clock `file` sets. Time that only passes, which no clock sets, stays real."""
+    package = importlib.util.find_spec("libfaketime")
+    if package is None or package.origin is None:
+        raise RuntimeError("The clock of processes is set by the Python package libfaketime: install it.")
+    return {
+        "LD_PRELOAD": str(Path(package.origin).parent / "vendor/libfaketime/src/libfaketime.so.1"),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 @contextmanager
