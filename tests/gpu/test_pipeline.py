@@ -331,8 +331,10 @@ def service(tmp_path: Path) -> Iterator[Service]:
         stall_seconds=10,
     )
     with subprocess.Popen([redis_server(), *options], stdout=subprocess.DEVNULL) as server:
-        yield Service(settings, tmp_path)
-        server.terminate()
+        try:
+            yield Service(settings, tmp_path)
+        finally:
+            server.terminate()
 
 
 def test_a_worker_that_loses_its_gpu_gives_its_task_back_and_ends(service: Service) -> None:

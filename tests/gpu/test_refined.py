@@ -63,9 +63,9 @@ def test_a_gpu_is_close_to_a_cpu(dtype: torch.dtype, size: tuple[int, int]) -> N
 def test_large_frames_run_without_graphs_and_sizes_may_change() -> None:
     stages = RefinedStages(taught(), GPU, torch.float16, Budget())
     small = [interpolated(stages, *frames(128, 192), 0.5) for _ in range(2)]
-    large = interpolated(stages, *frames(1080, 1920), 0.5)
+    large = interpolated(stages, *frames(2160, 3840), 0.5)
     again = interpolated(stages, *frames(128, 192), 0.5)
-    assert large.shape == (1, 3, 1080, 1920) and large.isfinite().all()
+    assert large.shape == (1, 3, 2160, 3840) and large.isfinite().all()
     assert psnr(again, small[1]) > 60
     stages.release()
     assert psnr(interpolated(stages, *frames(128, 192), 0.5), small[0]) > 60

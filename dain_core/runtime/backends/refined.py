@@ -21,8 +21,9 @@ from dain_core.runtime.budget import Budget
 from dain_core.runtime.graphs import Graphed
 from dain_core.runtime.memory import FrameTooLargeError, is_out_of_memory
 
-#: Frames of up to so many pixels take a GPU less time than launching their kernels one by one.
-_GRAPH_PIXELS = 2**20
+#: Frames of up to so many pixels take a GPU less time than launching their kernels one by one: 1080p is among them, 4K
+#: is not.
+_GRAPH_PIXELS = 2**22
 
 
 class RefinedStages:
