@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 
 from service.api import server
 from service.api.app import create_app
@@ -74,3 +76,15 @@ def until(condition: Callable[[], object]) -> None:
         if time.monotonic() > end:
             pytest.fail("it did not happen in 30 s")
         time.sleep(0.01)
+
+
+@contextmanager
+def away(redis: Redis, settings: Settings) -> Iterator[None]:
+    """Nobody but this test reaches Redis meanwhile."""
+    socket_file = Path(settings.require_redis_url.removeprefix("unix://"))
+    gone = socket_file.rename(socket_file.with_suffix(".gone"))
+    redis.client_kill_filter(_type="normal", skipme=True)
+    try:
+        yield
+    finally:
+        gone.rename(socket_file)

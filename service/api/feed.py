@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -30,6 +31,9 @@ BLOCK_SECONDS = 5.0  # that one call waits for the next event
 REPLY_SECONDS = 5.0  # beyond that, after which Redis counts as hanging
 PAUSE_SECONDS = 1.0  # before another attempt to reach Redis
 
+QUIET_SECONDS = 15.0  # after which whoever follows is told how far the feed has come
+FOLLOWED_SECONDS = 900.0  # then a client has to connect again, and to show its key
+
 EVERY_JOB = ""
 
 
@@ -42,7 +46,7 @@ class Feed:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._recent: deque[Event] = deque(maxlen=KEPT)
+        self._recent: deque[Event] = deque()
         self._begin = self._end = (
             BEGINNING  # all events after the one place, up to the other, are in `_recent`
         )
@@ -98,6 +102,29 @@ class Feed:
         last: Any = await self._redis.xrevrange(EVENTS, count=1)
         return Place.parse(last[0][0]) if last else BEGINNING
 
+    async def follow(self, place: Place, job: str = EVERY_JOB) -> AsyncGenerator[Event | Place, None]:
+        """The events of `job`, or of any, after `place`, as they come; now and then the place that it has come to.
+
+        It ends after `FOLLOWED_SECONDS`, and when the feed is closed. Raises Lost as `after` does.
+        """
+        end = time.monotonic() + FOLLOWED_SECONDS
+        with self.waiting(job) as news:
+            yield place
+            while not self.closed and time.monotonic() < end:
+                news.clear()
+                try:
+                    events, place = await self.after(place)
+                except RedisError:  # it is told when Redis is back
+                    events = []
+                for event in events:
+                    if job in (EVERY_JOB, event.job):
+                        yield event
+                if not events:
+                    try:
+                        await asyncio.wait_for(news.wait(), QUIET_SECONDS)
+                    except TimeoutError:
+                        yield place
+
     async def after(self, place: Place) -> tuple[list[Event], Place]:
         """Events after `place`, oldest first, and the place to go on from. There are none yet where the two are equal.
 
@@ -106,7 +133,7 @@ class Feed:
             RedisError: they are older than what is kept here, and Redis is away.
         """
         if not self._begin <= place <= self._end:
-            return await self._read(place)
+            return await self.read(place)
         new = []
         for event in reversed(self._recent):
             if event.place <= place:
@@ -114,7 +141,8 @@ class Feed:
             new.append(event)
         return new[::-1], self._end
 
-    async def _read(self, place: Place) -> tuple[list[Event], Place]:
+    async def read(self, place: Place) -> tuple[list[Event], Place]:
+        """As `after`, of what Redis has now."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.xrange(EVENTS, count=1)
             pipe.xrevrange(EVENTS, count=1)
@@ -123,7 +151,9 @@ class Feed:
         if place != BEGINNING and not (
             first and Place.parse(first[0][0]) <= place <= Place.parse(last[0][0])
         ):
-            raise Lost(f"the stream of events does not reach back to {place}, or never came to it")
+            raise Lost(
+                f"Events after {place} are no longer kept, or the stream never came to it; look at the jobs themselves."
+            )
         events = [event for event in map(read_entry, entries) if event]
         return events, Place.parse(entries[-1][0]) if entries else place
 
@@ -152,10 +182,9 @@ class Feed:
         if not entries:
             return
         events = [event for event in map(read_entry, entries) if event]
-        for event in events:
-            if len(self._recent) == KEPT:
-                self._begin = self._recent[0].place
-            self._recent.append(event)
+        self._recent += events
+        while len(self._recent) > KEPT:
+            self._begin = self._recent.popleft().place
         self._end = Place.parse(entries[-1][0])
         self._wake({event.job for event in events} | {EVERY_JOB})
 

@@ -2,8 +2,8 @@
 
 A client that opens connections and never finishes a request's headers costs descriptors and memory. So a connection has
 `HEAD_SECONDS` for the headers, and `HEAD_BYTES`; and there is a most of connections. Beyond that the one goes that has
-waited longest for a request, since a client that means well sends its headers at once. The body of an upload has limits
-of its own; see `service.api.uploads`.
+waited longest for a request, since a client that means well sends its headers at once. A client that takes nothing of
+its answer is let go, too. The body of an upload has limits of its own; see `service.api.uploads`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 20  # after SIGTERM, for requests in hand; a client sends an upload again that is cut off then
 HEAD_SECONDS = 20.0  # from the connection, or the last answer, to the end of the next request's headers
 HEAD_BYTES = 1 << 16
+SEND_SECONDS = 60.0  # that a client may take nothing of what is sent to it
 MOST_CONNECTIONS = 4096
 OTHER_DESCRIPTORS = 100  # of the process: Redis, logs, the prober
 DESCRIPTORS = 4  # of a connection with an upload: socket, file, lock, pipe
@@ -70,6 +71,7 @@ class Connection(HttpToolsProtocol):
 
     config: Config
     _end_of_patience: asyncio.TimerHandle
+    _end_of_sending: asyncio.TimerHandle | None = None
     _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -96,8 +98,19 @@ class Connection(HttpToolsProtocol):
         if self.cycle.response_complete:  # the client has sent no further request yet
             self._await_request()
 
+    def pause_writing(self) -> None:
+        self._end_of_sending = self.loop.call_later(SEND_SECONDS, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._end_of_sending:
+            self._end_of_sending.cancel()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        if self._end_of_sending:
+            self._end_of_sending.cancel()
         super().connection_lost(exc)
 
     def _await_request(self) -> None:

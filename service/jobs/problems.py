@@ -34,6 +34,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "unknown-host": (403, "The Host header is no name of this service"),
     "cross-site-request": (403, "The request comes from another web site"),
     "headers-too-large": (431, "The headers of the request are too large"),
+    "invalid-event-id": (400, "The Last-Event-ID header is malformed"),
     "invalid-range": (400, "The Range header is malformed"),
     "range-not-satisfiable": (416, "The range lies outside the file"),
     # the video

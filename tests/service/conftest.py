@@ -10,6 +10,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from service.api.feed import Feed
 from service.jobs.keys import Key, RedisKeys, open_keys
 from service.jobs.machine import Jobs
 from service.jobs.records import Output, State
@@ -17,6 +18,20 @@ from service.settings import Settings
 from service.store import Store, nothing
 from service.store.blocks import put_blocks
 from tests.api import serve
+
+
+@pytest.fixture
+def feeds(monkeypatch: pytest.MonkeyPatch) -> list[Feed]:
+    """The feed of each service that the test starts."""
+    made: list[Feed] = []
+
+    def make(redis_url: str) -> Feed:
+        made.append(from_url(redis_url))
+        return made[-1]
+
+    from_url = Feed.from_url
+    monkeypatch.setattr(Feed, "from_url", make)
+    return made
 
 
 @pytest.fixture

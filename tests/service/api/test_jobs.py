@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -17,7 +16,9 @@ from service.jobs.machine import PLAN, Claim, Jobs, new_job_id
 from service.jobs.options import Options
 from service.jobs.records import Job, State
 from service.settings import Settings
-from tests.api import assert_problem, serve, until
+from tests.api import assert_problem, away, serve, until
+
+pytestmark = pytest.mark.usefixtures("feeds")  # before the service is started
 
 
 @pytest.fixture
@@ -26,32 +27,6 @@ def job(jobs: Jobs) -> Job:
     return jobs.create(
         job_id, source=f"uploads/{job_id}", filename="clip.mp4", options=Options(), input={"frames": 12}
     )
-
-
-@pytest.fixture(autouse=True)
-def feeds(monkeypatch: pytest.MonkeyPatch) -> list[Feed]:
-    """The feed of each service that the test starts."""
-    made: list[Feed] = []
-
-    def make(redis_url: str) -> Feed:
-        made.append(from_url(redis_url))
-        return made[-1]
-
-    from_url = Feed.from_url
-    monkeypatch.setattr(Feed, "from_url", make)
-    return made
-
-
-@contextmanager
-def away(redis: Redis, settings: Settings) -> Iterator[None]:
-    """Nobody but this test reaches Redis meanwhile."""
-    socket_file = Path(settings.require_redis_url.removeprefix("unix://"))
-    gone = socket_file.rename(socket_file.with_suffix(".gone"))
-    redis.client_kill_filter(_type="normal", skipme=True)
-    try:
-        yield
-    finally:
-        gone.rename(socket_file)
 
 
 def planned(jobs: Jobs, job: Job) -> Claim:
