@@ -20,6 +20,7 @@ from service.api.feed import Feed
 from service.api.probe import Prober
 from service.api.rates import RateLimits
 from service.egress import Egress
+from service.jobs.incoming import Incoming
 from service.jobs.keys import Keys, Scope, open_keys
 from service.jobs.machine import Jobs
 from service.jobs.problems import Problem
@@ -50,6 +51,7 @@ class Service:
     deliveries: Deliveries
     egress: Egress
     feed: Feed
+    incoming: Incoming
     prober: Prober = field(default_factory=Prober)
     #: A look takes a core and some memory. Half of the places are as many as there are cores, and an owner has no more.
     looks: FairSemaphore = field(default_factory=lambda: FairSemaphore(LOOKS))
@@ -77,6 +79,7 @@ class Service:
             deliveries=Deliveries(redis),
             egress=Egress(settings.egress_allow),
             feed=Feed.from_url(settings.require_redis_url),
+            incoming=Incoming(redis),
         )
 
     def close(self) -> None:

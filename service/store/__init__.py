@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from service.errors import DainError
 
 WORKING_KINDS = ("uploads", "plans", "segments")  # what a job needs until it is over
-KINDS = (*WORKING_KINDS, "results")
+#: `incoming` are uploads that clients sent to the store themselves: nobody has looked into them.
+KINDS = (*WORKING_KINDS, "results", "incoming")
 CACHE_BYTES = 16 * 2**30  # of copies that a machine keeps of a store elsewhere
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _KEY = re.compile(rf"({'|'.join(KINDS)})(/{_NAME}){{1,3}}")
@@ -145,6 +146,10 @@ class Store(Protocol):
             StoreMissing: nothing is under its key.
             StoreDamaged: its size or the hash that the store has of it is another.
         """
+        ...
+
+    def upload_link(self, key: str, size_bytes: int, *, seconds: int) -> str | None:
+        """A URL at which whoever has it may PUT a file of this size, for so long; None where there are no such URLs."""
         ...
 
     def size(self, key: str) -> int:

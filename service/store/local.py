@@ -98,6 +98,9 @@ class LocalStore:
     def link(self, stored: Stored, *, seconds: int, media_type: str, disposition: str) -> None:
         """None: a folder answers no requests."""
 
+    def upload_link(self, key: str, size_bytes: int, *, seconds: int) -> None:
+        """None, too."""
+
     def size(self, key: str) -> int:
         try:
             return self._path(key).stat().st_size

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ _CONFIG = Config(
 )
 # Few other servers have a host name for each bucket.
 _PATH_STYLE = Config(s3={"payload_signing_enabled": True, "addressing_style": "path"})
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object as the server describes it. Where a client sent it, its hash is not known."""
+
+    stored: Stored
+    etag: str
 
 
 class S3Store:
@@ -143,27 +152,27 @@ class S3Store:
             return fits and (sha256 is None or hash_file(copy, step) == sha256)
 
         def download(path: Path) -> None:
-            self._download(Stored(key, size_bytes, sha256), path, step)
+            received = self._download(found.stored, path, step)
+            check_same(found.stored, received)
+            check_same(wanted, received)
 
-        check_key(key)
-        with self._cache.hold(key, download, is_good=is_good, step=step) as path:
+        wanted, found = Stored(key, size_bytes, sha256), self._look(key)
+        check_same(wanted, found.stored)
+        # A client may send its upload again, under the same key: it is another object then.
+        with self._cache.hold(f"{key} {found.etag}", download, is_good=is_good, step=step) as path:
             yield path
 
-    def _download(self, wanted: Stored, path: Path, step: Callable[[], None]) -> None:
-        found = self._look(wanted.key)
-        check_same(wanted, found)
-        assert found.size_bytes is not None
-        with self._named(wanted.key), path.open("wb") as file:
+    def _download(self, stored: Stored, path: Path, step: Callable[[], None]) -> Stored:
+        """Writes the object to `path`; returns what has arrived."""
+        with self._named(stored.key), path.open("wb") as file:
             self._s3.download_fileobj(
                 self._bucket.name,
-                self._name(wanted.key),
+                self._name(stored.key),
                 file,
                 Callback=lambda _: step(),
-                Config=_transfer(found.size_bytes),
+                Config=_transfer(stored.size_bytes or 0),
             )
-        received = Stored(wanted.key, path.stat().st_size, hash_file(path, step))
-        check_same(found, received)
-        check_same(wanted, received)
+        return Stored(stored.key, path.stat().st_size, hash_file(path, step))
 
     @contextmanager
     def reader(self, key: str) -> Iterator[Callable[[int, int], bytes]]:
@@ -190,7 +199,7 @@ class S3Store:
         yield read
 
     def link(self, stored: Stored, *, seconds: int, media_type: str, disposition: str) -> str:
-        check_same(stored, self._look(stored.key))
+        check_same(stored, self._look(stored.key).stored)
         wanted = {
             "Bucket": self._bucket.name,
             "Key": self._name(stored.key),
@@ -201,8 +210,14 @@ class S3Store:
             url: str = self._s3.generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds)
         return url
 
+    def upload_link(self, key: str, size_bytes: int, *, seconds: int) -> str:
+        wanted = {"Bucket": self._bucket.name, "Key": self._name(key), "ContentLength": size_bytes}
+        with self._named():
+            url: str = self._s3.generate_presigned_url("put_object", Params=wanted, ExpiresIn=seconds)
+        return url
+
     def size(self, key: str) -> int:
-        size = self._look(key).size_bytes
+        size = self._look(key).stored.size_bytes
         assert size is not None
         return size
 
@@ -246,14 +261,13 @@ class S3Store:
     def _name(self, key: str) -> str:
         return self._bucket.prefix + check_key(key)
 
-    def _look(self, key: str) -> Stored:
-        """The size and hash of the object under `key`; raises StoreMissing where there is none."""
+    def _look(self, key: str) -> Found:
+        """What the server says of the object under `key`; raises StoreMissing where there is none."""
         with self._named(key):
             found = self._s3.head_object(Bucket=self._bucket.name, Key=self._name(key))
-        metadata = {
-            name.lower(): value for name, value in found["Metadata"].items()
-        }  # some servers capitalize names
-        return Stored(key, found["ContentLength"], metadata.get("sha256"))
+        # Some servers capitalize names.
+        metadata = {name.lower(): value for name, value in found["Metadata"].items()}
+        return Found(Stored(key, found["ContentLength"], metadata.get("sha256")), found["ETag"])
 
     def _listed(self, operation: str, part: str, prefix: str) -> Iterator[dict[str, Any]]:
         with self._named():

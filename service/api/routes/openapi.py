@@ -41,15 +41,21 @@ SUBMISSION: dict[str, Any] = {
             "description": "The name of the video, in place of the header Content-Disposition.",
             "schema": {"type": "string"},
         },
+        {
+            "name": "upload",
+            "in": "query",
+            "description": "The id of a video that was sent by POST /uploads, in place of a body.",
+            "schema": {"type": "string"},
+        },
         *(
             {"name": name, "in": "query", "description": schema.get("description", ""), "schema": schema}
             for name, schema in _options().items()
         ),
     ],
     "requestBody": {
-        "required": True,
+        "required": False,
         "description": "A form with the video in `file`, or the video itself with the options in the query, or JSON "
-        "with the URL of a video in `source_url`.",
+        "with the URL of a video in `source_url`. Wanted unless `upload` is given.",
         "content": {
             "multipart/form-data": {
                 "schema": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,13 @@ from service.api.problems import documented
 from service.api.routes.openapi import SUBMISSION
 from service.api.views import POLL_SECONDS, JobView
 from service.egress import EgressRefused
+from service.jobs.incoming import incoming_key
 from service.jobs.machine import PLAN
 from service.jobs.options import SHIPPED_MODELS
 from service.jobs.problems import Problem
 from service.jobs.records import Job, State
+from service.store import StoreDamaged, StoreMissing
+from service.store.hashes import hash_file
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,8 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
         "invalid-idempotency-key",
         "upload-too-slow",
         "idempotency-key-in-use",
+        "upload-not-found",
+        "upload-missing",
         "job-gone",
         "upload-too-large",
         "unsupported-media-type",
@@ -61,6 +67,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
         "too-many-uploads",
         "busy",
         "redis-unavailable",
+        "store-unavailable",
         "machine-failed",
         "insufficient-storage",
     ),
@@ -82,20 +89,27 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
     Raises Problem with the statuses that `submit` documents.
     """
     max_bytes, space = service.settings.max_upload_bytes, partial(check_space, service, 0)
-    uploads.check_headers(request, max_bytes)
+    is_sent = "upload" not in request.query_params  # or the store has it
+    if is_sent:
+        uploads.check_headers(request, max_bytes)
     async with idempotency.hold(service.redis, request.headers.get("idempotency-key"), caller.owner) as key:
         if not await run_in_threadpool(key.binding):
             service.looks.check(caller.owner)
             await run_in_threadpool(check_capacity, service, caller, uploads.content_length(request) or 0)
         models = await run_in_threadpool(models_served, service)
-        async with contextmanager_in_threadpool(service.store.scratch()) as folder:
-            upload = await uploads.receive(
-                request,
-                folder / "upload",
-                max_bytes=max_bytes,
-                check_space=space,
-                parse=partial(parse_request, models=models),
-            )
+        parse = partial(parse_request, models=models)
+        async with AsyncExitStack() as files:
+            if is_sent:
+                folder = contextmanager_in_threadpool(service.store.scratch())
+                upload = await uploads.receive(
+                    request,
+                    await files.enter_async_context(folder) / "upload",
+                    max_bytes=max_bytes,
+                    check_space=space,
+                    parse=parse,
+                )
+            else:
+                upload = await collect(request, service, caller, parse, files)
             if binding := await run_in_threadpool(key.binding):
                 return await run_in_threadpool(replay, service, binding, upload, caller)
             await check_webhook(service, upload.handling.webhook_url)
@@ -103,6 +117,34 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
                 upload = await sources.fetch(upload, service.egress, max_bytes=max_bytes, check_space=space)
             facts = await look_into(service, upload, caller.owner)
             return await run_in_threadpool(accept, service, key, upload, facts, caller)
+
+
+async def collect(
+    request: Request, service: Service, caller: Caller, parse: uploads.Parse, files: AsyncExitStack
+) -> uploads.Upload:
+    """The upload in the store that `request` names, as if it had come with it. It is here until `files` closes.
+
+    Raises Problem (400, 404, 409, 422, 507) where there is none of the size that was announced, or an option is wrong.
+    """
+    if uploads.content_length(request):
+        raise uploads.invalid_upload("The request names an `upload` and has a body; send one of the two.")
+    fields = uploads.query_fields(request)
+    upload_id = fields.pop("upload")
+    filename = fields.pop("filename", None) or uploads.disposition_filename(request)
+    options, handling = parse(fields)
+    size_bytes = await run_in_threadpool(service.incoming.size, upload_id, caller.owner)
+    await run_in_threadpool(check_space, service, size_bytes)
+    try:
+        fetched = service.store.fetch(incoming_key(upload_id), size_bytes=size_bytes)
+        path = await files.enter_async_context(contextmanager_in_threadpool(fetched))
+    except StoreMissing:
+        raise Problem(
+            "upload-missing", f"Nothing has arrived of the upload {upload_id}; PUT it first."
+        ) from None
+    except StoreDamaged as error:
+        raise uploads.invalid_upload(f"The upload {upload_id} {error.reason}; PUT it again.") from None
+    sha256 = await run_in_threadpool(hash_file, path)
+    return uploads.Upload(path, size_bytes, sha256, uploads.clean_filename(filename), options, handling)
 
 
 async def look_into(service: Service, upload: uploads.Upload, owner: str) -> dict[str, Any]:

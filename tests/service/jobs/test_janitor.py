@@ -21,6 +21,7 @@ from service.jobs.records import DEFAULT_OWNER, Job, Output, State
 from service.jobs.workers import TaskInHand, WorkerRecord, Workers, worker_key
 from service.settings import Settings
 from service.store import Store, open_store
+from service.store.local import LocalStore
 from tests.api import until
 
 
@@ -291,6 +292,26 @@ def test_an_upload_without_a_job_is_removed_after_an_hour(
         put(store, tmp_path, f"plans/{orphan}/aa.json")
     janitor.remove_orphans()
     assert files(store) == [*sorted([job.source, f"uploads/{new}"]), f"plans/{new}/aa.json"]
+
+
+def test_an_upload_that_a_client_sent_to_the_store_is_removed_after_a_day(
+    janitor: Janitor, store: Store, tmp_path: Path
+) -> None:
+    old, new = (f"{int((time.time() - age) * 1000):012x}{'0' * 16}" for age in (90_000, 80_000))
+    for upload_id in (old, new):
+        put(store, tmp_path, f"incoming/{upload_id}")
+    janitor.sweep()
+    assert list(store.keys("incoming/")) == [f"incoming/{new}"]
+
+
+def test_parts_that_nobody_goes_on_sending_are_removed_after_a_day(
+    janitor: Janitor, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ages: list[float] = []
+    monkeypatch.setattr(LocalStore, "sweep_parts", lambda self, age: ages.append(age) or 0)
+    janitor.sweep()
+    janitor.sweep()
+    assert ages == [86400]
 
 
 def test_what_a_late_attempt_stored_is_removed(

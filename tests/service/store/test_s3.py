@@ -193,9 +193,9 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     keys: list[str] = []
     download = S3Store._download
 
-    def counted(self: S3Store, wanted: Stored, *arguments: object) -> None:
+    def counted(self: S3Store, wanted: Stored, *arguments: object) -> Stored:
         keys.append(wanted.key)
-        download(self, wanted, *arguments)  # type: ignore[arg-type]
+        return download(self, wanted, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(S3Store, "_download", counted)
     return keys
