@@ -16,7 +16,9 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Column, Table
 
+from service.egress import EgressRefused, parse_url
 from service.jobs.keys import OWNER, Key, Keys, KeysUnreadable, Quota, Scope, open_keys
+from service.jobs.webhooks import secret_of
 from service.settings import read_settings
 
 UNITS = {"m": 60, "h": 3600, "d": 24 * 3600}
@@ -58,6 +60,18 @@ class Scopes(click.ParamType):
             self.fail(f"{value!r} is no list of {', '.join(Scope)}, such as submit,read", param, ctx)
 
 
+class Url(click.ParamType):
+    """Where a webhook may be."""
+
+    name = "url"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return str(parse_url(value))
+        except EgressRefused as error:
+            self.fail(str(error), param, ctx)
+
+
 @click.group()
 def keys() -> None:
     """Make, list, revoke and rotate the API keys of a service.
@@ -75,6 +89,9 @@ def keys() -> None:
 @click.option("--bytes", "size", type=Size(), help="Most bytes that NAME may upload a day (UTC).  [no limit]")
 @click.option("--rate", type=click.IntRange(min=1), help="Most requests a minute.  [no limit]")
 @click.option("--expires", type=Duration(), help="When the key ends: in 30m, 12h, 90d.  [never]")
+@click.option(
+    "--webhook-url", type=Url(), help="Where the events of jobs go that name no webhook.  [nowhere]"
+)
 def add(
     owner: str,
     scopes: frozenset[str],
@@ -82,6 +99,7 @@ def add(
     size: int | None,
     rate: int | None,
     expires: int | None,
+    webhook_url: str | None,
 ) -> None:
     """Make a key for NAME, whose jobs no other name sees, and print it: once, since only its hash is kept.
 
@@ -98,6 +116,7 @@ def add(
         quota=Quota(jobs=jobs, bytes=size),
         rate=rate,
         expires_at=None if expires is None else time.time() + expires,
+        webhook_url=webhook_url,
     )
     with _store() as store:
         store.put(key)
@@ -148,6 +167,17 @@ def rotate(key_id: str, keep: int) -> None:
         _show_once(key, token)
         ends = time.time() + keep
         store.put(old.model_copy(update={"expires_at": min(ends, old.expires_at or ends)}))
+
+
+@keys.command("webhook-secret")
+@click.argument("owner", metavar="NAME")
+def webhook_secret(owner: str) -> None:
+    """Print what NAME verifies webhooks with; it follows from DAIN_WEBHOOK_SECRET, and from each of several."""
+    secrets = read_settings().webhook_secret
+    if not secrets:
+        raise click.ClickException("DAIN_WEBHOOK_SECRET is not set, so the service sends no webhooks.")
+    for secret in secrets:
+        click.echo(secret_of(owner, secret.get_secret_value()))
 
 
 @contextmanager

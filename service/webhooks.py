@@ -26,7 +26,7 @@ from standardwebhooks import Webhook
 from service.api.views import JobView
 from service.egress import Egress, EgressRefused
 from service.jobs.records import UnreadableRecord, read_job
-from service.jobs.webhooks import Attempt, Deliveries, Delivery
+from service.jobs.webhooks import Attempt, Deliveries, Delivery, secret_of
 from service.settings import Settings, read_settings
 
 log = logging.getLogger("dain.webhooks")
@@ -55,7 +55,7 @@ class Answer:
 
 
 class Sender:
-    """Sends what is due, signed with each of `secrets`, through `client`."""
+    """Sends what is due through `client`; what follows from each of `secrets` for a job's owner signs it."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Sender:
     ) -> None:
         self._deliveries = deliveries
         self._client = client
-        self._signers = [Webhook(secret) for secret in secrets]
+        self._secrets = secrets
         self._answer_seconds = answer_seconds
         self._pauses = pauses
 
@@ -123,7 +123,9 @@ class Sender:
 
     async def _send(self, delivery: Delivery) -> Answer:
         body = payload(delivery)
-        headers = sign(self._signers, delivery.message, body)
+        headers = sign(
+            [secret_of(delivery.event.owner, each) for each in self._secrets], delivery.message, body
+        )
         try:
             async with (
                 asyncio.timeout(self._answer_seconds),
@@ -193,14 +195,14 @@ def payload(delivery: Delivery) -> str:
     )
 
 
-def sign(signers: Sequence[Webhook], message: str, body: str) -> dict[str, str]:
-    """The headers of an attempt that is made now."""
+def sign(secrets: Sequence[str], message: str, body: str) -> dict[str, str]:
+    """The headers of an attempt that is made now, signed with each of `secrets`."""
     now = datetime.now(UTC)
     return {
         "Content-Type": "application/json",
         "webhook-id": message,
         "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": " ".join(signer.sign(message, now, body) for signer in signers),
+        "webhook-signature": " ".join(Webhook(secret).sign(message, now, body) for secret in secrets),
     }
 
 

@@ -140,7 +140,7 @@ class RequestedHandling(BaseModel):
         "a public host.",
     )
     webhook_events: Annotated[list[WebhookEvent], BeforeValidator(_listed)] = Field(
-        default=list(WEBHOOK_EVENTS),
+        default_factory=list,
         description=f"The events that the webhook gets, with commas between: all of {', '.join(WEBHOOK_EVENTS)} "
         "unless given.",
     )
@@ -168,8 +168,7 @@ def parse_handling(fields: Mapping[str, object]) -> Handling:
         requested = RequestedHandling.model_validate(fields)
     except ValidationError as error:
         raise _refusal(error, RequestedHandling) from None
-    without = set() if requested.webhook_url else {"webhook_events"}
-    return Handling(**requested.model_dump(exclude=without))
+    return Handling(**requested.model_dump())
 
 
 def parse_options(fields: Mapping[str, object], models: Collection[str] = SHIPPED_MODELS) -> Options:

@@ -70,6 +70,7 @@ class Key(BaseModel):
     scopes: frozenset[str]
     quota: Quota = Quota()
     rate: int | None = None
+    webhook_url: str | None = None  #: of the jobs that name none
     created_at: float
     expires_at: float | None = None
     revoked_at: float | None = None

@@ -9,6 +9,8 @@ Each destination (scheme, host and port) has a line of its own, and a sender tak
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from redis import Redis
 
 from service.jobs.events import Event
 from service.jobs.machine import EVENTS, SCRIPTS, job_key
+from service.jobs.records import DEFAULT_OWNER
 from service.jobs.workers import text
 
 DESTINATIONS = "dain:webhooks"  # scored by when the next delivery to each is due
@@ -115,6 +118,17 @@ class Deliveries:
         """The last attempts at deliveries of the job, the newest first; at most `MOST_LOGGED`."""
         entries = self._redis.lrange(job_key(job_id, "deliveries"), 0, -1)
         return [Attempt.model_validate_json(entry) for entry in entries]
+
+
+def secret_of(owner: str, secret: str) -> str:
+    """The secret that signs the messages to `owner`, which tells nothing of `secret`, nor of another owner's.
+
+    It is `secret` itself for the owner of jobs where there are no keys.
+    """
+    if owner == DEFAULT_OWNER:
+        return secret
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    return "whsec_" + base64.b64encode(hmac.digest(key, f"dain webhook {owner}".encode(), "sha256")).decode()
 
 
 def _read(event_id: str, now: float, pairs: list[bytes]) -> Delivery:

@@ -16,6 +16,7 @@ from service.jobs.keys import FileKeys, RedisKeys
 from service.key_commands import keys
 from service.settings import Settings
 from tests.api import assert_problem
+from tests.receiver import SECRET
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +85,8 @@ def test_a_rotated_key_is_like_the_one_before(http: httpx.Client) -> None:
         (("add", "ann", "--bytes", "much"), "50GiB"),
         (("add", "ann", "--expires", "soon"), "90d"),
         (("add", "ann", "--jobs", "0"), "--jobs"),
+        (("add", "ann", "--webhook-url", "ftp://example.com"), "https://"),
+        (("webhook-secret", "ann"), "DAIN_WEBHOOK_SECRET"),
         (("revoke", "0" * 12), "dain keys list"),
         (("rotate", "0" * 12), "dain keys list"),
     ],
@@ -92,6 +95,13 @@ def test_what_is_wrong_is_said(arguments: tuple[str, ...], said: str) -> None:
     result = run(*arguments)
     assert result.exit_code != 0 and said in result.output and "Traceback" not in result.output
     assert listed() == {}
+
+
+def test_each_owner_has_a_secret_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAIN_WEBHOOK_SECRET", SECRET)
+    ann, bob, default = (run("webhook-secret", name).stdout for name in ("ann", "bob", "default"))
+    assert ann != bob and default == f"{SECRET}\n"
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", ann)
 
 
 def test_keys_go_into_the_file_that_the_settings_name(

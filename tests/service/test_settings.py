@@ -84,6 +84,28 @@ def test_no_part_of_a_password_is_printed(
     assert not re.search("s3|cret|127|user|12", str(ended.value))
 
 
+@pytest.mark.parametrize(
+    "secret",
+    ["hunter2", "whsec_hunter2", "whsec_c2hvcnQ=", f"whsec_{'A' * 100}", f"whsec_{'A' * 44} hunter2"],
+)
+def test_a_secret_of_webhooks_that_is_none_is_refused_and_not_printed(
+    secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAIN_WEBHOOK_SECRET", secret)
+    with pytest.raises(
+        SystemExit, match=r"DAIN_WEBHOOK_SECRET=\*\*\*: each must be whsec_ and the base64"
+    ) as ended:
+        read_settings()
+    assert not re.search("hunter2|AAAA|c2hvc", str(ended.value))
+
+
+def test_secrets_of_webhooks_are_a_list_that_no_text_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAIN_WEBHOOK_SECRET", f"whsec_{'A' * 44} whsec_{'B' * 44}")
+    settings = Settings()
+    assert [each.get_secret_value()[:7] for each in settings.webhook_secret] == ["whsec_A", "whsec_B"]
+    assert "AAAA" not in f"{settings!r} {settings} {settings.model_dump()}"
+
+
 @pytest.mark.parametrize("url", ["s3://key:hunter2@bucket", "s3://bucket?aws_secret_access_key=hunter2"])
 def test_no_key_of_a_bucket_is_printed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAIN_STORE_URL", url)

@@ -148,6 +148,13 @@ def test_a_worker_that_cannot_start_is_explained_by_its_log(tmp_path: Path) -> N
     assert "mine.safetensors is no readable .safetensors file" in ended
 
 
+def test_every_program_of_the_service_runs(settings: Settings, tmp_path: Path) -> None:
+    settings.state_dir.mkdir()
+    config = up.supervisor_config(settings, tmp_path, workers=["cpu"])
+    programs = {name.removeprefix("program:") for name in config.sections() if name.startswith("program:")}
+    assert programs == {"janitor", "webhooks", "worker-0", "api"}
+
+
 def test_a_free_port_is_taken_where_any_will_do() -> None:
     assert up.claim_port("127.0.0.1", 0) > 0 and up.claim_port("localhost", 0) > 0
 

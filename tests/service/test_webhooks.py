@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from service.egress import Egress
+from service.jobs.keys import Key, open_keys
 from service.jobs.machine import PLAN, Jobs, job_key
 from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
 from service.jobs.records import State
-from service.jobs.webhooks import DESTINATIONS, Deliveries
+from service.jobs.webhooks import DESTINATIONS, Deliveries, secret_of
 from service.jobs.workers import worker_key
 from service.settings import Settings
 from service.webhooks import Sender, sign
@@ -199,6 +201,27 @@ def test_a_server_that_does_not_answer_in_time_is_asked_again(
     assert "no answer" in str(deliveries.log(job_id)[1].error)
 
 
+def test_an_answer_that_never_ends_its_headers_is_none(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
+) -> None:
+    stop = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not stop.wait(0.05):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, sending(redis, answer_seconds=0.4, pauses=()):
+        threading.Thread(target=drip, args=(listener,)).start()
+        job_id = submit(f"http://127.0.0.1:{listener.getsockname()[1]}/", "job.cancelled")
+        jobs.cancel(job_id)
+        until(lambda: outcomes(deliveries, job_id) == ["given_up"])
+        stop.set()
+    assert "no answer" in str(deliveries.log(job_id)[0].error)
+
+
 def test_an_address_that_is_not_public_gets_nothing(
     redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
 ) -> None:
@@ -239,7 +262,7 @@ def test_both_secrets_sign_while_one_takes_over(
 
 
 def test_a_receiver_refuses_what_is_old_or_from_the_future() -> None:
-    headers = sign([Webhook(SECRET)], "msg_1", "{}")
+    headers = sign([SECRET], "msg_1", "{}")
     assert Webhook(SECRET).verify("{}", headers) == {}
     for skew in (-301, 301):
         skewed = headers | {"webhook-timestamp": str(int(headers["webhook-timestamp"]) + skew)}
@@ -335,6 +358,28 @@ def test_a_webhook_that_cannot_be_is_refused(
     problem = assert_problem(post(http, clip, webhook_url=webhook), 422, "webhook-refused")
     assert reason in problem["detail"] and "s3cret" not in problem["detail"]
     assert not debris()
+
+
+def test_a_key_has_a_webhook_for_jobs_that_name_none(
+    http: httpx.Client, redis: Redis, settings: Settings, clip: Path
+) -> None:
+    own = secret_of("ann", SECRET)
+    with receiver(secret=own) as default, receiver(secret=own) as named, sending(redis):
+        key, token = Key.new("ann", {"submit", "read"}, webhook_url=default.url)
+        open_keys(settings).put(key)
+        http.headers["Authorization"] = f"Bearer {token}"
+        for asked in ({}, {"webhook_url": named.url}):
+            job = post(http, clip, **asked).json()
+            assert job["webhook_url"] == asked.get("webhook_url", default.url)
+            assert "job.cancelled" in job["webhook_events"]
+            http.delete(job["links"]["self"])
+        until(lambda: not redis.exists(DESTINATIONS))
+    assert default.types == named.types == ["job.cancelled"]
+
+
+def test_events_without_a_webhook_are_refused(http: httpx.Client, clip: Path) -> None:
+    problem = assert_problem(post(http, clip, webhook_events="job.failed"), 422, "invalid-option")
+    assert "give webhook_url" in problem["detail"]
 
 
 def test_an_event_that_there_is_not_is_refused(http: httpx.Client, clip: Path) -> None:

@@ -8,23 +8,21 @@ from functools import partial
 from typing import Any
 
 import anyio
-import httpx
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from redis.exceptions import RedisError
 
-from service.api import idempotency, sources, uploads
+from service.api import idempotency, sources, uploads, webhooks
 from service.api.auth import Caller, SubmitterDep
 from service.api.deps import Service, ServiceDep
-from service.api.options import parse_request, webhook_refused
+from service.api.options import parse_request
 from service.api.probe import probe
 from service.api.problems import documented
 from service.api.routes.openapi import SUBMISSION
 from service.api.views import POLL_SECONDS, JobView
-from service.egress import EgressRefused
 from service.jobs.incoming import incoming_key
 from service.jobs.machine import PLAN
-from service.jobs.options import SHIPPED_MODELS
+from service.jobs.options import SHIPPED_MODELS, Handling
 from service.jobs.problems import Problem
 from service.jobs.records import Job, State
 from service.store import StoreDamaged, StoreMissing
@@ -112,11 +110,11 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
                 upload = await collect(request, service, caller, parse, files)
             if binding := await run_in_threadpool(key.binding):
                 return await run_in_threadpool(replay, service, binding, upload, caller)
-            await check_webhook(service, upload.handling.webhook_url)
+            handling = await webhooks.settle(upload.handling, caller, service.settings, service.egress)
             if upload.source_url is not None:
                 upload = await sources.fetch(upload, service.egress, max_bytes=max_bytes, check_space=space)
             facts = await look_into(service, upload, caller.owner)
-            return await run_in_threadpool(accept, service, key, upload, facts, caller)
+            return await run_in_threadpool(accept, service, key, upload, handling, facts, caller)
 
 
 async def collect(
@@ -153,24 +151,6 @@ async def look_into(service: Service, upload: uploads.Upload, owner: str) -> dic
         return await anyio.to_thread.run_sync(
             probe, service.prober, upload.path, service.settings, upload.options, limiter=service.looking
         )
-
-
-async def check_webhook(service: Service, url: str | None) -> None:
-    """Raises Problem 422 where the service would send nothing to `url`."""
-    if url is None:
-        return
-    if not service.settings.webhook_secret:
-        raise Problem(
-            "webhook-refused",
-            "This service sends no webhooks, since its operator has not set DAIN_WEBHOOK_SECRET. Leave webhook_url out "
-            "and ask for the job instead.",
-        )
-    try:
-        await service.egress.addresses(httpx.URL(url))
-    except EgressRefused as error:
-        raise webhook_refused(error) from None
-    except httpx.TransportError as error:  # it may be there when there is something to send
-        log.info("the host of a webhook: %s", error)
 
 
 def check_capacity(service: Service, caller: Caller, length: int) -> None:
@@ -213,7 +193,12 @@ def replay(service: Service, binding: idempotency.Binding, upload: uploads.Uploa
 
 
 def accept(
-    service: Service, key: idempotency.NoKey, upload: uploads.Upload, facts: dict[str, Any], caller: Caller
+    service: Service,
+    key: idempotency.NoKey,
+    upload: uploads.Upload,
+    handling: Handling,
+    facts: dict[str, Any],
+    caller: Caller,
 ) -> Job:
     """Makes the upload durable, records the job, and queues it; returns the job.
 
@@ -231,7 +216,7 @@ def accept(
             source_sha256=upload.sha256,
             filename=upload.filename,
             options=upload.options,
-            handling=upload.handling,
+            handling=handling,
             input={name: value for name, value in facts.items() if name != "version"},
             facts=facts,
             notes=facts.get("notes", ()),

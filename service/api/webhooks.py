@@ -1,0 +1,45 @@
+"""Which webhook a job gets, and whether the service would send to it."""
+
+from __future__ import annotations
+
+import logging
+
+import httpx
+
+from service.api.auth import Caller
+from service.api.options import WEBHOOK_EVENTS, webhook_refused
+from service.egress import Egress, EgressRefused
+from service.jobs.options import Handling
+from service.jobs.problems import Problem
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+async def settle(handling: Handling, caller: Caller, settings: Settings, egress: Egress) -> Handling:
+    """`handling` with the webhook of the request, or else of the caller's key; all events where none are named.
+
+    Raises Problem 422 where nothing would be sent.
+    """
+    url = handling.webhook_url or (caller.key.webhook_url if caller.key else None)
+    if url is None:
+        if handling.webhook_events:
+            raise Problem(
+                "invalid-option",
+                "webhook_events were given and there is no webhook to get them: give webhook_url.",
+            )
+        return handling
+    if not settings.webhook_secret:
+        raise Problem(
+            "webhook-refused",
+            "This service sends no webhooks, since its operator has not set DAIN_WEBHOOK_SECRET. Leave webhook_url out "
+            "and ask for the job instead.",
+        )
+    try:
+        await egress.addresses(httpx.URL(url))
+    except EgressRefused as error:
+        raise webhook_refused(error) from None
+    except httpx.TransportError as error:  # it may be there when there is something to send
+        log.info("the host of a webhook: %s", error)
+    events = handling.webhook_events or list(WEBHOOK_EVENTS)
+    return handling.model_copy(update={"webhook_url": url, "webhook_events": events})
