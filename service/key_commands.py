@@ -87,6 +87,10 @@ def keys() -> None:
               help="What the key allows: submit, read, admin.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), help="Most jobs of NAME queued or running.  [no limit]")
 @click.option("--bytes", "size", type=Size(), help="Most bytes that NAME may upload a day (UTC).  [no limit]")
+@click.option("--work", type=click.IntRange(min=1),
+              help="Most work before NAME's jobs: megapixels of new frames.  [DAIN_MAX_WORK]")  # fmt: skip
+@click.option("--weight", type=click.FloatRange(0.01, 100), default=1.0, show_default=True,
+              help="NAME's share of the workers, against other names.")  # fmt: skip
 @click.option("--rate", type=click.IntRange(min=1), help="Most requests a minute.  [no limit]")
 @click.option("--expires", type=Duration(), help="When the key ends: in 30m, 12h, 90d.  [never]")
 @click.option(
@@ -97,6 +101,8 @@ def add(
     scopes: frozenset[str],
     jobs: int | None,
     size: int | None,
+    work: int | None,
+    weight: float,
     rate: int | None,
     expires: int | None,
     webhook_url: str | None,
@@ -113,7 +119,8 @@ def add(
     key, token = Key.new(
         owner,
         scopes,
-        quota=Quota(jobs=jobs, bytes=size),
+        quota=Quota(jobs=jobs, bytes=size, work=work),
+        weight=weight,
         rate=rate,
         expires_at=None if expires is None else time.time() + expires,
         webhook_url=webhook_url,

@@ -191,6 +191,12 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(
         default=1000, gt=0, description="Jobs waiting before new ones are refused with 429."
     )
+    max_work: int | None = Field(
+        default=None,
+        gt=0,
+        description="Work that an owner's jobs may have before them, in megapixels of new frames, unless a key says "
+        "otherwise; more is refused with 429. A minute of 1080p from 30 to 60 frames/s is 3732.",
+    )
     result_ttl_seconds: int = Field(default=7 * DAY, gt=0, description="How long a finished file is kept.")
     record_ttl_seconds: int = Field(
         default=30 * DAY,

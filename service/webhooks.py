@@ -25,7 +25,7 @@ from standardwebhooks import Webhook
 
 from service.api.views import JobView
 from service.egress import Egress, EgressRefused
-from service.jobs.records import UnreadableRecord, read_job
+from service.jobs.records import Outlook, UnreadableRecord, read_job
 from service.jobs.webhooks import Attempt, Deliveries, Delivery, secret_of
 from service.settings import Settings, read_settings
 
@@ -186,7 +186,7 @@ def payload(delivery: Delivery) -> str:
     done = float((event.model_extra or {}).get("frames_done", 0))
     in_hand = max(int(done - float(record.get("frames", 0))), 0)
     try:
-        job = read_job(event.job, record, None, in_hand, now=event.time)
+        job = read_job(event.job, record, Outlook(), in_hand, now=event.time)
     except UnreadableRecord as error:
         job = error.job
     happened = datetime.fromtimestamp(event.time, UTC).isoformat(timespec="milliseconds")

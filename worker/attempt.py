@@ -36,7 +36,7 @@ from worker.media.errors import DISK_FULL, MediaError
 from worker.models import Models
 from worker.plan import RecentPlans
 from worker.relay import Leg, Relay
-from worker.telemetry import Telemetry
+from worker.telemetry import Made, Telemetry
 from worker.watchdog import Watch, Watchdog
 
 log = logging.getLogger("dain.worker")
@@ -94,7 +94,7 @@ class Attempt:
 
     Attributes that the work may use: `runtime`, `leg`, and from the claim on `claim`, `job` and `scratch`, a private
     folder that is gone afterwards. `frames` counts the output frames that are made. The work sets `model` to the name
-    of the model that it needs, before it asks for it.
+    of the model that it needs, before it asks for it, and in the end `megapixels` to those of the frames it made.
     """
 
     claim: Claim
@@ -105,6 +105,7 @@ class Attempt:
         self.runtime = runtime
         self.leg = leg
         self.frames = 0
+        self.megapixels = 0.0
         self.model = ""
         self._job_id = job_id
         self._task = task
@@ -114,7 +115,7 @@ class Attempt:
 
     def run(self, work: Callable[[Attempt], None]) -> None:
         """Claim the task, do the work and settle the outcome. A task that is not to be had is left alone."""
-        listed = self.runtime.telemetry.in_hand(self._job_id, self._task, lambda: self.frames)
+        listed = self.runtime.telemetry.in_hand(self._job_id, self._task, self._made)
         watched = self.runtime.watchdog.watch(f"{self._task} of job {self._job_id}")
         try:
             with listed, watched as self._watch:
@@ -202,6 +203,9 @@ class Attempt:
             self._insist(functools.partial(self.runtime.queue.enqueue, self._job_id, task))
 
     # -- the claim --------------------------------------------------------------------------------
+
+    def _made(self) -> Made:
+        return Made(self.frames, self.model, self.megapixels)
 
     def _take(self) -> bool:
         runtime, token = self.runtime, new_token()

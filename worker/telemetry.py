@@ -6,9 +6,10 @@ import logging
 import platform
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from redis.exceptions import RedisError
@@ -18,6 +19,34 @@ from service.jobs.workers import TaskInHand, WorkerRecord, Workers
 log = logging.getLogger("dain.worker")
 
 RATE_SECONDS = 60.0  # of work, that `frames_per_second` is taken over
+
+
+class Rate:
+    """Units a second, over the last minute of work."""
+
+    def __init__(self) -> None:
+        self._made: deque[tuple[float, float, float]] = deque()  # (when, units, seconds of work)
+
+    def add(self, units: float, seconds: float) -> None:
+        """Count units that took so many seconds of work up to now."""
+        now = time.monotonic()
+        self._made.append((now, units, seconds))
+        while now - self._made[0][0] > RATE_SECONDS and len(self._made) > 1:
+            self._made.popleft()
+
+    @property
+    def value(self) -> float:
+        worked = sum(seconds for _, _, seconds in self._made)
+        return sum(units for _, units, _ in self._made) / worked if worked else 0.0
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a task has made: output frames, and megapixels of new frames with a model ("": none)."""
+
+    frames: int
+    model: str = ""
+    megapixels: float = 0.0
 
 
 class Telemetry(threading.Thread):
@@ -32,7 +61,8 @@ class Telemetry(threading.Thread):
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._in_hand: list[TaskInHand] = []  # the latest to begin last
-        self._frames: deque[tuple[float, int, float]] = deque()  # (when, frames, seconds of work)
+        self._frames = Rate()
+        self._megapixels: defaultdict[str, Rate] = defaultdict(Rate)  # by model
         self._working_since = 0.0
 
     def also(self, beat: Callable[[], None]) -> None:
@@ -46,8 +76,8 @@ class Telemetry(threading.Thread):
         self._write()
 
     @contextmanager
-    def in_hand(self, job_id: str, task: str, frames: Callable[[], int]) -> Iterator[None]:
-        """List a task as in hand while the context lasts; `frames` says in the end how many it has made.
+    def in_hand(self, job_id: str, task: str, made: Callable[[], Made]) -> Iterator[None]:
+        """List a task as in hand while the context lasts; `made` says in the end what it has made.
 
         The janitor takes a task for lost that its worker does not list.
         """
@@ -62,9 +92,9 @@ class Telemetry(threading.Thread):
         finally:
             with self._lock:
                 self._in_hand.remove(entry)
-                rate = self._rate_after(frames())
-                total = self._record.frames_total + frames()
-            self.update(**self._tasks(), frames_per_second=rate, frames_total=total)
+                rates = self._rates_after(made())
+                total = self._record.frames_total + made().frames
+            self.update(**self._tasks(), **rates, frames_total=total)
 
     def run(self) -> None:
         while not self._stopping.wait(self._interval):
@@ -82,15 +112,15 @@ class Telemetry(threading.Thread):
         latest = tasks[-1] if tasks else None
         return {"tasks": tasks, "job": latest and latest.job, "task": latest and latest.task}
 
-    def _rate_after(self, frames: int) -> float:
-        """Frames a second of recent work, now that a task has made `frames` more."""
-        now = time.monotonic()
-        self._frames.append((now, frames, now - self._working_since))
-        self._working_since = now
-        while now - self._frames[0][0] > RATE_SECONDS and len(self._frames) > 1:
-            self._frames.popleft()
-        worked = sum(spent for _, _, spent in self._frames)
-        return sum(count for _, count, _ in self._frames) / worked if worked else 0.0
+    def _rates_after(self, made: Made) -> dict[str, object]:
+        """The record's rates, now that a task has made this much more."""
+        spent = time.monotonic() - self._working_since
+        self._working_since += spent
+        self._frames.add(made.frames, spent)
+        if made.megapixels:
+            self._megapixels[made.model].add(made.megapixels, spent)
+        rates = {model: rate.value for model, rate in self._megapixels.items()}
+        return {"frames_per_second": self._frames.value, "megapixels_per_second": rates}
 
     def _write(self) -> None:
         used, total = vram(self._record.device)

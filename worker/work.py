@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from service.jobs.machine import ASSEMBLE, PLAN, segment_index, segment_name
 from service.jobs.records import Output
+from service.jobs.work import megapixels
 from service.store import Stored, StoreDamaged, StoreMissing
 from service.store.blocks import put_blocks
 from service.store.hashes import hash_file
@@ -119,6 +120,7 @@ def _segment(attempt: Attempt) -> None:
             progressed=attempt.progressed,
             turn=turn(),
         )
+    attempt.megapixels = megapixels(stats.new_frames, plan.info.width, plan.info.height)
     with _published(attempt, made, f"segments/{job.id}/{index}.{claim.token}") as stored:
         attempt.complete(task=stored.as_fields(), add=stats.sums(), notes=stats.notes)
 

@@ -19,7 +19,7 @@ from service.api.deps import Service
 from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
 from service.api.problems import KEYED, documented, install_handlers
-from service.api.routes import docs, events, health, jobs, results, submit, uploads, workers
+from service.api.routes import docs, estimate, events, health, jobs, results, submit, uploads, workers
 from service.api.server import Config, Server, listeners
 from service.jobs.keys import check_exposure
 from service.settings import Settings, read_settings
@@ -74,7 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(GuardMiddleware, settings=settings)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     install_handlers(app)
-    for routes in (submit, uploads, jobs, events, results, workers):
+    for routes in (submit, estimate, uploads, jobs, events, results, workers):
         app.include_router(routes.router, responses=documented(*KEYED))
     for routes in (health, docs):
         app.include_router(routes.router)

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-from fractions import Fraction
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import service
 from service.jobs.options import Options
 from service.jobs.problems import PROBLEMS, Problem
+from service.jobs.work import count_frames
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -166,10 +166,7 @@ def machine_failed(detail: str) -> Problem:
 
 def check_result_frames(video: dict[str, Any], settings: Settings, options: Options) -> None:
     """Raise Problem 422 where the result would have too many frames."""
-    if options.rate:
-        frames = int(Fraction(video["duration"]) * options.stretch * options.rate)
-    else:
-        frames = int(video["frames"] * options.stretch * (options.factor or 1))
+    frames, _ = count_frames(video, options)
     if frames > settings.max_frames:
         raise Problem(
             "limit-exceeded",

@@ -54,12 +54,16 @@ class Quota(BaseModel):
 
     jobs: int | None = Field(default=None, description="jobs that are queued or running")
     bytes: int | None = Field(default=None, description="bytes of the uploads accepted since midnight, UTC")
+    work: int | None = Field(
+        default=None, description="megapixels of new frames that its jobs have before them"
+    )
 
 
 class Key(BaseModel):
     """A key on record. Its jobs belong to its `owner`, who may have several keys.
 
     What a later version adds to a record is kept. `sha256` is that of the token. `rate` is in requests a minute.
+    `weight` is the owner's share of the workers, against that of other owners.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -71,6 +75,7 @@ class Key(BaseModel):
     quota: Quota = Quota()
     rate: int | None = None
     webhook_url: str | None = None  #: of the jobs that name none
+    weight: float = 1.0
     created_at: float
     expires_at: float | None = None
     revoked_at: float | None = None

@@ -27,6 +27,7 @@ from typing import Any
 from redis import Redis
 
 from service.errors import DainError
+from service.jobs.backlog import AUTO, Backlog, LiveJob, rates_of
 from service.jobs.keys import Quota
 from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
@@ -35,12 +36,13 @@ from service.jobs.records import (
     STORED_STATES,
     VERSION,
     Job,
+    Outlook,
     Output,
     State,
     UnreadableRecord,
     read_job,
 )
-from service.jobs.workers import text, worker_key
+from service.jobs.workers import living_workers, text, worker_key
 from service.settings import Settings
 from service.store import Stored
 
@@ -140,6 +142,9 @@ UNCLEAN = "dain:unclean"  # finished jobs whose upload and segments are still in
 COUNTERS = "dain:counters"
 LINE = "dain:line"  # of the tasks that are ready; see lua/common.lua
 
+BACKLOG_FIELDS = ("owner", "state", "priority", "options", "work", "segments_total", "segments_done")
+BACKLOG_SECONDS = 1.0  # how old a backlog may be of which a job's outlook is shown
+
 LOOK_UP = 500  # ids that one command reads of an index, or looks up in one
 MOST_LOOKED_AT = 10_000  # ids that one page may cost
 
@@ -166,6 +171,7 @@ class Jobs:
         self._segments_in_flight = segments_in_flight
         self._max_attempts = max_attempts
         self._result_ttl = result_ttl_seconds
+        self._recent = 0.0, Backlog([], [], {})
         self._scripts = {name: redis.register_script(source) for name, source in SCRIPTS.items()}
 
     @classmethod
@@ -235,19 +241,19 @@ class Jobs:
         keys = [task_key(job_id, PLAN), job_key(job_id, "active"), ALL, state_key(State.QUEUED), COUNTERS]
         keys += [OWNERS, *_quota_keys(owner), entry.name if entry else ""]
         arguments: Arguments = [json.dumps(record), json.dumps(list(notes)), owner]
-        arguments += [*_limits(quota or Quota()), size_bytes]
+        arguments += [*_limits(quota or Quota()), size_bytes, work]
         if entry is not None:
             arguments += [entry.value, entry.seconds]
         _raise_for_quota(self._call("create", job_id, keys, arguments), owner)
         return self.get(job_id)
 
-    def check_quota(self, owner: str, quota: Quota, size_bytes: int) -> None:
+    def check_quota(self, owner: str, quota: Quota, size_bytes: int, work: float = 0.0) -> None:
         """Raises Problem 429 where one more job, with an upload of `size_bytes`, would go beyond what `owner` may have.
 
         `create` has the last word: others of the owner's jobs may arrive meanwhile.
         """
         keys = [state_key(State.QUEUED), *_quota_keys(owner)]
-        _raise_for_quota(self._call("quota", "", keys, [*_limits(quota), size_bytes]), owner)
+        _raise_for_quota(self._call("quota", "", keys, [*_limits(quota), size_bytes, work]), owner)
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """The job as it stands, for whoever works on it. With `owner`, another owner's job counts as absent.
@@ -259,15 +265,16 @@ class Jobs:
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(job_key(job_id))
             pipe.smembers(job_key(job_id, "active"))
-            pipe.zrank(state_key(State.QUEUED), job_id)
             pipe.time()
-            fields, active, rank, (seconds, microseconds) = pipe.execute()
+            fields, active, (seconds, microseconds) = pipe.execute()
         if not fields or (
             owner is not None and fields.get(b"owner", DEFAULT_OWNER.encode()) != owner.encode()
         ):
             raise Problem.job_not_found(job_id)
-        in_hand = self._frames_in_hand(job_id, active) if fields.get(b"state") == b"running" else 0
-        return read_job(job_id, _text(fields), rank, in_hand, now=seconds + microseconds / 1e6)
+        state = fields.get(b"state")
+        in_hand = self._frames_in_hand(job_id, active) if state == b"running" else 0
+        outlook = self._outlook(job_id) if state == b"queued" else Outlook()
+        return read_job(job_id, _text(fields), outlook, in_hand, now=seconds + microseconds / 1e6)
 
     def show(self, job_id: str, *, owner: str | None = None) -> Job:
         """As `get`, for whoever only shows the job: what cannot be read of it is a default, and `error` says so."""
@@ -346,6 +353,13 @@ class Jobs:
         """Seconds since the first job in the line was accepted; 0 when nobody waits."""
         first = self._redis.zrange(state_key(State.QUEUED), 0, 0)
         return max(time.time() - created_at(text(first[0])), 0.0) if first else 0.0
+
+    def backlog(self) -> Backlog:
+        """What the workers have before them now."""
+        states = [state_key(State.QUEUED), state_key(State.RUNNING)]
+        *rows, owners = self._call("backlog", "", states, list(BACKLOG_FIELDS))
+        live = [_live_job(text(job_id), fields) for job_id, *fields in rows]
+        return Backlog(live, _texts(owners), rates_of(living_workers(self._redis)))
 
     def counts(self) -> dict[str, int]:
         """Jobs now in each state."""
@@ -616,6 +630,14 @@ class Jobs:
             found = zip(job_ids, pipe.execute(), strict=True)
             return [job_id for job_id, fields in found if _has(fields, reference, metadata)]
 
+    def _outlook(self, job_id: str) -> Outlook:
+        """What a queued job has before it, as it was within the last second."""
+        looked_at, backlog = self._recent
+        if backlog.position(job_id) is None or time.monotonic() - looked_at > BACKLOG_SECONDS:
+            backlog = self.backlog()
+            self._recent = time.monotonic(), backlog
+        return Outlook(backlog.position(job_id), backlog.seconds_until_done(job_id))
+
     def _show_if_there(self, job_id: str) -> Job | None:
         try:
             return self.show(job_id)
@@ -635,7 +657,7 @@ def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
 
 
 def _limits(quota: Quota) -> Arguments:
-    return ["" if limit is None else limit for limit in (quota.jobs, quota.bytes)]
+    return ["" if limit is None else limit for limit in (quota.jobs, quota.bytes, quota.work)]
 
 
 def _raise_for_quota(reply: Any, owner: str) -> None:
@@ -647,6 +669,34 @@ def _raise_for_quota(reply: Any, owner: str) -> None:
 
 def _texts(members: Iterable[Any]) -> list[str]:
     return [text(raw) for raw in members]
+
+
+def _live_job(job_id: str, fields: list[bytes | None]) -> LiveJob:
+    """What the backlog says of a job whose `BACKLOG_FIELDS` these are. What cannot be read is a default."""
+    record = {
+        name: raw.decode(errors="replace") for name, raw in zip(BACKLOG_FIELDS, fields, strict=True) if raw
+    }
+    work, total, done = (_number(record.get(name)) for name in ("work", "segments_total", "segments_done"))
+    try:
+        model = str(json.loads(record.get("options", "{}")).get("model", AUTO))
+    except (ValueError, AttributeError):
+        model = AUTO
+    return LiveJob(
+        id=job_id,
+        owner=record.get("owner", DEFAULT_OWNER),
+        is_queued=record.get("state") == State.QUEUED,
+        priority=record.get("priority", ""),
+        model=model,
+        work=work,
+        left=work * (1 - done / total) if total else work,
+    )
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
 
 
 def _has(fields: list[bytes | None], reference: str | None, metadata: Mapping[str, str]) -> bool:

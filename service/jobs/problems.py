@@ -34,6 +34,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "forbidden": (403, "The key does not allow this"),
     "rate-limited": (429, "Too many requests"),
     "quota-exceeded": (429, "The key's quota is used up"),
+    "too-much-work": (429, "The caller's jobs have too much work before them"),
     "unknown-host": (403, "The Host header is no name of this service"),
     "cross-site-request": (403, "The request comes from another web site"),
     "headers-too-large": (431, "The headers of the request are too large"),
@@ -108,8 +109,17 @@ class Problem(DainError):
 
     @classmethod
     def quota_exceeded(cls, what: str, owner: str, *, limit: int, used: int, seconds: int) -> Problem:
-        """`what` is `jobs` or `bytes`; `seconds` pass until there may be some again."""
+        """`what` is `jobs`, `bytes` or `work`; `seconds` pass until there may be some again."""
         headers = {"Retry-After": str(seconds)}
+        if what == "work":
+            return cls(
+                "too-much-work",
+                f"The jobs of {owner} have {used} megapixels of new frames before them, and with this one it would be "
+                f"more than the {limit} that are allowed. Send it when some of them are done, or cancel one.",
+                headers=headers,
+                limit=limit,
+                used=used,
+            )
         if what == "jobs":
             detail = (
                 f"{owner} has {used} jobs that are queued or running; this key allows {limit}. "

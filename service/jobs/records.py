@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -57,8 +58,20 @@ class Progress(BaseModel):
     frames_total: int | None = Field(None, description="known once the job is planned")
     fraction: float = Field(0.0, description="0 to 1")
     fps: float | None = Field(None, description="output frames per second since the job started")
-    eta_seconds: float | None = None
-    queue_position: int | None = Field(None, description="0 is next; only while queued")
+    eta_seconds: float | None = Field(
+        None, description="seconds until the job is done; null where no living worker has run its model"
+    )
+    queue_position: int | None = Field(
+        None, description="how many queued jobs are begun before this one; only while queued"
+    )
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a queued job has before it: so many jobs, and so many seconds until it is done, where they are known."""
+
+    position: int | None = None
+    seconds: float | None = None
 
 
 class Output(BaseModel):
@@ -202,9 +215,7 @@ class UnreadableRecord(DainError):
         self.job = job
 
 
-def read_job(
-    job_id: str, fields: Mapping[str, str], queue_position: int | None, in_hand: int, *, now: float
-) -> Job:
+def read_job(job_id: str, fields: Mapping[str, str], outlook: Outlook, in_hand: int, *, now: float) -> Job:
     """The job of a hash in Redis; running attempts have made `in_hand` frames that are not delivered yet.
 
     `now` is the time by the clock that wrote the record's times, which is Redis's.
@@ -236,7 +247,7 @@ def read_job(
         input=record.input,
         facts=record.facts,
         notes=record.notes,
-        progress=_progress(record, in_hand, queue_position, now),
+        progress=_progress(record, in_hand, outlook, now),
         output=record.output,
         metrics=Metrics(
             **record.model_dump(include=Metrics.model_fields.keys() - {"stage_seconds"}),
@@ -269,7 +280,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _progress(record: Record, in_hand: int, queue_position: int | None, now: float) -> Progress:
+def _progress(record: Record, in_hand: int, outlook: Outlook, now: float) -> Progress:
     done, total = record.frames + in_hand, record.frames_total
     elapsed = (record.finished_at or now) - record.started_at if record.started_at else 0.0
     fps = done / elapsed if done and elapsed > 0 else None
@@ -278,6 +289,6 @@ def _progress(record: Record, in_hand: int, queue_position: int | None, now: flo
         frames_total=total,
         fraction=min(done / total, 1.0) if total else 0.0,
         fps=fps,
-        eta_seconds=max(total - done, 0) / fps if total and fps else None,
-        queue_position=queue_position,
+        eta_seconds=max(total - done, 0) / fps if total and fps else outlook.seconds,
+        queue_position=outlook.position,
     )

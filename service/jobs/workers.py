@@ -36,6 +36,10 @@ class WorkerRecord(BaseModel):
     vram_used_bytes: int = 0
     vram_total_bytes: int = 0
     frames_per_second: float = Field(default=0.0, description="output frames over the last minute of work")
+    megapixels_per_second: dict[str, float] = Field(
+        default_factory=dict,
+        description="new frames over the last minute of work with each model, in megapixels",
+    )
     frames_total: int = 0
     job: str | None = None
     task: str | None = None
@@ -92,13 +96,18 @@ class Workers:
             pipe.execute()
 
     def all(self) -> list[WorkerRecord]:
-        """The records of the living workers, by name. Names whose record has expired are struck off."""
-        names = sorted(text(raw) for raw in self._redis.smembers(NAMES))
-        records = self._redis.mget([worker_key(name) for name in names]) if names else []
-        dead = [name for name, raw in zip(names, records, strict=True) if raw is None]
-        if dead:
-            self._redis.srem(NAMES, *dead)
-        return [_read(name, raw) for name, raw in zip(names, records, strict=True) if raw is not None]
+        """The records of the living workers, by name."""
+        return living_workers(self._redis)
+
+
+def living_workers(redis: Redis) -> list[WorkerRecord]:
+    """The records of the living workers, by name. Names whose record has expired are struck off."""
+    names = sorted(text(raw) for raw in redis.smembers(NAMES))
+    records = redis.mget([worker_key(name) for name in names]) if names else []
+    dead = [name for name, raw in zip(names, records, strict=True) if raw is None]
+    if dead:
+        redis.srem(NAMES, *dead)
+    return [_read(name, raw) for name, raw in zip(names, records, strict=True) if raw is not None]
 
 
 def _read(name: str, raw: bytes | str) -> WorkerRecord:

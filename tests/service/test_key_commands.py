@@ -36,14 +36,14 @@ def listed() -> dict[str, dict[str, object]]:
 
 def test_a_key_is_shown_once_and_works(http: httpx.Client) -> None:
     added = run("add", "ann", "--scope", "read, admin", "--jobs", "20", "--bytes", "50GiB", "--rate", "600",
-                "--expires", "90d")  # fmt: skip
+                "--work", "9000", "--weight", "3", "--expires", "90d")  # fmt: skip
     assert added.exit_code == 0, added.output
     token = added.stdout.strip()
     assert re.fullmatch(r"dain_[0-9a-f]{12}_[0-9a-f]{64}", token)
     assert http.get("/workers", headers={"Authorization": f"Bearer {token}"}).status_code == 200
     [key] = listed().values()
     assert key["owner"] == "ann" and sorted(key["scopes"]) == ["admin", "read"] and key["rate"] == 600
-    assert key["quota"] == {"jobs": 20, "bytes": 50 * 2**30}
+    assert key["quota"] == {"jobs": 20, "bytes": 50 * 2**30, "work": 9000} and key["weight"] == 3
     assert 89.9 < (key["expires_at"] - time.time()) / (24 * 3600) < 90.1
     table = run("list").stdout
     assert key["id"] in table and "50.0GiB" in table and "until 20" in table

@@ -102,6 +102,7 @@ def test_a_job_from_upload_to_result(bench: Bench, clip: Path, tmp_path: Path) -
     assert times == [Fraction(n, 48) for n in range(24)]
     [record] = bench.workers.all()
     assert record.frames_total == 24 and record.frames_per_second > 0 and record.task is None
+    assert record.megapixels_per_second["dain-lite"] > 0
 
 
 def test_the_notes_of_a_job_say_what_does_not_come_through(

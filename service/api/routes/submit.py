@@ -21,16 +21,21 @@ from service.api.problems import documented
 from service.api.routes.openapi import SUBMISSION
 from service.api.views import POLL_SECONDS, JobView
 from service.jobs.incoming import incoming_key
+from service.jobs.keys import Quota
 from service.jobs.machine import PLAN
 from service.jobs.options import SHIPPED_MODELS, Handling
 from service.jobs.problems import Problem
 from service.jobs.records import Job, State
+from service.jobs.work import Work
+from service.settings import Settings
 from service.store import StoreDamaged, StoreMissing
 from service.store.hashes import hash_file
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+NAMED = "upload"  # what the query calls an upload that the store has already
 
 
 @router.post(
@@ -61,6 +66,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
         "limit-exceeded",
         "rate-limited",
         "quota-exceeded",
+        "too-much-work",
         "queue-full",
         "too-many-uploads",
         "busy",
@@ -86,35 +92,45 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
 
     Raises Problem with the statuses that `submit` documents.
     """
-    max_bytes, space = service.settings.max_upload_bytes, partial(check_space, service, 0)
-    is_sent = "upload" not in request.query_params  # or the store has it
-    if is_sent:
-        uploads.check_headers(request, max_bytes)
+    check_head(request, service)
     async with idempotency.hold(service.redis, request.headers.get("idempotency-key"), caller.owner) as key:
         if not await run_in_threadpool(key.binding):
             service.looks.check(caller.owner)
             await run_in_threadpool(check_capacity, service, caller, uploads.content_length(request) or 0)
-        models = await run_in_threadpool(models_served, service)
-        parse = partial(parse_request, models=models)
         async with AsyncExitStack() as files:
-            if is_sent:
-                folder = contextmanager_in_threadpool(service.store.scratch())
-                upload = await uploads.receive(
-                    request,
-                    await files.enter_async_context(folder) / "upload",
-                    max_bytes=max_bytes,
-                    check_space=space,
-                    parse=parse,
-                )
-            else:
-                upload = await collect(request, service, caller, parse, files)
+            upload = await receive(request, service, caller, files)
             if binding := await run_in_threadpool(key.binding):
                 return await run_in_threadpool(replay, service, binding, upload, caller)
             handling = await webhooks.settle(upload.handling, caller, service.settings, service.egress)
-            if upload.source_url is not None:
-                upload = await sources.fetch(upload, service.egress, max_bytes=max_bytes, check_space=space)
-            facts = await look_into(service, upload, caller.owner)
+            upload, facts = await examine(service, upload, caller.owner)
             return await run_in_threadpool(accept, service, key, upload, handling, facts, caller)
+
+
+def check_head(request: Request, service: Service) -> None:
+    """Raises Problem (400, 413, 415) where the head of `request` shows that its body cannot be taken."""
+    if NAMED not in request.query_params:
+        uploads.check_headers(request, service.settings.max_upload_bytes)
+
+
+async def receive(
+    request: Request, service: Service, caller: Caller, files: AsyncExitStack
+) -> uploads.Upload:
+    """The upload that comes with `request`, or that the store has and `request` names. It is here until `files` closes.
+
+    Raises Problem as `uploads.receive` and `collect` do.
+    """
+    models = await run_in_threadpool(models_served, service)
+    parse = partial(parse_request, models=models)
+    if NAMED in request.query_params:
+        return await collect(request, service, caller, parse, files)
+    folder = await files.enter_async_context(contextmanager_in_threadpool(service.store.scratch()))
+    return await uploads.receive(
+        request,
+        folder / "upload",
+        max_bytes=service.settings.max_upload_bytes,
+        check_space=partial(check_space, service, 0),
+        parse=parse,
+    )
 
 
 async def collect(
@@ -127,7 +143,7 @@ async def collect(
     if uploads.content_length(request):
         raise uploads.invalid_upload("The request names an `upload` and has a body; send one of the two.")
     fields = uploads.query_fields(request)
-    upload_id = fields.pop("upload")
+    upload_id = fields.pop(NAMED)
     filename = fields.pop("filename", None) or uploads.disposition_filename(request)
     options, handling = parse(fields)
     size_bytes = await run_in_threadpool(service.incoming.size, upload_id, caller.owner)
@@ -143,6 +159,16 @@ async def collect(
         raise uploads.invalid_upload(f"The upload {upload_id} {error.reason}; PUT it again.") from None
     sha256 = await run_in_threadpool(hash_file, path)
     return uploads.Upload(path, size_bytes, sha256, uploads.clean_filename(filename), options, handling)
+
+
+async def examine(
+    service: Service, upload: uploads.Upload, owner: str
+) -> tuple[uploads.Upload, dict[str, Any]]:
+    """The upload with its video, which may have to be fetched first, and the facts about it."""
+    if upload.source_url is not None:
+        max_bytes, space = service.settings.max_upload_bytes, partial(check_space, service, 0)
+        upload = await sources.fetch(upload, service.egress, max_bytes=max_bytes, check_space=space)
+    return upload, await look_into(service, upload, owner)
 
 
 async def look_into(service: Service, upload: uploads.Upload, owner: str) -> dict[str, Any]:
@@ -164,6 +190,27 @@ def check_capacity(service: Service, caller: Caller, length: int) -> None:
             headers={"Retry-After": "30"},
         )
     check_space(service, length)
+
+
+def quota_of(caller: Caller, settings: Settings) -> Quota:
+    """How much of the service the caller's owner may take: what the key does not say about work, the settings do."""
+    quota = caller.quota
+    return quota if quota.work is not None else quota.model_copy(update={"work": settings.max_work})
+
+
+def check_work(
+    service: Service, caller: Caller, quota: Quota, upload: uploads.Upload, facts: dict[str, Any]
+) -> Work:
+    """The work of a job; Problem 429 where its owner may not have it now, and 422 where that is so at any time."""
+    work = Work.of(facts, upload.options)
+    if quota.work is not None and work.megapixels > quota.work:
+        raise Problem(
+            "limit-exceeded",
+            f"The job takes {work.megapixels:.0f} megapixels of new frames, and you may have {quota.work} before the "
+            "workers at a time. Send a shorter or smaller video, or ask for fewer frames.",
+        )
+    service.jobs.check_quota(caller.owner, quota, upload.size_bytes, work.megapixels)
+    return work
 
 
 def models_served(service: Service) -> list[str]:
@@ -204,6 +251,8 @@ def accept(
 
     The order matters: whatever stops this halfway, no job is on record without its upload.
     """
+    quota = quota_of(caller, service.settings)
+    work = check_work(service, caller, quota, upload, facts)
     job_id = service.jobs.new_id()
     source = f"uploads/{job_id}"
     key.check()
@@ -221,7 +270,9 @@ def accept(
             facts=facts,
             notes=facts.get("notes", ()),
             size_bytes=upload.size_bytes,
-            quota=caller.quota,
+            work=work.megapixels,
+            weight=caller.key.weight if caller.key else 1.0,
+            quota=quota,
             entry=key.entry(idempotency.Binding(job_id, upload.fingerprint)),
         )
     except Problem:  # the quota: other uploads of the owner were faster

@@ -30,15 +30,27 @@ end
 
 -- What of an owner's quota one more job would go beyond: its name, its limit, how much of it is used, and the seconds
 -- until there may be some again. Nil where it goes beyond nothing; an empty limit is none.
-local function beyond(most_jobs, most_bytes, size, queued, owned, running, bytes)
-  if most_jobs ~= '' then
-    local live = #redis.call('ZINTER', 2, owned, queued) + #redis.call('ZINTER', 2, owned, running)
-    if live >= tonumber(most_jobs) then return {'jobs', tonumber(most_jobs), live, 10} end
+local function beyond(most_jobs, most_bytes, most_work, size, work, queued, owned, running, bytes)
+  local live = {}
+  for _, state in ipairs(most_jobs .. most_work ~= '' and {queued, running} or {}) do
+    for _, id in ipairs(redis.call('ZINTER', 2, owned, state)) do table.insert(live, id) end
   end
+  if most_jobs ~= '' and #live >= tonumber(most_jobs) then return {'jobs', tonumber(most_jobs), #live, 10} end
   if most_bytes ~= '' then
     local used = tonumber(redis.call('GET', bytes) or 0)
     if used + math.max(tonumber(size), 1) > tonumber(most_bytes) then
       return {'bytes', tonumber(most_bytes), used, midnight() - redis.call('TIME')[1]}
+    end
+  end
+  if most_work ~= '' then
+    local left, jobs_prefix = 0, string.sub(job, 1, #job - #job_id)
+    for _, id in ipairs(live) do
+      local known = redis.call('HMGET', jobs_prefix .. id, 'work', 'segments_done', 'segments_total')
+      local done = tonumber(known[2] or 0) / math.max(tonumber(known[3] or 1), 1)
+      left = left + tonumber(known[1] or 0) * (1 - done)
+    end
+    if left > 0 and left + tonumber(work) > tonumber(most_work) then
+      return {'work', tonumber(most_work), left, 60}
     end
   end
 end

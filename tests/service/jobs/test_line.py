@@ -7,8 +7,10 @@ from collections import Counter
 import pytest
 from redis import Redis
 
+from service.jobs.keys import Quota
 from service.jobs.machine import ASSEMBLE, PLAN, Jobs, job_key, new_job_id
 from service.jobs.options import Handling, Options
+from service.jobs.problems import Problem
 from service.jobs.records import State
 from service.settings import Settings
 
@@ -184,3 +186,14 @@ def test_what_is_given_back_lost_or_to_be_made_again_is_in_the_line(bench: Bench
     bench.serve_segments(1)
     jobs.redo(jobs.claim(job_id, ASSEMBLE, "ann"), ["segment-0"])
     assert jobs.in_line() == {(job_id, "segment-0")}
+
+
+def test_what_is_done_no_longer_counts_as_work_before_its_owner(bench: Bench, jobs: Jobs) -> None:
+    film, quota = bench.accept(10), Quota(work=1000)
+    with pytest.raises(Problem) as refused:
+        jobs.check_quota("default", quota, 1, work=SEGMENT_WORK)
+    assert refused.value.slug == "too-much-work" and refused.value.extra == {"limit": 1000, "used": 1000}
+    bench.serve_segments(1)
+    jobs.check_quota("default", quota, 1, work=SEGMENT_WORK)
+    [job] = jobs.backlog().jobs
+    assert (job.id, job.work, job.left, job.is_queued) == (film, 1000, 900, False)

@@ -1,0 +1,61 @@
+"""What a video will cost the workers, estimated of its facts before it is planned.
+
+The unit of work is a megapixel of new frames. A small frame counts for more pixels than it has, since what takes time
+then is not the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from service.jobs.options import Options
+
+LEAST_PIXELS = 2**16  # that a frame counts for
+
+
+@dataclass(frozen=True)
+class Work:
+    """How many frames a result has, how many of them are new, and what they cost in megapixels."""
+
+    frames: int
+    new_frames: int
+    megapixels: float
+
+    @classmethod
+    def of(cls, video: Mapping[str, Any], options: Options) -> Work:
+        """The work of a job with `options` on a video, of which `video` has the prober's facts.
+
+        Scene cuts and frames that are not evenly spaced, which the facts do not tell, are passed over.
+        """
+        frames, new = count_frames(video, options)
+        return cls(frames, new, megapixels(new, video["width"], video["height"]))
+
+
+def count_frames(video: Mapping[str, Any], options: Options) -> tuple[int, int]:
+    """How many frames the result has, and how many of them are new."""
+    sources, stretch = int(video["frames"]), options.stretch
+    if options.rate is None and (options.factor or stretch.denominator == 1):
+        factor = options.factor or stretch.numerator
+        return factor * sources, (factor - 1) * max(sources - 1, 0)
+    average, duration = Fraction(video["average_rate"]), Fraction(video["duration"])
+    rate, until_last = (options.rate or average) * stretch, duration - 1 / average
+    return int(duration * rate), max(int(until_last * rate) - int(until_last * _in_both(rate, average)), 0)
+
+
+def megapixels(frames: int, width: int, height: int) -> float:
+    """The work of so many new frames."""
+    return frames * max(width * height, LEAST_PIXELS) / 1e6
+
+
+def _in_both(first: Fraction, second: Fraction) -> Fraction:
+    """How many moments a second are in both of two rates' grids that begin together.
+
+    >>> _in_both(Fraction(60), Fraction(24))
+    Fraction(12, 1)
+    """
+    denominator = math.lcm(first.denominator, second.denominator)
+    return Fraction(math.gcd(int(first * denominator), int(second * denominator)), denominator)
