@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.jobs.records import TERMINAL
+from service.jobs.webhooks import OUTCOMES
 
 if TYPE_CHECKING:
     from service.api.deps import Service
@@ -53,6 +54,7 @@ class ServiceCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._jobs()
         yield from self._workers()
+        yield from self._webhooks()
 
     def _jobs(self) -> Iterator[Metric]:
         jobs = self._service.jobs
@@ -103,6 +105,20 @@ class ServiceCollector(Collector):
             for worker in workers:
                 family.add_metric([worker.name, worker.device], getattr(worker, name))
             yield family
+
+    def _webhooks(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "dain_webhooks_late_seconds",
+            "How long the message to a webhook that is most overdue has waited for a sender.",
+            self._service.deliveries.late_seconds(),
+        )
+        counters = self._service.jobs.counters()
+        attempts = CounterMetricFamily(
+            "dain_webhook_attempts", "Attempts at sending a message to a webhook.", labels=["outcome"]
+        )
+        for outcome in OUTCOMES:
+            attempts.add_metric([outcome], counters.get(f"webhooks_{outcome}", 0))
+        yield attempts
 
 
 class MetricsMiddleware:

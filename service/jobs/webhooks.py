@@ -20,11 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis
 
 from service.jobs.events import Event
-from service.jobs.machine import EVENTS, SCRIPTS, job_key
+from service.jobs.machine import COUNTERS, EVENTS, SCRIPTS, job_key
 from service.jobs.records import DEFAULT_OWNER
 from service.jobs.workers import text
 
 DESTINATIONS = "dain:webhooks"  # scored by when the next delivery to each is due
+OUTCOMES = ("delivered", "failed", "given_up")
 MOST_LOGGED = 50  # attempts of one job
 
 
@@ -96,7 +97,7 @@ class Deliveries:
         job_id = delivery.event.job
         return bool(
             self._scripts["settle_delivery"](
-                keys=[EVENTS, job_key(job_id), job_key(job_id, "deliveries")],
+                keys=[EVENTS, job_key(job_id), job_key(job_id, "deliveries"), COUNTERS],
                 args=[
                     job_id,
                     delivery.event.id,
@@ -113,6 +114,14 @@ class Deliveries:
     def is_gone(self, job_id: str) -> bool:
         """Whether the job's webhook answered that it wants nothing more."""
         return bool(self._redis.hexists(job_key(job_id), "webhook_gone"))
+
+    def late_seconds(self) -> float:
+        """How long the delivery that is most overdue has waited for a sender; 0 where none is due."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrange(DESTINATIONS, 0, 0, withscores=True)
+            pipe.time()
+            first, (seconds, microseconds) = pipe.execute()
+        return max(seconds + microseconds / 1e6 - first[0][1], 0.0) if first else 0.0
 
     def log(self, job_id: str) -> list[Attempt]:
         """The last attempts at deliveries of the job, the newest first; at most `MOST_LOGGED`."""

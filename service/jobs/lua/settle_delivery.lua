@@ -1,6 +1,6 @@
 -- Records what came of an attempt at a delivery, in the job's log too. Answers 0 where the attempt is another sender's
 -- by now; a delivery that arrived is done whoever brought it.
--- KEYS events, job, log
+-- KEYS events, job, log, counters
 -- ARGV job id, delivery id, attempt, seconds to the next attempt (empty: there is none), whether the webhook is gone for
 -- the job (1 or 0), whether it arrived (1 or 0), entry of the log, most entries
 local delivery = redis.call('HMGET', DELIVERY .. ARGV[2], 'destination', 'attempts')
@@ -15,6 +15,7 @@ else
   redis.call('ZADD', QUEUE .. delivery[1], entry.next_attempt_at, ARGV[2])
 end
 schedule(delivery[1])
+redis.call('HINCRBY', KEYS[4], 'webhooks_' .. entry.outcome, 1)
 if redis.call('EXISTS', job) == 1 then
   if ARGV[5] == '1' then redis.call('HSET', job, 'webhook_gone', now) end
   redis.call('LPUSH', KEYS[3], cjson.encode(entry))

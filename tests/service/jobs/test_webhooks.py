@@ -179,3 +179,15 @@ def test_the_log_is_bounded_and_goes_with_the_job(redis: Redis, jobs: Jobs, deli
     settle(deliveries, delivery)
     assert not redis.exists(job_key(job_id, "deliveries"))
     assert not redis.exists(DESTINATIONS)
+
+
+def test_what_no_sender_takes_is_late(redis: Redis, jobs: Jobs, deliveries: Deliveries) -> None:
+    assert deliveries.late_seconds() == 0
+    jobs.cancel(submit(jobs))
+    redis.zincrby(DESTINATIONS, -60, "https://hooks.example")
+    assert 60 <= deliveries.late_seconds() < 90
+    (delivery,) = take(deliveries)
+    assert deliveries.late_seconds() == 0  # somebody has it
+    settle(deliveries, delivery, "failed", again_in=300)
+    assert deliveries.late_seconds() == 0
+    assert jobs.counters()["webhooks_failed"] == 1
