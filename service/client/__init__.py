@@ -8,5 +8,6 @@ with Client("http://127.0.0.1:8000") as client:
 
 from .calls import Client
 from .errors import ClientError
+from .events import Event
 
-__all__ = ["Client", "ClientError"]
+__all__ = ["Client", "ClientError", "Event"]

@@ -10,17 +10,21 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
 
-from .errors import ClientError, persist, raise_for_problem, unreachable
+from .errors import FIRST_PAUSE, ClientError, persist, raise_for_problem, unreachable
+from .events import Event, read_events
 
 CHUNK_BYTES = 2**20
 PAGE = 200
+WAIT_SECONDS = 25.0  # of one long poll; proxies give up after 30 or 60
+QUIET_SECONDS = 60.0  # that a stream of events may be silent; the service sends something every 15
 # The service answers an upload once it has looked through all of it, which takes a slow disk long.
 ANSWER_SECONDS = 600.0
 FETCH_SECONDS = 2 * ANSWER_SECONDS  # the service fetches for as long as one of the two, and then looks
@@ -139,15 +143,48 @@ class Client:
     ) -> dict[str, Any]:
         """Waits until the job has ended, well or not, and returns it.
 
-        The job is looked at every `interval` seconds; `on_progress` gets it each time.
+        `on_progress` gets the job at once, then with each state and each percent of its progress, at most once in
+        `interval` seconds. An older service answers without waiting, and is asked every `interval` seconds.
         """
+        query, known = {"wait": "0"}, dict[str, str]()
         while True:
-            job = self.job(job_id)
-            if on_progress is not None:
-                on_progress(job)
-            if job["finished_at"] is not None:
-                return job
-            time.sleep(interval)
+            ask = partial(self._request, "GET", f"/jobs/{job_id}", params=query, headers=known)
+            response = persist(ask, self.url)
+            if response.status_code != 304:
+                job: dict[str, Any] = response.json()
+                if on_progress is not None:
+                    on_progress(job)
+                if job["finished_at"] is not None:
+                    return job
+            etag = response.headers.get("ETag")
+            if etag is not None:
+                query = {"wait": f"{min(WAIT_SECONDS, self._timeout / 2):g}"}
+            if etag is None or on_progress is not None:
+                known = {} if etag is None else {"If-None-Match": etag}
+                time.sleep(interval)
+
+    def events(self, job_id: str | None = None, *, after: str | None = None) -> Iterator[Event]:
+        """The events of a job until it is over, or of all jobs without an end, as they happen.
+
+        They begin behind the event with the id `after`, else now. The first of a job is then `job`, the job as it
+        stands. Where the connection breaks, they go on behind the last; where events are no longer kept by then, with
+        one of the type `reset`.
+        """
+        path = "/events" if job_id is None else f"/jobs/{job_id}/events"
+        while True:
+            with closing(persist(partial(self._open, path, after), self.url)) as response:
+                if response.status_code == 204:
+                    return
+                try:
+                    for event in read_events(response.iter_bytes()):
+                        after = event.id or after
+                        if event.type:
+                            yield event
+                        if job_id is not None and event.is_last:
+                            return
+                except httpx.TransportError:
+                    pass  # it goes on where it was
+            time.sleep(FIRST_PAUSE)
 
     def download(self, job_id: str, path: Path, *, overwrite: bool = False) -> None:
         """Fetches the result to `path`, which appears once the result is whole and its SHA-256 agrees.
@@ -219,6 +256,19 @@ class Client:
 
     def _json(self, method: str, path: str, **arguments: Any) -> Any:
         return self._request(method, path, **arguments).json()
+
+    def _open(self, path: str, after: str | None) -> httpx.Response:
+        """The response of a stream of events, to be closed."""
+        headers = {"Accept": "text/event-stream"} | ({} if after is None else {"Last-Event-ID": after})
+        timeout = httpx.Timeout(self._timeout, read=max(self._timeout, QUIET_SECONDS))
+        request = self._http.build_request("GET", path, headers=headers, timeout=timeout)
+        response = self._http.send(request, stream=True)
+        try:
+            raise_for_problem(response)
+        except BaseException:
+            response.close()
+            raise
+        return response
 
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         response = self._http.request(method, path, **arguments)

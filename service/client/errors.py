@@ -43,8 +43,8 @@ class Again(ClientError):
 
 
 def raise_for_problem(response: httpx.Response) -> None:
-    """Raises ClientError unless the response is a success; `Again` where a later attempt may fare better."""
-    if response.is_success:
+    """Raises ClientError unless the response is a success or 304; `Again` where a later attempt may fare better."""
+    if response.is_success or response.status_code == 304:
         return
     response.read()
     try:

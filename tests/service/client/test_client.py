@@ -25,7 +25,7 @@ import pytest
 from service.api import idempotency
 from service.api.routes import submit
 from service.client import Client, ClientError, calls, errors
-from service.jobs.machine import Jobs
+from service.jobs.machine import PLAN, Claim, Jobs
 from service.settings import Settings
 from service.store import Store
 from service.store.s3 import S3Store
@@ -53,11 +53,11 @@ def test_from_upload_to_download(
 
     def on_progress(job: dict[str, str]) -> None:
         seen.append(job["status"])
-        if len(seen) == 2:
+        if len(seen) == 1:
             finish(job["id"], CONTENT)
 
     assert client.wait(job["id"], on_progress, interval=0.01)["status"] == "succeeded"
-    assert seen == ["queued", "queued", "succeeded"]
+    assert seen == ["queued", "succeeded"]
     client.download(job["id"], tmp_path / "out.mp4")
     assert (tmp_path / "out.mp4").read_bytes() == CONTENT
     assert [path.name for path in tmp_path.glob("out*")] == ["out.mp4"]
@@ -102,6 +102,75 @@ def test_a_missing_result_says_why(client: Client, clip: Path, tmp_path: Path) -
         client.download(job["id"], tmp_path / "out.mp4")
     assert caught.value.problem["type"] == "urn:dain:problem:job-cancelled"
     assert list(tmp_path.glob("out*")) == []
+
+
+# -- waiting --------------------------------------------------------------------------------------
+
+
+def under_way(jobs: Jobs, job_id: str) -> Claim:
+    jobs.complete(jobs.claim(job_id, PLAN, "ann"), job={"segments_total": 1, "frames_total": 100})
+    return jobs.claim(job_id, "segment-0", "ann")
+
+
+def test_waiting_is_told_each_percent_and_asks_no_more_often(client: Client, clip: Path, jobs: Jobs) -> None:
+    job_id = client.submit(clip)["id"]
+    claim = under_way(jobs, job_id)
+    seen: list[int] = []
+
+    def on_progress(job: dict[str, Any]) -> None:
+        done = job["progress"]["frames_done"]
+        seen.append(done)
+        jobs.report(claim, done + 10)
+        if done == 50:
+            jobs.cancel(job_id)
+
+    assert client.wait(job_id, on_progress, interval=0)["status"] == "cancelled"
+    assert seen[:6] == [0, 10, 20, 30, 40, 50] and len(seen) == 7
+
+
+def test_an_older_service_is_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr(errors.time, "sleep", paused.append)
+    running = {"status": "running", "finished_at": None}
+    over = ("200 OK", {"status": "failed", "finished_at": 1.0}, {})
+    new = {"ETag": 'W/"1"'}
+    with answering(("200 OK", running, {}), ("200 OK", running, {}), over) as (url, _), Client(url) as client:
+        assert client.wait("a", interval=0.25)["status"] == "failed"
+    assert paused == [0.25, 0.25]
+    unchanged = ("304 Not Modified", {}, new)
+    with answering(("200 OK", running, new), unchanged, over) as (url, requests), Client(url) as client:
+        assert client.wait("a")["status"] == "failed"
+    assert requests == [f"GET /jobs/a?wait={seconds} HTTP/1.1" for seconds in (0, 25, 25)]
+    assert len(paused) == 2
+
+
+@pytest.mark.usefixtures("patient")
+def test_events_of_a_job_over_a_network_that_fails(url: str, clip: Path, jobs: Jobs) -> None:
+    with cutting_proxy(url, up=[], down=[None, 2000, 2000, 1000]) as proxy, Client(proxy) as client:
+        job_id = client.submit(clip, {"metadata": {"line": "\u2028 \x85"}})["id"]
+        events = client.events(job_id)
+        first = next(events)
+        assert first.type == "job" and first.data["metadata"] == {"line": "\u2028 \x85"}
+        claim = under_way(jobs, job_id)
+        for frames in range(1, 21):
+            jobs.report(claim, frames)
+        jobs.cancel(job_id)
+        seen = list(events)
+        assert [event.type for event in seen] == [
+            "job.started", *["job.progressed"] * 21, "job.cancelled"
+        ]  # fmt: skip
+        assert [event.data["frames_done"] for event in seen[1:-1]] == list(range(21))
+        assert [event.id for event in client.events(job_id, after=seen[-3].id)] == [seen[-2].id, seen[-1].id]
+        assert list(client.events(job_id, after=seen[-1].id)) == []
+
+
+def test_events_of_all_jobs(client: Client, clip: Path) -> None:
+    made = [client.submit(clip)["id"] for _ in range(2)]
+    events = client.events(after="0")
+    assert [next(events).data["job"] for _ in made] == made
+    with pytest.raises(ClientError) as caught:
+        next(client.events(after="yesterday"))
+    assert caught.value.problem["type"] == "urn:dain:problem:invalid-event-id"
 
 
 # -- failing networks -----------------------------------------------------------------------------
