@@ -59,7 +59,7 @@ def documented(*slugs: str) -> dict[int | str, dict[str, Any]]:
 def problem_response(problem: Problem, request: Request) -> JSONResponse:
     """The HTTP response that carries `problem`; its `instance` is the path of `request`."""
     # The server would read the rest of a refused upload if it kept the connection.
-    close = {"Connection": "close"} if request.method == "POST" else {}
+    close = {"Connection": "close"} if request.method in ("PATCH", "POST") else {}
     document = problem.as_dict(instance=request.url.path)
     return JSONResponse(document, problem.status, problem.headers | close, media_type=MEDIA_TYPE)
 

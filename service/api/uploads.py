@@ -89,6 +89,10 @@ class Upload:
         return hashlib.sha256(work.encode()).hexdigest()
 
 
+class BrokenOff(Problem):
+    """The client has gone, or sends too little."""
+
+
 class Reader(Protocol):
     """Takes a body piece by piece and writes the video in it to a `VideoFile`.
 
@@ -313,7 +317,7 @@ async def receive(
         reader = choose_reader(request, video, parse)
         if isinstance(reader, RawReader):
             parse(reader.fields)
-        async for chunk in _chunks(request, max_bytes + MULTIPART_OVERHEAD):
+        async for chunk in chunks(request, max_bytes + MULTIPART_OVERHEAD, too_large(max_bytes)):
             reader.feed(chunk)
             if video.is_due:
                 await run_in_threadpool(video.flush)
@@ -360,7 +364,8 @@ def choose_reader(request: Request, video: VideoFile, parse: Parse) -> Reader:
     raise Problem("unsupported-media-type", f"The Content-Type is {header!r:.100}. {CHOOSE_A_TYPE}")
 
 
-async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+async def chunks(request: Request, max_bytes: int, excess: Problem) -> AsyncIterator[bytes]:
+    """The body of `request` as it comes; raises `excess` after `max_bytes`, and BrokenOff where no more comes."""
     received, begun = 0, anyio.current_time()
     stream = aiter(request.stream())
     while True:
@@ -371,18 +376,18 @@ async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         except StopAsyncIteration:
             return
         except ClientDisconnect:  # nobody is left to read the answer
-            raise invalid_upload(
-                "The connection broke before the upload was complete; send it again."
+            raise BrokenOff(
+                "invalid-upload", "The connection broke before the upload was complete; send it again."
             ) from None
         except TimeoutError:
-            raise Problem(
+            raise BrokenOff(
                 "upload-too-slow",
                 f"The client sent nothing for {IDLE_SECONDS:.0f} s, or fewer than {SLOWEST_CLIENT} bytes a second; "
                 "send the upload again.",
             ) from None
         received += len(chunk)
         if received > max_bytes:
-            raise too_large(max_bytes)
+            raise excess
         yield chunk
 
 

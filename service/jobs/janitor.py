@@ -17,7 +17,7 @@ from contextlib import suppress
 from redis import Redis
 from redis.exceptions import LockNotOwnedError, RedisError
 
-from service.jobs.incoming import INCOMING_SECONDS, incoming_key
+from service.jobs.incoming import incoming_key, is_expired
 from service.jobs.machine import Jobs, created_at, is_job_id
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
@@ -196,14 +196,14 @@ class Janitor:
                     self._remove(f"{kind}/{job_id}")
 
     def remove_incoming(self) -> None:
-        """Remove the uploads that clients sent to the store themselves, once no job may be made of them any more."""
+        """Remove the uploads that came before a job was made of them, once no job may be made of them any more."""
         try:
             ids = {key.split("/")[1] for key in self._store.keys("incoming/")}
         except OSError as error:
             self._say_once("incoming", "incoming in the store cannot be listed: %s", error)
             return
         for upload_id in filter(is_job_id, ids):
-            if time.time() - created_at(upload_id) > INCOMING_SECONDS:
+            if is_expired(upload_id):
                 self._remove(incoming_key(upload_id))
 
     def remove_parts(self) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from service.errors import DainError
 
 WORKING_KINDS = ("uploads", "plans", "segments")  # what a job needs until it is over
-#: `incoming` are uploads that clients sent to the store themselves: nobody has looked into them.
+#: `incoming` are uploads that came before a job was made of them: nobody has looked into them.
 KINDS = (*WORKING_KINDS, "results", "incoming")
 CACHE_BYTES = 16 * 2**30  # of copies that a machine keeps of a store elsewhere
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"

@@ -20,7 +20,7 @@ from service.api.probe import probe
 from service.api.problems import documented
 from service.api.routes.openapi import SUBMISSION
 from service.api.views import POLL_SECONDS, JobView
-from service.jobs.incoming import incoming_key
+from service.jobs.incoming import incoming_key, join
 from service.jobs.keys import Quota
 from service.jobs.machine import PLAN
 from service.jobs.options import SHIPPED_MODELS, Handling
@@ -146,19 +146,31 @@ async def collect(
     upload_id = fields.pop(NAMED)
     filename = fields.pop("filename", None) or uploads.disposition_filename(request)
     options, handling = parse(fields)
-    size_bytes = await run_in_threadpool(service.incoming.size, upload_id, caller.owner)
+    incoming = await run_in_threadpool(service.incoming.get, upload_id, caller.owner)
+    size_bytes = incoming.size_bytes
     await run_in_threadpool(check_space, service, size_bytes)
     try:
-        fetched = service.store.fetch(incoming_key(upload_id), size_bytes=size_bytes)
-        path = await files.enter_async_context(contextmanager_in_threadpool(fetched))
+        if incoming.parts is None:
+            fetched = service.store.fetch(incoming_key(upload_id), size_bytes=size_bytes)
+            path = await files.enter_async_context(contextmanager_in_threadpool(fetched))
+            sha256 = await run_in_threadpool(hash_file, path)
+        elif incoming.offset < size_bytes:
+            raise Problem(
+                "upload-missing",
+                f"{incoming.offset} of the {size_bytes} bytes of the upload {upload_id} have arrived; send the others.",
+            )
+        else:
+            folder = contextmanager_in_threadpool(service.store.scratch())
+            path = await files.enter_async_context(folder) / "upload"
+            sha256 = await run_in_threadpool(join, service.store, incoming.parts, path)
     except StoreMissing:
         raise Problem(
-            "upload-missing", f"Nothing has arrived of the upload {upload_id}; PUT it first."
+            "upload-missing", f"Nothing has arrived of the upload {upload_id}; send it first."
         ) from None
     except StoreDamaged as error:
-        raise uploads.invalid_upload(f"The upload {upload_id} {error.reason}; PUT it again.") from None
-    sha256 = await run_in_threadpool(hash_file, path)
-    return uploads.Upload(path, size_bytes, sha256, uploads.clean_filename(filename), options, handling)
+        raise uploads.invalid_upload(f"The upload {upload_id} {error.reason}; send it again.") from None
+    filename = uploads.clean_filename(filename or incoming.filename)
+    return uploads.Upload(path, size_bytes, sha256, filename, options, handling)
 
 
 async def examine(

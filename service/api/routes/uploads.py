@@ -1,19 +1,24 @@
-"""The route that lets a client send a large video to the store itself. `submit.collect` takes it from there."""
+"""The routes of uploads that arrive before a job is made of them: `submit.collect` takes them from there.
+
+A client sends a large video to the store itself, by a URL; or to the API, in pieces that survive a broken connection
+(tus).
+"""
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from service.api import uploads
-from service.api.auth import SubmitterDep
-from service.api.deps import ServiceDep
+from service.api import tus, uploads
+from service.api.auth import Caller, SubmitterDep
+from service.api.deps import Service, ServiceDep
 from service.api.problems import documented
-from service.api.routes.submit import check_capacity
-from service.jobs.incoming import incoming_key
+from service.api.routes.submit import check_capacity, check_space
+from service.jobs.incoming import Upload, incoming_key
 from service.jobs.machine import new_job_id
 from service.jobs.problems import Problem
 
@@ -35,8 +40,11 @@ class UploadLink(BaseModel):
 @router.post(
     "",
     status_code=201,
+    response_model=UploadLink,
     responses=documented(
         "invalid-request",
+        "invalid-upload",
+        "unsupported-tus-version",
         "upload-too-large",
         "queue-full",
         "quota-exceeded",
@@ -47,11 +55,30 @@ class UploadLink(BaseModel):
     ),
 )
 def begin(
+    request: Request,
     service: ServiceDep,
     caller: SubmitterDep,
-    size_bytes: Annotated[int, Query(gt=0, description="The size of the video; the store takes no other.")],
-) -> UploadLink:
-    """Gives a URL to which a large video is sent with PUT, past this API. `POST /jobs?upload=ID` makes a job of it."""
+    size_bytes: Annotated[
+        int | None, Query(gt=0, description="The size of the video; the store takes no other.")
+    ] = None,
+) -> UploadLink | Response:
+    """Gives a URL to which a large video is sent with PUT, past this API. `POST /jobs?upload=ID` makes a job of it.
+
+    With the header `Tus-Resumable` it begins a resumable upload by tus 1.0 in place of that, of `Upload-Length` bytes,
+    and `Location` says where to send it.
+    """
+    if "tus-resumable" in request.headers:
+        return begin_resumable(request, service, caller)
+    if size_bytes is None:
+        raise Problem(
+            "invalid-request",
+            "Give `size_bytes` in the query, or the headers Tus-Resumable and Upload-Length.",
+        )
+    return begin_link(service, caller, size_bytes)
+
+
+def begin_link(service: Service, caller: Caller, size_bytes: int) -> UploadLink:
+    """Makes an upload to the store itself; Problem 413, 429, 501 or 507 where there can be none."""
     most = min(service.settings.max_upload_bytes, MOST_PUT_BYTES)
     if size_bytes > most:
         raise uploads.too_large(most)
@@ -61,8 +88,80 @@ def begin(
     if url is None:
         raise Problem(
             "no-upload-links",
-            "The store of this service is a folder, which takes no uploads itself; send the video with POST /jobs.",
+            "The store of this service is a folder, which takes no uploads itself; send the video with POST /jobs, or "
+            "by tus.",
         )
-    service.incoming.add(upload_id, caller.owner, size_bytes)
+    service.incoming.add(upload_id, Upload(owner=caller.owner, size_bytes=size_bytes))
     headers = {"Content-Length": str(size_bytes)}
     return UploadLink(id=upload_id, url=url, headers=headers, expires_at=time.time() + LINK_SECONDS)
+
+
+def begin_resumable(request: Request, service: Service, caller: Caller) -> Response:
+    """Makes an upload by tus; Problem 400, 412, 413, 429 or 507 where there can be none."""
+    tus.check_version(request)
+    upload = tus.announced(request, caller.owner, service.settings.max_upload_bytes)
+    check_capacity(service, caller, upload.size_bytes)
+    upload_id = new_job_id()
+    service.incoming.add(upload_id, upload)
+    headers = tus.headers(Location=f"/uploads/{upload_id}", Upload_Offset=0) | tus.expiry(upload_id)
+    return Response(status_code=201, headers=headers)
+
+
+@router.options("", status_code=204)
+def capabilities(service: ServiceDep) -> Response:
+    """Says which version and extensions of tus there are, as headers."""
+    return Response(status_code=204, headers=tus.options(service.settings.max_upload_bytes))
+
+
+@router.head(
+    "/{upload_id}",
+    responses=documented("upload-not-found", "unsupported-tus-version", "redis-unavailable"),
+)
+def show_offset(upload_id: str, request: Request, service: ServiceDep, caller: SubmitterDep) -> Response:
+    """Says how much of a resumable upload has arrived: `Upload-Offset` of `Upload-Length`."""
+    tus.check_version(request)
+    upload = service.incoming.get(upload_id, caller.owner)
+    progress = tus.headers(Upload_Offset=upload.offset, Upload_Length=upload.size_bytes)
+    return Response(headers=progress | tus.expiry(upload_id))
+
+
+@router.patch(
+    "/{upload_id}",
+    status_code=204,
+    responses=documented(
+        "invalid-upload",
+        "upload-not-found",
+        "upload-too-slow",
+        "another-offset",
+        "unsupported-tus-version",
+        "upload-too-large",
+        "unsupported-media-type",
+        "checksum-mismatch",
+        "insufficient-storage",
+        "redis-unavailable",
+        "store-unavailable",
+    ),
+)
+async def append(upload_id: str, request: Request, service: ServiceDep, caller: SubmitterDep) -> Response:
+    """Appends the body to a resumable upload, at `Upload-Offset`."""
+    tus.check_version(request)
+    space = partial(check_space, service, 0)
+    receiver = tus.Receiver(upload_id, caller.owner, service.incoming, service.store, space)
+    offset = await receiver.receive(request)
+    return Response(status_code=204, headers=tus.headers(Upload_Offset=offset) | tus.expiry(upload_id))
+
+
+@router.delete(
+    "/{upload_id}",
+    status_code=204,
+    responses=documented(
+        "upload-not-found", "unsupported-tus-version", "redis-unavailable", "store-unavailable"
+    ),
+)
+def terminate(upload_id: str, request: Request, service: ServiceDep, caller: SubmitterDep) -> Response:
+    """Removes a resumable upload, whole or not. Jobs that were made of it keep what they have."""
+    tus.check_version(request)
+    service.incoming.get(upload_id, caller.owner)
+    service.incoming.delete(upload_id)
+    service.store.delete(incoming_key(upload_id))
+    return Response(status_code=204, headers=tus.headers())

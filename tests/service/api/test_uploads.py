@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.jobs.incoming import Incoming, incoming_key
+from service.jobs.incoming import Incoming, Upload, incoming_key
 from service.jobs.machine import Jobs, new_job_id
 from service.settings import Settings
 from tests import s3
@@ -93,7 +93,7 @@ def test_there_is_no_such_upload(upload_id: str, http: httpx.Client) -> None:
 
 def test_an_upload_of_someone_else(http: httpx.Client, redis: Any) -> None:
     upload_id = new_job_id()
-    Incoming(redis).add(upload_id, "someone-else", 5)
+    Incoming(redis).add(upload_id, Upload(owner="someone-else", size_bytes=5))
     assert_problem(http.post("/jobs", params={"upload": upload_id}), 404, "upload-not-found")
 
 
@@ -101,7 +101,7 @@ def test_nothing_has_arrived(http: httpx.Client) -> None:
     problem = assert_problem(
         http.post("/jobs", params={"upload": begin(http, 5)["id"]}), 409, "upload-missing"
     )
-    assert "PUT it first" in problem["detail"]
+    assert "send it first" in problem["detail"]
 
 
 def test_another_size_has_arrived(http: httpx.Client, bucket: s3.Bucket) -> None:
