@@ -38,11 +38,12 @@ def main() -> None:
     parser.add_argument(
         "--clock", action="store_true", help="set the clock of the processes, too (by libfaketime)"
     )
+    parser.add_argument("--s3", action="store_true", help="the store is a bucket")
     options = parser.parse_args()
     print(f"SEED={options.seed} ROUNDS={options.rounds}", flush=True)
     with (
         TemporaryDirectory() as folder,
-        running(clock=options.clock, DAIN_WORKER_TTL_SECONDS=options.worker_ttl) as stack,
+        running(clock=options.clock, s3=options.s3, DAIN_WORKER_TTL_SECONDS=options.worker_ttl) as stack,
     ):
         if not stack.has_disks:
             print("This user may mount no disk: no disk is filled.")

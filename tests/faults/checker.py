@@ -102,7 +102,7 @@ def _left_over(stack: Stack) -> list[str]:
 def _files(stack: Stack) -> Iterator[str]:
     for kind in ("uploads", "plans", "segments"):
         yield from stack.store.keys(f"{kind}/")
-    for folder in ("store/scratch", "tmp"):
+    for folder in ("state/cache/scratch" if stack.bucket_link else "store/scratch", "tmp"):
         yield from (str(path) for path in Path(stack.folder, folder).iterdir())
     for key in stack.store.keys("results/"):
         if stack.jobs.state(key.split("/")[1]) is None:

@@ -62,7 +62,7 @@ class Client(threading.Thread):
 
     url: str
     order: Order
-    patience: float = 120.0  #: seconds for everything
+    patience: float = 240.0  #: seconds for everything
     cancel_after: float | None = None
     deletes: bool = False
     at_once: int = 1  #: how many times the order is sent at the same time

@@ -46,7 +46,12 @@ def deck(stack: Stack) -> list[Fault]:
         strikes[f"SIGSTOP {kind} 10 s"] = _stop(kind, 10.0)
     strikes["Redis gone 1 s"] = _gone("redis", 1.0)
     strikes["Redis gone 30 s"] = _gone("redis", 30.0)
-    for name, proxy in (("link to Redis", stack.link), ("link to API", stack.web)):
+    links = {"link to Redis": stack.link, "link to API": stack.web}
+    if stack.bucket_link:
+        links["link to S3"] = stack.bucket_link
+        strikes["S3 answers 500"] = _weather(stack.bucket_link.failing)
+        strikes["S3 cut off in mid-part"] = _weather(lambda: stack.bucket_link.breaking(4096))
+    for name, proxy in links.items():
         strikes[f"{name} cut"] = _weather(proxy.cut)
         strikes[f"{name} delayed"] = _weather(lambda proxy=proxy: proxy.delayed(0.3))
         strikes[f"{name} throttled"] = _weather(lambda proxy=proxy: proxy.throttled(20_000))
@@ -61,7 +66,7 @@ def deck(stack: Stack) -> list[Fault]:
         faults.append(Fault(f"CUDA {error}", "segment", _inject(error)))
     if stack.has_disks:
         full = frozenset({"insufficient-storage"})
-        for place in ("store", "redis", "tmp"):
+        for place in ("state" if stack.bucket_link else "store", "redis", "tmp"):
             faults += [Fault(f"disk full: {place}", moment, _fill(place), full) for moment in MOMENTS]
     return faults
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BLOCK_BYTES = 2**16
+FAILURE = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Proxy:
@@ -23,6 +24,8 @@ class Proxy:
         self._delay = 0.0  # seconds before each block
         self._rate = 0.0  # bytes a second; 0 is no limit
         self._holds = False  # what arrives is kept until this ends
+        self._fails = False
+        self._most = 0  # bytes of a connection, after which it breaks; 0 is no limit
         self._open: set[_Connection] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -69,6 +72,21 @@ class Proxy:
         self._holds = False
 
     @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Answer every HTTP request with 500, and pass none on."""
+        self._fails = True
+        self.reset()
+        yield
+        self._fails = False
+
+    @contextmanager
+    def breaking(self, bytes_passed: int) -> Iterator[None]:
+        """Break each connection after so many bytes, both ways together."""
+        self._most = bytes_passed
+        yield
+        self._most = 0
+
+    @contextmanager
     def half_closed(self) -> Iterator[None]:
         """Close the server's half of every connection. The client's half stays open, and nobody answers there."""
         self._loop.call_soon_threadsafe(lambda: [connection.half_close() for connection in list(self._open)])
@@ -77,6 +95,11 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refuses:
             writer.transport.abort()
+            return
+        if self._fails:
+            await reader.read(BLOCK_BYTES)
+            writer.write(FAILURE)
+            writer.close()
             return
         try:
             if isinstance(self._upstream, Path):
@@ -106,6 +129,10 @@ class Proxy:
                     await asyncio.sleep(0.05)
                 if connection.is_half_closed:
                     continue
+                connection.bytes_passed += len(block)
+                if self._most and connection.bytes_passed > self._most:
+                    connection.abort()
+                    return
                 sink.write(block)
                 await sink.drain()
             if not connection.is_half_closed and not sink.is_closing():
@@ -118,6 +145,7 @@ class _Connection:
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self._client, self._server = client, server
         self.is_half_closed = False
+        self.bytes_passed = 0
 
     def abort(self) -> None:
         self._client.transport.abort()

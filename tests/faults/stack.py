@@ -1,8 +1,9 @@
 """The whole service as real processes to stop, kill and cut off: Redis with its AOF, API, janitors, workers.
 
     clients ─▶ web (proxy) ─▶ API ─┐
-                                   ├─▶ link (proxy) ─▶ Redis          a store on this disk
+                                   ├─▶ link (proxy) ─▶ Redis
                 janitors, workers ─┘
+                                   └─▶ a store on this disk, or bucket_link (proxy) ─▶ S3
 
 Each process is started again as soon as it ends, as under a supervisor.
 """
@@ -35,9 +36,11 @@ from service.jobs.machine import Jobs
 from service.jobs.queue import Queue
 from service.jobs.workers import Workers
 from service.settings import Settings
-from service.store import Store, open_store
+from service.store import Store
 from service.up import _redis_command as redis_command
 from tests.faults.proxy import Proxy
+from tests.s3 import CREDENTIALS, Bucket
+from tests.s3 import serve as serve_s3
 from tests.stack import free_port
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2): processes that lose their parent become ours, and are found
@@ -122,10 +125,12 @@ class Stack:
     redis: Redis
     web: Proxy
     link: Proxy
+    bucket_link: Proxy | None  #: to S3, where the store is a bucket
     has_disks: bool  #: store, AOF and temporary files lie on small disks of their own
     has_clock: bool  #: the processes have a clock that `set_clock` sets
     programs: dict[str, Program] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    helpers: set[int] = field(default_factory=set)  #: processes that are no part of the service
     noticed: list[float] = field(
         default_factory=list
     )  #: seconds from a worker's death to the next hand for its task
@@ -135,7 +140,7 @@ class Stack:
         self.jobs = Jobs.from_settings(self.redis, self.settings)
         self.queue = Queue(self.redis)
         self.workers = Workers(self.redis, ttl_seconds=self.settings.worker_ttl_seconds)
-        self.store: Store = open_store(self.settings.store_url)
+        self.store: Store = self.settings.open_store()
 
     def add(self, name: str, command: list[str]) -> Program:
         """Run one more program from now on."""
@@ -158,7 +163,7 @@ class Stack:
 
     def strangers(self) -> list[str]:
         """Processes that are left over: those of dead programs, whose parent this process has become."""
-        ours = {program.pid for program in self.programs.values()}
+        ours = self.helpers | {program.pid for program in self.programs.values()}
         found = []
         for child in psutil.Process().children():
             with suppress(psutil.Error, ChildProcessError):
@@ -179,26 +184,33 @@ class Stack:
 
 
 @contextmanager
-def running(*, workers: int = 2, disks: bool = True, clock: bool = False, **settings: str) -> Iterator[Stack]:
+def running(
+    *, workers: int = 2, disks: bool = True, clock: bool = False, s3: bool = False, **settings: str
+) -> Iterator[Stack]:
     """A service that is ready; `settings` are environment variables. Its folder stays where the context fails.
 
-    `disks` gives it small disks of its own where that may be, and `clock` a clock of its own.
+    `disks` gives it small disks of its own where that may be, `clock` a clock of its own, and `s3` a bucket.
     """
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
     folder = Path(tempfile.mkdtemp(prefix="dain-faults-"))
     with ExitStack() as held:
-        has_disks = disks and all(
-            [held.enter_context(_disk(folder / name)) for name in ("store", "redis", "tmp")]
-        )
-        for name in ("store", "redis", "tmp", "logs", "inject"):
+        places = ("state" if s3 else "store", "redis", "tmp")
+        has_disks = disks and all([held.enter_context(_disk(folder / name)) for name in places])
+        for name in ("state", "store", "redis", "tmp", "logs", "inject"):
             (folder / name).mkdir(exist_ok=True)
+        bucket_link, store_url = None, (folder / "store").as_uri()
+        if s3:
+            os.environ.update(CREDENTIALS)
+            endpoint = held.enter_context(serve_s3(folder / "store"))
+            bucket_link = Proxy(int(endpoint.rpartition(":")[2]))
+            store_url = Bucket.make(endpoint).url_at(f"http://127.0.0.1:{bucket_link.port}")
         port = free_port()
         link, web = Proxy(folder / "redis.sock"), Proxy(port)
         chosen = SETTINGS | settings
         chosen |= {
             "DAIN_REDIS_URL": f"redis://127.0.0.1:{link.port}/0",
             "DAIN_STATE_DIR": str(folder / "state"),
-            "DAIN_STORE_URL": (folder / "store").as_uri(),
+            "DAIN_STORE_URL": store_url,
             "DAIN_PORT": str(port),
         }
         stack = Stack(
@@ -207,10 +219,12 @@ def running(*, workers: int = 2, disks: bool = True, clock: bool = False, **sett
             Redis(unix_socket_path=str(folder / "redis.sock"), retry=PATIENCE),
             web,
             link,
+            bucket_link,
             has_disks,
             clock,
         )
         stack.set_clock(0)
+        stack.helpers = {child.pid for child in psutil.Process().children()}
         inherited = {name: text for name, text in os.environ.items() if not name.startswith("DAIN_")}
         environment = (
             inherited
@@ -282,5 +296,5 @@ def _supervised(stack: Stack) -> Iterator[None]:
         supervisor.join()
         for program in reversed(stack.programs.values()):  # Redis last
             program.end()
-        stack.link.close()
-        stack.web.close()
+        for proxy in filter(None, (stack.link, stack.web, stack.bucket_link)):
+            proxy.close()
