@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -221,23 +222,15 @@ class RefinedDAIN(nn.Module):
         """
         padding = self._padding(first.image)
         images = (padding.add(first.image), padding.add(second.image))
-        steps, kernels, x = self.refine(images, (first.context, second.context), padding.add(projected), time)
+        steps, x = self.refine(images, (first.context, second.context), padding.add(projected), time)
         flows, share = steps[-1].flows, steps[-1].logit.sigmoid()
-        warped = [
-            adaptive_warp(image, within_frame(flow), kernel)
-            for image, flow, kernel in zip(images, flows.split(2, 1), kernels, strict=True)
-        ]
+        warped = (
+            self._warped(images[0], flows[:, :2], x, frame=0),
+            self._warped(images[1], flows[:, 2:], x, frame=1),
+        )
         blend = share * warped[0] + (1 - share) * warped[1]
-
         pixels = torch.cat((blend, *warped, steps[-1].logit), 1)
-        seen = torch.cat((nn.functional.pixel_unshuffle(pixels, 2).to(x.dtype), x), 1)
-        levels = len(self.config.rectify)
-        scaled = image_pyramid(flows.detach(), levels)
-        contexts = [
-            sample_both(one, two, scaled[level], 2**level)
-            for level, one, two in zip(range(1, levels + 1), first.context, second.context, strict=False)
-        ]
-        output = blend + self.rectify(seen, contexts)
+        output = blend + self.rectify(self._seen(pixels, x, first.context, second.context, flows.detach()))
         return RefinedSynthesis(
             output=padding.remove(output),
             blend=padding.remove(blend),
@@ -246,6 +239,22 @@ class RefinedDAIN(nn.Module):
             images=(padding.remove(warped[0]), padding.remove(warped[1])),
             steps=steps,
         )
+
+    def _warped(self, image: Tensor, flow: Tensor, x: Tensor, frame: int) -> Tensor:
+        """Warp a frame by its kernels, which are the largest maps of all and end here."""
+        return adaptive_warp(image, within_frame(flow), self.refine.kernels.of_frame(x, frame))
+
+    def _seen(
+        self, pixels: Tensor, x: Tensor, first: Sequence[Tensor], second: Sequence[Tensor], flows: Tensor
+    ) -> Iterator[Tensor]:
+        """Give what the rectification sees at each level, when it is there, so that no two levels are kept."""
+        scaled = image_pyramid(flows, len(self.config.rectify))
+        for level, (one, two) in enumerate(zip(first, second, strict=True)):
+            context = sample_both(one, two, scaled[level + 1], 2 ** (level + 1))
+            if level == 0:
+                seen = nn.functional.pixel_unshuffle(pixels, 2).to(x.dtype, memory_format=torch.channels_last)
+                context = torch.cat((seen, x, context), 1)
+            yield context
 
     def forward(self, first: Tensor, second: Tensor, time: float | Tensor = 0.5) -> RefinedSynthesis:
         """Make the frame at `time`, in (0, 1), between two frames, (N, 3, H, W) in [0, 1]."""

@@ -104,7 +104,7 @@ def _silent(in_channels: int, out_channels: int) -> FullPrecisionConv2d:
 
 
 class _KernelHead(FullPrecisionConv2d):
-    """Computes the 4x4 kernels of both frames, (N, 2 * 16, 2h, 2w), float32, from features (N, C, h, w).
+    """Computes the 4x4 kernels of both frames from features (N, C, h, w).
 
     Untrained kernels sample bilinearly. Each quadrant of a kernel sums to 1, so that no pixel changes its brightness.
     To achieve it, the mean of a quadrant's four taps is subtracted from the weights, which costs nothing for a pixel.
@@ -117,11 +117,13 @@ class _KernelHead(FullPrecisionConv2d):
         taps[:, list(CENTRE)] = 1
         self.bias = nn.Parameter(taps.flatten())
 
-    def forward(self, input: Tensor, *_: object) -> Tensor:
+    def of_frame(self, input: Tensor, frame: int) -> Tensor:
+        """Return the kernels of one frame, 0 or 1: (N, 16, 2h, 2w), float32. Those of both would be very large."""
         assert self.bias is not None
         with torch.autocast(input.device.type, enabled=False):
-            weight, bias = self._centred(self.weight), self._centred(self.bias) + 1 / 4
-            return F.pixel_shuffle(self._conv_forward(input.to(weight.dtype), weight, bias), 2)
+            weight, bias = (self._centred(value).chunk(2)[frame] for value in (self.weight, self.bias))
+            made = self._conv_forward(input.to(weight.dtype), weight, bias + 1 / 4)
+        return F.pixel_shuffle(made, 2)
 
     def _centred(self, value: Tensor) -> Tensor:
         # The dimensions are: frame; half of the rows, row in it; half of the columns, column in it; the four pixels
@@ -195,7 +197,7 @@ class RefinementNetwork(nn.Module):
         features: tuple[Sequence[Tensor], Sequence[Tensor]],
         flows: Tensor,
         time: Tensor,
-    ) -> tuple[list[Refined], tuple[Tensor, Tensor], Tensor]:
+    ) -> tuple[list[Refined], Tensor]:
         """Refine `flows` at `time`.
 
         Args:
@@ -205,47 +207,59 @@ class RefinementNetwork(nn.Module):
             time: (N, 1, 1, 1), float32, in (0, 1).
 
         Returns:
-            The estimate after each block, the last one at full size; the kernels of both frames, (N, 16, H, W) each,
-            float32, whose quadrants sum to 1; and the features of the last block at 1/2 of the size.
+            The estimate after each block, the last one at full size; and the features of the last block, at 1/2 of the
+            size, of which `kernels` makes the kernels of a frame.
         """
         levels = len(self.blocks)
         pixels = [image_pyramid(image, levels) for image in images]
         base = image_pyramid(flows, levels)
         prior = ((1 - time) / time).log()
-        n = flows.shape[0]
-        added = base[levels].new_zeros((n, _MOTION, *base[levels].shape[2:]))
+        added = base[levels].new_zeros((len(flows), _MOTION, *base[levels].shape[2:]))
         x = base[levels].new_zeros(())  # no block hands anything on to the coarsest block
         results = []
         for level in range(levels, 0, -1):
-            scale = 2**level
-            known = base[level] + added[:, :4]
-            with torch.no_grad():
-                still = known.detach()
-                if level == 1:
-                    finer = base[0] + upsample(added[:, :4], 2)
-                    warped = F.pixel_unshuffle(sample_both(images[0], images[1], finer.detach(), 1), 2)
-                else:
-                    warped = sample_both(pixels[0][level], pixels[1][level], still, scale)
-            maps = sample_both(features[0][level - 1], features[1][level - 1], still, scale)
-            seen = [
-                maps,
-                warped.to(maps.dtype),
-                (still / scale).to(maps.dtype),
-                added[:, 4:].detach().to(maps.dtype),
-                time.to(maps.dtype).expand(n, 1, *maps.shape[2:]),
-            ]
-            if level >= self.matched:
-                one, two = (part.contiguous(memory_format=torch.channels_last) for part in maps.chunk(2, 1))
-                seen.append(F.leaky_relu(correlation(one, two), 0.1))
-            if level < levels:
-                seen.append(upsample(cast(_Block, self.blocks[level]).handed_on(x), 2))
-            # Tensor cores need a multiple of eight channels. cuDNN would otherwise pad them for every convolution.
-            spare = -sum(part.shape[1] for part in seen) % 8
-            seen.append(maps.new_zeros((n, spare, *maps.shape[2:])))
-            joined = torch.cat(seen, 1).contiguous(memory_format=torch.channels_last)
-            more, x = self.blocks[level - 1](joined)
+            maps = features[0][level - 1], features[1][level - 1]
+            known = self._known(level, pixels, base, added.detach(), time)
+            more, x = self.blocks[level - 1](self._seen(level, maps, known, x))
             flow, logit = more.split((4, 1), 1)
-            added = upsample(added, 2) + torch.cat((scale / 2 * flow, logit), 1)
+            added = upsample(added, 2) + torch.cat((2**level / 2 * flow, logit), 1)
             results.append(Refined(base[level - 1] + added[:, :4], prior + added[:, 4:]))
-        one, two = self.kernels(x).chunk(2, 1)
-        return results, (one, two), x
+        return results, x
+
+    @staticmethod
+    @torch.no_grad()
+    def _known(
+        level: int, pixels: Sequence[Sequence[Tensor]], base: Sequence[Tensor], added: Tensor, time: Tensor
+    ) -> Tensor:
+        """Return what is known before the block of `level`: both warped frames, flows, logit and time, float32."""
+        flows = base[level] + added[:, :4]
+        if level == 1:  # the finest block sees the full size, four pixels as one
+            finer = base[0] + upsample(added[:, :4], 2)
+            warped = F.pixel_unshuffle(sample_both(pixels[0][0], pixels[1][0], finer, 1), 2)
+        else:
+            warped = sample_both(pixels[0][level], pixels[1][level], flows, 2**level)
+        return torch.cat((warped, flows / 2**level, added[:, 4:], time.expand_as(added[:, 4:])), 1)
+
+    def _seen(self, level: int, maps: tuple[Tensor, Tensor], known: Tensor, x: Tensor) -> Tensor:
+        """Return the input of the block of `level`, channels-last.
+
+        Args:
+            level: 1 for 1/2 of the frame's size, 2 for 1/4, …
+            maps: the features of both frames.
+            known: the result of `_known`.
+            x: the features of the next coarser block.
+        """
+        flows = known[:, -_MOTION - 1 : -2]
+        warped = sample_both(*maps, flows, 1)
+        seen = [warped, known.to(warped.dtype)]
+        if level >= self.matched:
+            one, two = (part.contiguous(memory_format=torch.channels_last) for part in warped.chunk(2, 1))
+            seen.append(F.leaky_relu(correlation(one, two), 0.1))
+        if level < len(self.blocks):
+            seen.append(upsample(cast(_Block, self.blocks[level]).handed_on(x), 2))
+        # Tensor cores need a multiple of eight channels. cuDNN would otherwise pad them for every convolution.
+        spare = -sum(part.shape[1] for part in seen) % 8
+        seen.append(known.new_zeros((len(known), spare, *known.shape[2:]), dtype=warped.dtype))
+        # Maps of one layout are joined in one pass.
+        joined = torch.cat([part.contiguous(memory_format=torch.channels_last) for part in seen], 1)
+        return joined.contiguous(memory_format=torch.channels_last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -40,19 +40,19 @@ class MultiscaleRectification(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
-    def forward(self, seen: Tensor, contexts: Sequence[Tensor]) -> Tensor:
+    def forward(self, seen: Iterator[Tensor]) -> Tensor:
         """Return the residual, (N, 3, H, W).
 
         Args:
-            seen: the input, (N, channels, H / 2, W / 2).
-            contexts: the warped contexts of both frames at 1/2, 1/4, … of the size.
+            seen: gives for each level, from 1/2 of the size on, the warped contexts of both frames; for the first
+                level the input and the contexts as one map.
         """
-        x, maps = seen, []
-        for level, context in enumerate(contexts):
-            if level:
-                x = self.down[level - 1](x)
-            x = self.mix[level](torch.cat((x, context), 1))
+        x = self.mix[0](next(seen))
+        maps = [x]
+        for down, mix in zip(self.down, self.mix[1:], strict=True):
+            x = mix(torch.cat((down(x), next(seen)), 1))
             maps.append(x)
-        for level in range(len(maps) - 2, -1, -1):
-            x = self.up[level](torch.cat((maps[level], upsample(x, 2)), 1))
+        del maps[-1]
+        for up in reversed(self.up):
+            x = up(torch.cat((maps.pop(), upsample(x, 2)), 1))
         return F.pixel_shuffle(self.head(x), 2)
