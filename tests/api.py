@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,42 @@ def serve(settings: Settings, port: int = 0) -> Iterator[str]:
     finally:
         api.loop.call_soon_threadsafe(api.stopped.set)
         thread.join()
+
+
+@contextmanager
+def cutting_proxy(url: str, *, up: list[int | None], down: list[int | None]) -> Iterator[str]:
+    """Passes connections on to the server at `url`; the n-th is cut after so many bytes one way (None: never)."""
+    port = int(url.rpartition(":")[2])
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pass_on(source: socket.socket, target: socket.socket, most: int | None) -> None:
+        passed = 0
+        with closing(source), closing(target), suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data if most is None else data[: max(most - passed, 0)])
+                passed += len(data)
+                if most is not None and passed >= most:
+                    break
+            source.shutdown(socket.SHUT_RDWR)
+            target.shutdown(socket.SHUT_RDWR)
+
+    def listen() -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", port))
+            limits = [(near, far, up.pop(0) if up else None), (far, near, down.pop(0) if down else None)]
+            for limit in limits:
+                threading.Thread(target=pass_on, args=limit, daemon=True).start()
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
 
 
 def assert_problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +29,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
+from s3transfer.exceptions import RetriesExceededError
 
 from service.store import (
     Bucket,
@@ -172,29 +173,24 @@ class S3Store:
                 Callback=lambda _: step(),
                 Config=_transfer(stored.size_bytes or 0),
             )
-        return Stored(stored.key, path.stat().st_size, hash_file(path, step))
+        if (
+            path.stat().st_size != stored.size_bytes
+        ):  # of an answer that is cut in its head no length is known
+            raise self._cut_off(stored.key)
+        return Stored(stored.key, stored.size_bytes, hash_file(path, step))
 
     @contextmanager
     def reader(self, key: str) -> Iterator[Callable[[int, int], bytes]]:
         def read(first: int, stop: int) -> bytes:
-            wanted = {
-                "Bucket": self._bucket.name,
-                "Key": self._name(key),
-                "Range": f"bytes={first}-{stop - 1}",
-            }
-            with self._named(key):
-                for attempt in range(ATTEMPTS):
-                    answer = self._s3.get_object(**wanted)
-                    try:
-                        data: bytes = answer["Body"].read()
+            part = f"bytes={first}-{stop - 1}"
+            for _ in range(ATTEMPTS):  # boto3 repeats requests, and not what they bring
+                with self._named(key):
+                    answer = self._s3.get_object(Bucket=self._bucket.name, Key=self._name(key), Range=part)
+                with suppress(HTTPClientError, IncompleteReadError):
+                    data: bytes = answer["Body"].read()
+                    if len(data) == stop - first:
                         return data
-                    except (
-                        HTTPClientError,
-                        IncompleteReadError,
-                    ):  # boto3 repeats requests, and not what they bring
-                        if attempt == ATTEMPTS - 1:
-                            raise
-            raise AssertionError
+            raise self._cut_off(key)
 
         yield read
 
@@ -267,6 +263,8 @@ class S3Store:
             found = self._s3.head_object(Bucket=self._bucket.name, Key=self._name(key))
         # Some servers capitalize names.
         metadata = {name.lower(): value for name, value in found["Metadata"].items()}
+        if "ContentLength" not in found or "ETag" not in found:
+            raise self._cut_off(key)
         return Found(Stored(key, found["ContentLength"], metadata.get("sha256")), found["ETag"])
 
     def _listed(self, operation: str, part: str, prefix: str) -> Iterator[dict[str, Any]]:
@@ -291,12 +289,15 @@ class S3Store:
             raise self._fault("NoCredentials", "") from error
         except (HTTPClientError, ConnectionError) as error:
             raise self._fault("NoAnswer", _reason(error)) from error
-        except (BotoCoreError, Boto3Error) as error:
+        except (BotoCoreError, Boto3Error, RetriesExceededError) as error:
             raise self._fault("", _reason(error)) from error
 
     def _check_bucket(self) -> None:
         with self._named():
             self._s3.head_bucket(Bucket=self._bucket.name)
+
+    def _cut_off(self, key: str) -> StoreUnavailable:
+        return self._fault("", f"the answer for {key} is cut off")
 
     def _fault(self, code: str, message: str) -> StoreUnavailable:
         """What to tell of S3's error `code`."""
@@ -352,4 +353,5 @@ def _transfer(size_bytes: int) -> TransferConfig:
 
 def _reason(error: Exception) -> str:
     """The text of an error of boto3, which may name what a response holds, but no credentials."""
-    return str(error).rstrip(".")
+    last = error.last_exception if isinstance(error, RetriesExceededError) else error
+    return str(last).rstrip(".")

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from service.settings import Settings
 from service.store import Store
 from service.store.s3 import S3Store
 from tests import s3
-from tests.api import serve, until
+from tests.api import cutting_proxy, serve, until
 
 CONTENT = random.Random(1).randbytes(3_000_000)
 
@@ -174,42 +174,6 @@ def test_events_of_all_jobs(client: Client, clip: Path) -> None:
 
 
 # -- failing networks -----------------------------------------------------------------------------
-
-
-@contextmanager
-def cutting_proxy(url: str, *, up: list[int | None], down: list[int | None]) -> Iterator[str]:
-    """Passes connections on to the API; the n-th is cut after so many bytes in one direction (None: never)."""
-    port = int(url.rpartition(":")[2])
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def pass_on(source: socket.socket, target: socket.socket, most: int | None) -> None:
-        passed = 0
-        with closing(source), closing(target), suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data if most is None else data[: max(most - passed, 0)])
-                passed += len(data)
-                if most is not None and passed >= most:
-                    break
-            source.shutdown(socket.SHUT_RDWR)
-            target.shutdown(socket.SHUT_RDWR)
-
-    def listen() -> None:
-        while True:
-            try:
-                near, _ = listener.accept()
-            except OSError:
-                return
-            far = socket.create_connection(("127.0.0.1", port))
-            limits = [(near, far, up.pop(0) if up else None), (far, near, down.pop(0) if down else None)]
-            for limit in limits:
-                threading.Thread(target=pass_on, args=limit, daemon=True).start()
-
-    thread = threading.Thread(target=listen)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-    thread.join()
 
 
 @pytest.fixture

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import datetime
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import botocore.auth
 import pytest
+from botocore.config import Config
 
-from service.store import Stored, StoreDamaged, StoreMissing, StoreUnavailable, cache, open_store
+from service.store import Stored, StoreDamaged, StoreMissing, StoreUnavailable, cache, open_store, s3
 from service.store.s3 import S3Store
+from tests.api import cutting_proxy
 from tests.s3 import STRANGER, Bucket
 
 
@@ -163,6 +167,77 @@ def store_at(
     return lambda endpoint: open_at(bucket.url_at(endpoint))
 
 
+# -- connections that break, which are made again ---------------------------------------------------
+
+
+@pytest.fixture
+def through(bucket: Bucket, store_at: Callable[[str], S3Store]) -> Iterator[Callable[..., S3Store]]:
+    """Opens the store behind a proxy that cuts connections after so many bytes, as `cutting_proxy` takes them."""
+    with ExitStack() as proxies:
+
+        def open_one(**limits: list[int | None]) -> S3Store:
+            proxy = cutting_proxy(bucket.endpoint, **{"up": [], "down": []} | limits)
+            return store_at(proxies.enter_context(proxy))
+
+        yield open_one
+
+
+CONTENT = os.urandom(300_000)
+
+
+def test_a_part_that_is_cut_off_is_sent_again(
+    through: Callable[..., S3Store], store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)  # the least that S3 takes
+    content = CONTENT * 40  # three parts
+    cuts: list[int | None] = [2_000_000, 1_000_000, 4_000_000]
+    stored = put(through(up=cuts), "uploads/job", content)
+    assert cuts == [] and read(store, stored) == content
+    assert store.sweep_parts(-60) == 0
+
+
+def test_what_arrives_cut_off_is_fetched_again(through: Callable[..., S3Store], store: S3Store) -> None:
+    stored = put(store, "uploads/job", CONTENT)
+    cuts: list[int | None] = [50_000, 200_000]
+    assert read(through(down=cuts), stored) == CONTENT
+    assert cuts == []
+
+
+def test_a_block_that_arrives_cut_off_is_fetched_again(
+    through: Callable[..., S3Store], store: S3Store
+) -> None:
+    put(store, "results/job/a.mp4", CONTENT)
+    cuts: list[int | None] = [50_000, 100]
+    with through(down=cuts).reader("results/job/a.mp4") as read_at:
+        assert read_at(1000, 201_000) == CONTENT[1000:201_000]
+    assert cuts == []
+
+
+def test_a_connection_that_always_breaks_is_given_up(
+    through: Callable[..., S3Store], store: S3Store, tmp_path: Path
+) -> None:
+    stored = put(store, "uploads/job", CONTENT)
+    away = through(down=[5000] * 100)
+    with pytest.raises(StoreUnavailable), away.fetch(stored.key):
+        pass
+    with pytest.raises(StoreUnavailable), away.reader(stored.key) as read_at:
+        read_at(0, 200_000)
+    with pytest.raises(StoreUnavailable):
+        put(through(up=[5000] * 100), "uploads/other", CONTENT)
+    assert not store.exists("uploads/other")
+    assert list((tmp_path / "here" / "copies").iterdir()) == []
+
+
+def test_a_server_that_says_nothing_is_given_up(
+    store_at: Callable[[str], S3Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_CONFIG", s3._CONFIG.merge(Config(read_timeout=0.1)))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = store_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(StoreUnavailable, match="(?i)time"):
+            store.exists("uploads/job")
+
+
 # -- parts ------------------------------------------------------------------------------------------
 
 
@@ -205,7 +280,7 @@ def test_a_file_is_fetched_once_a_machine(
     store: S3Store, open_at: Callable[..., S3Store], fetched: list[str]
 ) -> None:
     stored = put(store, "uploads/job", b"12345")
-    readers = [threading.Thread(target=read, args=(open_at(), stored)) for _ in range(8)]
+    readers = [threading.Thread(target=read, args=(open_at(), stored)) for _ in range(3)]
     for reader in readers:
         reader.start()
     for reader in readers:
