@@ -2,9 +2,10 @@
 
     python -m dain_core.training.bench speed fp32:4:256x256 bf16:8:512x512 --parts all
     python -m dain_core.training.bench curves --steps 150
+    python -m dain_core.training.bench refined --data clips --profile 60
 
-A configuration is PRECISION:BATCH:HEIGHTxWIDTH. The network is `dain` with its shipped weights. The data are made
-scenes.
+A configuration is PRECISION:BATCH:HEIGHTxWIDTH. The network is `dain` with its shipped weights, and the data are made
+scenes; `refined` is about the training of `dain-refined`, from its shipped weights, on videos.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
+from dain_core.training import refined as refining
 from dain_core.training.batch import Batch
 from dain_core.training.cli import Named, PartNames
 from dain_core.training.config import TrainConfig
@@ -29,7 +33,9 @@ from dain_core.training.loop import prepare
 from dain_core.training.objective import WEIGHTS
 from dain_core.training.precision import LEVELS
 from dain_core.training.ranks import Ranks
+from dain_core.training.resident import ResidentFootage
 from dain_core.training.trainer import Trainer
+from dain_core.weights.files import shipped_path
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WARM_UP = 5
@@ -128,12 +134,7 @@ def measure(config: TrainConfig, seconds: float, kernels: int) -> dict[str, Any]
     synchronise()
     taken = (time.perf_counter() - start) / steps
     if kernels:
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
-            for batch in batches[:3]:
-                step(trainer, batch)
-            synchronise()
-        order = "self_cuda_time_total" if DEVICE.type == "cuda" else "self_cpu_time_total"
-        print(trace.key_averages().table(sort_by=order, row_limit=kernels, max_name_column_width=80))
+        list_kernels(lambda: step(trainer, batches[0]), kernels)
     height, width = config.crop
     return {
         "precision": config.precision,
@@ -180,6 +181,65 @@ def curves(steps: int, batch: int, size: str, path: Path | None) -> None:
         table.add_row(label, *(f"{loss:.4f}" for loss in quarters), f"{100 * off:.1f} %")
     Console(width=140).print(table)
     write(path, found)
+
+
+@main.command()
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option("--batch", default=refining.Settings.batch, show_default=True)
+@click.option("--crop", default=refining.Settings.crop, show_default=True, nargs=2, type=int)
+@click.option("--teacher", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--seconds", default=6.0, help="Time each stage of the training for so many seconds.")
+@click.option(
+    "--profile", "kernels", default=0, help="Also list the N slowest kernels of a step with all parts."
+)
+def refined(
+    data: Path, batch: int, crop: tuple[int, int], teacher: Path | None, seconds: float, kernels: int
+) -> None:
+    """Print the time of a step of `dain_core.training.refined`, while the flow learns alone and while all learns."""
+    footage = ResidentFootage(sorted(data.iterdir()), crop, DEVICE, seed=0)
+    taught_by = None if teacher is None else refining.teacher_of(teacher)
+    table = Table("learns", "triplets/s", "ms/step", "ms/step without a graph", "ms/data", "GiB")
+    for learns, progress, flow_first in (("flow", 0.0, 1.0), ("all", 0.5, 0.0)):
+        model = refining.begin(shipped_path("dain-refined")).to(DEVICE)
+        weights = list(refining.trainable(model).values())
+        objective = refining.Objective(model, refining.Settings(1.0, flow_first=flow_first), taught_by)
+        learn = refining.Step(objective, weights, 1e-6, DEVICE)
+        triplets = footage.sample(batch)
+        taken = per_call(partial(learn, triplets, progress), seconds)
+        table.add_row(
+            learns,
+            f"{batch / taken:.4g}",
+            f"{1000 * taken:.4g}",
+            f"{1000 * per_call(partial(learn.eager, triplets, progress), seconds / 2):.4g}",
+            f"{1000 * per_call(partial(footage.sample, batch), seconds / 4):.4g}",
+            f"{torch.cuda.max_memory_allocated() / GIB if DEVICE.type == 'cuda' else 0:.3g}",
+        )
+        if kernels and learns == "all":
+            list_kernels(partial(learn.eager, triplets, progress), kernels)
+    Console(width=140).print(table)
+
+
+def per_call(function: Callable[[], Any], seconds: float) -> float:
+    """Return the mean time of a call in seconds; the first calls, which capture and tune, do not count."""
+    for _ in range(WARM_UP):
+        function()
+    synchronise()
+    calls, start = 0, time.perf_counter()
+    while calls == 0 or time.perf_counter() - start < seconds:
+        function()
+        calls += 1
+        synchronise()
+    return (time.perf_counter() - start) / calls
+
+
+def list_kernels(function: Callable[[], Any], most: int) -> None:
+    """Print what three calls spend most time in."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+        for _ in range(3):
+            function()
+        synchronise()
+    order = "self_cuda_time_total" if DEVICE.type == "cuda" else "self_cpu_time_total"
+    print(trace.key_averages().table(sort_by=order, row_limit=most, max_name_column_width=80))
 
 
 def step(trainer: Trainer, batch: Batch, progress: float = 0.3) -> torch.Tensor:
