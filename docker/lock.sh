@@ -24,7 +24,7 @@ echo 'setuptools>=77' >"$work/build.in"
 echo "torch==$torch+cpu" >"$work/torch-cpu.txt"
 
 lock build "$work/build.in" --no-annotate
-lock service pyproject.toml --extra service
-lock worker pyproject.toml --extra service --extra worker
+lock service pyproject.toml --extra service --extra s3
+lock worker pyproject.toml --extra service --extra worker --extra s3
 # shellcheck disable=SC2086  # two words, or three
-lock worker-cpu pyproject.toml --extra service --extra worker --overrides "$work/torch-cpu.txt" $cpu_torch
+lock worker-cpu pyproject.toml --extra service --extra worker --extra s3 --overrides "$work/torch-cpu.txt" $cpu_torch

@@ -47,7 +47,7 @@ RUN apt-get update \
  && groupadd --gid 10001 dain \
  && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin dain \
  && install --directory --owner dain --group dain --mode 0700 \
-      /var/lib/dain /var/lib/dain/store /run/dain /run/dain/gpus
+      /var/lib/dain /var/lib/dain/store /var/lib/dain/cache /run/dain /run/dain/gpus
 COPY --from=build /opt/dain /opt/dain
 COPY --chmod=755 docker/entrypoint.sh /usr/local/bin/entrypoint
 COPY docker/healthy.py docker/one_gpu.py /opt/dain/

@@ -53,6 +53,7 @@ CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 PART_BYTES = 16 * 2**20
 MOST_PARTS = 9_000  # S3 takes 10,000
 REMOVED_AT_ONCE = 1000
+SCRATCH_SECONDS = 60.0  # a new folder has no lock yet
 CHECK_SECONDS = 30.0  # for which a check that succeeded stands
 
 _CONFIG = Config(
@@ -102,6 +103,7 @@ class S3Store:
         )
 
     def scratch(self) -> AbstractContextManager[Path]:
+        self.sweep_scratch(SCRATCH_SECONDS)  # the janitor may be on another machine
         return self._scratch.folder()
 
     def sweep_scratch(self, min_age_seconds: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from service.jobs.options import Options
 from service.jobs.queue import Queue
 from service.jobs.records import State
 from service.settings import Settings
+from service.store import check_url
 from tests.receiver import SECRET
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +124,8 @@ def test_all_of_it_renders_to_valid_manifests() -> None:
         validate(manifest)
         if manifest["kind"] not in ("Namespace", "PriorityClass"):
             assert manifest["metadata"]["namespace"] == "dain"
-    assert {label(m) for m in manifests} == {label(m) for m in MANIFESTS}
+    chosen = [m for path in FILES if path.parent.name != "s3" for m in load(path)]
+    assert {label(m) for m in manifests} == {label(m) for m in chosen}
 
 
 def test_workers_on_the_cpu_ask_for_no_gpu(tmp_path: Path) -> None:
@@ -179,6 +182,25 @@ def test_a_container_keeps_its_files_in_the_store(name: str, environment: Callab
     volume = {"name": "store", "persistentVolumeClaim": {"claimName": "dain-store"}}
     assert volume in pod(named("Deployment", name))["volumes"]
     assert named("PersistentVolumeClaim", "dain-store")["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+@pytest.mark.parametrize("name", ["dain-api", "dain-janitor", "dain-worker"])
+def test_in_place_of_the_store_a_pod_gets_a_cache_where_files_lie_in_a_bucket(
+    name: str, environment: Callable[[str], Settings]
+) -> None:
+    """The component `s3` patches these by their numbers."""
+    [component] = load(FOLDER / "components" / "s3" / "kustomization.yaml")
+    settings, claim, deployment = component["patches"]
+    [url] = yaml.safe_load(settings["patch"])
+    assert check_url(url["value"]) and url["path"].endswith("/DAIN_STORE_URL")
+    assert yaml.safe_load(claim["patch"])["metadata"]["name"] == "dain-store"
+    assert re.fullmatch(deployment["target"]["name"], name)
+    volume, mount, _ = yaml.safe_load(deployment["patch"])
+    assert volume["path"] == "/spec/template/spec/volumes/0" and volume["value"]["name"] == "store"
+    assert pod(named("Deployment", name))["volumes"][0]["name"] == "store"
+    assert mount["path"] == "/spec/template/spec/containers/0/volumeMounts/0/mountPath"
+    assert container(name)["volumeMounts"][0]["name"] == "store"
+    assert Path(mount["value"]) == environment(name).state_dir / "cache"
 
 
 def test_requests_reach_the_port_that_the_api_listens_on(environment: Callable[[str], Settings]) -> None:

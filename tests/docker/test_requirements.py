@@ -13,8 +13,9 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SERVICE = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["service"]
-WORKER = SERVICE + PROJECT["optional-dependencies"]["worker"]
+EXTRAS = PROJECT["optional-dependencies"]
+SERVICE = PROJECT["dependencies"] + EXTRAS["service"] + EXTRAS["s3"]
+WORKER = SERVICE + EXTRAS["worker"]
 NOT_IN_THE_SERVICE = {"ffmpeg-python", "imageio-ffmpeg", "numpy", "torch"}
 
 

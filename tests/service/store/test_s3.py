@@ -314,6 +314,14 @@ def test_a_file_that_is_larger_than_the_cache_is_read_and_not_kept(
     assert not path.exists()
 
 
+def test_what_a_killed_process_left_goes_without_a_janitor(store: S3Store, tmp_path: Path) -> None:
+    left = tmp_path / "here" / "scratch" / ("0" * 32)
+    (left / "work").mkdir(parents=True)
+    os.utime(left, (0, 0))
+    with store.scratch():
+        assert not left.exists()
+
+
 def test_a_copy_that_nobody_reads_goes(
     store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
