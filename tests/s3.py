@@ -35,8 +35,10 @@ def serve(folder: Path) -> Iterator[str]:
         assert server.stdout is not None
         port = server.stdout.readline().strip()
         assert port, (folder / "log").read_text()
-        yield f"http://127.0.0.1:{port}"
-        server.terminate()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
 
 
 @dataclass(frozen=True)

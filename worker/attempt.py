@@ -51,7 +51,7 @@ NOT_THE_VIDEO = (
 _PATH = re.compile(r"(?<![\w/])(?:file:)?/(?:[^\s/:]+/)+")  # folders of this machine, in what FFmpeg says
 REPORT_SECONDS = 0.5  # between two reports of progress: how soon a cancelled job stops
 RETRY_SECONDS = 1.0  # between two calls of a Redis that is away
-STORE_SECONDS = 5.0  # before a task is tried again whose store was away
+STORE_SECONDS = 5.0  # before a task is tried again whose store was away, or whose disk was full
 
 
 class Void(Exception):
@@ -281,6 +281,10 @@ class Attempt:
         if is_final or (is_culprit and number >= runtime.settings.max_attempts):
             self._fail(problem, self.claim)
         else:
+            if problem.slug == "insufficient-storage":
+                runtime.draining.wait(
+                    STORE_SECONDS
+                )  # others may make room; the next attempt would end as soon
             self._give_back(failed=is_culprit)
 
     def _give_back(self, *, failed: bool) -> None:

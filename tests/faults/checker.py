@@ -38,7 +38,8 @@ def faults(
         if not client.fault:
             found += _outcome(client, undisturbed, excuses)
     found += _lives(stack, clients)
-    return found + _left_over(stack)
+    found += _left_over(stack)  # which waits until all webhooks are told
+    return [*found, *_news(stack, clients)]
 
 
 def _outcome(client: Client, undisturbed: Mapping[Order, str], excuses: frozenset[str]) -> Iterator[str]:
@@ -70,6 +71,22 @@ def _lives(stack: Stack, clients: Iterable[Client]) -> Iterator[str]:
         done = [event.model_extra["frames_done"] for event in events_of_job if event.type == "job.progressed"]
         if done != sorted(done):
             yield f"the progress of job {job_id} goes back: {done}"
+
+
+def _news(stack: Stack, clients: Iterable[Client]) -> Iterator[str]:
+    """What is wrong with the messages that the webhook got of each job: one of its end, under one id."""
+    told: dict[str, dict[str, str]] = defaultdict(dict)
+    for message in stack.receiver.messages:
+        told[message.job][message.id] = message.type
+    for client in clients:
+        if not client.webhook or client.fault:
+            continue
+        types = list(told[client.job_id].values())
+        ends = [each for each in types if each in ("job.succeeded", "job.failed", "job.cancelled")]
+        if len(ends) != 1 or (client.status and ends != [f"job.{client.status}"]):
+            yield f"the webhook was told {types} of job {client.job_id}, which is {client.status or 'gone'}"
+    if stack.receiver.forged:
+        yield f"{stack.receiver.forged} messages to the webhook have bad signatures"
 
 
 def _left_over(stack: Stack) -> list[str]:
@@ -114,5 +131,7 @@ def _keys(stack: Stack) -> Iterator[str]:
     for raw in stack.redis.scan_iter(count=1000):
         key = raw.decode()
         is_rqs = key.startswith("rq:") and not RQ_KEEPS.fullmatch(key) and stack.redis.ttl(key) == -1
-        if is_rqs or re.match(r"dain:job:.*:|dain:unclean|dain:idempotency:.*:lease", key):
+        if is_rqs or re.match(
+            r"dain:job:.*:(?!deliveries)|dain:unclean|dain:webhook|dain:idempotency:.*:lease", key
+        ):
             yield key

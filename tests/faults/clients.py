@@ -62,6 +62,7 @@ class Client(threading.Thread):
 
     url: str
     order: Order
+    webhook: str = ""  #: where it is to be told
     patience: float = 240.0  #: seconds for everything
     cancel_after: float | None = None
     deletes: bool = False
@@ -176,7 +177,7 @@ class Client(threading.Thread):
     def _request(self, method: str, path: str) -> httpx.Response:
         if method == "POST":
             headers = {"Content-Type": "video/mp4", "Idempotency-Key": f'"{self._key}"'}
-            query: Mapping[str, str] = dict(self.order.options)
+            query = dict(self.order.options) | ({"webhook_url": self.webhook} if self.webhook else {})
             return self._http.post("/jobs", content=self._content, params=query, headers=headers)
         return self._http.request(method, f"/jobs/{self.job_id}{path}")
 

@@ -39,14 +39,15 @@ class Fault:
 def deck(stack: Stack) -> list[Fault]:
     """Every fault that can be had here, at every moment where it makes a difference."""
     strikes: dict[str, Strike] = {}
-    for kind in ("worker", "api", "redis", "janitor"):
+    for kind in ("worker", "api", "redis", "janitor", "webhooks"):
         strikes[f"kill -9 {kind}"] = _kill(kind)
         strikes[f"SIGTERM {kind}"] = _signal(kind, signal.SIGTERM)
         strikes[f"SIGSTOP {kind} 1 s"] = _stop(kind, 1.0)
         strikes[f"SIGSTOP {kind} 10 s"] = _stop(kind, 10.0)
     strikes["Redis gone 1 s"] = _gone("redis", 1.0)
     strikes["Redis gone 30 s"] = _gone("redis", 30.0)
-    links = {"link to Redis": stack.link, "link to API": stack.web}
+    links = {"link to Redis": stack.link, "link to API": stack.web, "link to webhook": stack.hook_link}
+    strikes["webhook answers 500"] = _weather(stack.hook_link.failing)
     if stack.bucket_link:
         links["link to S3"] = stack.bucket_link
         strikes["S3 answers 500"] = _weather(stack.bucket_link.failing)

@@ -40,7 +40,15 @@ class Round:
 
     def _client(self, order: Order, **wishes: Any) -> Client:
         deletes, random = self._random.random() < 0.5, Random(self._random.random())
-        return Client(self._stack.url, order, busy=self._busy, deletes=deletes, random=random, **wishes)
+        return Client(
+            self._stack.url,
+            order,
+            self._stack.webhook,
+            busy=self._busy,
+            deletes=deletes,
+            random=random,
+            **wishes,
+        )
 
     def play(self) -> None:
         """Return when every client and every fault has come to its end."""

@@ -4,6 +4,7 @@
                                    ├─▶ link (proxy) ─▶ Redis
                 janitors, workers ─┘
                                    └─▶ a store on this disk, or bucket_link (proxy) ─▶ S3
+    sender of webhooks ─▶ hook_link (proxy) ─▶ receiver
 
 Each process is started again as soon as it ends, as under a supervisor.
 """
@@ -21,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from service.settings import Settings
 from service.store import Store
 from service.up import _redis_command as redis_command
 from tests.faults.proxy import Proxy
+from tests.faults.receiver import SECRET, Receiver
 from tests.s3 import CREDENTIALS, Bucket
 from tests.s3 import serve as serve_s3
 from tests.stack import free_port
@@ -54,6 +56,8 @@ SETTINGS = {
     "DAIN_DEVICE": "cpu",
     "DAIN_PRECISION": "fp32",
     "DAIN_THREADS": "1",
+    "DAIN_WEBHOOK_SECRET": SECRET,
+    "DAIN_EGRESS_ALLOW": "127.0.0.1",
 }
 DISK_BYTES = 64 * 2**20
 PYTHON = [sys.executable, "-P", "-m"]
@@ -126,6 +130,8 @@ class Stack:
     web: Proxy
     link: Proxy
     bucket_link: Proxy | None  #: to S3, where the store is a bucket
+    receiver: Receiver
+    hook_link: Proxy  #: to the receiver
     has_disks: bool  #: store, AOF and temporary files lie on small disks of their own
     has_clock: bool  #: the processes have a clock that `set_clock` sets
     programs: dict[str, Program] = field(default_factory=dict)
@@ -137,6 +143,7 @@ class Stack:
 
     def __post_init__(self) -> None:
         self.url = f"http://127.0.0.1:{self.web.port}"
+        self.webhook = f"http://127.0.0.1:{self.hook_link.port}/"
         self.jobs = Jobs.from_settings(self.redis, self.settings)
         self.queue = Queue(self.redis)
         self.workers = Workers(self.redis, ttl_seconds=self.settings.worker_ttl_seconds)
@@ -206,6 +213,7 @@ def running(
             store_url = Bucket.make(endpoint).url_at(f"http://127.0.0.1:{bucket_link.port}")
         port = free_port()
         link, web = Proxy(folder / "redis.sock"), Proxy(port)
+        receiver = held.enter_context(closing(Receiver()))
         chosen = SETTINGS | settings
         chosen |= {
             "DAIN_REDIS_URL": f"redis://127.0.0.1:{link.port}/0",
@@ -220,6 +228,8 @@ def running(
             web,
             link,
             bucket_link,
+            receiver,
+            Proxy(receiver.port),
             has_disks,
             clock,
         )
@@ -241,6 +251,7 @@ def running(
             "redis": redis_command(folder / "redis", folder),
             "api": [*PYTHON, "service.api.app"],
             "janitor-0": JANITOR,
+            "webhooks": [*PYTHON, "tests.faults.sender"],
             **{f"worker-{n}": [*PYTHON, "tests.faults.worker"] for n in range(workers)},
         }
         stack.environment = environment
@@ -296,5 +307,5 @@ def _supervised(stack: Stack) -> Iterator[None]:
         supervisor.join()
         for program in reversed(stack.programs.values()):  # Redis last
             program.end()
-        for proxy in filter(None, (stack.link, stack.web, stack.bucket_link)):
+        for proxy in filter(None, (stack.link, stack.web, stack.bucket_link, stack.hook_link)):
             proxy.close()

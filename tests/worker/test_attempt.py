@@ -20,6 +20,7 @@ from service.jobs.machine import PLAN
 from service.jobs.records import State
 from service.settings import Settings
 from tests.worker.one_worker import Bench
+from worker.attempt import STORE_SECONDS
 from worker.media.errors import MediaError
 
 
@@ -185,15 +186,18 @@ def test_what_ffmpeg_says_names_no_folder(
     assert failed.error["detail"] == "The video is damaged: 1a: no moov (24000/1001)."
 
 
-def test_a_full_disk_is_named(
+def test_a_full_disk_is_named_once_there_was_time_to_make_room(
     bench: Bench, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = bench.accept(clip, tmp_path)
     bench.work(1)
+    pauses: list[float] = []
+    monkeypatch.setattr(bench.draining, "wait", pauses.append)
     monkeypatch.setattr(bench.store, "put", fails_with(OSError(errno.ENOSPC, "No space left on device")))
     bench.work()
     failed = bench.jobs.get(job.id)
     assert failed.error is not None and failed.error["type"] == "urn:dain:problem:insufficient-storage"
+    assert pauses == [STORE_SECONDS] * (bench.runtime.settings.max_attempts - 1)
 
 
 def test_finished_work_waits_for_redis(
