@@ -145,9 +145,9 @@ def test_an_older_service_is_asked_again_and_again(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("patient")
-def test_events_of_a_job_over_a_network_that_fails(url: str, clip: Path, jobs: Jobs) -> None:
-    with cutting_proxy(url, up=[], down=[None, 2000, 2000, 1000]) as proxy, Client(proxy) as client:
-        job_id = client.submit(clip, {"metadata": {"line": "\u2028 \x85"}})["id"]
+def test_events_of_a_job_over_a_network_that_fails(url: str, client: Client, clip: Path, jobs: Jobs) -> None:
+    job_id = client.submit(clip, {"metadata": {"line": "\u2028 \x85"}})["id"]
+    with cutting_proxy(url, up=[], down=[2500, 1500, 1500]) as proxy, Client(proxy) as client:
         events = client.events(job_id)
         first = next(events)
         assert first.type == "job" and first.data["metadata"] == {"line": "\u2028 \x85"}
