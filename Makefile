@@ -8,7 +8,7 @@ DAIN_VERSION ?= latest
 
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup demo test lint faults soak fuzz kernels compose-test lock audit licences clean
+.PHONY: setup demo test lint faults soak fuzz kernels typescript compose-test lock audit licences clean
 
 setup: $(VENV)/installed
 
@@ -54,6 +54,9 @@ soak: setup  ## the service under work, and whether its processes grow; MINUTES
 
 fuzz: setup  ## damaged videos and malformed requests for the whole service; SEED, N (videos)
 	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED)) --number $(or $(N),500)
+
+typescript:  ## what the test of generated TypeScript clients needs; needs npm
+	npm install --prefix tests/typescript --no-package-lock --no-audit --no-fund
 
 kernels: setup  ## compile every CUDA kernel; needs nvcc, no GPU
 	$(BIN)/python -m cuda_ext.build --check

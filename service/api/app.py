@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
@@ -16,9 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.auth import AuthMiddleware
 from service.api.deps import Service
+from service.api.description import complete
 from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
-from service.api.problems import KEYED, documented, install_handlers
+from service.api.problems import install_handlers
 from service.api.routes import docs, estimate, events, health, jobs, results, submit, uploads, workers
 from service.api.server import Config, Server, listeners
 from service.jobs.keys import check_exposure
@@ -55,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         version=installed_version(),
         lifespan=lifespan,
-        responses=documented("unknown-host", "cross-site-request"),
+        generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # the framework's pages load their scripts from another host
         redoc_url=None,
         redirect_slashes=False,  # such a redirect leads to whatever host the request names
@@ -74,15 +76,19 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(GuardMiddleware, settings=settings)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     install_handlers(app)
-    for routes in (submit, estimate, uploads, jobs, events, results, workers):
-        app.include_router(routes.router, responses=documented(*KEYED))
-    for routes in (health, docs):
+    for routes in (submit, estimate, uploads, jobs, events, results, workers, health, docs):
         app.include_router(routes.router)
     return app
 
 
 class Application(FastAPI):
     """FastAPI that adds `nosniff` to every response. No middleware sees the responses to unexpected errors."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The description of the API, whole."""
+        if self.openapi_schema is None:
+            self.openapi_schema = complete(super().openapi())
+        return self.openapi_schema
 
     def build_middleware_stack(self) -> ASGIApp:
         return NoSniff(super().build_middleware_stack())

@@ -24,16 +24,9 @@ MEDIA_TYPE = "application/problem+json"
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
-#: What a route that wants a key may answer, whatever it is for.
-KEYED = (
-    "unauthorized",
-    "forbidden",
-    "unknown-host",
-    "cross-site-request",
-    "rate-limited",
-    "keys-unreadable",
-    "redis-unavailable",
-)
+#: What any route may answer, and what one that wants a key may, whatever it is for.
+ANYWHERE = ("unknown-host", "cross-site-request", "internal-error")
+KEYED = ("unauthorized", "forbidden", "rate-limited", "keys-unreadable", "redis-unavailable")
 
 
 class ProblemDocument(BaseModel):
@@ -46,13 +39,18 @@ class ProblemDocument(BaseModel):
     instance: str | None = None
 
 
+REFERENCE = {"$ref": "#/components/schemas/ProblemDocument"}
+
+
 def documented(*slugs: str) -> dict[int | str, dict[str, Any]]:
-    """The `responses` argument of a route that may answer with the problems `slugs`."""
+    """The `responses` argument of a route that may answer with the problems `slugs`, beside those of any route."""
     responses: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({PROBLEMS[slug][0] for slug in slugs}):
-        titles = [PROBLEMS[slug][1] for slug in slugs if PROBLEMS[slug][0] == status]
-        content = {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}}
-        responses[status] = {"description": "; ".join(titles), "content": content}
+    for slug in slugs:
+        status, title = PROBLEMS[slug]
+        document = problem_document(slug, status, title, "What was wrong, and what to do.")
+        new = {"content": {MEDIA_TYPE: {"schema": REFERENCE, "examples": {}}}, "description": ""}
+        examples = responses.setdefault(status, new)["content"][MEDIA_TYPE]["examples"]
+        examples[slug] = {"summary": title, "value": document}
     return responses
 
 

@@ -31,7 +31,9 @@ def page(request: Request) -> HTMLResponse:
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1>",
         *(f"<p>{_code(text)}</p>" for text in info["description"].split("\n\n")),
         '<p>For programs: <a href="/openapi.json">openapi.json</a>.</p>',
-        *_calls(description["paths"], str(request.base_url).rstrip("/")),
+        *_calls(
+            description["paths"], description["components"]["schemas"], str(request.base_url).rstrip("/")
+        ),
     ]
     head = f"<title>{escape(info['title'])}</title><style>{STYLE}</style>"
     document = (
@@ -40,7 +42,7 @@ def page(request: Request) -> HTMLResponse:
     return HTMLResponse(document, headers=HEADERS)
 
 
-def _calls(paths: Schema, base_url: str) -> Iterator[str]:
+def _calls(paths: Schema, schemas: Schema, base_url: str) -> Iterator[str]:
     """A section for each method of each path."""
     for path, methods in paths.items():
         for method, call in methods.items():
@@ -48,7 +50,7 @@ def _calls(paths: Schema, base_url: str) -> Iterator[str]:
             yield f"<p>{_code(call.get('description', call['summary']))}</p>"
             yield f"<pre>{escape(_example(method, path, base_url))}</pre>"
             yield from _table("Parameters", map(_parameter, call.get("parameters", ())))
-            yield from _table("Form", _fields(call))
+            yield from _table("Form", _fields(call, schemas))
             yield from _table(
                 "Answers", ((code, each["description"]) for code, each in sorted(call["responses"].items()))
             )
@@ -67,10 +69,11 @@ def _parameter(parameter: Schema) -> tuple[str, str]:
     return f"{parameter['name']} ({parameter['in']})", text
 
 
-def _fields(call: Schema) -> Iterator[tuple[str, str]]:
+def _fields(call: Schema, schemas: Schema) -> Iterator[tuple[str, str]]:
     form = call.get("requestBody", {}).get("content", {}).get("multipart/form-data", {}).get("schema", {})
-    for name, schema in form.get("properties", {}).items():
-        yield name, schema.get("description", "")
+    schema = schemas.get(form.get("$ref", "").rpartition("/")[2], {})
+    for name, field in schema.get("properties", {}).items():
+        yield name, field.get("description", "")
 
 
 def _table(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 from service.api import uploads, webhooks
 from service.api.auth import Caller, SubmitterDep
 from service.api.deps import Service, ServiceDep
+from service.api.description import SUBMISSION
 from service.api.problems import documented
-from service.api.routes.openapi import SUBMISSION
 from service.api.routes.submit import check_capacity, check_head, check_work, examine, quota_of, receive
 from service.jobs.backlog import LiveJob
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from service.api.auth import ReaderDep
 from service.api.deps import JOB_ID, ChangedJobDep, JobDep, Service, ServiceDep
+from service.api.description import headers
 from service.api.problems import documented
 from service.api.views import POLL_SECONDS, JobView, is_named
 from service.jobs.records import State
@@ -67,7 +68,8 @@ def list_jobs(
     "/{job_id}",
     response_model=JobView,
     responses={
-        304: {"description": "Not changed: If-None-Match names its ETag."},
+        200: headers("ETag", "Retry-After"),
+        304: {"description": "Not changed: If-None-Match names its ETag."} | headers("ETag", "Retry-After"),
         **documented("invalid-request", "job-not-found", "redis-unavailable"),
     },
 )
@@ -97,10 +99,11 @@ async def show(
     view = JobView.of(job)
     if wait:
         view = await _changed(view, service, caller.owner, if_none_match, wait)
-    headers = {"ETag": view.etag} | ({} if view.status.terminal else {"Retry-After": POLL_SECONDS})
+    response.headers.update(
+        {"ETag": view.etag} | ({} if view.status.terminal else {"Retry-After": POLL_SECONDS})
+    )
     if is_named(view.etag, if_none_match):
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
+        return Response(status_code=304, headers=response.headers)
     return view
 
 

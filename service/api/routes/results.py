@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 
 from service.api import ranges
 from service.api.deps import JobDep, ServiceDep
+from service.api.description import FILE, PARTS, headers
 from service.api.problems import documented
 from service.api.views import POLL_SECONDS, is_named
 from service.jobs.problems import Problem
@@ -103,11 +104,14 @@ def expired() -> Problem:
 @router.get(
     "/{job_id}/result",
     response_class=FileResponse,
+    openapi_extra=PARTS,
     responses={
-        200: {"description": "The file, whole.", "content": {"video/mp4": {}}},
-        206: {"description": "The ranges asked for."},
-        307: {"description": "The file is in the store at this Location, for a quarter of an hour."},
-        304: {"description": "Not changed: If-None-Match names its ETag, the SHA-256 of its content."},
+        200: {"description": "The file, whole.", "content": FILE} | headers("ETag"),
+        206: {"description": "The ranges asked for.", "content": FILE} | headers("ETag"),
+        304: {"description": "Not changed: If-None-Match names its ETag, the SHA-256 of its content."}
+        | headers("ETag"),
+        307: {"description": "The file is in the store at this Location, for a quarter of an hour."}
+        | headers("Location"),
         **documented(
             "invalid-range",
             "job-not-found",

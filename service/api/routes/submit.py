@@ -15,10 +15,10 @@ from redis.exceptions import RedisError
 from service.api import idempotency, sources, uploads, webhooks
 from service.api.auth import Caller, SubmitterDep
 from service.api.deps import Service, ServiceDep
+from service.api.description import SUBMISSION, headers
 from service.api.options import parse_request
 from service.api.probe import probe
 from service.api.problems import documented
-from service.api.routes.openapi import SUBMISSION
 from service.api.views import POLL_SECONDS, JobView
 from service.jobs.incoming import incoming_key, join
 from service.jobs.keys import Quota
@@ -43,38 +43,41 @@ NAMED = "upload"  # what the query calls an upload that the store has already
     status_code=202,
     response_model=JobView,
     openapi_extra=SUBMISSION,
-    responses=documented(
-        "invalid-upload",
-        "invalid-idempotency-key",
-        "upload-too-slow",
-        "idempotency-key-in-use",
-        "upload-not-found",
-        "upload-missing",
-        "job-gone",
-        "upload-too-large",
-        "unsupported-media-type",
-        "unsupported-format",
-        "invalid-option",
-        "webhook-refused",
-        "source-refused",
-        "source-unreachable",
-        "source-too-large",
-        "idempotency-key-reused",
-        "unreadable-video",
-        "damaged-video",
-        "no-video-stream",
-        "limit-exceeded",
-        "rate-limited",
-        "quota-exceeded",
-        "too-much-work",
-        "queue-full",
-        "too-many-uploads",
-        "busy",
-        "redis-unavailable",
-        "store-unavailable",
-        "machine-failed",
-        "insufficient-storage",
-    ),
+    responses={
+        202: headers("Location", "Retry-After"),
+        **documented(
+            "invalid-upload",
+            "invalid-idempotency-key",
+            "upload-too-slow",
+            "idempotency-key-in-use",
+            "upload-not-found",
+            "upload-missing",
+            "job-gone",
+            "upload-too-large",
+            "unsupported-media-type",
+            "unsupported-format",
+            "invalid-option",
+            "webhook-refused",
+            "source-refused",
+            "source-unreachable",
+            "source-too-large",
+            "idempotency-key-reused",
+            "unreadable-video",
+            "damaged-video",
+            "no-video-stream",
+            "limit-exceeded",
+            "rate-limited",
+            "quota-exceeded",
+            "too-much-work",
+            "queue-full",
+            "too-many-uploads",
+            "busy",
+            "redis-unavailable",
+            "store-unavailable",
+            "machine-failed",
+            "insufficient-storage",
+        ),
+    },
 )
 async def submit(request: Request, response: Response, service: ServiceDep, caller: SubmitterDep) -> JobView:
     """Takes a video and queues it. The answer comes once the upload is safe on disk and the job on record.

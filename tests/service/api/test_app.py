@@ -17,7 +17,7 @@ from redis import Redis
 
 from service.api import deps
 from service.jobs.machine import Jobs
-from service.jobs.options import Handling, Options
+from service.jobs.options import Options
 from service.jobs.problems import PROBLEMS
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
@@ -258,19 +258,6 @@ def test_metrics(http: httpx.Client, clip: Path, workers: Workers, jobs: Jobs) -
     assert not [name for name in seen if job_id in name]
     jobs.cancel(job_id)
     assert samples(http)["dain_jobs_finished_total", "cancelled"] == 1
-
-
-def test_the_description_shows_how_to_submit(http: httpx.Client) -> None:
-    document = http.get("/openapi.json").json()
-    submit = document["paths"]["/jobs"]["post"]
-    form = submit["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(form["properties"]) == {"file", "source_url", *Options.model_fields, *Handling.model_fields}
-    assert {"video/*", "application/octet-stream", "application/json"} <= set(
-        submit["requestBody"]["content"]
-    )
-    assert set(Options.model_fields) <= {parameter["name"] for parameter in submit["parameters"]}
-    assert {"202", "400", "403", "409", "413", "415", "422", "429", "503", "507"} <= set(submit["responses"])
-    assert "application/problem+json" in submit["responses"]["413"]["content"]
 
 
 def test_the_page_that_describes_it_needs_no_other_host(http: httpx.Client) -> None:

@@ -1,0 +1,117 @@
+"""Clients that others generate from the OpenAPI description submit, wait and fetch at a live service."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.api.app import create_app
+from service.jobs.machine import Jobs
+from service.settings import Settings
+from tests.api import RESULT, until
+
+TYPESCRIPT = Path(__file__).parents[1] / "typescript"
+
+
+@pytest.fixture
+def description(settings: Settings, tmp_path: Path) -> Path:
+    path = tmp_path / "openapi.json"
+    path.write_text(json.dumps(create_app(settings).openapi()))
+    return path
+
+
+@pytest.fixture
+def generated(
+    description: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], Any]]:
+    """Imports a module of the Python client."""
+    pytest.importorskip("openapi_python_client", reason="the generator of Python clients is not installed")
+    package = f"generated_{os.getpid()}"
+    arguments = ["--path", str(description), "--meta", "none", "--output-path", str(tmp_path / package)]
+    tools = Path(sys.executable).parent  # ruff is there
+    subprocess.run(
+        [sys.executable, "-m", "openapi_python_client", "generate", "--fail-on-warning", *arguments],
+        check=True,
+        env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield lambda name: importlib.import_module(f"{package}.{name}" if name else package)
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+
+
+def test_python(
+    generated: Callable[[str], Any],
+    url: str,
+    clip: Path,
+    jobs: Jobs,
+    finish: Callable[[str, bytes], None],
+) -> None:
+    models, types = generated("models"), generated("types")
+    client = generated("").AuthenticatedClient(base_url=url, token="dain_none", verify_ssl=False)
+    with client, clip.open("rb") as video:
+        file = types.File(video, "clip.mp4", "video/mp4")
+        form = models.Submission(file=file, target_fps="60", metadata='{"user": "42"}')
+        job = generated("api.jobs.submit").sync(client=client, body=form, idempotency_key='"k"')
+        assert isinstance(job, models.JobView)
+        assert (job.status, job.filename, job.options.target_fps) == ("queued", "clip.mp4", "60")
+        assert job.metadata.to_dict() == {"user": "42"}
+
+        show = generated("api.jobs.show")
+        threading.Timer(0.1, finish, (job.id, RESULT)).start()
+        shown = show.sync(job.id, client=client, wait=60)
+        assert shown.status == "succeeded"
+        page = generated("api.jobs.list_jobs").sync(client=client, status=models.State.SUCCEEDED)
+        assert [listed.id for listed in page.jobs] == [job.id] and page.next_cursor is None
+        etag = show.sync_detailed(job.id, client=client).headers["ETag"]
+        assert show.sync_detailed(job.id, client=client, if_none_match=etag).status_code == 304
+
+        fetch = generated("api.jobs.fetch_result")
+        assert fetch.sync(job.id, client=client).payload.read() == RESULT
+        assert fetch.sync(job.id, client=client, range_="bytes=0-9").payload.read() == RESULT[:10]
+
+        refused = show.sync_detailed("0" * 28, client=client)
+        assert refused.status_code == 404 and isinstance(refused.parsed, models.ProblemDocument)
+        assert refused.parsed.type_ == "urn:dain:problem:job-not-found"
+
+
+def test_typescript(
+    description: Path,
+    url: str,
+    clip: Path,
+    tmp_path: Path,
+    jobs: Jobs,
+    finish: Callable[[str, bytes], None],
+) -> None:
+    tools = TYPESCRIPT / "node_modules"
+    if not tools.exists():
+        pytest.skip("`make typescript` installs what TypeScript clients are generated with")
+    (tmp_path / "node_modules").symlink_to(tools)
+    for name in ("package.json", "tsconfig.json", "client.ts"):
+        (tmp_path / name).symlink_to(TYPESCRIPT / name)
+    result = tmp_path / "result.mp4"
+
+    def run(*command: str) -> None:
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+
+    run("node_modules/.bin/openapi-typescript", str(description), "-o", "api.d.ts")
+    run("node_modules/.bin/tsc")
+
+    def finish_when_submitted() -> None:
+        until(lambda: jobs.counts()["queued"])
+        finish(jobs.page("default")[0][0].id, RESULT)
+
+    worker = threading.Thread(target=finish_when_submitted)
+    worker.start()
+    run("node", "client.js", url, str(clip), str(result))
+    worker.join()
+    assert result.read_bytes() == RESULT
