@@ -108,7 +108,7 @@ def begin_resumable(request: Request, service: Service, caller: Caller) -> Respo
 
 
 @router.options("", status_code=204)
-def capabilities(service: ServiceDep) -> Response:
+def capabilities(service: ServiceDep, caller: SubmitterDep) -> Response:
     """Says which version and extensions of tus there are, as headers."""
     return Response(status_code=204, headers=tus.options(service.settings.max_upload_bytes))
 
