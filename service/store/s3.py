@@ -6,7 +6,6 @@ is read is checked here. boto3 has the credentials by its usual ways, and makes 
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
@@ -45,8 +43,6 @@ from service.store import (
 from service.store.cache import Cache
 from service.store.hashes import hash_file
 from service.store.scratch import Scratch
-
-log = logging.getLogger("dain.store")
 
 ATTEMPTS = 4  # at one request
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
@@ -134,7 +130,7 @@ class S3Store:
                 name,
                 ExtraArgs={"Metadata": {"sha256": stored.sha256}},
                 Callback=lambda _: step(),
-                Config=_transfer(path.stat().st_size),
+                Config=_transfer(stored.size_bytes or 0),
             )
         path.unlink()
         return stored
@@ -175,9 +171,7 @@ class S3Store:
                 Callback=lambda _: step(),
                 Config=_transfer(stored.size_bytes or 0),
             )
-        if (
-            path.stat().st_size != stored.size_bytes
-        ):  # of an answer that is cut in its head no length is known
+        if path.stat().st_size != stored.size_bytes:  # cut off in its head: then no length is known
             raise self._cut_off(stored.key)
         return Stored(stored.key, stored.size_bytes, hash_file(path, step))
 
@@ -286,11 +280,9 @@ class S3Store:
                 raise StoreMissing(key) from None
             if key and code == "InvalidRange":
                 raise StoreDamaged(key, "is shorter than it was") from None
-            raise self._fault(code, str(error)) from error
+            raise self._fault(code, _reason(error)) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise self._fault("NoCredentials", "") from error
-        except (HTTPClientError, ConnectionError) as error:
-            raise self._fault("NoAnswer", _reason(error)) from error
         except (BotoCoreError, Boto3Error, RetriesExceededError) as error:
             raise self._fault("", _reason(error)) from error
 
@@ -302,11 +294,11 @@ class S3Store:
         return self._fault("", f"the answer for {key} is cut off")
 
     def _fault(self, code: str, message: str) -> StoreUnavailable:
-        """What to tell of S3's error `code`."""
+        """What to tell of S3's error `code`, or of one without advice whose text is `message`."""
         where = self._bucket.endpoint or "Amazon S3"
-        text = ADVICE.get(code) or f"the server answers: {message or code}. This may pass."
-        place = f"The bucket {self._bucket.name} at {where} cannot be used"
-        return StoreUnavailable(f"{place}: {text.format(region=self._region)}")
+        advice = ADVICE.get(code)
+        why = advice.format(region=self._region) if advice else f"{message}. This may pass."
+        return StoreUnavailable(f"The bucket {self._bucket.name} at {where} cannot be used: {why}")
 
 
 _NO_RIGHT = (

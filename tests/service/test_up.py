@@ -21,6 +21,7 @@ from service import up
 from service.jobs.keys import FileKeys, Key
 from service.settings import Settings
 from service.store.local import LocalStore
+from tests import s3
 from tests.api import serve
 
 Up = Callable[..., str]
@@ -110,6 +111,11 @@ def test_a_store_that_cannot_be_written_to(refused: Up, tmp_path: Path) -> None:
     for url in ("file:///proc/x", (tmp_path / "file").as_uri(), "file:///%00"):
         words = refused("--port", 0, DAIN_STORE_URL=url)
         assert f"The store of DAIN_STORE_URL, {url}, cannot be used" in words
+
+
+def test_a_bucket_that_is_not_there(refused: Up, bucket: s3.Bucket) -> None:
+    words = refused("--port", 0, DAIN_STORE_URL=bucket.url.replace(bucket.name, "no-such-bucket"))
+    assert "there is no such bucket" in words and s3.SECRET_KEY not in words
 
 
 def test_a_full_store_keeps_no_service_from_starting(

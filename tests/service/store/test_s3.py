@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -107,9 +108,16 @@ def test_a_clock_that_is_wrong(store: S3Store, monkeypatch: pytest.MonkeyPatch) 
 def test_a_server_that_fails_is_asked_again_and_named(
     status: int, code: str, answering: Callable[..., str], store_at: Callable[..., S3Store]
 ) -> None:
-    with pytest.raises(StoreUnavailable, match=f"the server answers: .*{code}.*This may pass"):
+    with pytest.raises(StoreUnavailable, match=f"cannot be used: .*{code}.*This may pass"):
         store_at(answering(status, code)).check()
     assert Answering.asked == 4
+
+
+def test_what_a_server_says_is_passed_on_as_it_is(
+    answering: Callable[..., str], store_at: Callable[..., S3Store]
+) -> None:
+    with pytest.raises(StoreUnavailable, match=re.escape("Quota{0} of {tenant}")):
+        store_at(answering(400, "Quota{0} of {tenant}")).check()
 
 
 def test_a_server_that_is_not_there(store_at: Callable[..., S3Store]) -> None:
@@ -242,12 +250,13 @@ def test_a_server_that_says_nothing_is_given_up(
 
 
 def test_parts_that_nobody_goes_on_sending_are_removed(store: S3Store, bucket: Bucket) -> None:
-    for key in ("dain/uploads/left", "others/uploads/left"):
+    strangers = ["dain/strange/left", "others/uploads/left"]
+    for key in ("dain/uploads/left", *strangers):
         bucket.client.create_multipart_upload(Bucket=bucket.name, Key=key)
     assert store.sweep_parts(3600) == 0
     assert store.sweep_parts(-60) == 1
     left = bucket.client.list_multipart_uploads(Bucket=bucket.name)["Uploads"]
-    assert [upload["Key"] for upload in left] == ["others/uploads/left"]
+    assert [upload["Key"] for upload in left] == strangers
 
 
 def test_strangers_in_the_bucket_are_no_keys_and_stay(store: S3Store, bucket: Bucket) -> None:
