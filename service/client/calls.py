@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +20,10 @@ import httpx
 
 from .errors import FIRST_PAUSE, ClientError, persist, raise_for_problem, unreachable
 from .events import Event, read_events
+from .resumable import ResumableUpload
 
 CHUNK_BYTES = 2**20
+RESUMABLE_BYTES = 64 * 2**20  # from which a video is sent in pieces
 PAGE = 200
 WAIT_SECONDS = 25.0  # of one long poll; proxies give up after 30 or 60
 QUIET_SECONDS = 60.0  # that a stream of events may be silent; the service sends something every 15
@@ -73,7 +75,8 @@ class Client:
         """Uploads the video at `path` and returns the job. However often it has to be sent, there is one job.
 
         `options` are those of POST /jobs, e.g. ``{"target_fps": "60", "metadata": {"user": "42"}}``; None counts as
-        not given. Two calls with one `idempotency_key` make one job.
+        not given. Two calls with one `idempotency_key` make one job. A large video is sent in pieces: where the
+        connection breaks, one piece is sent again.
         """
         given = {
             name: json.dumps(value) if isinstance(value, Mapping) else str(value)
@@ -81,22 +84,24 @@ class Client:
         }
         size = path.stat().st_size
         answer_seconds = max(self._timeout, ANSWER_SECONDS + size / SLOWEST_DISK)
+        upload = ResumableUpload.begin(self._http, size, answer_seconds) if size >= RESUMABLE_BYTES else None
+        query = {**given, "filename": path.name} | ({"upload": upload.id} if upload else {})
         headers = {
             "Content-Type": "application/octet-stream",
-            "Content-Length": str(size),
+            "Content-Length": "0" if upload else str(size),
             "Idempotency-Key": f'"{idempotency_key or uuid.uuid4()}"',
         }
 
         def send() -> dict[str, Any]:
             with path.open("rb") as file:
-                body = iter(lambda: file.read(CHUNK_BYTES), b"")
-                query = {**given, "filename": path.name}
+                body = b"" if upload else iter(lambda: file.read(CHUNK_BYTES), b"")
                 timeout = httpx.Timeout(self._timeout, read=answer_seconds)
                 return self._json(
                     "POST", "/jobs", params=query, headers=headers, content=body, timeout=timeout
                 )
 
-        return persist(send, self.url, in_use_seconds=answer_seconds)
+        with upload.sent(path) if upload else nullcontext():
+            return persist(send, self.url, in_use_seconds=answer_seconds)
 
     def submit_url(
         self, source_url: str, options: Mapping[str, Any] | None = None, idempotency_key: str | None = None

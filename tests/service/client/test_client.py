@@ -21,10 +21,11 @@ from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 
 from service.api import idempotency
 from service.api.routes import submit
-from service.client import Client, ClientError, calls, errors
+from service.client import Client, ClientError, calls, errors, resumable
 from service.jobs.machine import PLAN, Claim, Jobs
 from service.settings import Settings
 from service.store import Store
@@ -195,6 +196,59 @@ def test_a_lost_answer_makes_no_second_job(url: str, clip: Path, jobs: Jobs) -> 
     with cutting_proxy(url, up=[], down=[10, 10]) as proxy, Client(proxy) as client:
         client.submit(clip)
     assert jobs.counts()["queued"] == 1
+
+
+class TestLargeVideo:
+    """Every video is one that is sent in pieces, and each of those is small."""
+
+    @pytest.fixture(autouse=True)
+    def small(self, patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(calls, "RESUMABLE_BYTES", 1)
+        monkeypatch.setattr(resumable, "PIECE_BYTES", 4000)
+
+    def test_is_sent_in_pieces_that_are_removed_then(
+        self, client: Client, clip: Path, jobs: Jobs, store: Store, redis: Redis
+    ) -> None:
+        job = client.submit(clip, {"factor": "3"})
+        assert (job["filename"], job["options"]["factor"]) == ("clip.mp4", 3)
+        with store.fetch(jobs.get(job["id"]).source) as upload:
+            assert upload.read_bytes() == clip.read_bytes()
+        assert list(store.keys("incoming/")) == [] and redis.keys("dain:incoming:*") == []
+
+    @pytest.mark.parametrize(
+        ("up", "down"),
+        [
+            ([6000, 5500], []),
+            ([], [100, 400, 200]),  # the answer is lost
+        ],
+        ids=["on the way there", "on the way back"],
+    )
+    def test_a_broken_connection_costs_one_piece(
+        self, up: list[int | None], down: list[int | None], url: str, clip: Path, jobs: Jobs, store: Store
+    ) -> None:
+        with cutting_proxy(url, up=up, down=down) as proxy, Client(proxy) as client:
+            job = client.submit(clip)
+        assert not up and not down
+        with store.fetch(jobs.get(job["id"]).source) as upload:
+            assert upload.read_bytes() == clip.read_bytes()
+        assert jobs.counts()["queued"] == 1
+
+    def test_one_that_is_refused_leaves_nothing(
+        self, client: Client, tmp_path: Path, store: Store, redis: Redis
+    ) -> None:
+        (tmp_path / "notes.txt").write_text("no video" * 1000)
+        with pytest.raises(ClientError) as caught:
+            client.submit(tmp_path / "notes.txt")
+        assert caught.value.status == 422
+        assert list(store.keys("incoming/")) == []
+        assert redis.keys("dain:incoming:*") == []
+
+    def test_a_service_that_knows_no_pieces_gets_it_whole(self, clip: Path) -> None:
+        unknown = ("404 Not Found", {"status": 404, "detail": "Not Found."}, {})
+        taken = ("202 Accepted", {"id": "1"}, {})
+        with answering(unknown, taken) as (url, asked), Client(url) as client:
+            assert client.submit(clip)["id"] == "1"
+            assert [re.split(r"[ ?]", line)[1] for line in asked] == ["/uploads", "/jobs"]
 
 
 @pytest.mark.usefixtures("patient")
