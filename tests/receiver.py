@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 SECRET = "whsec_" + "Zm9ydHkgYnl0ZXMgb2YgYSBzZWNyZXQgb2YgdGhlIHRlc3Rz"
 
@@ -34,8 +34,12 @@ class Receiver:
         return [message["type"] for message in self.messages]
 
     def receive(self, headers: dict[str, str], body: bytes) -> int | None:
+        try:
+            message = Webhook(self.secret).verify(body, headers)
+        except WebhookVerificationError:
+            return 401
         self.headers.append(headers)
-        self.messages.append(Webhook(self.secret).verify(body, headers))
+        self.messages.append(message)
         return self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
 
 

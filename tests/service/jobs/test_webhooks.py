@@ -57,7 +57,7 @@ def types(taken: list[Delivery]) -> list[str]:
 
 
 def left(redis: Redis) -> list[bytes]:
-    return redis.keys("dain:webhook*")
+    return [key for key in redis.keys("dain:webhook*") if key != b"dain:webhooks:clock"]
 
 
 def test_the_transition_queues_its_delivery_with_the_record_as_it_was(
@@ -134,6 +134,19 @@ def test_a_failed_attempt_is_due_again_and_on_record(jobs: Jobs, deliveries: Del
     newest, oldest = deliveries.log(job_id)
     assert (newest.attempt, oldest.attempt) == (2, 1)
     assert newest.next_attempt_at == pytest.approx(newest.time + 300)
+
+
+def test_a_clock_that_is_set_back_keeps_nothing_waiting(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries
+) -> None:
+    jobs.cancel(submit(jobs))
+    jobs.cancel(submit(jobs))
+    lent, failed = take(deliveries)
+    settle(deliveries, failed, "failed", again_in=3600)
+    assert not take(deliveries)
+    redis.set("dain:webhooks:clock", time.time() + 3600)
+    assert {delivery.message for delivery in take(deliveries)} == {lent.message, failed.message}
+    assert not take(deliveries)
 
 
 def test_destinations_take_turns(jobs: Jobs, deliveries: Deliveries) -> None:
