@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from urllib.parse import unquote
 
 import httpx
 from fastapi.concurrency import run_in_threadpool
@@ -37,7 +36,7 @@ async def fetch(upload: Upload, egress: Egress, *, max_bytes: int, check_space: 
         ) from None
     except httpx.TransportError as error:
         raise unreachable(f"the connection failed: {error or type(error).__name__}") from None
-    name = clean_filename(unquote(url.path))
+    name = clean_filename(url.path)
     return replace(upload, size_bytes=video.size_bytes, sha256=video.sha256(), filename=name)
 
 

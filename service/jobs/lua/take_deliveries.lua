@@ -8,7 +8,7 @@ for _, destination in ipairs(busy) do passed_over[destination] = true end
 
 -- A clock that was set back would keep everybody waiting for the time that was. So all is due now, what is lent as well:
 -- a message may arrive twice, under one id.
-local CLOCK, NOTED_EVERY = 'dain:webhooks:clock', 10
+local CLOCK, NOTED_EVERY = 'dain:clock', 10
 local noted = tonumber(redis.call('GET', CLOCK) or 0)
 if now < noted then
   for _, destination in ipairs(redis.call('ZRANGE', DESTINATIONS, 0, -1)) do

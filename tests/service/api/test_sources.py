@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -159,17 +160,26 @@ def test_what_cannot_be_fetched_is_said_and_leaves_nothing(
     assert not debris()
 
 
-def test_a_server_that_stops_sending_is_left(
-    http: httpx.Client, source: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("limit", "pause"), [("IDLE_SECONDS", 30), ("TOTAL_SECONDS", 0.05)])
+def test_a_server_that_stops_sending_or_takes_too_long_is_left(
+    http: httpx.Client,
+    source: Callable[[Answer], str],
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    pause: float,
 ) -> None:
-    monkeypatch.setattr(sources, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(sources, limit, 0.3)
     gone = threading.Event()
 
-    def hang(handler: BaseHTTPRequestHandler) -> None:
-        sending(b"x" * 10, Content_Length="20")(handler)
-        gone.wait(30)
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        sending(b"x" * 10, Content_Length="1000")(handler)
+        with suppress(OSError):
+            for _ in range(400):
+                if gone.wait(pause):
+                    break
+                handler.wfile.write(b"x")
 
-    response = http.post("/jobs", json={"source_url": source(hang)})
+    response = http.post("/jobs", json={"source_url": source(drip)})
     gone.set()
     assert "in time" in assert_problem(response, 502, "source-unreachable")["detail"]
 
@@ -194,22 +204,22 @@ def test_a_url_that_leads_elsewhere_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("body", "slug", "status"),
+    ("body", "slug", "status", "reason"),
     [
-        (b"{}", "invalid-upload", 400),
-        (b"[1]", "invalid-upload", 400),
-        (b"{", "invalid-upload", 400),
-        (b"[" * 50_000, "invalid-upload", 400),
-        (b" " * 70_000 + b"{}", "invalid-upload", 400),
-        (b'{"source_url": "https://1.1.1.1/", "fcator": 2}', "invalid-option", 422),
-        (b'{"source_url": 1}', "source-refused", 422),
+        (b"{}", "invalid-upload", 400, "names no video"),
+        (b"[1]", "invalid-upload", 400, "no JSON object"),
+        (b"{", "invalid-upload", 400, "no JSON object"),
+        (b"[" * 50_000, "invalid-upload", 400, "no JSON object"),
+        (b" " * 70_000 + b"{}", "invalid-upload", 400, "65536 bytes"),
+        (b'{"source_url": "https://1.1.1.1/", "fcator": 2}', "invalid-option", 422, "'factor'"),
+        (b'{"source_url": 1}', "source-refused", 422, "https://"),
     ],
 )
 def test_a_json_body_that_is_none_is_refused(
-    http: httpx.Client, debris: Callable[[], list[str]], body: bytes, slug: str, status: int
+    http: httpx.Client, debris: Callable[[], list[str]], body: bytes, slug: str, status: int, reason: str
 ) -> None:
     response = http.post("/jobs", content=body, headers={"Content-Type": "application/json"})
-    assert_problem(response, status, slug)
+    assert reason in assert_problem(response, status, slug)["detail"]
     assert not debris()
 
 
