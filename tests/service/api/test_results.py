@@ -289,11 +289,15 @@ class TestLarge:
         headers = {"Range": f"bytes={len(received)}-"}
         assert_problem(http.get(f"/jobs/{finished.id}/result", headers=headers), 410, "result-damaged")
 
-    def test_damaged_hashes_are_damage(
+    def test_another_file_with_its_own_hashes_is_damage(
         self, http: httpx.Client, finished: Job, overwrite: Callable[[str, bytes], object]
     ) -> None:
         assert finished.output is not None
-        overwrite(f"{finished.output.key}.blocks", bytes(5 * 32))
+        other = bytes(len(RESULT))
+        overwrite(finished.output.key, other)
+        starts = range(0, len(other), 2**16)
+        hashes = b"".join(hashlib.sha256(other[start : start + 2**16]).digest() for start in starts)
+        overwrite(f"{finished.output.key}.blocks", hashes)
         assert_problem(http.get(f"/jobs/{finished.id}/result"), 410, "result-damaged")
 
     def test_gone_from_the_store(self, http: httpx.Client, finished: Job, store: Store) -> None:
