@@ -115,8 +115,6 @@ class Sender:
             return Answer(error="The webhook answered 410 before: it wants no more of this job.", last=True)
         try:
             return await self._send(delivery)
-        except RedisError:
-            raise
         except Exception:  # a fault of this program must not keep the delivery for ever
             log.exception("message %s cannot be sent", delivery.message)
             return Answer(error="The service failed to send this.")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,11 @@ from service.jobs.machine import COUNTERS, EVENTS, SCRIPTS, job_key
 from service.jobs.records import DEFAULT_OWNER
 from service.jobs.workers import text
 
+log = logging.getLogger("dain.webhooks")
+
 DESTINATIONS = "dain:webhooks"  # scored by when the next delivery to each is due
 OUTCOMES = ("delivered", "failed", "given_up")
-MOST_LOGGED = 50  # attempts of one job
+MOST_LOGGED = 50  # attempts of one job, as common.lua has it
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ class Deliveries:
         reply: Any = self._scripts["take_deliveries"](
             keys=[EVENTS, ""], args=["", most, loan_seconds, json.dumps(list(busy))]
         )
-        return [_read(text(event_id), float(now), fields) for event_id, now, fields in reply]
+        deliveries = [_read(text(event_id), float(now), fields) for event_id, now, fields in reply]
+        return [delivery for delivery in deliveries if delivery]
 
     def settle(
         self, delivery: Delivery, attempt: Attempt, *, again_in: float | None = None, gone: bool = False
@@ -97,7 +101,7 @@ class Deliveries:
         job_id = delivery.event.job
         return bool(
             self._scripts["settle_delivery"](
-                keys=[EVENTS, job_key(job_id), job_key(job_id, "deliveries"), COUNTERS],
+                keys=[EVENTS, job_key(job_id), COUNTERS],
                 args=[
                     job_id,
                     delivery.event.id,
@@ -106,7 +110,6 @@ class Deliveries:
                     int(gone),
                     int(attempt.outcome == "delivered"),
                     attempt.model_dump_json(exclude_none=True),
-                    MOST_LOGGED,
                 ],
             )
         )
@@ -140,16 +143,21 @@ def secret_of(owner: str, secret: str) -> str:
     return "whsec_" + base64.b64encode(hmac.digest(key, f"dain webhook {owner}".encode(), "sha256")).decode()
 
 
-def _read(event_id: str, now: float, pairs: list[bytes]) -> Delivery:
+def _read(event_id: str, now: float, pairs: list[bytes]) -> Delivery | None:
+    """The delivery; None where this version cannot read it, which stays for one that can."""
     fields = {
         text(name): value.decode(errors="replace")
         for name, value in zip(pairs[::2], pairs[1::2], strict=True)
     }
-    event = Event.model_validate({**json.loads(fields["event"]), "id": event_id})
-    return Delivery(
-        destination=fields["destination"],
-        attempt=int(fields["attempts"]),
-        age=now - event.time,
-        event=event,
-        record=json.loads(fields["record"]),
-    )
+    try:
+        event = Event.model_validate({**json.loads(fields["event"]), "id": event_id})
+        return Delivery(
+            destination=fields["destination"],
+            attempt=int(fields["attempts"]),
+            age=now - event.time,
+            event=event,
+            record=json.loads(fields["record"]),
+        )
+    except (KeyError, ValueError) as error:
+        log.error("the delivery of event %s cannot be read and waits: %s", event_id, error)
+        return None

@@ -16,6 +16,8 @@ local MOST_EVENTS = 50000  -- about ten megabytes
 -- of a destination by when they are.
 local DESTINATIONS, QUEUE, DELIVERY = 'dain:webhooks', 'dain:webhooks:to:', 'dain:webhook:'
 local PROGRESS_INTERVAL = 10  -- seconds between two deliveries of job.progressed
+local MOST_WAITING = 10000  -- deliveries to one destination, some 2 KB each
+local MOST_LOGGED = 50  -- attempts of one job
 
 -- Seconds since the epoch by Redis's clock, as text: a Lua number would lose the last digits.
 local function clock()
@@ -86,6 +88,12 @@ local function schedule(destination)
   end
 end
 
+-- Appends what became of a delivery to the job's log.
+local function log_attempt(entry)
+  redis.call('LPUSH', job .. ':deliveries', cjson.encode(entry))
+  redis.call('LTRIM', job .. ':deliveries', 0, MOST_LOGGED - 1)
+end
+
 -- Queues the delivery of an event to the job's webhook, with the job's record as the event left it.
 local function queue_delivery(id, event)
   local asked = redis.call('HMGET', job, 'webhook_url', 'webhook_events', 'webhook_gone', 'webhook_progressed_at')
@@ -96,6 +104,11 @@ local function queue_delivery(id, event)
     redis.call('HSET', job, 'webhook_progressed_at', event.time)
   end
   local destination = string.match(asked[1], '^%a+://[^/?#]+')
+  if redis.call('ZCARD', QUEUE .. destination) >= MOST_WAITING then
+    log_attempt({message = 'msg_' .. job_id .. '_' .. id, type = event.type, attempt = 0, time = event.time,
+                 outcome = 'given_up', error = MOST_WAITING .. ' messages were waiting for this host already.'})
+    return
+  end
   local pairs_of_fields, record = redis.call('HGETALL', job), {}
   for index = 1, #pairs_of_fields, 2 do record[pairs_of_fields[index]] = pairs_of_fields[index + 1] end
   record.facts = nil  -- large, and shown to nobody

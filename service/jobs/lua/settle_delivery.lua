@@ -1,8 +1,8 @@
 -- Records what came of an attempt at a delivery, in the job's log too. Answers 0 where the attempt is another sender's
 -- by now; a delivery that arrived is done whoever brought it.
--- KEYS events, job, log, counters
+-- KEYS events, job, counters
 -- ARGV job id, delivery id, attempt, seconds to the next attempt (empty: there is none), whether the webhook is gone for
--- the job (1 or 0), whether it arrived (1 or 0), entry of the log, most entries
+-- the job (1 or 0), whether it arrived (1 or 0), entry of the log
 local delivery = redis.call('HMGET', DELIVERY .. ARGV[2], 'destination', 'attempts')
 if not delivery[1] or (ARGV[6] == '0' and delivery[2] ~= ARGV[3]) then return 0 end
 local now, entry = tonumber(clock()), cjson.decode(ARGV[7])
@@ -15,10 +15,9 @@ else
   redis.call('ZADD', QUEUE .. delivery[1], entry.next_attempt_at, ARGV[2])
 end
 schedule(delivery[1])
-redis.call('HINCRBY', KEYS[4], 'webhooks_' .. entry.outcome, 1)
+redis.call('HINCRBY', KEYS[3], 'webhooks_' .. entry.outcome, 1)
 if redis.call('EXISTS', job) == 1 then
   if ARGV[5] == '1' then redis.call('HSET', job, 'webhook_gone', now) end
-  redis.call('LPUSH', KEYS[3], cjson.encode(entry))
-  redis.call('LTRIM', KEYS[3], 0, tonumber(ARGV[8]) - 1)
+  log_attempt(entry)
 end
 return 1

@@ -149,6 +149,31 @@ def test_a_clock_that_is_set_back_keeps_nothing_waiting(
     assert not take(deliveries)
 
 
+def test_a_delivery_that_cannot_be_read_keeps_no_other_waiting(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries
+) -> None:
+    for url in ("https://a.example/", "https://b.example/"):
+        jobs.cancel(submit(jobs, url))
+    damaged = redis.zrange(f"{DESTINATIONS}:to:https://a.example", 0, 0)[0].decode()
+    redis.hset(f"dain:webhook:{damaged}", "event", "{")
+    (other,) = take(deliveries)
+    assert other.destination == "https://b.example"
+    assert redis.exists(f"dain:webhook:{damaged}")
+
+
+def test_no_destination_fills_redis(redis: Redis, jobs: Jobs, deliveries: Deliveries) -> None:
+    waiting = {f"{number}-0": number for number in range(10_000)}
+    redis.zadd(f"{DESTINATIONS}:to:https://hooks.example", waiting)
+    job_id, other = submit(jobs), submit(jobs, "https://other.example/")
+    for each in (job_id, other):
+        jobs.cancel(each)
+    (entry,) = deliveries.log(job_id)
+    assert (entry.outcome, entry.type, entry.attempt) == ("given_up", "job.cancelled", 0)
+    assert "10000 messages were waiting" in str(entry.error)
+    assert redis.zcard(f"{DESTINATIONS}:to:https://hooks.example") == 10_000
+    assert redis.zcard(f"{DESTINATIONS}:to:https://other.example") == 1
+
+
 def test_destinations_take_turns(jobs: Jobs, deliveries: Deliveries) -> None:
     for number in range(6):
         jobs.cancel(submit(jobs, f"https://slow.example/{number}"))
