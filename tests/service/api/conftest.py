@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +33,11 @@ def finished(job: Job, jobs: Jobs, finish: Callable[[str, bytes], None]) -> Job:
     """A job whose result is in the store."""
     finish(job.id, RESULT)
     return jobs.get(job.id)
+
+
+@pytest.fixture(scope="session")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small file that takes a while to look into: 200,000 frames of 2x2."""
+    path = tmp_path_factory.mktemp("heavy") / "heavy.y4m"
+    path.write_bytes(b"YUV4MPEG2 W2 H2 F1000:1 C420\n" + (b"FRAME\n" + b"\x80" * 6) * 200_000)
+    return path

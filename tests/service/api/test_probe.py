@@ -71,14 +71,6 @@ def family(prober: Prober) -> list[psutil.Process]:
         return []
 
 
-@pytest.fixture(scope="module")
-def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small file that takes a while to look into: 200,000 frames of 2x2."""
-    path = tmp_path_factory.mktemp("heavy") / "heavy.y4m"
-    path.write_bytes(b"YUV4MPEG2 W2 H2 F1000:1 C420\n" + (b"FRAME\n" + b"\x80" * 6) * 200_000)
-    return path
-
-
 def test_facts(prober: Prober, clip: Path, settings: Settings) -> None:
     for _ in range(3):
         facts = probe(prober, clip, settings, OPTIONS)

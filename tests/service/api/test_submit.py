@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from service.api import idempotency, uploads
+from service.api import deps, idempotency, uploads
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue
 from service.jobs.workers import WorkerRecord, Workers
@@ -398,6 +399,29 @@ class TestFullQueue:
         assert_problem(response, 429, "queue-full")
         assert int(response.headers["Retry-After"]) > 0
         assert post_raw(http, clip, key).json()["id"] == first.json()["id"]
+
+
+class TestHeavyFiles:
+    @pytest.fixture(autouse=True)
+    def few_looks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(deps, "LOOKS", 2)
+
+    def test_of_one_owner_hold_up_no_other(
+        self,
+        http: httpx.Client,
+        clip: Path,
+        heavy: Path,
+        store: Store,
+        make_key: Callable[..., dict[str, str]],
+    ) -> None:
+        """The clip comes last, and is answered before the second heavy file."""
+        others, own = make_key("bob"), make_key("ann")
+        with ThreadPoolExecutor(4) as pool:
+            heavies = [pool.submit(post_raw, http, heavy, others, factor="2") for _ in range(4)]
+            until(lambda: len(list((store.root / "scratch").rglob("upload"))) == len(heavies))
+            assert post_raw(http, clip, own).status_code == 202
+            assert sum(each.done() for each in heavies) < 2
+            assert {each.result().status_code for each in heavies} == {202}
 
 
 def half_a_request(url: str, headers: str = "") -> socket.socket:
