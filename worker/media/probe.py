@@ -29,9 +29,12 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 
 from worker.media import sandbox
+from worker.media.confinement import confine
 from worker.media.errors import EXPORT_AGAIN, MachineError, MediaError, damaged, exceeded, unreadable
 from worker.media.facts import MAX_PIXELS, AudioInfo, Limits, SubtitleInfo, VideoInfo, is_rgb, usual_gap
 from worker.media.pieces import Stamp, shifts_of
+
+LIBRARIES = (Path(json.__file__).parents[1], Path(av.__file__).parents[1])
 
 BT709 = 1  # in the code points of ITU-T H.273
 GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
@@ -383,6 +386,7 @@ def main() -> None:
     parser.add_argument("--max-duration", type=float, help="in seconds")
     asked = parser.parse_args()
     limits = Limits(**{each.name: getattr(asked, each.name) for each in fields(Limits)})
+    confine(asked.file, *LIBRARIES)
     json.dump(answer(asked.question, asked.file, limits), sys.stdout, default=str)
 
 

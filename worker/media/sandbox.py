@@ -2,7 +2,8 @@
 
 Demuxers and decoders are where such files do their harm. So the service and the worker open no file themselves. They
 ask a process of its own (`worker.media.probe`), which has limits on memory, processor time, output and open files, an
-empty folder that nothing can be put into, and an empty environment. It is killed with its children when it overstays.
+empty folder that nothing can be put into, and an empty environment. Once it knows its file it can open no other, and
+has no network (`worker.media.confinement`). It is killed with its children when it overstays.
 
     sandbox.probe(path)                    from a worker
     python -m worker.media.forkserver      from the service, which imports nothing of the worker

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from worker.media import sandbox
+from worker.media.confinement import landlock_version
 
 Ask = Callable[[Path], dict[str, Any]]
 
@@ -105,3 +106,36 @@ def test_what_a_file_does_to_its_process_harms_no_other(
     )
     assert ask(poison)["error"]["type"] == slug
     assert ask(clip)["video"]["frames"] == 12
+
+
+@pytest.mark.skipif(landlock_version() < 6, reason="this kernel takes less away")
+def test_the_process_inside_has_its_file_and_no_network(
+    serve: Callable[[str], Ask], clip: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.mp4"
+    other.write_bytes(b"another caller's")
+    ask = serve(
+        "import signal, socket\n"
+        "def tell(question, path, limits):\n"
+        "    attempts = {\n"
+        "        'its file': lambda: open(path, 'rb').close(),\n"
+        "        'a library': lambda: open(json.__file__).close(),\n"
+        f"        'another file': lambda: open({str(other)!r}),\n"
+        "        'its file, to write': lambda: open(path, 'ab'),\n"
+        f"        'a new file': lambda: open({str(tmp_path / 'new')!r}, 'w'),\n"
+        "        'memory of another': lambda: open(f'/proc/{os.getppid()}/mem'),\n"
+        "        'environment of another': lambda: open(f'/proc/{os.getppid()}/environ'),\n"
+        "        'a signal': lambda: os.kill(os.getppid(), signal.SIGTERM),\n"
+        "        'a program': lambda: os.execv('/bin/true', ['true']),\n"
+        "        'tcp': lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),\n"
+        "        'udp': lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM),\n"
+        "        'a socket of this machine': lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),\n"
+        "    }\n"
+        "    done = []\n"
+        "    for name, attempt in attempts.items():\n"
+        "        try:\n            attempt()\n            done.append(name)\n"
+        "        except PermissionError:\n            pass\n"
+        "    return {'error': {'type': 'unreadable-video', 'detail': json.dumps(done)}}\n"
+        "probe.answer = tell"
+    )
+    assert json.loads(ask(clip)["error"]["detail"]) == ["its file", "a library"]
