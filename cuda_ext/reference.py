@@ -16,6 +16,8 @@ from torch import Tensor
 DISPLACEMENT = 4
 #: The side of the square tiles of pixels. The correlations of a tile are one matrix product.
 _TILE = 8
+#: The pixels that are warped at a time. What is known of the taps takes 30 times the memory of a picture.
+_BAND = 2**18
 
 
 def coordinate_dtype(tensor: Tensor) -> torch.dtype:
@@ -90,11 +92,11 @@ def correlation_backward(grad: Tensor, first: Tensor, second: Tensor) -> tuple[T
 # ---------------------------------------------------------------- flow projection
 
 
-def _positions(flow: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the end of the flow of each pixel: x and y, (N, H, W) each, in pixels."""
+def _positions(flow: Tensor, top: int = 0) -> tuple[Tensor, Tensor]:
+    """Return the end of the flow of each pixel: x and y, (N, H, W) each, in pixels. The first row is row `top`."""
     _, _, h, w = flow.shape
     x = torch.arange(w, dtype=flow.dtype, device=flow.device)
-    y = torch.arange(h, dtype=flow.dtype, device=flow.device)
+    y = torch.arange(top, top + h, dtype=flow.dtype, device=flow.device)
     return x + flow[:, 0], y[:, None] + flow[:, 1]
 
 
@@ -213,36 +215,41 @@ def flow_projection_backward(grad: Tensor, flow: Tensor, weight: Tensor) -> tupl
 
 
 class _Window:
-    """The 16 taps of every pixel: their indices and their bilinear weights.
+    """The 16 taps of every pixel in some rows: their indices and their bilinear weights.
 
     Args:
         flow: (N, 2, H, W), in pixels.
+        rows: the R rows; None is all.
 
     Attributes:
-        index: the indices of the taps among the pixels of the batch, (N*H*W, 16), int32. All are the pixel itself if it
+        index: the indices of the taps among the pixels of the batch, (N*R*W, 16), int32. All are the pixel itself if it
             is copied without a warp.
-        valid: (N*H*W,), bool; False for a pixel that is copied without a warp.
-        right, down: the fractions of the flow, (N*H*W,), in [0, 1).
+        valid: (N*R*W,), bool; False for a pixel that is copied without a warp.
+        right, down: the fractions of the flow, (N*R*W,), in [0, 1).
     """
 
-    def __init__(self, flow: Tensor) -> None:
+    def __init__(self, flow: Tensor, rows: range | None = None) -> None:
         n, _, h, w = flow.shape
-        x, y = _positions(flow)
-        valid = _inside(x, y) & (flow[:, 0].abs() < w / 2) & (flow[:, 1].abs() < h / 2)
+        rows = range(h) if rows is None else rows
+        part = flow[:, :, rows.start : rows.stop]
+        x, y = _positions(part, rows.start)
+        inside = (x >= 0) & (y >= 0) & (x <= w - 1) & (y <= h - 1)
+        valid = inside & (part[:, 0].abs() < w / 2) & (part[:, 1].abs() < h / 2)
         self.valid = valid.flatten()
         x, y = torch.where(valid, x, 0).flatten(), torch.where(valid, y, 0).flatten()
         left, top = x.int(), y.int()
         self.right, self.down = x - left, y - top
 
-        own = torch.arange(n * h * w, dtype=torch.int32, device=flow.device)
+        own = torch.arange(n * h * w, dtype=torch.int32, device=flow.device).view(n, h, w)
+        own = own[:, rows.start : rows.stop].flatten()
         tap = torch.arange(-1, 3, dtype=torch.int32, device=flow.device)
         above = own.div(h * w, rounding_mode="floor") * h
         self.index = ((above + top) * w + left)[:, None] + (tap[:, None] * w + tap).flatten()
         # Only a few windows reach over the border. To clamp all of them would take longer than the warp.
         border = ((left < 1) | (left + 2 >= w) | (top < 1) | (top + 2 >= h)).nonzero()
-        rows = above[border] + (top[border] + tap).clamp(0, h - 1)
+        lines = above[border] + (top[border] + tap).clamp(0, h - 1)
         columns = (left[border] + tap).clamp(0, w - 1)
-        self.index[border[:, 0]] = (rows[:, :, None] * w + columns[:, None, :]).flatten(1)
+        self.index[border[:, 0]] = (lines[:, :, None] * w + columns[:, None, :]).flatten(1)
         self.index[~self.valid] = own[~self.valid, None]
 
     def _of_taps(self, *quadrants: Tensor) -> Tensor:
@@ -269,13 +276,26 @@ class _Window:
 
 
 def adaptive_warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
-    wide = coordinate_dtype(image)
-    window, pixels = _Window(flow), _pixels(image.to(wide))
-    # This computes the weighted sum of 16 taps for every pixel without a tensor of 16 times the size of the image.
-    rows = F.embedding_bag(
-        window.index, pixels, mode="sum", per_sample_weights=window.weights(kernel.to(wide))
-    )
-    return _image(rows, image).to(image.dtype).contiguous(memory_format=memory_format(image))
+    out = torch.empty(image.shape, dtype=image.dtype, device=image.device, memory_format=memory_format(image))
+    for rows, warped in _warp_in_bands(image, flow, kernel, range(image.shape[2])):
+        out[:, :, rows.start : rows.stop] = warped
+    return out
+
+
+def _warp_in_bands(
+    image: Tensor, flow: Tensor, kernel: Tensor, rows: range
+) -> Iterator[tuple[range, Tensor]]:
+    """Warp `rows` of an image, some at a time: return those rows, and their pixels in float32 or float64."""
+    (n, _, _, w), wide = flow.shape, coordinate_dtype(image)
+    pixels = _pixels(image.to(wide))
+    height = max(_BAND // max(n * w, 1), 1)
+    for top in rows[::height]:
+        band = range(top, min(top + height, rows.stop))
+        window = _Window(flow, band)
+        weights = window.weights(kernel[:, :, band.start : band.stop].to(wide))
+        # This computes the weighted sum of 16 taps for every pixel without a tensor of 16 times the size of the image.
+        sums = F.embedding_bag(window.index, pixels, mode="sum", per_sample_weights=weights)
+        yield band, sums.view(n, len(band), w, image.shape[1]).permute(0, 3, 1, 2)
 
 
 def adaptive_warp_backward(
@@ -401,12 +421,15 @@ def convolve_into(
 def adaptive_warp_into(
     image: Tensor, first_row: int, flow: Tensor, kernel: Tensor, top: int, out: Tensor
 ) -> None:
-    (n, _, h, w), rows = flow.shape, slice(top, top + out.shape[2])
-    missing_below = h - first_row - image.shape[2]
-    warped = adaptive_warp(F.pad(image, (0, 0, first_row, missing_below)), flow, kernel)
-    row = _Window(flow).index % (h * w) // w - first_row
-    there = ((row >= 0) & (row < image.shape[2])).all(1).view(n, 1, h, w)
-    out.copy_(torch.where(there[:, :, rows], warped[:, :, rows], out))
+    (n, _, h, w), there = flow.shape, range(first_row, first_row + image.shape[2])
+    whole = F.pad(image, (0, 0, there.start, h - there.stop)) if len(there) < h else image
+    for rows, warped in _warp_in_bands(whole, flow, kernel, range(top, top + out.shape[2])):
+        band = out[:, :, rows.start - top : rows.stop - top]
+        if whole is not image:
+            row = _Window(flow, rows).index % (h * w) // w
+            known = ((row >= there.start) & (row < there.stop)).all(1).view(n, 1, len(rows), w)
+            warped = torch.where(known, warped, band)
+        band.copy_(warped)
 
 
 def blend_into(

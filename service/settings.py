@@ -229,6 +229,11 @@ class Settings(BaseSettings):
         description="GPU memory a worker may use, for all its models together; unset: four fifths of what is free. "
         "With less it works in bands.",
     )
+    max_ram_bytes: ByteSize | None = Field(
+        default=None,
+        description="Main memory a worker on a CPU may use; unset: four fifths of what it can have. A frame that would "
+        "need more fails its job, in place of the worker.",
+    )
     threads: int = Field(
         default=0, ge=0, description="CPU threads of a worker; 0 leaves the choice to PyTorch."
     )

@@ -344,8 +344,8 @@ def _judge(error: Exception, claim: Claim, model: str) -> tuple[Problem, bool]:
         return Problem(error.slug, _PATH.sub("", error.detail)), error.slug not in NOT_THE_VIDEO
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Problem("insufficient-storage", DISK_FULL), False
-    if isinstance(error, FrameTooLargeError):  # another worker's GPU may be larger
-        return Problem("limit-exceeded", f"The worker's GPU is too small: {error}."), False
+    if isinstance(error, FrameTooLargeError):  # another worker's machine may be larger
+        return Problem("limit-exceeded", f"The worker has too little memory: {error}."), False
     if isinstance(error, StoreDamaged):
         return Problem("stored-file-damaged", f"{error} Then submit the video again."), False
     if isinstance(error, UnreadableRecord):  # a worker of another version may be able to read it

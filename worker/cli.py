@@ -130,7 +130,7 @@ def interpolate(
     except MediaError as error:
         raise click.ClickException(error.detail) from error
     except FrameTooLargeError as error:
-        raise click.ClickException(f"The GPU is too small: {error}.") from error
+        raise click.ClickException(f"There is too little memory: {error}.") from error
     except (WeightsError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     for note in dict.fromkeys((*plan.notes, *notes)):

@@ -26,7 +26,7 @@ from redis.retry import Retry
 
 from dain_core.errors import DainCoreError
 from dain_core.runtime.budget import Budget
-from dain_core.runtime.devices import usable_devices
+from dain_core.runtime.devices import named_device, usable_devices
 from dain_core.runtime.engine import Interpolator
 from dain_core.weights.registry import registry
 from service.jobs.machine import Jobs
@@ -57,12 +57,14 @@ def load(settings: Settings) -> Models:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     entries = registry(settings.models)
+    is_cpu = named_device(settings.device).type == "cpu"
+    limit = settings.max_ram_bytes if is_cpu else settings.max_vram_bytes
     load_one = partial(
         Interpolator.load,
         device=settings.device,
         precision=settings.precision,
         models=entries,
-        memory=Budget(settings.max_vram_bytes),  # one, for all models and their float32 twins
+        memory=Budget(limit),  # one, for all models and their float32 twins
     )
     models = Models(load_one, settings.model, tuple(entries))
     if models.device.type == "cuda":

@@ -91,6 +91,11 @@ class ModelConfig:
         """
         return 3 + 2 * (3 + 2 + TAPS + self.context_channels)
 
+    @property
+    def rectify_reach(self) -> int:
+        """The rows that a row of the rectification depends on, above and below."""
+        return self.rectify_kernel // 2 + 2 * self.rectify_blocks + 1
+
 
 CONFIGS: Mapping[str, ModelConfig] = {
     "dain": ModelConfig(),
@@ -294,14 +299,14 @@ class DAIN(nn.Module):
 
     def blend(self, first: Features, second: Features, motion: Motion, time: float | Tensor) -> Blend:
         """Make the blend that `synthesise` rectifies. It uses the image and the depth of the features only."""
-        flows = self._flows_at(first, second, motion, time)
+        flows = self.flows_at(first, second, motion, time)
         image_1, image_2 = (
             _warp(frame.image, flow, kernel)
             for frame, flow, kernel in zip((first, second), flows, motion.kernels, strict=True)
         )
         return Blend((1 - time) * image_1 + time * image_2, flows, (image_1, image_2))
 
-    def _flows_at(
+    def flows_at(
         self, first: Features, second: Features, motion: Motion, time: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the flow from the frame at `time` to both frames.
@@ -338,16 +343,15 @@ class DAIN(nn.Module):
             motion: the motion of the pair.
             time: a number or (N, 1, 1, 1), in (0, 1); the first frame is at 0, the second at 1.
         """
-        flow_1, flow_2 = self._flows_at(first, second, motion, time)
+        flow_1, flow_2 = self.flows_at(first, second, motion, time)
         kernel_1, kernel_2 = motion.kernels
         image_1, context_1 = _warp_both(first, flow_1, kernel_1)
         image_2, context_2 = _warp_both(second, flow_2, kernel_2)
         blend = (1 - time) * image_1 + time * image_2
 
-        seen = (blend, image_1, image_2, flow_1, flow_2, kernel_1, kernel_2, context_1, context_2)
-        # If the parts had different layouts, the result would have the slower one.
-        joined = [part.to(dtype=self.dtype, memory_format=torch.channels_last) for part in seen]
-        residual = self.rectify(torch.cat(joined, 1))
+        residual = self.residual(
+            (blend, image_1, image_2, flow_1, flow_2, kernel_1, kernel_2, context_1, context_2)
+        )
         return Synthesis(
             blend=blend,
             flows=(flow_1, flow_2),
@@ -355,6 +359,12 @@ class DAIN(nn.Module):
             output=blend + residual.to(blend.dtype),
             contexts=(context_1, context_2),
         )
+
+    def residual(self, seen: Sequence[Tensor]) -> Tensor:
+        """Rectify: return what is to be added to the blend, given all that the rectification sees, in its order."""
+        # If the parts had different layouts, the result would have the slower one.
+        joined = [part.to(dtype=self.dtype, memory_format=torch.channels_last) for part in seen]
+        return self.rectify(torch.cat(joined, 1))
 
     def forward(self, first: Tensor, second: Tensor, time: float = 0.5) -> Synthesis:
         """Make the frame at `time`, in (0, 1), between two frames, (N, 3, H, W) in [0, 1].

@@ -11,6 +11,7 @@ from weakref import WeakSet, ref
 import torch
 
 from dain_core.runtime.memory import usable_memory
+from dain_core.runtime.ram import usable_ram
 
 
 class Member(Protocol):
@@ -57,5 +58,7 @@ class Budget:
 
     def left(self, member: Member, device: torch.device) -> int:
         """The bytes that `member` may take, with its weights and what it keeps."""
-        limit = usable_memory(device) if self.limit is None else self.limit
+        limit = self.limit
+        if limit is None:
+            limit = usable_ram() if device.type == "cpu" else usable_memory(device)
         return limit - sum(other.held_bytes() for other in self._members if other is not member)

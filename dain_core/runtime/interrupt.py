@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 #: Multiplications between two looks: half a second at worst, where a convolution has no fast path on a core.
 MULTIPLICATIONS = 2_000_000_000
 #: Elements that are copied between two looks.
-ELEMENTS = 50_000_000
+ELEMENTS = 10_000_000
 
 
 class Interruptible(TorchFunctionMode):

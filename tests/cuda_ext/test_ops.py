@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 import cuda_ext
-from cuda_ext import SCHEMAS, adaptive_warp, correlation, flow_projection, separable_conv
+from cuda_ext import SCHEMAS, adaptive_warp, correlation, flow_projection, reference, separable_conv
 
 DATA = Path(__file__).parents[1] / "data"
 TOLERANCE = {"atol": 2e-5, "rtol": 0.0}
@@ -208,6 +208,25 @@ def test_a_warp_of_rows_needs_no_others() -> None:
     cuda_ext.adaptive_warp_into(image[:, :, 4:], 4, flow, kernel, 2, out)
     torch.testing.assert_close(out, expected)
     assert bool((whole[:, :2] == 7).all()) and bool((whole[:, -2:] == 7).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_warp_in_bands_is_the_warp_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, order: torch.memory_format
+) -> None:
+    torch.manual_seed(3)
+    image = torch.randn(2, 5, 23, 17).to(dtype).contiguous(memory_format=order)
+    flow, kernel = 8 * torch.randn(2, 2, 23, 17), torch.randn(2, 16, 23, 17).to(dtype)
+    flow[0, :, 7, 7] = torch.nan
+    whole = adaptive_warp(image, flow, kernel)
+    for pixels in (1, 100, 300):
+        monkeypatch.setattr(reference, "_BAND", pixels)
+        bands = adaptive_warp(image, flow, kernel)
+        assert torch.equal(bands, whole) and bands.stride() == whole.stride()
+        rows = torch.empty_like(whole[:, :, :9])
+        cuda_ext.adaptive_warp_into(image, 0, flow, kernel, 8, rows)
+        assert torch.equal(rows, whole[:, :, 8:17])
 
 
 @pytest.mark.parametrize(("mean", "layer"), [(True, torch.nn.AvgPool2d(2)), (False, torch.nn.MaxPool2d(2))])

@@ -167,7 +167,10 @@ class FlowNetwork(nn.Module):
         Returns:
             The result of `forward` for 2N pairs.
         """
-        here = [torch.cat(levels) for levels in zip(first, second, strict=True)]
-        there = [torch.cat(levels) for levels in zip(second, first, strict=True)]
-        levels: list[Tensor] = self(here, there)
+        if first[0].device.type == "cpu":  # one after the other takes no longer there, and half of the memory
+            there, back = self(first, second), self(second, first)
+            return [torch.cat(levels) for levels in zip(there, back, strict=True)]
+        ours = [torch.cat(levels) for levels in zip(first, second, strict=True)]
+        theirs = [torch.cat(levels) for levels in zip(second, first, strict=True)]
+        levels: list[Tensor] = self(ours, theirs)
         return levels

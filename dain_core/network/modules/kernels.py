@@ -56,6 +56,6 @@ class KernelNetwork(nn.Module):
             before_pooling.append(x)
             x = F.max_pool2d(x, 2)
         x = F.relu_(self.down[-1](x))
-        for conv, skip in zip(self.up, reversed(before_pooling), strict=True):
-            x = F.relu_(conv(upsample(x, 2).add_(skip)))
+        for conv in self.up:
+            x = F.relu_(conv(upsample(x, 2).add_(before_pooling.pop())))
         return self.heads[0](x), self.heads[1](x)

@@ -13,6 +13,7 @@ import torch
 from dain_core.network.model import DAIN, ModelConfig
 from dain_core.network.networks import Config, Network
 from dain_core.network.refined import RefinedConfig, RefinedDAIN
+from dain_core.runtime.backends.cpu import CpuStages
 from dain_core.runtime.backends.fused.network import FusedDAIN
 from dain_core.runtime.backends.fused.stages import FusedStages
 from dain_core.runtime.backends.plain import PlainStages
@@ -50,9 +51,12 @@ def _refined(model: Network, device: torch.device, dtype: torch.dtype, budget: B
     return RefinedStages(model, device, dtype, budget)
 
 
+def _cpu(model: Network, device: torch.device, dtype: torch.dtype, budget: Budget) -> Stages:
+    keep_freed_memory()
+    return CpuStages(model.prepare(dtype), budget)
+
+
 def _plain(model: Network, device: torch.device, dtype: torch.dtype, budget: Budget) -> Stages:
-    if device.type == "cpu":
-        keep_freed_memory()
     stages = PlainStages(model.prepare(dtype).to(device))
     budget.join(stages)
     return stages
@@ -69,6 +73,7 @@ def _suits_refined(config: Config, device: torch.device) -> bool:
 BACKENDS = (
     Backend("fused", _suits_fused, _fused),
     Backend("refined", _suits_refined, _refined),
+    Backend("cpu", lambda config, device: device.type == "cpu", _cpu),
     Backend("plain", lambda config, device: True, _plain),
 )
 

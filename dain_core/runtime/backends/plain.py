@@ -1,4 +1,4 @@
-"""The network as the paper has it, run by PyTorch: on a CPU, and on GPUs without the tensor cores of the fused one."""
+"""The network as the paper has it, run by PyTorch: on GPUs without the tensor cores of the fused one."""
 
 from __future__ import annotations
 
