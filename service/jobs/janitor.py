@@ -1,8 +1,8 @@
 """The janitor delivers lost tasks again, expires results and keeps the store clean.
 
 Run it as `python -m service.jobs.janitor`. Any number may run: a lock in Redis lets one sweep at a time, and sweeping
-twice is harmless. The janitor judges by the records of `service.jobs.machine` and `service.jobs.workers`, never by
-RQ's statuses.
+twice is harmless. A store that is slow or away delays no delivery, since two threads sweep. The janitor judges by the
+records of `service.jobs.machine` and `service.jobs.workers`, never by RQ's statuses.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from redis import Redis
@@ -24,12 +25,13 @@ from service.jobs.queue import Queue
 from service.jobs.records import TERMINAL, State
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import read_settings
-from service.store import WORKING_KINDS, Store
+from service.store import WORKING_KINDS, Store, nothing
 
 log = logging.getLogger("dain.janitor")
 
 INTERVAL = 2.0  # seconds between sweeps
 LOCK_SECONDS = 10.0  # a janitor that is killed in a sweep delays the next sweep by so much
+STOP_SECONDS = 10.0  # for a store that is slow, at the end
 REDIS_SECONDS = 5.0  # time for Redis to answer one command
 # Seconds that a task may be in no queue, or running and on no worker's list: longer than any worker needs from pop to
 # claim, or from one heartbeat to the next.
@@ -46,7 +48,7 @@ MODEL_IS_MISSING = (
 
 
 class Janitor:
-    """Sweeps one service; call `sweep` every `INTERVAL` seconds.
+    """Sweeps one service; call `redeliver` and `tidy` every `INTERVAL` seconds, in one thread or two.
 
     A fault of the store is logged and ends no sweep: what could not be removed is tried again by the next.
     """
@@ -65,10 +67,9 @@ class Janitor:
         self._next_look_for_orphans = 0.0
         self._said: set[str] = set()
 
-    def sweep(self) -> None:
-        """Do everything once; raises RedisError."""
+    def tidy(self) -> None:
+        """Remove once what is over, from the records and from the store; raises RedisError."""
         self._jobs.index_owners()
-        self.redeliver()
         self.expire()
         self.clean_up()
         if time.monotonic() >= self._next_look_for_orphans:
@@ -250,20 +251,39 @@ def main() -> None:
     workers = Workers(redis, ttl_seconds=settings.worker_ttl_seconds)
     janitor = Janitor(jobs, Queue(redis), workers, store, record_ttl_seconds=settings.record_ttl_seconds)
     stop = threading.Event()
+    tidying = threading.Thread(
+        target=_repeat, args=(redis, "dain:janitor:tidy", janitor.tidy, stop), daemon=True
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    lock = redis.lock("dain:janitor", timeout=LOCK_SECONDS, blocking=False)
-    while not stop.wait(INTERVAL):
-        try:
-            if lock.acquire():
-                try:
-                    janitor.sweep()
-                finally:
-                    with suppress(LockNotOwnedError):  # the sweep outlasted it
-                        lock.release()
-        except RedisError as error:
-            log.warning("Redis: %s; the next sweep is in %.0f s", error, INTERVAL)
-            janitor.start_over()
+    tidying.start()
+    _repeat(redis, "dain:janitor", janitor.redeliver, stop, janitor.start_over)
+    tidying.join(STOP_SECONDS)
+
+
+def _repeat(
+    redis: Redis,
+    name: str,
+    sweep: Callable[[], None],
+    stop: threading.Event,
+    after_outage: Callable[[], None] = nothing,
+) -> None:
+    """Sweep where no other janitor does, until `stop` is set. An error that is not Redis' sets it, too."""
+    lock = redis.lock(name, timeout=LOCK_SECONDS, blocking=False)
+    try:
+        while not stop.wait(INTERVAL):
+            try:
+                if lock.acquire():
+                    try:
+                        sweep()
+                    finally:
+                        with suppress(LockNotOwnedError):  # the sweep outlasted it
+                            lock.release()
+            except RedisError as error:
+                log.warning("Redis: %s; the next sweep is in %.0f s", error, INTERVAL)
+                after_outage()
+    finally:
+        stop.set()
 
 
 if __name__ == "__main__":

@@ -83,7 +83,9 @@ def test_workers_and_the_janitor_read_it(
     workers = Workers(redis, ttl_seconds=15)
     assert [worker.error for worker in workers.all()] == [None]
     store = open_store(settings.store_url)
-    Janitor(jobs, Queue(redis), workers, store, record_ttl_seconds=10**9).sweep()
+    janitor = Janitor(jobs, Queue(redis), workers, store, record_ttl_seconds=10**9)
+    janitor.redeliver()
+    janitor.tidy()
     assert jobs.unclean() == []
 
 

@@ -302,7 +302,8 @@ class Simulation:
         janitor = Janitor(self.jobs, self.queue, self.workers, store, record_ttl_seconds=86400)
         while True:
             begun = time.perf_counter()
-            janitor.sweep()
+            janitor.redeliver()
+            janitor.tidy()
             self.latencies["sweep"].append(time.perf_counter() - begun)
             time.sleep(INTERVAL)
 

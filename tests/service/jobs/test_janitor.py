@@ -76,7 +76,7 @@ def test_the_jobs_of_an_earlier_release_are_listed(
     janitor: Janitor, jobs: Jobs, job: Job, redis: Redis
 ) -> None:
     redis.delete(owner_key(DEFAULT_OWNER), OWNERS)
-    janitor.sweep()
+    janitor.tidy()
     assert [listed.id for listed in jobs.page(DEFAULT_OWNER)[0]] == [job.id]
 
 
@@ -300,7 +300,7 @@ def test_an_upload_that_a_client_sent_to_the_store_is_removed_after_a_day(
     old, new = (f"{int((time.time() - age) * 1000):012x}{'0' * 16}" for age in (90_000, 80_000))
     for upload_id in (old, new):
         put(store, tmp_path, f"incoming/{upload_id}")
-    janitor.sweep()
+    janitor.tidy()
     assert list(store.keys("incoming/")) == [f"incoming/{new}"]
 
 
@@ -309,8 +309,8 @@ def test_parts_that_nobody_goes_on_sending_are_removed_after_a_day(
 ) -> None:
     ages: list[float] = []
     monkeypatch.setattr(LocalStore, "sweep_parts", lambda self, age: ages.append(age) or 0)
-    janitor.sweep()
-    janitor.sweep()
+    janitor.tidy()
+    janitor.tidy()
     assert ages == [86400]
 
 
@@ -340,7 +340,7 @@ def test_strangers_in_the_store_are_passed_over_and_said_once(
         (root / name).write_text("not ours")
     jobs.cancel(job.id)
     for _ in range(3):
-        janitor.sweep()
+        janitor.tidy()
         janitor.remove_orphans()
     assert not store.exists(job.source) and jobs.unclean() == []
     assert all((root / name).exists() for name in strangers)
@@ -364,7 +364,7 @@ def test_a_file_that_cannot_be_removed_keeps_nothing_else_from_its_end(
     monkeypatch.setattr(store, "delete", refuse)
     for each in (stuck, job.id):
         jobs.cancel(each)
-    janitor.sweep()
+    janitor.tidy()
     assert files(store) == [f"uploads/{stuck}"] and jobs.unclean() == [stuck]
 
 
@@ -403,12 +403,14 @@ def test_results_expire_before_records(
 
 
 def test_a_janitor_that_dies_in_a_sweep_or_takes_long_stops_no_other(
-    jobs: Jobs, store: Store, job: Job, redis: Redis, settings: Settings
+    jobs: Jobs, queue: Queue, store: Store, job: Job, redis: Redis, settings: Settings
 ) -> None:
+    """Nor does a store that hangs keep lost tasks from being delivered again."""
     script = (
         "import sys, time\nfrom service.jobs import janitor\njanitor.INTERVAL, janitor.LOCK_SECONDS = 0.1, 0.5\n"
-        "sweep = janitor.Janitor.sweep\n"
-        "janitor.Janitor.sweep = lambda self: (time.sleep(float(sys.argv[1])), sweep(self))\njanitor.main()"
+        "janitor.LOST_AFTER = 0\n"
+        "tidy = janitor.Janitor.tidy\n"
+        "janitor.Janitor.tidy = lambda self: (time.sleep(float(sys.argv[1])), tidy(self))\njanitor.main()"
     )
     environment = os.environ | {
         "DAIN_REDIS_URL": str(settings.redis_url),
@@ -419,13 +421,14 @@ def test_a_janitor_that_dies_in_a_sweep_or_takes_long_stops_no_other(
         arguments = [sys.executable, "-c", script, str(seconds)]
         return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
 
-    assert jobs.cancel(job.id)
     with start(600) as victim:
-        until(lambda: bool(redis.keys("dain:janitor")))
+        until(lambda: bool(redis.keys("dain:janitor:tidy")))
+        until(queue.depth)  # the job was in no queue
         victim.kill()
+    assert jobs.cancel(job.id)
     with start(1.0) as next_one:
         until(lambda: not files(store))
-        until(lambda: not redis.keys("dain:janitor"))
+        until(lambda: not redis.keys("dain:janitor:tidy"))
         next_one.terminate()
         _, said = next_one.communicate()
     assert next_one.returncode == 0 and said == ""
