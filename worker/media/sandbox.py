@@ -75,28 +75,30 @@ class Process(Protocol):
 
 
 class Start(Protocol):
-    """Starts the process inside, in a process group of its own.
+    """Starts the process inside, in a process group of its own, in a folder that is removed already.
 
-    `arguments` are its seconds of processor time and the command line of the prober, `folder` is its working
-    directory, `answer` and `messages` are its standard output and error.
+    `arguments` are its seconds of processor time and the command line of the prober, `answer` and `messages` are its
+    standard output and error.
     """
 
-    def __call__(
-        self, arguments: Sequence[str], folder: str, answer: IO[bytes], messages: IO[bytes]
-    ) -> Process: ...
+    def __call__(self, arguments: Sequence[str], answer: IO[bytes], messages: IO[bytes]) -> Process: ...
 
 
-def spawn(arguments: Sequence[str], folder: str, answer: IO[bytes], messages: IO[bytes]) -> Process:
+def spawn(arguments: Sequence[str], answer: IO[bytes], messages: IO[bytes]) -> Process:
     """Start the process inside as an interpreter of its own; see `Start`."""
-    return subprocess.Popen(
-        [*INSIDE, PROBER, *arguments],
-        cwd=folder,
-        env={"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LANG": "C.UTF-8"},
-        stdin=subprocess.DEVNULL,
-        stdout=answer,
-        stderr=messages,
-        start_new_session=True,
-    )
+    folder = tempfile.mkdtemp()
+    try:
+        return subprocess.Popen(
+            [*INSIDE, PROBER, *arguments],
+            cwd=folder,
+            env={"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LANG": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            stdout=answer,
+            stderr=messages,
+            start_new_session=True,
+        )
+    finally:
+        os.rmdir(folder)  # it stays the process's folder, and nothing can be put into it
 
 
 def url(path: Path) -> str:
@@ -186,12 +188,8 @@ def _look(
     """What one process of the prober printed."""
     seconds = seconds_for(path)
     inside = [str(int(seconds * CPU_SHARE)), question, *arguments, str(path.absolute())]
-    folder = tempfile.mkdtemp()
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as messages:
-        try:
-            process = start(inside, folder, answer, messages)
-        finally:
-            os.rmdir(folder)  # it stays the process's folder, and nothing can be put into it
+        process = start(inside, answer, messages)
         try:
             _wait(process, time.monotonic() + seconds, check, progressed)
         except subprocess.TimeoutExpired:
