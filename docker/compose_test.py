@@ -29,7 +29,7 @@ from containers import ROOT, Host, tools
 from service.client import Client
 
 PROJECT = "dain-compose-test"
-OURS = ("api", "janitor", "worker-cpu", "redis")
+OURS = ("api", "janitor", "webhooks", "worker-cpu", "redis")
 SETTINGS = {
     "DAIN_SEGMENT_FRAMES": "4",
     "DAIN_WORKER_TTL_SECONDS": "5",

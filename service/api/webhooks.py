@@ -8,7 +8,7 @@ import httpx
 
 from service.api.auth import Caller
 from service.api.options import WEBHOOK_EVENTS, webhook_refused
-from service.egress import Egress, EgressRefused
+from service.egress import Egress, EgressRefused, parse_url
 from service.jobs.options import Handling
 from service.jobs.problems import Problem
 from service.settings import Settings
@@ -29,6 +29,13 @@ async def settle(handling: Handling, caller: Caller, settings: Settings, egress:
                 "webhook_events were given and there is no webhook to get them: give webhook_url.",
             )
         return handling
+    await check(url, settings, egress)
+    events = handling.webhook_events or list(WEBHOOK_EVENTS)
+    return handling.model_copy(update={"webhook_url": url, "webhook_events": events})
+
+
+async def check(url: str, settings: Settings, egress: Egress) -> None:
+    """Raises Problem 422 where nothing would be sent to `url`."""
     if not settings.webhook_secret:
         raise Problem(
             "webhook-refused",
@@ -36,10 +43,8 @@ async def settle(handling: Handling, caller: Caller, settings: Settings, egress:
             "and ask for the job instead.",
         )
     try:
-        await egress.addresses(httpx.URL(url))
+        await egress.addresses(parse_url(url))
     except EgressRefused as error:
         raise webhook_refused(error) from None
     except httpx.TransportError as error:  # it may be there when there is something to send
         log.info("the host of a webhook: %s", error)
-    events = handling.webhook_events or list(WEBHOOK_EVENTS)
-    return handling.model_copy(update={"webhook_url": url, "webhook_events": events})

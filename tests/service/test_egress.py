@@ -15,6 +15,7 @@ import httpx
 import pytest
 import trustme
 
+from service import egress
 from service.egress import Egress, EgressRefused, IPAddress, is_public, parse_url
 
 PUBLIC = "93.184.215.14"
@@ -112,8 +113,8 @@ def test_an_address_that_is_not_public_is_refused(address: str) -> None:
 
 @pytest.mark.parametrize("address", [PUBLIC, "8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "2a00:1450::1"])
 def test_an_address_of_the_public_internet_is_taken(address: str) -> None:
-    egress = Egress(resolve=Names([address]))
-    assert asyncio.run(egress.addresses(httpx.URL("https://x.example/"))) == [ip_address(address)]
+    guard = Egress(resolve=Names([address]))
+    assert asyncio.run(guard.addresses(httpx.URL("https://x.example/"))) == [ip_address(address)]
 
 
 @pytest.mark.parametrize(
@@ -179,11 +180,11 @@ def test_the_certificate_and_its_name_are_those_of_the_host() -> None:
     authority.configure_trust(trusted)
     asked: list[str | None] = []
     served.sni_callback = lambda _, name, __: asked.append(name)
-    egress = Egress(["127.0.0.1"], resolve=Names(["127.0.0.1"]))
+    guard = Egress(["127.0.0.1"], resolve=Names(["127.0.0.1"]))
     with server(served) as (port, hosts):
-        assert get(egress, f"https://hooks.example:{port}/", trusted).status_code == 200
+        assert get(guard, f"https://hooks.example:{port}/", trusted).status_code == 200
         with pytest.raises(httpx.ConnectError, match="certificate"):
-            get(egress, f"https://other.example:{port}/", trusted)
+            get(guard, f"https://other.example:{port}/", trusted)
     assert asked == ["hooks.example", "other.example"]
     assert hosts == [f"hooks.example:{port}"]
 
@@ -206,6 +207,16 @@ def test_a_host_that_is_not_known_is_said() -> None:
 
     with pytest.raises(httpx.ConnectError, match="x.example is not known"):
         get(Egress(resolve=fail), "https://x.example/")
+
+
+def test_a_name_that_nobody_answers_for_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(host: str) -> list[IPAddress]:
+        await asyncio.sleep(60)
+        return []
+
+    monkeypatch.setattr(egress, "RESOLVE_SECONDS", 0.05)
+    with pytest.raises(httpx.ConnectTimeout, match="x.example"):
+        get(Egress(resolve=hang), "https://x.example/")
 
 
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -273,6 +274,25 @@ def test_a_receiver_refuses_what_is_old_or_from_the_future() -> None:
         Webhook(OTHER_SECRET).verify("{}", headers)
 
 
+def test_the_receiver_of_the_documentation_takes_messages_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
+    code = page[page.index("    import os\n") : page.index("- **Answer within")]
+    monkeypatch.setenv("SECRET", SECRET)
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(code), names)
+    body = '{"type": "job.succeeded"}'
+
+    async def post(secret: str, message: str) -> int:
+        transport = httpx.ASGITransport(app=names["app"])
+        async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as http:
+            headers = sign([secret], message, body)
+            return (await http.post("/dain", content=body, headers=headers)).status_code
+
+    sent = [(SECRET, "msg_1"), (SECRET, "msg_1"), (OTHER_SECRET, "msg_2")]
+    assert [asyncio.run(post(*each)) for each in sent] == [204, 204, 401]
+    assert names["seen"] == {"msg_1": {"type": "job.succeeded"}}
+
+
 def test_two_senders_send_each_message_once(
     redis: Redis, jobs: Jobs, deliveries: Deliveries, submit: Callable[..., str]
 ) -> None:
@@ -379,6 +399,16 @@ def test_a_key_has_a_webhook_for_jobs_that_name_none(
 def test_events_without_a_webhook_are_refused(http: httpx.Client, clip: Path) -> None:
     problem = assert_problem(post(http, clip, webhook_events="job.failed"), 422, "invalid-option")
     assert "give webhook_url" in problem["detail"]
+
+
+def test_a_webhook_in_the_query_is_refused_before_the_video_is_sent(http: httpx.Client) -> None:
+    headers = {"Expect": "100-continue", "Content-Type": "video/mp4", "Content-Length": "100000000"}
+    with socket.create_connection((http.base_url.host, http.base_url.port or 80), 10) as connection:
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        target = "/jobs?webhook_url=https://10.0.0.1/"
+        connection.sendall(f"POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n".encode())
+        answer = connection.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 422 ") and b"webhook-refused" in answer
 
 
 def test_an_event_that_there_is_not_is_refused(http: httpx.Client, clip: Path) -> None:

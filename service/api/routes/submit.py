@@ -100,6 +100,8 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
         if not await run_in_threadpool(key.binding):
             service.looks.check(caller.owner)
             await run_in_threadpool(check_capacity, service, caller, uploads.content_length(request) or 0)
+        if named := request.query_params.get("webhook_url"):
+            await webhooks.check(named, service.settings, service.egress)
         async with AsyncExitStack() as files:
             upload = await receive(request, service, caller, files)
             if binding := await run_in_threadpool(key.binding):
