@@ -15,6 +15,7 @@ nothing.
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 import time
@@ -171,7 +172,7 @@ class Jobs:
         self._segments_in_flight = segments_in_flight
         self._max_attempts = max_attempts
         self._result_ttl = result_ttl_seconds
-        self._recent = 0.0, Backlog([], [], {})
+        self._recent = -math.inf, Backlog([], [], {})
         self._scripts = {name: redis.register_script(source) for name, source in SCRIPTS.items()}
 
     @classmethod
@@ -273,7 +274,7 @@ class Jobs:
             raise Problem.job_not_found(job_id)
         state = fields.get(b"state")
         in_hand = self._frames_in_hand(job_id, active) if state == b"running" else 0
-        outlook = self._outlook(job_id) if state == b"queued" else Outlook()
+        outlook = self._outlook(job_id, fields) if state == b"queued" else Outlook()
         return read_job(job_id, _text(fields), outlook, in_hand, now=seconds + microseconds / 1e6)
 
     def show(self, job_id: str, *, owner: str | None = None) -> Job:
@@ -630,12 +631,16 @@ class Jobs:
             found = zip(job_ids, pipe.execute(), strict=True)
             return [job_id for job_id, fields in found if _has(fields, reference, metadata)]
 
-    def _outlook(self, job_id: str) -> Outlook:
+    def _outlook(self, job_id: str, fields: Mapping[bytes, bytes]) -> Outlook:
         """What a queued job has before it, as it was within the last second."""
         looked_at, backlog = self._recent
-        if backlog.position(job_id) is None or time.monotonic() - looked_at > BACKLOG_SECONDS:
-            backlog = self.backlog()
-            self._recent = time.monotonic(), backlog
+        if time.monotonic() - looked_at > BACKLOG_SECONDS:
+            looked_at, backlog = time.monotonic(), self.backlog()
+        if backlog.position(job_id) is None:  # it came since
+            backlog = backlog.with_job(
+                _live_job(job_id, [fields.get(name.encode()) for name in BACKLOG_FIELDS])
+            )
+        self._recent = looked_at, backlog
         return Outlook(backlog.position(job_id), backlog.seconds_until_done(job_id))
 
     def _show_if_there(self, job_id: str) -> Job | None:

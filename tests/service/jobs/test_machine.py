@@ -140,6 +140,20 @@ def test_a_new_job_is_queued_with_its_place_in_the_line(jobs: Jobs) -> None:
     assert first.filename == "clip.mp4" and first.input == {"frames": 12} and first.options.factor == 2
 
 
+def test_the_backlog_is_read_once_a_second_however_many_jobs_come_and_are_polled(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, backlog = [], jobs.backlog
+    monkeypatch.setattr(jobs, "backlog", lambda: read.append(1) or backlog())
+    monkeypatch.setattr(machine, "BACKLOG_SECONDS", 3600.0)
+    made = [accept(jobs).id for _ in range(4)]
+    assert [jobs.get(job_id).progress.queue_position for job_id in made] == [0, 1, 2, 3]
+    assert len(read) == 1
+    monkeypatch.setattr(machine, "BACKLOG_SECONDS", 0.0)
+    jobs.cancel(made[0])
+    assert [jobs.get(job_id).progress.queue_position for job_id in made] == [None, 0, 1, 2]
+
+
 def test_ids_sort_by_time_of_creation() -> None:
     before = time.time()
     ids = [new_job_id() for _ in range(1000)]
