@@ -15,6 +15,8 @@ RQ is pinned to a minor version, because this module uses what RQ does not promi
 - `Job.key_for` names a job's hash, whose field `worker_name` is the worker that began it;
 - of its worker, `perform_job`, `prepare_execution`, `maintain_heartbeats`, `set_state`, `birth_date`,
   `last_cleaned_at`, `run_maintenance_tasks`, `handle_warm_shutdown_request` and the flag `_stop_requested`;
+- of its job, that `func` is what is called, and that `success_callback`, `failure_callback`, `stopped_callback` and
+  `send_webhooks` are what is called afterwards;
 - a worker blocks for `worker_ttl` less 15 s when it waits for a task.
 """
 
@@ -128,6 +130,34 @@ def _split_if_ours(delivery: str) -> tuple[str, str] | None:
         return None
 
 
+class Delivery(rq.job.Job):
+    """A job of RQ that calls the worker's tasks and nothing else.
+
+    RQ imports and calls what a job names: whoever can write to Redis could have a worker call any function.
+    """
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        if self.func_name not in (*TASKS.values(), SEGMENT_TASK):
+            raise ValueError(f"{self.func_name!r:.100} is no task of a worker")
+        return super().func
+
+    @property
+    def success_callback(self) -> None:
+        return None
+
+    @property
+    def failure_callback(self) -> None:
+        return None
+
+    @property
+    def stopped_callback(self) -> None:
+        return None
+
+    def send_webhooks(self, *arguments: Any, **options: Any) -> None:
+        """Send none: RQ's know nothing of `service.egress`."""
+
+
 class WarmWorker(rq.SimpleWorker):
     """An RQ worker that runs tasks in its own process, where the model is warm. A fork cannot use CUDA.
 
@@ -137,7 +167,12 @@ class WarmWorker(rq.SimpleWorker):
 
     def __init__(self, redis: Redis, name: str, on_drain: Callable[[], None]):
         super().__init__(
-            [Queue(redis).rq], name=name, connection=redis, serializer=JSONSerializer, worker_ttl=WORKER_TTL
+            [Queue(redis).rq],
+            name=name,
+            connection=redis,
+            serializer=JSONSerializer,
+            job_class=Delivery,
+            worker_ttl=WORKER_TTL,
         )
         self._on_drain = on_drain
         self._in_hand: tuple[rq.job.Job, Any] | None = None

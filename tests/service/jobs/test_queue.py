@@ -45,9 +45,10 @@ def worker(
         )
         script = """
 import os, probe_tasks
-from service.jobs.queue import WarmWorker
+from service.jobs import queue
+queue.SEGMENT_TASK = "probe_tasks.run"
 redis = probe_tasks.redis
-probe_tasks.worker = WarmWorker(redis, f"w-{os.getpid()}", lambda: redis.incr("drained"))
+probe_tasks.worker = queue.WarmWorker(redis, f"w-{os.getpid()}", lambda: redis.incr("drained"))
 probe_tasks.worker.run()
 """
         return subprocess.Popen(
@@ -84,6 +85,22 @@ def test_a_task_runs_and_leaves_nothing_behind(
         until(lambda: not [key for key in redis.scan_iter(match="rq:job:*")])
         process.terminate()
     assert queue.waiting() == set() and not redis.exists(queue.rq.started_job_registry.key)
+
+
+def test_a_worker_calls_its_tasks_alone(
+    redis: Redis, tmp_path: Path, worker: Callable[[str], subprocess.Popen[bytes]]
+) -> None:
+    """Whatever function a stranger in Redis names, to be called in a task's place or after it."""
+    queue, touched = Queue(redis), tmp_path / "touched"
+    queue.rq.enqueue_call("pathlib.Path.touch", args=(str(touched),))
+    after = rq.Callback("probe_tasks.after")
+    queue.rq.enqueue_call("probe_tasks.run", args=(JOB, "plan"), on_success=after, on_failure=after)
+    queue.enqueue(JOB, "segment-0")
+    body = "redis.set('ran', task)\ndef after(*_): redis.set('after', 1)\nglobals()['after'] = after"
+    with worker(body) as process:
+        until(lambda: redis.get("ran") == b"segment-0")
+        process.terminate()
+    assert redis.get("after") is None and not touched.exists()
 
 
 def test_sigterm_while_idle_ends_at_once(
