@@ -29,5 +29,12 @@ def test_every_file_that_a_page_links_to_is_there(page: str) -> None:
     assert not [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
 
 
+def test_what_holds_is_where_the_threat_model_says() -> None:
+    named = re.findall(
+        r"`((?:service|worker|dain_core|tests)/[^`]*)`", (ROOT / "docs/security.md").read_text()
+    )
+    assert len(named) > 20 and not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_the_pages_are_found() -> None:
     assert {"README.md", "CHANGELOG.md", "docs/design.md", "deploy/kubernetes/README.md"} <= set(PAGES)
