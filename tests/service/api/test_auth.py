@@ -233,11 +233,13 @@ def test_metrics_have_a_port_of_their_own(settings: Settings, make_key: MakeKey)
         "PORT": ports[0], "METRICS_PORT": ports[1]}.items()}  # fmt: skip
     with subprocess.Popen([sys.executable, "-m", "service.api.app"], env=environment) as api:
         url, metrics_url = (f"http://127.0.0.1:{port}" for port in ports)
-        until(lambda: answers(url) and answers(metrics_url))
-        assert httpx.get(f"{metrics_url}/metrics").text.startswith("# HELP")
-        for closed in (f"{url}/metrics", f"{metrics_url}/jobs", f"{metrics_url}/workers"):
-            assert_problem(httpx.get(closed), 401, "unauthorized")
-        api.terminate()
+        try:
+            until(lambda: answers(url) and answers(metrics_url))
+            assert httpx.get(f"{metrics_url}/metrics").text.startswith("# HELP")
+            for closed in (f"{url}/metrics", f"{metrics_url}/jobs", f"{metrics_url}/workers"):
+                assert_problem(httpx.get(closed), 401, "unauthorized")
+        finally:
+            api.terminate()
 
 
 def answers(url: str) -> bool:
