@@ -69,6 +69,12 @@ class Upload:
     options: Options
     handling: Handling = Handling()
     source_url: str | None = None
+    counted: bool = False  #: against its owner's quota, since it was announced before it came
+
+    @property
+    def uncounted_bytes(self) -> int:
+        """What is still to be counted against the owner's quota."""
+        return 0 if self.counted else self.size_bytes
 
     @property
     def fingerprint(self) -> str:

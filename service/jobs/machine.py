@@ -218,7 +218,7 @@ class Jobs:
             notes: sentences that name what of the input will not come through.
             work: what it will cost the workers, in megapixels of new frames; see `service.jobs.work`.
             weight: the owner's share of the workers, against that of other owners.
-            size_bytes: of the upload, which counts against what the owner may upload today.
+            size_bytes: of the upload, which counts against what the owner may upload today; 0 where it does already.
             quota: what the owner may have, this job included.
             entry: is set in Redis in the same step.
 
@@ -255,6 +255,12 @@ class Jobs:
         """
         keys = [state_key(State.QUEUED), *_quota_keys(owner)]
         _raise_for_quota(self._call("quota", "", keys, [*_limits(quota), size_bytes, work]), owner)
+
+    def charge(self, owner: str, quota: Quota, size_bytes: int) -> None:
+        """Counts an upload that is to come before its job; Problem 429 where `owner` may not upload as much today."""
+        keys = [state_key(State.QUEUED), *_quota_keys(owner)]
+        limit = "" if quota.bytes is None else quota.bytes
+        _raise_for_quota(self._call("charge", "", keys, [limit, size_bytes]), owner)
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """The job as it stands, for whoever works on it. With `owner`, another owner's job counts as absent.

@@ -90,7 +90,9 @@ def debris(store: Store, redis: Redis) -> Callable[[], list[str]]:
         walk = os.walk(store.root)  # which passes over what vanishes meanwhile, as `rglob` does not
         files = [str(Path(folder, name)) for folder, _, names in walk for name in names]
         folders = [str(path) for path in (store.root / "scratch").iterdir()]
-        return files + folders + [key.decode() for key in redis.keys("*")]
+        # What an owner was allowed to upload today stays counted, whatever becomes of it.
+        known = [key.decode() for key in redis.keys("*") if not key.endswith(b":bytes")]
+        return files + folders + known
 
     return look
 

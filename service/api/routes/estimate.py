@@ -14,7 +14,15 @@ from service.api.auth import Caller, SubmitterDep
 from service.api.deps import Service, ServiceDep
 from service.api.description import SUBMISSION
 from service.api.problems import documented
-from service.api.routes.submit import check_capacity, check_head, check_work, examine, quota_of, receive
+from service.api.routes.submit import (
+    bytes_to_come,
+    check_capacity,
+    check_head,
+    check_work,
+    examine,
+    quota_of,
+    receive,
+)
 from service.jobs.backlog import LiveJob
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -74,7 +82,7 @@ async def estimate(request: Request, service: ServiceDep, caller: SubmitterDep) 
     """
     check_head(request, service)
     service.looks.check(caller.owner)
-    await run_in_threadpool(check_capacity, service, caller, uploads.content_length(request) or 0)
+    await run_in_threadpool(check_capacity, service, caller, bytes_to_come(request))
     async with AsyncExitStack() as files:
         upload = await receive(request, service, caller, files)
         await webhooks.settle(upload.handling, caller, service.settings, service.egress)

@@ -99,7 +99,7 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
     async with idempotency.hold(service.redis, request.headers.get("idempotency-key"), caller.owner) as key:
         if not await run_in_threadpool(key.binding):
             service.looks.check(caller.owner)
-            await run_in_threadpool(check_capacity, service, caller, uploads.content_length(request) or 0)
+            await run_in_threadpool(check_capacity, service, caller, bytes_to_come(request))
         if named := request.query_params.get("webhook_url"):
             await webhooks.check(named, service.settings, service.egress)
         async with AsyncExitStack() as files:
@@ -109,6 +109,11 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
             handling = await webhooks.settle(upload.handling, caller, service.settings, service.egress)
             upload, facts = await examine(service, upload, caller.owner)
             return await run_in_threadpool(accept, service, key, upload, handling, facts, caller)
+
+
+def bytes_to_come(request: Request) -> int:
+    """The bytes that `request` brings, as announced: at least 1, and 0 where the store has the upload."""
+    return 0 if NAMED in request.query_params else uploads.content_length(request) or 1
 
 
 def check_head(request: Request, service: Service) -> None:
@@ -175,7 +180,7 @@ async def collect(
     except StoreDamaged as error:
         raise uploads.invalid_upload(f"The upload {upload_id} {error.reason}; send it again.") from None
     filename = uploads.clean_filename(filename or incoming.filename)
-    return uploads.Upload(path, size_bytes, sha256, filename, options, handling)
+    return uploads.Upload(path, size_bytes, sha256, filename, options, handling, counted=True)
 
 
 async def examine(
@@ -226,7 +231,7 @@ def check_work(
             f"The job takes {work.megapixels:.0f} megapixels of new frames, and you may have {quota.work} before the "
             "workers at a time. Send a shorter or smaller video, or ask for fewer frames.",
         )
-    service.jobs.check_quota(caller.owner, quota, upload.size_bytes, work.megapixels)
+    service.jobs.check_quota(caller.owner, quota, upload.uncounted_bytes, work.megapixels)
     return work
 
 
@@ -286,7 +291,7 @@ def accept(
             input={name: value for name, value in facts.items() if name != "version"},
             facts=facts,
             notes=facts.get("notes", ()),
-            size_bytes=upload.size_bytes,
+            size_bytes=upload.uncounted_bytes,
             work=work.megapixels,
             weight=caller.key.weight if caller.key else 1.0,
             quota=quota,

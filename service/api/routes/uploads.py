@@ -91,6 +91,7 @@ def begin_link(service: Service, caller: Caller, size_bytes: int) -> UploadLink:
             "The store of this service is a folder, which takes no uploads itself; send the video with POST /jobs, or "
             "by tus.",
         )
+    service.jobs.charge(caller.owner, caller.quota, size_bytes)
     service.incoming.add(upload_id, Upload(owner=caller.owner, size_bytes=size_bytes))
     headers = {"Content-Length": str(size_bytes)}
     return UploadLink(id=upload_id, url=url, headers=headers, expires_at=time.time() + LINK_SECONDS)
@@ -102,6 +103,7 @@ def begin_resumable(request: Request, service: Service, caller: Caller) -> Respo
     upload = tus.announced(request, caller.owner, service.settings.max_upload_bytes)
     check_capacity(service, caller, upload.size_bytes)
     upload_id = new_job_id()
+    service.jobs.charge(caller.owner, caller.quota, upload.size_bytes)
     service.incoming.add(upload_id, upload)
     headers = tus.headers(Location=f"/uploads/{upload_id}", Upload_Offset=0) | tus.expiry(upload_id)
     return Response(status_code=201, headers=headers)

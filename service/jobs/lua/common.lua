@@ -40,7 +40,7 @@ local function beyond(most_jobs, most_bytes, most_work, size, work, queued, owne
   if most_jobs ~= '' and #live >= tonumber(most_jobs) then return {'jobs', tonumber(most_jobs), #live, 10} end
   if most_bytes ~= '' then
     local used = tonumber(redis.call('GET', bytes) or 0)
-    if used + math.max(tonumber(size), 1) > tonumber(most_bytes) then
+    if used + tonumber(size) > tonumber(most_bytes) then
       return {'bytes', tonumber(most_bytes), used, midnight() - redis.call('TIME')[1]}
     end
   end
@@ -55,6 +55,12 @@ local function beyond(most_jobs, most_bytes, most_work, size, work, queued, owne
       return {'work', tonumber(most_work), left, 60}
     end
   end
+end
+
+-- Counts the bytes of an upload against what its owner may upload today.
+local function charge(bytes, size)
+  redis.call('INCRBY', bytes, size)
+  redis.call('EXPIREAT', bytes, midnight())
 end
 
 local function set_fields(key, encoded)

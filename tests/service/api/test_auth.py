@@ -312,6 +312,24 @@ def test_bytes_are_counted_by_the_day_and_a_repeat_is_free(
     assert submit(http, clip, ann).json()["id"] == first.json()["id"]
 
 
+def test_an_upload_that_comes_before_its_job_counts_when_it_is_announced_and_once(
+    http: httpx.Client, make_key: MakeKey, clip: Path
+) -> None:
+    content = clip.read_bytes()
+    ann = make_key("ann", quota=Quota(bytes=len(content)))
+    tus = ann | {"Tus-Resumable": "1.0.0", "Upload-Length": str(len(content))}
+    announced = http.post("/uploads", headers=tus)
+    assert announced.status_code == 201
+    problem = assert_problem(http.post("/uploads", headers=tus), 429, "quota-exceeded")
+    assert problem["used"] == len(content)
+    assert_problem(submit(http, clip, ann), 429, "quota-exceeded")
+    path = announced.headers["Location"]
+    piece = tus | {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    assert http.patch(path, content=content, headers=piece).status_code == 204
+    upload = {"upload": path.removeprefix("/uploads/")}
+    assert http.post("/jobs", params=upload, headers=ann).status_code == 202
+
+
 # -- owners ---------------------------------------------------------------------------------------
 
 
