@@ -61,12 +61,14 @@ class Clip(click.Path):
 @click.option("--reference", help="Your own name for the job, by which `dain jobs` finds it.")
 @click.option("--webhook-url", help="Where the service sends the job's events.")
 @click.option("--detach", is_flag=True, help="Print the job's id and do not wait.")
+@click.option("--dry-run", is_flag=True, help="Say what the job would take, and start none.")
 @server
 def submit(
     clip: Path | str,
     output: Path | None,
     overwrite: bool,
     detach: bool,
+    dry_run: bool,
     no_audio: bool,
     url: str,
     token: str | None,
@@ -81,6 +83,11 @@ def submit(
     if output and not output.is_dir():
         _check_output(output, file, overwrite)
     with Client(url, token=token) as client:
+        if dry_run:
+            if file is None:
+                raise click.BadParameter("the service estimates files alone", param_hint="--dry-run")
+            click.echo(_estimate(client.estimate(file, given)))
+            return
         job = client.submit(clip, given) if isinstance(clip, Path) else client.submit_url(clip, given)
         if detach:
             click.echo(job["id"])
@@ -99,6 +106,18 @@ def submit(
     for note in job.get("notes", ()):  # an older service has none
         click.echo(f"Note: {note}", err=True)
     click.echo(f"{path}: {job['output']['frames']} frames at {job['output']['frame_rate']} fps")
+
+
+def _estimate(estimate: dict[str, Any]) -> str:
+    """What a job would take, in a line."""
+    parts = [f"{estimate['frames']} frames, {estimate['new_frames']} of them new"]
+    parts.append(f"{estimate['work']:.0f} megapixels of work")
+    if estimate["eta_seconds"] is None:
+        parts.append("no worker has measured its speed yet")
+    else:
+        parts.append(f"done in {estimate['eta_seconds']:.0f} s, {estimate['seconds']:.0f} s of them its own")
+    parts.append(f"{estimate['queue_position']} jobs are begun before it")
+    return "; ".join(parts)
 
 
 def _check_output(output: Path, clip: Path | None, overwrite: bool) -> None:

@@ -78,14 +78,10 @@ class Client:
         not given. Two calls with one `idempotency_key` make one job. A large video is sent in pieces: where the
         connection breaks, one piece is sent again.
         """
-        given = {
-            name: json.dumps(value) if isinstance(value, Mapping) else str(value)
-            for name, value in _given(options).items()
-        }
         size = path.stat().st_size
         answer_seconds = max(self._timeout, ANSWER_SECONDS + size / SLOWEST_DISK)
         upload = ResumableUpload.begin(self._http, size, answer_seconds) if size >= RESUMABLE_BYTES else None
-        query = {**given, "filename": path.name} | ({"upload": upload.id} if upload else {})
+        query = _query(path, options) | ({"upload": upload.id} if upload else {})
         headers = {
             "Content-Type": "application/octet-stream",
             "Content-Length": "0" if upload else str(size),
@@ -102,6 +98,23 @@ class Client:
 
         with upload.sent(path) if upload else nullcontext():
             return persist(send, self.url, in_use_seconds=answer_seconds)
+
+    def estimate(self, path: Path, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What a job of the video at `path` would take: frames, work, seconds, place in the queue. None is started."""
+        size = path.stat().st_size
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        answer_seconds = max(self._timeout, ANSWER_SECONDS + size / SLOWEST_DISK)
+        timeout = httpx.Timeout(self._timeout, read=answer_seconds)
+
+        def send() -> dict[str, Any]:
+            with path.open("rb") as file:
+                body = iter(lambda: file.read(CHUNK_BYTES), b"")
+                query = _query(path, options)
+                return self._json(
+                    "POST", "/jobs/estimate", params=query, headers=headers, content=body, timeout=timeout
+                )
+
+        return persist(send, self.url)
 
     def submit_url(
         self, source_url: str, options: Mapping[str, Any] | None = None, idempotency_key: str | None = None
@@ -308,6 +321,15 @@ def _authorization(token: str, has_login: bool) -> dict[str, str]:
             "The token (DAIN_TOKEN or --token) is not whole: give it as `dain keys add` printed it."
         )
     return {"Authorization": f"Bearer {token}"}
+
+
+def _query(path: Path, options: Mapping[str, Any] | None) -> dict[str, str]:
+    """The query that goes with the video at `path`."""
+    texts = {
+        name: json.dumps(value) if isinstance(value, Mapping) else str(value)
+        for name, value in _given(options).items()
+    }
+    return {**texts, "filename": path.name}
 
 
 def _given(options: Mapping[str, Any] | None) -> dict[str, Any]:

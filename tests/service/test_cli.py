@@ -55,6 +55,18 @@ def test_the_result_goes_where_it_is_wanted(submit: Submit, clip: Path, tmp_path
     beside.unlink()
 
 
+def test_a_dry_run_says_what_a_job_would_take_and_starts_none(
+    submit: Submit, http: httpx.Client, clip: Path
+) -> None:
+    done = submit("--dry-run", "--factor", "3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "36 frames, 22 of them new; 1 megapixels of work; no worker has measured its speed yet; "
+        "0 jobs are begun before it\n"
+    )
+    assert http.get("/jobs").json()["jobs"] == []
+
+
 def test_a_file_that_is_there_is_kept(submit: Submit, http: httpx.Client, clip: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.mp4"
     own.write_bytes(b"mine")

@@ -91,7 +91,7 @@ class Bench:
         yield "heartbeat", heartbeat
         yield f"GET /workers, {self.size} workers", self.workers.all
         yield f"GET /metrics, {self.size} workers", self.metrics.text
-        yield f"janitor's sweep, {self.size} tasks running, {self.size} waiting", self.janitor.sweep
+        yield f"janitor's look, {self.size} tasks running, {self.size} waiting", self.janitor.redeliver
 
 
 def record(name: str) -> WorkerRecord:

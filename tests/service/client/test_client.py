@@ -42,6 +42,12 @@ def client(url: str) -> Iterator[Client]:
         yield client
 
 
+def test_an_estimate(client: Client, clip: Path) -> None:
+    estimate = client.estimate(clip, {"target_fps": "60", "factor": None})
+    assert (estimate["frames"], estimate["queue_position"], estimate["seconds"]) == (30, 0, None)
+    assert client.jobs() == []
+
+
 def test_from_upload_to_download(
     client: Client, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None], jobs: Jobs, store: Store
 ) -> None:
