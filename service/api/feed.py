@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -29,6 +29,7 @@ KEPT = 5000  # events in memory: about five megabytes
 BATCH = 500  # events of one answer of Redis
 BLOCK_SECONDS = 5.0  # that one call waits for the next event
 REPLY_SECONDS = 5.0  # beyond that, after which Redis counts as hanging
+CONNECTIONS = 8  # to Redis; one of them waits for the next event
 PAUSE_SECONDS = 1.0  # before another attempt to reach Redis
 
 QUIET_SECONDS = 15.0  # after which whoever follows is told how far the feed has come
@@ -60,7 +61,14 @@ class Feed:
         once_again = Retry(
             NoBackoff(), 1
         )  # a connection to a Redis that has restarted fails at its first use
-        return cls(Redis.from_url(redis_url, socket_timeout=BLOCK_SECONDS + REPLY_SECONDS, retry=once_again))
+        pool = BlockingConnectionPool.from_url(
+            redis_url,
+            max_connections=CONNECTIONS,  # whoever finds none free waits its turn
+            timeout=REPLY_SECONDS,
+            socket_timeout=BLOCK_SECONDS + REPLY_SECONDS,
+            retry=once_again,
+        )
+        return cls(Redis.from_pool(pool))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -265,14 +265,18 @@ def test_the_end_of_the_service_ends_what_waits(settings: Settings, jobs: Jobs, 
         httpx.Client(base_url=url, timeout=60, verify=False) as http,
         ThreadPoolExecutor() as pool,
     ):
-        until(lambda: answers(http))
-        with stream(http, f"/jobs/{job_id}/events") as events, stream(http, "/events") as all_events:
-            next(events)
-            answer = pool.submit(http.get, f"/jobs/{job_id}", params={"wait": 60})
-            until(lambda: "dain_http_waiting 3.0" in http.get("/metrics").text)
-            process.send_signal(signal.SIGTERM)
-            assert list(events) == list(all_events) == []
-            assert answer.result().json()["status"] == "queued"
+        try:
+            until(lambda: answers(http))
+            with stream(http, f"/jobs/{job_id}/events") as events, stream(http, "/events") as all_events:
+                next(events)
+                answer = pool.submit(http.get, f"/jobs/{job_id}", params={"wait": 60})
+                until(lambda: "dain_http_waiting 3.0" in http.get("/metrics").text)
+                process.send_signal(signal.SIGTERM)
+                assert list(events) == list(all_events) == []
+                assert answer.result().json()["status"] == "queued"
+            process.wait(60)
+        finally:
+            process.kill()
     assert "graceful" not in log.read_text() and "ERROR" not in log.read_text()
 
 

@@ -132,11 +132,12 @@ def test_a_wait_out_of_range(wait: str, http: httpx.Client, job: Job) -> None:
     assert f"wait was '{wait}'" in assert_problem(response, 422, "invalid-request")["detail"]
 
 
-def test_waiting_takes_no_thread(
-    http: httpx.Client, url: str, jobs: Jobs, job: Job, feeds: list[Feed]
+@pytest.mark.parametrize("path", ["/jobs/{}?wait=60", "/jobs/{}/events"])
+def test_hundreds_wait_without_a_thread_or_a_connection_to_redis_each(
+    path: str, http: httpx.Client, url: str, jobs: Jobs, job: Job, feeds: list[Feed]
 ) -> None:
     host, port = url.removeprefix("http://").split(":")
-    request = f"GET /jobs/{job.id}?wait=60 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    request = f"GET {path.format(job.id)} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
     with ExitStack() as stack:
         waiting = [
             stack.enter_context(socket.create_connection((host, int(port)), timeout=30)) for _ in range(200)
@@ -148,7 +149,7 @@ def test_waiting_takes_no_thread(
         jobs.cancel(job.id)
         for connection in waiting:
             with connection.makefile("rb") as answer:
-                assert b'"status":"cancelled"' in answer.read()
+                assert b"cancelled" in answer.read()
 
 
 def test_what_happened_while_redis_was_away_is_seen(
