@@ -221,6 +221,10 @@ def test_an_address_that_others_reach_is_refused_until_there_is_a_key(tmp_path: 
     assert given.keys_file is not None and str(given.keys_file) in advice[1]
     FileKeys(given.keys_file).put(Key.new("ann", ["read"])[0])
     up.check_keys(given)
+    environment = up._environment(given, tmp_path, "token")
+    assert (
+        Path(environment["DAIN_KEYS_FILE"]) == given.keys_file
+    )  # the API has a DAIN_REDIS_URL, and yet no keys there
 
 
 def test_modules_in_the_current_folder_stand_in_for_none_of_ours(tmp_path: Path) -> None:
