@@ -179,8 +179,10 @@ def test_a_server_that_stops_sending_or_takes_too_long_is_left(
                     break
                 handler.wfile.write(b"x")
 
-    response = http.post("/jobs", json={"source_url": source(drip)})
-    gone.set()
+    try:
+        response = http.post("/jobs", json={"source_url": source(drip)})
+    finally:
+        gone.set()
     assert "in time" in assert_problem(response, 502, "source-unreachable")["detail"]
 
 
