@@ -199,6 +199,7 @@ def running(
     `disks` gives it small disks of its own where that may be, `clock` a clock of its own, and `s3` a bucket.
     """
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended by SIGTERM."))
     folder = Path(tempfile.mkdtemp(prefix="dain-faults-"))
     with ExitStack() as held:
         places = ("state" if s3 else "store", "redis", "tmp")
