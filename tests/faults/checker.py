@@ -117,7 +117,7 @@ def _left_over(stack: Stack) -> list[str]:
 
 
 def _files(stack: Stack) -> Iterator[str]:
-    for kind in ("uploads", "plans", "segments"):
+    for kind in ("uploads", "plans", "segments", "incoming"):
         yield from stack.store.keys(f"{kind}/")
     for folder in ("state/cache/scratch" if stack.bucket_link else "store/scratch", "tmp"):
         yield from (str(path) for path in Path(stack.folder, folder).iterdir())

@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 import uuid
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import Any
 import httpx
 
 TRY_AGAIN = (408, 429, 503, 507)  # statuses; and 409 where an earlier request with the key is under way
+TUS = {"Tus-Resumable": "1.0.0"}
+PIECES = 3  # of an upload by tus
 TERMINAL = ("succeeded", "failed", "cancelled")
 
 
@@ -67,6 +70,7 @@ class Client(threading.Thread):
     cancel_after: float | None = None
     deletes: bool = False
     at_once: int = 1  #: how many times the order is sent at the same time
+    in_pieces: bool = False  #: the video is sent by tus
     refusals: frozenset[str] = frozenset()  #: problems for which an order may be refused
     busy: Busy = field(default_factory=Busy)
     random: Random = field(default_factory=Random)
@@ -104,82 +108,108 @@ class Client(threading.Thread):
         return _slug(self.error)
 
     def _live(self) -> None:
-        self._submit()
+        with self.busy.at("accept"):
+            self._submit(self._send_in_pieces() if self.in_pieces else "")
         if self.cancel_after is not None:
             time.sleep(self.cancel_after)
-            self._ask("DELETE", accept=(200, 204, 404))
-        while (answer := self._ask("GET", accept=(200, 404))).status_code == 200:
-            job = answer.json()
-            self.status, self.error = job["status"], job["error"]
-            if self.status in TERMINAL:
-                break
-            time.sleep(0.2)
-        else:
+            self._ask("DELETE", self._job, accept=(200, 204, 404))
+        job = self._wait()
+        if job is None:
             self.gone = True
             assert self.cancel_after is not None, f"job {self.job_id} was accepted and is not known"
             return
         if self.status == "succeeded":
-            result = self._ask("GET", "/result", accept=(200,))
+            result = self._ask("GET", f"{self._job}/result", accept=(200,))
             self.sha256 = hashlib.sha256(result.content).hexdigest()
-            assert self.sha256 == job["output"]["sha256"], (
-                f"job {self.job_id}: the result is not what it is said to be"
-            )
+            is_whole = self.sha256 == job["output"]["sha256"]
+            assert is_whole, f"job {self.job_id}: the result is not what it is said to be"
         if self.deletes:
             with self.busy.at("delete"):
-                self._ask("DELETE", accept=(204, 404))
+                self._ask("DELETE", self._job, accept=(204, 404))
             self.gone = True
 
-    def _submit(self) -> None:
+    @property
+    def _job(self) -> str:
+        return f"/jobs/{self.job_id}"
+
+    def _send_in_pieces(self) -> str:
+        """The id of an upload by tus."""
+        made = self._ask(
+            "POST", "/uploads", accept=(201,), headers=TUS | {"Upload-Length": str(len(self._content))}
+        )
+        place = made.headers["Location"]
+        while True:
+            known = self._ask("HEAD", place, accept=(200,), headers=TUS)
+            offset = int(known.headers["Upload-Offset"])
+            if offset == len(self._content):
+                return str(place.rpartition("/")[2])
+            piece = self._content[offset : offset + len(self._content) // PIECES + 1]
+            headers = TUS | {"Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"}
+            headers["Upload-Checksum"] = f"sha256 {b64encode(hashlib.sha256(piece).digest()).decode()}"
+            # 409: an earlier request, whose answer was lost, has brought the piece; 460: it came damaged.
+            self._ask("PATCH", place, accept=(204, 409, 460), headers=headers, content=piece)
+
+    def _submit(self, upload: str) -> None:
+        query = dict(self.order.options) | ({"webhook_url": self.webhook} if self.webhook else {})
+        request: dict[str, Any] = {
+            "headers": {"Content-Type": "video/mp4", "Idempotency-Key": f'"{self._key}"'},
+            "params": query | ({"upload": upload} if upload else {}),
+            "content": b"" if upload else self._content,
+        }
         ids: set[str] = set()
         errors: list[Exception] = []
 
         def send() -> None:
             try:
-                answer = self._ask("POST", accept=(202,))
-                ids.add(answer.json()["id"])
+                ids.add(self._ask("POST", "/jobs", accept=(202,), **request).json()["id"])
             except (AssertionError, Refused) as error:
                 errors.append(error)
 
         senders = [threading.Thread(target=send, daemon=True) for _ in range(self.at_once)]
-        with self.busy.at("accept"):
-            for sender in senders:
-                sender.start()
-            for sender in senders:
-                sender.join()
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
         if errors:
             raise errors[0]
         assert len(ids) == 1, f"one key made the jobs {sorted(ids)}"
         [self.job_id] = ids
+        if upload:
+            self._ask("DELETE", f"/uploads/{upload}", accept=(204, 404), headers=TUS)
 
-    def _ask(self, method: str, path: str = "", *, accept: tuple[int, ...]) -> httpx.Response:
+    def _wait(self) -> dict[str, Any] | None:
+        """The job at its end; None where it is not known any more."""
+        while True:
+            answer = self._ask("GET", self._job, accept=(200, 404), params={"wait": "5"})
+            if answer.status_code == 404:
+                return None
+            job: dict[str, Any] = answer.json()
+            self.status, self.error = job["status"], job["error"]
+            if self.status in TERMINAL:
+                return job
+
+    def _ask(self, method: str, path: str, *, accept: tuple[int, ...], **request: Any) -> httpx.Response:
         """The answer, once it is one of those to accept. Broken connections and faults that pass are tried again."""
         last: object = None
         while time.monotonic() < self._end:
             try:
-                answer = self._request(method, path)
+                answer = self._http.request(method, path, **request)
             except httpx.TransportError as error:
                 last = repr(error)
             else:
                 if answer.status_code in accept:
                     return answer
-                slug = _slug(answer.json() if "json" in answer.headers.get("content-type", "") else None)
+                last = slug = _slug(
+                    answer.json() if "json" in answer.headers.get("content-type", "") else None
+                )
                 if slug in self.refusals:
                     raise Refused(answer.json())
-                assert answer.status_code in TRY_AGAIN or slug == "idempotency-key-in-use", (
+                may_pass = answer.status_code in TRY_AGAIN or slug == "idempotency-key-in-use"
+                assert may_pass, (
                     f"{method} {path} of job {self.job_id}: {answer.status_code} {answer.text[:500]}"
                 )
-                last = slug
             time.sleep(0.3)
-        raise AssertionError(
-            f"{method} {path} of job {self.job_id or 'none'}: no answer in time; the last was {last}"
-        )
-
-    def _request(self, method: str, path: str) -> httpx.Response:
-        if method == "POST":
-            headers = {"Content-Type": "video/mp4", "Idempotency-Key": f'"{self._key}"'}
-            query = dict(self.order.options) | ({"webhook_url": self.webhook} if self.webhook else {})
-            return self._http.post("/jobs", content=self._content, params=query, headers=headers)
-        return self._http.request(method, f"/jobs/{self.job_id}{path}")
+        raise AssertionError(f"{method} {path} of job {self.job_id}: no answer in time; the last was {last}")
 
 
 def _slug(problem: Mapping[str, Any] | None) -> str:

@@ -31,7 +31,7 @@ class Round:
         self.missed: list[Fault] = []  #: faults whose moment did not come
         self.clients = [
             self._client(self._random.choice(orders)),
-            self._client(self._random.choice(orders)),
+            self._client(self._random.choice(orders), in_pieces=True),
             self._client(self._random.choice(orders), cancel_after=self._random.uniform(0.0, 4.0)),
             self._client(self._random.choice(orders), at_once=20),
         ]
