@@ -127,7 +127,7 @@ class Prober:
                     "TMPDIR": gettempdir(),
                 },
                 stdin=theirs.fileno(),
-                start_new_session=True,  # Ctrl-C is for the API, which ends it when it is done
+                process_group=0,  # Ctrl-C is for the API, which ends it when it is done
             )
 
     def _stop(self) -> None:

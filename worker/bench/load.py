@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,9 +72,13 @@ class Connection:
         else:
             answers.others[status] = answers.others.get(status, 0) + 1
         if b"connection: close" in head:
-            writer.close()
-            self._streams = None
+            self.close()
         return body
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
 
 
 def request(method: str, path: str, body: bytes = b"") -> bytes:
@@ -110,12 +115,13 @@ async def run(port: int, clip: bytes, clients: int, rate: float, polls: float, s
         await connection.ask(health, 200, healths)
 
     async def client(call: Callable[[Connection], Awaitable[None]], pace: Pace) -> None:
-        connection = Connection(port)
-        while True:
-            await pace.moment()
-            await call(connection)
+        with closing(Connection(port)) as connection:
+            while True:
+                await pace.moment()
+                await call(connection)
 
-    await post(Connection(port))
+    with closing(Connection(port)) as first:
+        await post(first)
     await asyncio.sleep(1.0)
     posts.seconds.clear()
     uploads, asked = Pace(rate), Pace(polls)
@@ -160,5 +166,4 @@ def load(clip: Path, clients: int, rate: float, polls: float, mib: float, second
             )
             print(f"load of the machine: {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
         finally:
-            api.server.terminate()
-            api.server.wait()
+            api.close()

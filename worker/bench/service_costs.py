@@ -62,6 +62,11 @@ class Api:
         except httpx.ConnectError:
             return False
 
+    def close(self) -> None:
+        self.client.close()
+        self.server.terminate()
+        self.server.wait()
+
     def cpu(self) -> float:
         """Seconds of processor time that the API has used, and the processes that look into uploads."""
         server = psutil.Process(self.server.pid)
@@ -104,8 +109,7 @@ def measure_api(settings: Settings, port: int, clip: Path, mib: int) -> None:
         show("POST /jobs, for each further MiB", (more_cpu - cpu, more_wall - wall), 5 * mib)
         show("GET /jobs/ID/result, each MiB", api.cost(download, 5), 5 * mib)
     finally:
-        api.server.terminate()
-        api.server.wait()
+        api.close()
 
 
 def finished_job(jobs: Jobs, store: Store, mib: int) -> str:

@@ -101,7 +101,7 @@ def _supervise(request: bytes, answer: int) -> None:
         except MediaError as error:
             reply = {"error": {"type": error.slug, "detail": error.detail}}
         with suppress(BrokenPipeError), open(answer, "w") as file:
-            json.dump(reply, file)
+            file.write(json.dumps(reply))
     except Abandoned:
         pass
     except BaseException:

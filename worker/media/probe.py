@@ -23,6 +23,7 @@ from typing import Any
 import av
 import av.container
 import av.logging
+import av.subtitles.stream  # which PyAV imports late: each fork would
 import av.video.stream
 from av.bitstream import BitStreamFilterContext
 from av.sidedata.sidedata import Type as SideData
@@ -376,19 +377,25 @@ def answer(question: str, path: Path, limits: Limits) -> dict[str, Any]:
     return {"error": {"type": found.slug, "detail": found.detail}}
 
 
-def main() -> None:
-    """Answer one question about one file as a JSON object on standard output."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m worker.media.probe", description=main.__doc__)
     parser.add_argument("question", choices=["probe", "times", "restarts"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
     parser.add_argument("--max-frames", type=int)
     parser.add_argument("--max-duration", type=float, help="in seconds")
-    asked = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Answer one question about one file as a JSON object on standard output."""
+    asked = PARSER.parse_args()
     limits = Limits(**{each.name: getattr(asked, each.name) for each in fields(Limits)})
     confine(asked.file, *LIBRARIES)
-    json.dump(answer(asked.question, asked.file, limits), sys.stdout, default=str)
+    sys.stdout.write(json.dumps(answer(asked.question, asked.file, limits), default=str))
 
+
+PARSER = _parser()  # made once for all forks
 
 if __name__ == "__main__":
     main()
