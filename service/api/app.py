@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -126,6 +127,7 @@ def main() -> None:
     check_exposure(settings)
     config = Config(create_app(settings), host=settings.host, port=settings.port)
     server = Server(config)
+    gc.freeze()  # else each full collection goes through all that was imported, and every answer waits for it
     with suppress(KeyboardInterrupt):
         server.run(listeners(config, settings.metrics_port))
     if not server.started:
