@@ -20,12 +20,10 @@ import json
 import logging
 import re
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
-from redis import Redis
 
-from service.jobs.machine import EVENTS
 from service.jobs.workers import text
 
 log = logging.getLogger("dain.events")
@@ -71,33 +69,6 @@ class Event(BaseModel):
     @cached_property
     def place(self) -> Place:
         return Place.parse(self.id)
-
-
-class Events:
-    """Reads the stream of one Redis. A cursor is the id of the last event seen; "0" is the stream's beginning.
-
-    cursor = events.newest()
-    while True:
-        for event in events.after(cursor, wait_seconds=25):
-            cursor = event.id
-    """
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-
-    def newest(self) -> str:
-        """The cursor behind the last event that there is."""
-        last = self._redis.xrevrange(EVENTS, count=1)
-        return text(last[0][0]) if last else "0"
-
-    def after(self, cursor: str, *, wait_seconds: float = 0.0, most: int = 100) -> list[Event]:
-        """Up to `most` events after `cursor`, oldest first; waits up to `wait_seconds` for one where there is none.
-
-        A Redis client whose `socket_timeout` is shorter than `wait_seconds` breaks off the wait with an error.
-        """
-        reply: Any = self._redis.xread({EVENTS: cursor}, count=most, block=int(wait_seconds * 1000) or None)
-        streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or []]
-        return [event for entries in streams for event in map(read_entry, entries) if event]
 
 
 def read_entry(entry: tuple[bytes, dict[bytes, bytes]]) -> Event | None:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.jobs.events import Events
 from service.jobs.janitor import Janitor
 from service.jobs.machine import ASSEMBLE, EVENTS, Jobs
 from service.jobs.queue import Queue
@@ -22,6 +21,7 @@ from service.jobs.workers import Workers
 from service.settings import Settings
 from service.store import Stored, open_store
 from tests.compat.jobs import read_keys, write_jobs, write_keys
+from tests.recorded import recorded
 
 RELEASES = sorted(Path(__file__).parent.glob("*/redis.json"))
 
@@ -90,7 +90,7 @@ def test_workers_and_the_janitor_read_it(
 
 
 def test_events_are_read(release: dict[str, Any], redis: Redis) -> None:
-    found = [event.type for event in Events(redis).after("0", most=1000)]
+    found = [event.type for event in recorded(redis)]
     assert len(found) == len(release["keys"].get(EVENTS, []))
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 from service.jobs import janitor
-from service.jobs.events import Event, Events
+from service.jobs.events import Event
 from service.jobs.queue import FAILURE_TTL
 from tests.faults.clients import Client, Order
 from tests.faults.stack import Stack
+from tests.recorded import recorded
 
 LETTERS = {
     "queued": "Q",
@@ -59,11 +60,8 @@ def _lives(stack: Stack, clients: Iterable[Client]) -> Iterator[str]:
     for client in clients:
         if client.job_id:
             lives[client.job_id] = []
-    events, cursor = Events(stack.redis), "0"
-    while page := events.after(cursor, most=1000):
-        for event in page:
-            lives[event.job].append(event)
-        cursor = page[-1].id
+    for event in recorded(stack.redis):
+        lives[event.job].append(event)
     for job_id, events_of_job in lives.items():
         life = "".join(LETTERS[event.type.removeprefix("job.")] for event in events_of_job)
         if not LIFE.fullmatch(life):

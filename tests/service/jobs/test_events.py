@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.jobs.events import Event, Events
 from service.jobs.machine import ASSEMBLE, EVENTS, PLAN, Jobs, new_job_id
 from service.jobs.options import Options
 from service.jobs.problems import Problem
 from service.jobs.records import Output, State
 from service.jobs.workers import worker_key
 from service.settings import Settings
+from tests.recorded import recorded
 
 
 @pytest.fixture
@@ -25,19 +25,14 @@ def jobs(redis: Redis, settings: Settings) -> Jobs:
 
 
 @pytest.fixture
-def events(redis: Redis) -> Events:
-    return Events(redis)
-
-
-@pytest.fixture
 def job_id(jobs: Jobs) -> str:
     job_id = new_job_id()
     jobs.create(job_id, source=f"uploads/{job_id}", filename="a.mp4", options=Options(), input={})
     return job_id
 
 
-def types(events: Events, cursor: str = "0") -> list[str]:
-    return [event.type for event in events.after(cursor, most=1000)]
+def types(redis: Redis) -> list[str]:
+    return [event.type for event in recorded(redis)]
 
 
 def output(job_id: str) -> Output:
@@ -47,7 +42,7 @@ def output(job_id: str) -> Output:
     )  # fmt: skip
 
 
-def test_the_whole_way_of_a_job(jobs: Jobs, events: Events, job_id: str) -> None:
+def test_the_whole_way_of_a_job(jobs: Jobs, redis: Redis, job_id: str) -> None:
     jobs.complete(jobs.claim(job_id, PLAN, "ann"), job={"segments_total": 1, "frames_total": 24})
     jobs.complete(jobs.claim(job_id, "segment-0", "ann"), add={"frames": 24})
     claim = jobs.claim(job_id, ASSEMBLE, "ann")
@@ -57,10 +52,10 @@ def test_the_whole_way_of_a_job(jobs: Jobs, events: Events, job_id: str) -> None
         jobs.mark_expired(job_id)
     for _ in range(2):
         jobs.delete(job_id)
-    assert types(events) == [
+    assert types(redis) == [
         "job.queued", "job.started", "job.progressed", "job.progressed", "job.succeeded", "job.expired", "job.deleted",
     ]  # fmt: skip
-    found = events.after("0")
+    found = recorded(redis)
     assert {(event.version, event.job, event.owner) for event in found} == {(1, job_id, "default")}
     assert [event.time for event in found] == sorted(event.time for event in found)
     assert [event.model_extra for event in found if event.type == "job.progressed"] == [
@@ -69,30 +64,30 @@ def test_the_whole_way_of_a_job(jobs: Jobs, events: Events, job_id: str) -> None
     ]
 
 
-def test_a_failure_carries_its_problem(jobs: Jobs, events: Events, job_id: str) -> None:
+def test_a_failure_carries_its_problem(jobs: Jobs, redis: Redis, job_id: str) -> None:
     for _ in range(2):
         jobs.finish(job_id, State.FAILED, error=Problem("damaged-video", "It is cut off."))
     jobs.finish(job_id, State.CANCELLED)
-    assert types(events) == ["job.queued", "job.failed"]
-    error = (events.after("0")[-1].model_extra or {})["error"]
+    assert types(redis) == ["job.queued", "job.failed"]
+    error = (recorded(redis)[-1].model_extra or {})["error"]
     assert error == jobs.get(job_id).error and error["type"] == "urn:dain:problem:damaged-video"
 
 
-def test_a_cancelled_job(jobs: Jobs, events: Events, job_id: str) -> None:
+def test_a_cancelled_job(jobs: Jobs, redis: Redis, job_id: str) -> None:
     for _ in range(2):
         jobs.cancel(job_id)
-    assert types(events) == ["job.queued", "job.cancelled"]
+    assert types(redis) == ["job.queued", "job.cancelled"]
 
 
-def test_attempts_are_no_transitions_of_the_job(jobs: Jobs, events: Events, job_id: str) -> None:
+def test_attempts_are_no_transitions_of_the_job(jobs: Jobs, redis: Redis, job_id: str) -> None:
     jobs.release(jobs.claim(job_id, PLAN, "ann"), failed=True)
     claim = jobs.claim(job_id, PLAN, "ann")
     jobs.requeue_lost(job_id, PLAN, claim.token)
     jobs.complete(jobs.claim(job_id, PLAN, "ann"), job={"segments_total": 1, "frames_total": 10})
-    assert types(events) == ["job.queued", "job.started", "job.progressed"]
+    assert types(redis) == ["job.queued", "job.started", "job.progressed"]
 
 
-def test_progress_is_one_event_a_percent(jobs: Jobs, events: Events, job_id: str) -> None:
+def test_progress_is_one_event_a_percent(jobs: Jobs, redis: Redis, job_id: str) -> None:
     """However often it is reported, and however often an attempt starts again."""
     jobs.complete(jobs.claim(job_id, PLAN, "ann"), job={"segments_total": 1, "frames_total": 1000})
     for _ in range(2):
@@ -100,10 +95,10 @@ def test_progress_is_one_event_a_percent(jobs: Jobs, events: Events, job_id: str
         for frames in range(0, 1001, 2):
             jobs.report(claim, frames)
         jobs.release(claim, failed=True)
-    assert types(events).count("job.progressed") == 101
+    assert types(redis).count("job.progressed") == 101
 
 
-def test_racing_outcomes_write_one_event(jobs: Jobs, events: Events, job_id: str) -> None:
+def test_racing_outcomes_write_one_event(jobs: Jobs, redis: Redis, job_id: str) -> None:
     start = threading.Barrier(8)
 
     def finish(state: State) -> None:
@@ -115,25 +110,12 @@ def test_racing_outcomes_write_one_event(jobs: Jobs, events: Events, job_id: str
         thread.start()
     for thread in threads:
         thread.join()
-    assert types(events) == ["job.queued", f"job.{jobs.get(job_id).status}"]
-
-
-def test_a_reader_waits_for_the_next_event(jobs: Jobs, events: Events, job_id: str) -> None:
-    cursor = events.newest()
-    assert events.after(cursor) == []
-    found: list[Event] = []
-    reader = threading.Thread(target=lambda: found.extend(events.after(cursor, wait_seconds=30)))
-    reader.start()
-    jobs.cancel(job_id)
-    reader.join()
-    assert [event.type for event in found] == ["job.cancelled"]
-    assert events.newest() == found[0].id
+    assert types(redis) == ["job.queued", f"job.{jobs.get(job_id).status}"]
 
 
 def test_events_of_another_version_are_read_and_one_that_cannot_be_breaks_nothing(
-    redis: Redis, events: Events
+    redis: Redis,
 ) -> None:
-    assert events.newest() == "0"
     event: dict[str, Any] = {
         "version": 2,
         "type": "job.paused",
@@ -145,5 +127,5 @@ def test_events_of_another_version_are_read_and_one_that_cannot_be_breaks_nothin
     for text in ("no json", "{}", json.dumps(event)):
         redis.xadd(EVENTS, {"event": text})
     redis.xadd(EVENTS, {"other": "field"})
-    [found] = events.after("0")
+    [found] = recorded(redis)
     assert (found.type, found.version, found.model_extra) == ("job.paused", 2, {"why": "new"})

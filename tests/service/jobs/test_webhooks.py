@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.jobs.events import Events
 from service.jobs.machine import PLAN, Jobs, job_key
 from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
@@ -17,6 +16,7 @@ from service.jobs.records import State
 from service.jobs.webhooks import DESTINATIONS, MOST_LOGGED, Attempt, Deliveries, Delivery
 from service.jobs.workers import worker_key
 from service.settings import Settings
+from tests.recorded import recorded
 
 ALL = ["job.started", "job.progressed", "job.succeeded", "job.failed", "job.cancelled"]
 URL = "https://hooks.example/dain?a=b"
@@ -72,7 +72,7 @@ def test_the_transition_queues_its_delivery_with_the_record_as_it_was(
     assert (started.record["state"], failed.record["state"]) == ("running", "failed")
     assert json.loads(failed.record["error"])["detail"] == "Frame 3 is damaged."
     assert "facts" not in failed.record
-    events = {event.id: event.type for event in Events(redis).after("0")}
+    events = {event.id: event.type for event in recorded(redis)}
     assert events[failed.event.id] == "job.failed"
     assert failed.message == f"msg_{job_id}_{failed.event.id}"
     assert failed.url == URL and failed.destination == "https://hooks.example"
