@@ -6,6 +6,7 @@ than there is gets refused before it is begun.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -62,7 +63,9 @@ def check_fits(config: Config, height: int, width: int, budget: int) -> None:
 
 
 def usable_ram() -> int:
-    """Four fifths of the main memory that this process has or can still get, in bytes."""
+    """Four fifths of the main memory that this process has or can still get, in bytes; no bound where none is known."""
+    if sys.platform != "linux":
+        return sys.maxsize
     limits = [_available(), *_left_in_groups()]
     return int(0.8 * (min(limits) + _resident()))
 

@@ -47,6 +47,7 @@ def test_slow_motion_is_exact_and_silent(speed: str, stretch: Fraction) -> None:
         ({"quality": "52", "audio": "loud"}, ["quality", "'52'", "0 (lossless) to 51", "audio", "'loud'"]),
         ({"fps": "60"}, ["no option 'fps'", "target_fps"]),
         ({"meta": "{}"}, ["no option 'meta'", "did you mean 'metadata'"]),
+        ({"priority": "urgent"}, ["priority", "low, normal or high"]),
         ({"reference": ""}, ["reference", "1 to 128"]),
         ({"reference": "r" * 129}, ["reference", "1 to 128"]),
         ({"reference": "two\nlines"}, ["reference", "printable"]),
@@ -71,6 +72,9 @@ def test_a_fault_names_the_option_its_range_and_what_was_given(
 
 def test_what_steers_the_service_alone_is_no_option_of_the_picture() -> None:
     metadata = {"user": "é" * 2046}
-    fields = {"factor": "4", "reference": "order 7", "metadata": json.dumps(metadata)}
-    assert parse_request(fields) == (Options(factor=4), Handling(reference="order 7", metadata=metadata))
+    fields = {"factor": "4", "priority": "high", "reference": "order 7", "metadata": json.dumps(metadata)}
+    assert parse_request(fields) == (
+        Options(factor=4),
+        Handling(priority="high", reference="order 7", metadata=metadata),
+    )
     assert parse_request({}) == (Options(factor=2), Handling())
