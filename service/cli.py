@@ -22,6 +22,7 @@ COMMANDS = {
     "bench": Entry("worker.bench.cli", "bench", "worker", "Measure how fast this machine is."),
     "cancel": Entry("service.commands", "cancel", "", "Stop a job, or remove one that is over."),
     "eval": Entry("dain_core.evaluation.cli", "evaluate", "worker", "Compare made frames with true ones."),
+    "export": Entry("dain_core.export.cli", "export", "export", "Write a model as ONNX for other runtimes."),
     "interpolate": Entry("worker.cli", "interpolate", "worker", "Make a video smoother right here."),
     "jobs": Entry("service.commands", "jobs", "", "List the jobs of a service, newest first."),
     "keys": Entry("service.key_commands", "keys", "service", "Make, list, revoke and rotate API keys."),

@@ -22,7 +22,7 @@ ALLOWED = {
 }
 
 #: What serves never imports what measures, trains or gathers.
-OFFLINE = ("dain_core.training", "dain_core.evaluation", "worker.bench")
+OFFLINE = ("dain_core.training", "dain_core.evaluation", "dain_core.export", "worker.bench")
 
 #: What the worker may import of the service.
 OF_THE_SERVICE = ("service.errors", "service.jobs", "service.store", "service.settings")

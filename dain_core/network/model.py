@@ -366,7 +366,7 @@ class DAIN(nn.Module):
         joined = [part.to(dtype=self.dtype, memory_format=torch.channels_last) for part in seen]
         return self.rectify(torch.cat(joined, 1))
 
-    def forward(self, first: Tensor, second: Tensor, time: float = 0.5) -> Synthesis:
+    def forward(self, first: Tensor, second: Tensor, time: float | Tensor = 0.5) -> Synthesis:
         """Make the frame at `time`, in (0, 1), between two frames, (N, 3, H, W) in [0, 1].
 
         In training mode, as in the original network, the holes of the projection are zero.

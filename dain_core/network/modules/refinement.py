@@ -50,7 +50,8 @@ def sample(image: Tensor, flow: Tensor, scale: float = 1.0) -> Tensor:
     Returns:
         (N, C, H, W) in the dtype of `image`. Coordinates are float32 in any case.
     """
-    if not (torch.is_grad_enabled() and (image.requires_grad or flow.requires_grad)):
+    trained = torch.is_grad_enabled() and (image.requires_grad or flow.requires_grad)
+    if not (trained or torch.onnx.is_in_onnx_export()):  # an exported graph has standard operators alone
         image = image.contiguous(memory_format=torch.channels_last)
         sampled = torch.empty_like(image)
         sample_into(image, flow, scale, sampled)
@@ -258,7 +259,7 @@ class RefinementNetwork(nn.Module):
         if level < len(self.blocks):
             seen.append(upsample(cast(_Block, self.blocks[level]).handed_on(x), 2))
         # Tensor cores need a multiple of eight channels. cuDNN would otherwise pad them for every convolution.
-        spare = -sum(part.shape[1] for part in seen) % 8
+        spare = 0 if torch.onnx.is_in_onnx_export() else -sum(part.shape[1] for part in seen) % 8
         seen.append(known.new_zeros((len(known), spare, *known.shape[2:]), dtype=warped.dtype))
         # Maps of one layout are joined in one pass.
         joined = torch.cat([part.contiguous(memory_format=torch.channels_last) for part in seen], 1)

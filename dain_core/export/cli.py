@@ -1,0 +1,65 @@
+"""``dain export``: a model for other runtimes, as ONNX files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dain_core.errors import DainCoreError
+from dain_core.export.graphs import FORMS
+from dain_core.export.write import PRECISIONS
+from dain_core.export.write import export as write
+from dain_core.outputs import OutputFile, writing
+from dain_core.weights.registry import registry
+
+
+class _Out(OutputFile):
+    """A file, or a folder that an earlier export made, which may be replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dir_okay = True
+
+
+@click.group()
+def export() -> None:
+    """A model for other runtimes."""
+
+
+@export.command()
+@click.argument("out", type=_Out())
+@click.option(
+    "--model", default="dain-lite", show_default=True, help="A model that comes with the project, or yours."
+)
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    envvar="DAIN_MODELS",
+    help="Folder of models of your own; the setting DAIN_MODELS otherwise.",
+)
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(list(PRECISIONS)))
+@click.option(
+    "--form",
+    default="whole",
+    show_default=True,
+    type=click.Choice(list(FORMS)),
+    help="One file, or a folder of three, so that the work for a frame and for a pair is done once.",
+)
+def onnx(out: Path, model: str, models: Path | None, precision: str, form: str) -> None:
+    """Write a model to OUT as ONNX, opset 20. Any size, number of frames and time may be given to it.
+
+    The export makes a frame of a real pair, and is kept only if that is the network's frame.
+    """
+    try:
+        entries = registry(models)
+        if model not in entries:
+            raise click.BadParameter(f"no model is called {model!r}: choose one of {', '.join(entries)}")
+        with writing(out):
+            fidelity = write(entries[model], out, precision=precision, form=form)
+    except DainCoreError as error:
+        raise click.ClickException(str(error)) from error
+    size = sum(path.stat().st_size for path in (out, *out.glob("*.onnx")) if path.is_file())
+    click.echo(
+        f"{out}: {model}, {precision}, {size / 1e6:.1f} MB; {fidelity:.1f} dB from the network on a real pair"
+    )

@@ -1,0 +1,174 @@
+"""Writes a network as ONNX files: traced, checked, compared with the network itself, and only then kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from dain_core.errors import DainCoreError
+from dain_core.export.graphs import FORMS, Graph
+from dain_core.export.operators import StandardOperators
+from dain_core.network.networks import Network, build, config_named
+from dain_core.weights.files import load_weights
+from dain_core.weights.registry import Entry
+
+OPSET = 20
+#: The precisions, and the PSNR in dB below which an exported network is not the network, whose frame is in float32.
+PRECISIONS = {"fp32": (torch.float32, 70.0), "fp16": (torch.float16, 45.0)}
+
+#: The files of an export in stages.
+_STAGES = {"features.onnx", "motion.onnx", "synthesis.onnx"}
+
+
+class ExportError(DainCoreError):
+    """A network cannot be exported: the message says why."""
+
+
+def export(entry: Entry, out: Path, *, precision: str = "fp32", form: str = "whole") -> float:
+    """Write a model to `out`: a file of the whole network, or a folder with a file for each stage.
+
+    Args:
+        entry: the model.
+        out: is replaced, but only by an export that is complete and right.
+        precision: one of `PRECISIONS`.
+        form: one of `FORMS`.
+
+    Returns:
+        The PSNR in dB of a frame that the exported network made of a real pair, against that of the network in float32.
+
+    Raises:
+        ExportError: a graph is not valid, or its frame is not the network's.
+        WeightsError: the weights cannot be read.
+        OSError: the place cannot be written to.
+    """
+    _check_place(out, form)
+    dtype, least = PRECISIONS[precision]
+    first, second = real_pair()
+    time = torch.tensor([0.4])
+    corner = [
+        frame[..., :70, :100] for frame in (first, second)
+    ]  # enough for a trace; all of a network pads it
+    properties = {
+        "dain.model": entry.name,
+        "dain.network": entry.network,
+        "dain.weights": hashlib.sha256(entry.path.read_bytes()).hexdigest(),
+        "dain.precision": precision,
+        "dain.version": version("dain-service"),
+    }
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place, torch.inference_mode():
+        made = Path(place) / "made"
+        made.mkdir()
+        graphs = FORMS[form](_network(entry, dtype), corner[0], corner[1], time)
+        files = {graph.name: made / f"{graph.name}.onnx" for graph in graphs}
+        for graph in graphs:
+            _write(graph, files[graph.name], corner[0].shape[2:], properties)
+        expected = _network(entry, torch.float32)(first, second, time.view(-1, 1, 1, 1)).output
+        error = (run(files, first, second, time) - expected).square().mean()
+        fidelity = float(-10 * error.clamp(min=1e-12).log10())
+        if not fidelity >= least:
+            raise ExportError(
+                f"the exported network makes other frames than {entry.name}: {fidelity:.1f} dB on a real pair, where "
+                f"{precision} should reach {least:.0f} dB. Nothing was kept"
+            )
+        if out.is_dir():  # a folder is not replaced in one step
+            os.replace(out, Path(place) / "old")
+        os.replace(files["whole"] if form == "whole" else made, out)
+    return fidelity
+
+
+def real_pair() -> tuple[Tensor, Tensor]:
+    """Return two frames of a film, (1, 3, 127, 235) in [0, 1]. No side is a multiple of what a network halves."""
+    with np.load(Path(__file__).with_name("pair.npz")) as arrays:
+        frames = torch.from_numpy(arrays["frames"]).permute(0, 3, 1, 2).float() / 255
+    return frames[:1], frames[1:]
+
+
+def run(files: Mapping[str, Path], first: Tensor, second: Tensor, time: Tensor) -> Tensor:
+    """Make a frame on the CPU by the graphs in `files`, which are the whole network or its three stages."""
+    known = {"first": first, "second": second, "time": time}
+    if "whole" in files:
+        return _run(files["whole"], known)["frame"]
+    for which in ("first", "second"):
+        made = _run(files["features"], {"image": known[which]})
+        known |= {f"{which}.{name}": tensor for name, tensor in {"image": known[which], **made}.items()}
+    return _run(files["synthesis"], known | _run(files["motion"], known))["frame"]
+
+
+def _run(path: Path, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    outputs = [output.name for output in session.get_outputs()]
+    arrays = session.run(outputs, {each.name: known[each.name].numpy() for each in session.get_inputs()})
+    return {name: torch.from_numpy(array) for name, array in zip(outputs, arrays, strict=True)}
+
+
+def _network(entry: Entry, dtype: torch.dtype) -> Network:
+    config = config_named(entry.network)
+    with torch.device("meta"):
+        network = build(config)
+    network.load_state_dict(load_weights(entry.weights, config), assign=True)
+    return network.prepare(dtype)
+
+
+def _write(graph: Graph, path: Path, size: torch.Size, properties: Mapping[str, str]) -> None:
+    """Trace a graph, check it, and write it. Sizes, the number of frames and the time stay inputs."""
+    axes = {name: {0: "frames", **_sides(name, tensor, size)} for name, tensor in graph.inputs.items()}
+    for name, tensor in zip(graph.outputs, _outputs(graph), strict=True):
+        if tensor.dim():
+            axes[name] = {0: "frames", **_sides(name, tensor, size)}
+    with warnings.catch_warnings(), StandardOperators():
+        warnings.simplefilter(
+            "ignore"
+        )  # what is constant in a trace is so on purpose: tests take other sizes
+        torch.onnx.export(
+            graph.module,
+            tuple(graph.inputs.values()),
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_axes=axes,
+        )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {**properties, "dain.graph": graph.name})
+    onnx.save(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True), path)
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the graph {graph.name} is not valid ONNX: {error}") from error
+
+
+def _outputs(graph: Graph) -> tuple[Tensor, ...]:
+    made = graph.module(*graph.inputs.values())
+    return (made,) if isinstance(made, Tensor) else made
+
+
+def _sides(name: str, tensor: Tensor, size: torch.Size) -> dict[int, str]:
+    """Return the names of height and width, which all tensors of the frame's size share."""
+    if tensor.dim() < 4:
+        return {}
+    prefix = "" if tensor.shape[2:] == size else f"{name.removeprefix('first.').removeprefix('second.')}."
+    return {2: f"{prefix}height", 3: f"{prefix}width"}
+
+
+def _check_place(out: Path, form: str) -> None:
+    """Raise ExportError if something lies at `out` that is no earlier export of the same form."""
+    if form == "whole" and out.is_dir():
+        raise ExportError(
+            f"{out} is a folder: name a file for the whole network, such as {out / 'model.onnx'}"
+        )
+    if form == "stages" and out.is_file():
+        raise ExportError(f"{out} is a file: name a folder for the stages, which are three files")
+    if out.is_dir() and (others := {path.name for path in out.iterdir()} - _STAGES):
+        raise ExportError(f"{out} holds other files, such as {min(others)}: name a new folder for the export")
