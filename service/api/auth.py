@@ -50,8 +50,6 @@ class Caller:
 
 #: Whoever calls a service that has no keys.
 ANYBODY = Caller(DEFAULT_OWNER, frozenset(Scope))
-
-
 #: Whoever asks for metrics on the port that is for them.
 SCRAPER = Caller(DEFAULT_OWNER, frozenset({Scope.ADMIN}))
 
@@ -86,8 +84,11 @@ class AuthMiddleware:
 
 def is_scrape(request: Request) -> bool:
     """Whether `request` asks for metrics on the port that is for them."""
-    _, port = request.scope.get("server") or (None, None)
-    return port == request.app.state.service.settings.metrics_port and request.scope["path"] == "/metrics"
+    port = request.app.state.service.settings.metrics_port
+    if port is None or request.scope["path"] != "/metrics":
+        return False
+    _, reached = request.scope.get("server") or (None, None)  # a socket in the file system has no port
+    return bool(reached == port)
 
 
 def admit(service: Service, request: Request) -> tuple[Caller, dict[str, str]]:

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
+from fastapi import Request
 
 from service.api.app import create_app
-from service.api.auth import OPEN
+from service.api.auth import OPEN, is_scrape
 from service.jobs.keys import FileKeys, Key, Quota, open_keys
 from service.jobs.machine import Jobs
 from service.settings import Settings
@@ -240,6 +242,13 @@ def test_metrics_have_a_port_of_their_own(settings: Settings, make_key: MakeKey)
                 assert_problem(httpx.get(closed), 401, "unauthorized")
         finally:
             api.terminate()
+
+
+def test_where_there_is_no_port_for_metrics_a_socket_without_a_port_is_none(settings: Settings) -> None:
+    app = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(settings=settings)))
+    scope = {"type": "http", "path": "/metrics", "app": app}
+    for server in (None, ("/run/dain.sock", None)):
+        assert not is_scrape(Request({**scope, "server": server}))
 
 
 def answers(url: str) -> bool:
