@@ -45,9 +45,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-faults: setup  ## faults at random moments on the whole service; SEED, ROUNDS, ONLY (a round), SELECT (a regex), STORM (jobs)
-	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) --rounds $(or $(ROUNDS),20) $(if $(ONLY),--only $(ONLY)) \
-	  --select '$(SELECT)' --storm $(or $(STORM),0) $(if $(TTL),--worker-ttl $(TTL)) $(if $(CLOCK),--clock) $(if $(S3),--s3)
+faults: setup  ## faults at random moments on the whole service; SEED, ROUNDS, and in ARGS what docs/reliability.md names
+	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) --rounds $(or $(ROUNDS),20) $(ARGS)
 
 soak: setup  ## the service under work, and whether its processes grow; MINUTES
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),20)

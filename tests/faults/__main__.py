@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument(
         "--storm", type=int, default=0, metavar="JOBS", help="afterwards, jobs among dying workers"
     )
+    parser.add_argument(
+        "--noticed-within", type=float, metavar="SECONDS", help="fail where a dead worker is noticed later"
+    )
     parser.add_argument("--worker-ttl", default="3", help="DAIN_WORKER_TTL_SECONDS of the service")
     parser.add_argument(
         "--clock", action="store_true", help="set the clock of the processes, too (by libfaketime)"
@@ -51,6 +54,7 @@ def main() -> None:
         print("starts:", ", ".join(f"{name} {program.starts}" for name, program in stack.programs.items()))
         if stack.noticed:
             slowest, middle = max(stack.noticed), statistics.median(stack.noticed)
+            wrong += options.noticed_within is not None and slowest > options.noticed_within
             print(
                 f"a dead worker's task was taken from it in {middle:.1f} s (median), {slowest:.1f} s (most)"
             )
