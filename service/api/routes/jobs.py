@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 import anyio
@@ -74,6 +75,7 @@ def list_jobs(
     },
 )
 async def show(
+    request: Request,
     job: JobDep,
     caller: ReaderDep,
     service: ServiceDep,
@@ -98,7 +100,7 @@ async def show(
     """
     view = JobView.of(job)
     if wait:
-        view = await _changed(view, service, caller.owner, if_none_match, wait)
+        view = await _changed(view, service, caller.owner, request, wait)
     response.headers.update(
         {"ETag": view.etag} | ({} if view.status.terminal else {"Retry-After": POLL_SECONDS})
     )
@@ -107,23 +109,31 @@ async def show(
     return view
 
 
-async def _changed(
-    known: JobView, service: Service, owner: str, if_none_match: str | None, seconds: float
-) -> JobView:
-    """The job once it is no longer as it is known, or over, or the time is up."""
+async def _changed(known: JobView, service: Service, owner: str, request: Request, seconds: float) -> JobView:
+    """The job once it is no longer as it is known, or over; or the time is up, or nobody waits for the answer."""
+    etag = request.headers.get("if-none-match")
     end = anyio.current_time() + seconds
     with service.feed.waiting(known.id) as news:
-        while True:
-            news.clear()
-            view = JobView.of(await run_in_threadpool(service.jobs.show, known.id, owner=owner))
-            same = (
-                view.status is known.status if if_none_match is None else is_named(view.etag, if_none_match)
-            )
-            left = end - anyio.current_time()
-            if not same or view.status.terminal or left <= 0 or service.feed.closed:
-                return view
-            with anyio.move_on_after(left):
-                await news.wait()
+        gone = asyncio.create_task(_gone(request))
+        gone.add_done_callback(lambda _: news.set())
+        try:
+            while True:
+                news.clear()
+                view = JobView.of(await run_in_threadpool(service.jobs.show, known.id, owner=owner))
+                same = view.status is known.status if etag is None else is_named(view.etag, etag)
+                left = end - anyio.current_time()
+                if not same or view.status.terminal or left <= 0 or service.feed.closed or gone.done():
+                    return view
+                with anyio.move_on_after(left):
+                    await news.wait()
+        finally:
+            gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    """Returns once the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 @router.get(

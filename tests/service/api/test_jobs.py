@@ -152,6 +152,14 @@ def test_hundreds_wait_without_a_thread_or_a_connection_to_redis_each(
                 assert b"cancelled" in answer.read()
 
 
+def test_who_has_gone_is_waited_for_no_more(url: str, job: Job, feeds: list[Feed]) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(f"GET /jobs/{job.id}?wait=60 HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        until(lambda: feeds[0].waiters)
+    until(lambda: not feeds[0].waiters)
+
+
 def test_what_happened_while_redis_was_away_is_seen(
     ask: Ask, jobs: Jobs, job: Job, redis: Redis, settings: Settings
 ) -> None:
