@@ -43,9 +43,14 @@ class FairSemaphore:
             self._mean_seconds += NEWEST * (time.monotonic() - begun - self._mean_seconds)
             self._leave(owner)
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return sum(map(len, list(self._waiting.values())))  # a copy: the metrics are read in a thread
+
     def check(self, owner: str) -> None:
         """Raises Problem 429 where too many uploads of `owner` wait, and 503 where too many wait at all."""
-        of_owner, all_waiting = len(self._waiting.get(owner, ())), sum(map(len, self._waiting.values()))
+        of_owner, all_waiting = len(self._waiting.get(owner, ())), self.waiting
         if of_owner >= LONGEST_OF_ONE:
             detail = f"{of_owner} of your uploads wait to be looked into; send more when those are answered."
             raise Problem("too-many-uploads", detail, headers={"Retry-After": self._seconds_of(of_owner)})

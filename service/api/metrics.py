@@ -55,6 +55,11 @@ class ServiceCollector(Collector):
         yield from self._jobs()
         yield from self._workers()
         yield from self._webhooks()
+        yield GaugeMetricFamily(
+            "dain_uploads_waiting",
+            "Uploads that wait to be looked into, in this process.",
+            self._service.looks.waiting,
+        )
 
     def _jobs(self) -> Iterator[Metric]:
         jobs = self._service.jobs

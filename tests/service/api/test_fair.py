@@ -103,7 +103,7 @@ def test_few_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         hall = Hall(FairSemaphore(2))
         for _ in range(3):
             await hall.arrive("one")
-        assert len(hall.inside) == 1
+        assert len(hall.inside) == 1 and hall.semaphore.waiting == 2
         with pytest.raises(Problem) as caught:
             hall.semaphore.check("one")
         assert (caught.value.slug, caught.value.status) == ("too-many-uploads", 429)

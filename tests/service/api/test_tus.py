@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +25,7 @@ from service.jobs.queue import Queue
 from service.jobs.workers import Workers
 from service.settings import Settings
 from service.store import Store
+from service.up import claim_port
 from tests import s3
 from tests.api import assert_problem, until
 
@@ -256,6 +260,51 @@ def test_a_part_that_the_store_damaged_makes_no_job(http: httpx.Client, clip: Pa
         part.write_bytes(bytes(len(video)))
     response = http.post(f"/jobs?upload={path.rpartition('/')[2]}")
     assert "send it again" in assert_problem(response, 400, "invalid-upload")["detail"]
+
+
+def test_an_upload_goes_on_after_the_api_was_killed(settings: Settings, clip: Path, jobs: Jobs) -> None:
+    padding = 40 * 2**20  # which ends before the third part does
+    video = clip.read_bytes() + (padding + 8).to_bytes(4, "big") + b"free" + bytes(padding)
+    port = claim_port("127.0.0.1", 0)
+    given = {
+        "DAIN_REDIS_URL": settings.require_redis_url,
+        "DAIN_STATE_DIR": str(settings.state_dir),
+        "DAIN_PORT": str(port),
+        "DAIN_LOG_LEVEL": "error",
+        "DAIN_MIN_FREE_BYTES": "1",
+    }
+
+    def start() -> subprocess.Popen[bytes]:
+        api = subprocess.Popen([sys.executable, "-m", "service.api.app"], env=os.environ | given)
+        until(lambda: _answers(url))
+        return api
+
+    url = f"http://127.0.0.1:{port}"
+    with httpx.Client(base_url=url, timeout=30, verify=False) as http:
+        first = start()
+        path = begin(http, len(video))
+        with half_a_patch(url, path, len(video), video[: 35 * 2**20]):
+            until(lambda: offset_of(http, path) >= 2 * tus.PART_BYTES)
+            first.kill()
+            first.wait()
+        second = start()
+        try:
+            offset = offset_of(http, path)
+            assert offset >= 2 * tus.PART_BYTES
+            assert patch(http, path, offset, video[offset:]).status_code == 204
+            response = http.post("/jobs", params={"upload": path.rpartition("/")[2]})
+            assert response.status_code == 202, response.text
+            assert jobs.get(response.json()["id"]).source_sha256 == hashlib.sha256(video).hexdigest()
+        finally:
+            second.terminate()
+            second.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", verify=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 class TestFullDisk:
