@@ -55,7 +55,9 @@ fuzz: setup  ## damaged videos and malformed requests for the whole service; SEE
 	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED)) --number $(or $(N),500)
 
 typescript:  ## what the test of generated TypeScript clients needs; needs npm
-	npm install --prefix tests/typescript --no-package-lock --no-audit --no-fund
+	mkdir -p build/typescript
+	cp tests/typescript/package.json build/typescript
+	npm install --prefix build/typescript --no-package-lock --no-audit --no-fund
 
 kernels: setup  ## compile every CUDA kernel; needs nvcc, no GPU
 	$(BIN)/python -m cuda_ext.build --check

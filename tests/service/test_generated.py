@@ -19,7 +19,8 @@ from service.jobs.machine import Jobs
 from service.settings import Settings
 from tests.api import RESULT, until
 
-TYPESCRIPT = Path(__file__).parents[1] / "typescript"
+ROOT = Path(__file__).parents[2]
+TYPESCRIPT = ROOT / "tests" / "typescript"
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_typescript(
     jobs: Jobs,
     finish: Callable[[str, bytes], None],
 ) -> None:
-    tools = TYPESCRIPT / "node_modules"
+    tools = ROOT / "build" / "typescript" / "node_modules"
     if not tools.exists():
         pytest.skip("`make typescript` installs what TypeScript clients are generated with")
     (tmp_path / "node_modules").symlink_to(tools)
