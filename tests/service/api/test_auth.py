@@ -342,17 +342,23 @@ def test_an_upload_that_comes_before_its_job_counts_when_it_is_announced_and_onc
 # -- owners ---------------------------------------------------------------------------------------
 
 
-def test_a_job_is_its_owners_alone(
-    http: httpx.Client, make_key: MakeKey, clip: Path, finish: Callable[[str, bytes], None]
+def test_a_job_is_its_owners_alone_on_every_route(
+    http: httpx.Client,
+    make_key: MakeKey,
+    clip: Path,
+    finish: Callable[[str, bytes], None],
+    settings: Settings,
 ) -> None:
     ann, ann_too, bob = make_key("ann"), make_key("ann"), make_key("bob", "submit", "read", "admin")
     job = submit(http, clip, ann).json()["id"]
     finish(job, b"a video")
-    for method, path in [("GET", ""), ("GET", "/result"), ("HEAD", "/result"), ("DELETE", "")]:
-        response = http.request(method, f"/jobs/{job}{path}", headers=bob)
-        assert response.status_code == 404
-        if method != "HEAD":
-            assert_problem(response, 404, "job-not-found")
+    routes = create_app(settings).openapi()["paths"].items()
+    calls = [(method, path) for path, methods in routes if "{job_id}" in path for method in methods]
+    assert {("delete", "/jobs/{job_id}"), ("get", "/jobs/{job_id}/events")} <= set(calls)
+    for method, path in calls:
+        response = http.request(method.upper(), path.format(job_id=job), headers=bob)
+        assert_problem(response, 404, "job-not-found")
+    assert http.head(f"/jobs/{job}/result", headers=bob).status_code == 404
     assert http.get("/jobs", headers=bob).json()["jobs"] == []
     for own in (ann, ann_too):
         assert [each["id"] for each in http.get("/jobs", headers=own).json()["jobs"]] == [job]
