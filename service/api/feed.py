@@ -47,10 +47,9 @@ class Feed:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        #: All events after the place `_begin`, up to `_end`.
         self._recent: deque[Event] = deque()
-        self._begin = self._end = (
-            BEGINNING  # all events after the one place, up to the other, are in `_recent`
-        )
+        self._begin = self._end = BEGINNING
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._connected = True  # as far as the log knows
         self.closed = False  #: once true, whoever follows is to end
@@ -58,15 +57,12 @@ class Feed:
     @classmethod
     def from_url(cls, redis_url: str) -> Feed:
         """Prepares the connection to Redis, which need not answer yet."""
-        once_again = Retry(
-            NoBackoff(), 1
-        )  # a connection to a Redis that has restarted fails at its first use
         pool = BlockingConnectionPool.from_url(
             redis_url,
             max_connections=CONNECTIONS,  # whoever finds none free waits its turn
             timeout=REPLY_SECONDS,
             socket_timeout=BLOCK_SECONDS + REPLY_SECONDS,
-            retry=once_again,
+            retry=Retry(NoBackoff(), 1),  # a connection to a Redis that has restarted fails at its first use
         )
         return cls(Redis.from_pool(pool))
 
@@ -172,6 +168,8 @@ class Feed:
             except (RedisError, OSError) as error:
                 log.log(logging.WARNING if self._connected else logging.DEBUG, "no events come: %r", error)
                 self._connected = False
+            except LookupError:  # whoever waits would wait for ever
+                log.exception("the feed of events failed, and begins again")
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _follow(self) -> None:

@@ -20,6 +20,7 @@ from redis import Redis
 
 from service.api import auth, feed, server
 from service.api.feed import Feed
+from service.jobs.events import Event
 from service.jobs.keys import Scope
 from service.jobs.machine import EVENTS, PLAN, Jobs, new_job_id
 from service.jobs.options import Options
@@ -170,6 +171,23 @@ def test_an_event_that_cannot_be_read_is_passed_over(http: httpx.Client, jobs: J
         redis.xadd(EVENTS, {"event": "{"})
         job_id = accept(jobs)
         assert next(events)["data"]["job"] == job_id
+
+
+def test_a_fault_of_our_own_ends_no_stream(
+    http: httpx.Client, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_entry, faults = feed.read_entry, [ZeroDivisionError()]
+
+    def read_once_it_works(entry: Any) -> Event | None:
+        if faults:
+            raise faults.pop()
+        return read_entry(entry)
+
+    with stream(http, "/events") as events:
+        monkeypatch.setattr(feed, "read_entry", read_once_it_works)
+        job_id = accept(jobs)
+        assert next(events)["data"]["job"] == job_id
+    assert "begins again" in caplog.text
 
 
 def test_while_nothing_happens_the_place_is_told(
