@@ -168,7 +168,7 @@ class Feed:
             except (RedisError, OSError) as error:
                 log.log(logging.WARNING if self._connected else logging.DEBUG, "no events come: %r", error)
                 self._connected = False
-            except LookupError:  # whoever waits would wait for ever
+            except Exception:  # whoever waits would wait for ever
                 log.exception("the feed of events failed, and begins again")
             await asyncio.sleep(PAUSE_SECONDS)
 
