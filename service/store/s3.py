@@ -6,12 +6,15 @@ is read is checked here. boto3 has the credentials by its usual ways, and makes 
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,6 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
-from s3transfer.exceptions import RetriesExceededError
 
 from service.store import (
     Bucket,
@@ -48,6 +50,7 @@ ATTEMPTS = 4  # at one request
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 PART_BYTES = 16 * 2**20
 MOST_PARTS = 9_000  # S3 takes 10,000
+THREADS = 4  # of one transfer
 REMOVED_AT_ONCE = 1000
 SCRATCH_SECONDS = 60.0  # a new folder has no lock yet
 CHECK_SECONDS = 30.0  # for which a check that succeeded stands
@@ -162,33 +165,31 @@ class S3Store:
             yield path
 
     def _download(self, stored: Stored, path: Path, step: Callable[[], None]) -> Stored:
-        """Writes the object to `path`; returns what has arrived."""
-        with self._named(stored.key), path.open("wb") as file:
-            self._s3.download_fileobj(
-                self._bucket.name,
-                self._name(stored.key),
-                file,
-                Callback=lambda _: step(),
-                Config=_transfer(stored.size_bytes or 0),
-            )
-        if path.stat().st_size != stored.size_bytes:  # cut off in its head: then no length is known
-            raise self._cut_off(stored.key)
-        return Stored(stored.key, stored.size_bytes, hash_file(path, step))
+        """Writes the object to `path`, several parts at a time; returns what has arrived."""
+        size = stored.size_bytes or 0
+        with path.open("wb", buffering=0) as file, ThreadPoolExecutor(THREADS) as pool:
+
+            def fetch(start: int) -> None:
+                os.pwrite(file.fileno(), self._read(stored.key, start, min(start + PART_BYTES, size)), start)
+
+            for _ in pool.map(fetch, range(0, size, PART_BYTES)):
+                step()
+        return Stored(stored.key, path.stat().st_size, hash_file(path, step))
 
     @contextmanager
     def reader(self, key: str) -> Iterator[Callable[[int, int], bytes]]:
-        def read(first: int, stop: int) -> bytes:
-            part = f"bytes={first}-{stop - 1}"
-            for _ in range(ATTEMPTS):  # boto3 repeats requests, and not what they bring
-                with self._named(key):
-                    answer = self._s3.get_object(Bucket=self._bucket.name, Key=self._name(key), Range=part)
-                with suppress(HTTPClientError, IncompleteReadError):
-                    data: bytes = answer["Body"].read()
-                    if len(data) == stop - first:
-                        return data
-            raise self._cut_off(key)
+        yield partial(self._read, key)
 
-        yield read
+    def _read(self, key: str, first: int, stop: int) -> bytes:
+        part = f"bytes={first}-{stop - 1}"
+        for _ in range(ATTEMPTS):  # boto3 repeats requests, and not what they bring
+            with self._named(key):
+                answer = self._s3.get_object(Bucket=self._bucket.name, Key=self._name(key), Range=part)
+            with suppress(HTTPClientError, IncompleteReadError):
+                data: bytes = answer["Body"].read()
+                if len(data) == stop - first:  # an answer that is cut off in its head has no length
+                    return data
+        raise self._fault("", f"its answers for {key} are cut off")
 
     def link(self, stored: Stored, *, seconds: int, media_type: str, disposition: str) -> str:
         check_same(stored, self._look(stored.key).stored)
@@ -257,11 +258,9 @@ class S3Store:
         """What the server says of the object under `key`; raises StoreMissing where there is none."""
         with self._named(key):
             found = self._s3.head_object(Bucket=self._bucket.name, Key=self._name(key))
-        # Some servers capitalize names.
-        metadata = {name.lower(): value for name, value in found["Metadata"].items()}
-        if "ContentLength" not in found or "ETag" not in found:
-            raise self._cut_off(key)
-        return Found(Stored(key, found["ContentLength"], metadata.get("sha256")), found["ETag"])
+            # Some servers capitalize names.
+            metadata = {name.lower(): value for name, value in found["Metadata"].items()}
+            return Found(Stored(key, found["ContentLength"], metadata.get("sha256")), found["ETag"])
 
     def _listed(self, operation: str, part: str, prefix: str) -> Iterator[dict[str, Any]]:
         with self._named():
@@ -283,15 +282,14 @@ class S3Store:
             raise self._fault(code, _reason(error)) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise self._fault("NoCredentials", "") from error
-        except (BotoCoreError, Boto3Error, RetriesExceededError) as error:
+        except KeyError as error:  # boto3 takes an answer that is cut off in its head for a whole one
+            raise self._fault("", f"its answer lacks {error}") from error
+        except (BotoCoreError, Boto3Error) as error:
             raise self._fault("", _reason(error)) from error
 
     def _check_bucket(self) -> None:
         with self._named():
             self._s3.head_bucket(Bucket=self._bucket.name)
-
-    def _cut_off(self, key: str) -> StoreUnavailable:
-        return self._fault("", f"the answer for {key} is cut off")
 
     def _fault(self, code: str, message: str) -> StoreUnavailable:
         """What to tell of S3's error `code`, or of one without advice whose text is `message`."""
@@ -342,10 +340,9 @@ def check_same(wanted: Stored, found: Stored) -> None:
 
 def _transfer(size_bytes: int) -> TransferConfig:
     part = max(PART_BYTES, size_bytes // MOST_PARTS)
-    return TransferConfig(multipart_threshold=part, multipart_chunksize=part, max_concurrency=4)
+    return TransferConfig(multipart_threshold=part, multipart_chunksize=part, max_concurrency=THREADS)
 
 
 def _reason(error: Exception) -> str:
     """The text of an error of boto3, which may name what a response holds, but no credentials."""
-    last = error.last_exception if isinstance(error, RetriesExceededError) else error
-    return str(last).rstrip(".")
+    return str(error).rstrip(".")

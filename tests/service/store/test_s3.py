@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -170,9 +170,9 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
 @pytest.fixture
 def store_at(
     bucket: Bucket, open_at: Callable[..., S3Store], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], S3Store]:
+) -> Callable[..., S3Store]:
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
-    return lambda endpoint: open_at(bucket.url_at(endpoint))
+    return lambda endpoint, **machine: open_at(bucket.url_at(endpoint), **machine)
 
 
 # -- connections that break, which are made again ---------------------------------------------------
@@ -209,6 +209,27 @@ def test_what_arrives_cut_off_is_fetched_again(through: Callable[..., S3Store], 
     cuts: list[int | None] = [50_000, 200_000]
     assert read(through(down=cuts), stored) == CONTENT
     assert cuts == []
+
+
+def test_an_answer_that_is_cut_off_anywhere_is_no_damage(
+    bucket: Bucket, store_at: Callable[..., S3Store], store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the head of an answer, too, where its length may be missing."""
+    stored = put(store, "uploads/job", CONTENT[:1000])
+    monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)
+    with (
+        cutting_proxy(bucket.endpoint, up=[], down=[200] * 100) as proxy,
+        pytest.raises(StoreUnavailable, match="lacks 'UploadId'"),
+    ):
+        put(store_at(proxy), "uploads/large", CONTENT * 20)
+    for cut in range(150, 2400, 450):
+        with cutting_proxy(bucket.endpoint, up=[], down=[cut]) as proxy:
+            away = store_at(proxy, machine=f"there-{cut}")
+            with suppress(StoreUnavailable):
+                assert read(away, stored) == CONTENT[:1000]
+        with cutting_proxy(bucket.endpoint, up=[], down=[cut, cut]) as proxy, suppress(StoreUnavailable):
+            again = put(store_at(proxy), f"uploads/{cut}", CONTENT[:1000])
+            assert read(store, again) == CONTENT[:1000]
 
 
 def test_a_block_that_arrives_cut_off_is_fetched_again(
