@@ -7,9 +7,7 @@ import threading
 import time
 import uuid
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -25,27 +23,6 @@ TERMINAL = ("succeeded", "failed", "cancelled")
 
 class Refused(Exception):
     """The order is not taken; the argument is the problem document."""
-
-
-class Busy:
-    """How many requests of each kind are under way."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def at(self, moment: str) -> Iterator[None]:
-        with self._lock:
-            self._counts[moment] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._counts[moment] -= 1
-
-    def is_at(self, moment: str) -> bool:
-        return self._counts[moment] > 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +49,7 @@ class Client(threading.Thread):
     at_once: int = 1  #: how many times the order is sent at the same time
     in_pieces: bool = False  #: the video is sent by tus
     refusals: frozenset[str] = frozenset()  #: problems for which an order may be refused
-    busy: Busy = field(default_factory=Busy)
+    begun: set[str] = field(default_factory=set)  #: the kinds of requests that it or its friends have begun
     random: Random = field(default_factory=Random)
 
     job_id: str = ""
@@ -108,8 +85,8 @@ class Client(threading.Thread):
         return _slug(self.error)
 
     def _live(self) -> None:
-        with self.busy.at("accept"):
-            self._submit(self._send_in_pieces() if self.in_pieces else "")
+        self.begun.add("accept")
+        self._submit(self._send_in_pieces() if self.in_pieces else "")
         if self.cancel_after is not None:
             time.sleep(self.cancel_after)
             self._ask("DELETE", self._job, accept=(200, 204, 404))
@@ -124,8 +101,8 @@ class Client(threading.Thread):
             is_whole = self.sha256 == job["output"]["sha256"]
             assert is_whole, f"job {self.job_id}: the result is not what it is said to be"
         if self.deletes:
-            with self.busy.at("delete"):
-                self._ask("DELETE", self._job, accept=(204, 404))
+            self.begun.add("delete")
+            self._ask("DELETE", self._job, accept=(204, 404))
             self.gone = True
 
     @property

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
-from tests.faults.clients import Busy, Client, Order
+from tests.faults.clients import Client, Order
 from tests.faults.faults import STAGES, Fault, kill_worker
 from tests.faults.stack import Stack
 
 MOST_DELAY = 0.3  # seconds from the beginning of a moment to the fault
+DELETE_DELAY = 0.03
+LOOK_SECONDS = 0.01  # between two looks whether a moment has come
 POISONED_ROUNDS = 0.1
 STORM_CLIENTS = 8
 STORM_PATIENCE = 3600.0
@@ -27,10 +29,10 @@ class Round:
     ) -> None:
         self._stack, self.faults = stack, faults
         self._random = Random(seed)
-        self._busy = Busy()
+        self._begun: set[str] = set()
         self.missed: list[Fault] = []  #: faults whose moment did not come
         self.clients = [
-            self._client(self._random.choice(orders)),
+            self._client(self._random.choice(orders), deletes=True),
             self._client(self._random.choice(orders), in_pieces=True),
             self._client(self._random.choice(orders), cancel_after=self._random.uniform(0.0, 4.0)),
             self._client(self._random.choice(orders), at_once=20),
@@ -39,16 +41,8 @@ class Round:
             self.clients.append(self._client(poison))
 
     def _client(self, order: Order, **wishes: Any) -> Client:
-        deletes, random = self._random.random() < 0.5, Random(self._random.random())
-        return Client(
-            self._stack.url,
-            order,
-            self._stack.webhook,
-            busy=self._busy,
-            deletes=deletes,
-            random=random,
-            **wishes,
-        )
+        wishes = {"deletes": self._random.random() < 0.5, "random": Random(self._random.random())} | wishes
+        return Client(self._stack.url, order, self._stack.webhook, begun=self._begun, **wishes)
 
     def play(self) -> None:
         """Return when every client and every fault has come to its end."""
@@ -65,17 +59,17 @@ class Round:
             thread.join()
 
     def _strike(self, fault: Fault, chance: Random) -> None:
-        while not self._is_at(fault.moment):
+        while not self._has_come(fault.moment):
             if not any(client.is_alive() for client in self.clients):
                 self.missed.append(fault)
                 return
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0.0, MOST_DELAY))
+            time.sleep(LOOK_SECONDS)
+        time.sleep(chance.uniform(0.0, DELETE_DELAY if fault.moment == "delete" else MOST_DELAY))
         fault.strike(self._stack, chance)
 
-    def _is_at(self, moment: str) -> bool:
+    def _has_come(self, moment: str) -> bool:
         if moment not in STAGES:
-            return self._busy.is_at(moment)
+            return moment in self._begun
         return any(
             task.startswith(moment) and fields["state"] == "running"
             for _, task, fields in self._stack.jobs.live_tasks()
