@@ -174,7 +174,7 @@ def test_a_fork_server_that_is_killed_gets_a_successor_and_its_forks_go_on(
     assert outcome[0]["video"]["frames"] == 200_000
 
 
-def test_nothing_is_left_of_a_look_when_the_api_ends(prober: Prober, heavy: Path, settings: Settings) -> None:
+def test_nothing_is_left_of_a_look_when_the_api_ends(prober: Prober, heavy: Path) -> None:
     """As when it is killed: the kernel closes its descriptors."""
     reader, writer = os.pipe()
     request = {"file": str(heavy), "limits": {}}
@@ -182,11 +182,38 @@ def test_nothing_is_left_of_a_look_when_the_api_ends(prober: Prober, heavy: Path
     os.close(writer)
     until(lambda: len(family(prober)) == 3)
     processes = family(prober)
+    processes[2].suspend()  # it does not come to its end by itself
     os.close(reader)
     assert prober._requests is not None
     prober._requests.close()
     for process in processes:
         process.wait(30)
+
+
+def test_the_process_inside_does_not_outlive_the_one_that_watches_it(
+    prober: Prober, heavy: Path, settings: Settings
+) -> None:
+    thread, _ = looking(prober, heavy, settings)
+    until(lambda: len(family(prober)) == 3)
+    _, watching, inside = family(prober)
+    inside.suspend()
+    watching.kill()
+    inside.wait(30)
+    thread.join()
+
+
+def test_a_fork_server_that_says_nothing_is_replaced(
+    forkserver: Callable[[str], None], prober: Prober, clip: Path, tmp_path: Path, settings: Settings
+) -> None:
+    forkserver(
+        f"import pathlib\nflag = pathlib.Path({str(tmp_path / 'flag')!r})\n"
+        "if flag.exists():\n    serve(lambda request: {'video': {'frames': 1}})\n"
+        "flag.touch()\n"
+        "while True:\n"
+        "    _, [descriptor], _, _ = socket.recv_fds(requests, 1 << 16, 1)\n"
+        "    os.close(descriptor)\n"
+    )
+    assert probe(prober, clip, settings, OPTIONS) == {"frames": 1}
 
 
 def test_a_look_does_not_wait_for_another(
