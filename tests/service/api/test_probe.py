@@ -190,18 +190,6 @@ def test_nothing_is_left_of_a_look_when_the_api_ends(prober: Prober, heavy: Path
         process.wait(30)
 
 
-def test_the_process_inside_does_not_outlive_the_one_that_watches_it(
-    prober: Prober, heavy: Path, settings: Settings
-) -> None:
-    thread, _ = looking(prober, heavy, settings)
-    until(lambda: len(family(prober)) == 3)
-    _, watching, inside = family(prober)
-    inside.suspend()
-    watching.kill()
-    inside.wait(30)
-    thread.join()
-
-
 def test_a_fork_server_that_says_nothing_is_replaced(
     forkserver: Callable[[str], None], prober: Prober, clip: Path, tmp_path: Path, settings: Settings
 ) -> None:

@@ -8,12 +8,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from tests.api import until
 from worker.media import sandbox
 from worker.media.confinement import landlock_version
 
@@ -139,3 +142,23 @@ def test_the_process_inside_has_its_file_and_no_network(
         "probe.answer = tell"
     )
     assert json.loads(ask(clip)["error"]["detail"]) == ["its file", "a library"]
+
+
+def test_the_process_inside_does_not_outlive_the_one_that_watches_it(
+    serve: Callable[[str], Ask], clip: Path
+) -> None:
+    ask = serve("import time\nprobe.main = lambda: time.sleep(600)")
+
+    def forks() -> list[psutil.Process]:
+        """The fork server, its fork, and the process inside, among the processes of this one."""
+        children = psutil.Process().children(recursive=True)
+        return [process for process in children if "forkserver.main()" in " ".join(process.cmdline())]
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, clip)
+        until(lambda: len(forks()) == 3)
+        _, watching, inside = forks()
+        watching.kill()
+        inside.wait(30)
+        with pytest.raises(json.JSONDecodeError):  # the answer is empty
+            asked.result()
