@@ -17,13 +17,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.auth import AuthMiddleware
-from service.api.deps import Service
 from service.api.description import complete
 from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
 from service.api.problems import install_handlers
 from service.api.routes import docs, estimate, events, health, jobs, results, submit, uploads, workers
 from service.api.server import Config, Server, listeners
+from service.api.service import Service
 from service.jobs.keys import check_exposure
 from service.settings import Settings, read_settings
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import Request, Security
 from fastapi.concurrency import run_in_threadpool
@@ -21,12 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from service.api.problems import problem_response, redis_unavailable
+from service.api.service import Service
 from service.jobs.keys import Key, KeysUnreadable, Quota, Scope, id_in
 from service.jobs.problems import Problem
 from service.jobs.records import DEFAULT_OWNER
-
-if TYPE_CHECKING:
-    from service.api.deps import Service
 
 log = logging.getLogger(__name__)
 

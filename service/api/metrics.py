@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.service import Service
 from service.jobs.records import TERMINAL
 from service.jobs.webhooks import OUTCOMES
-
-if TYPE_CHECKING:
-    from service.api.deps import Service
 
 
 class Metrics:

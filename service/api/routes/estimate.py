@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from service.api import uploads, webhooks
 from service.api.auth import Caller, SubmitterDep
-from service.api.deps import Service, ServiceDep
+from service.api.deps import ServiceDep
 from service.api.description import SUBMISSION
 from service.api.problems import documented
 from service.api.routes.submit import (
@@ -23,6 +23,7 @@ from service.api.routes.submit import (
     quota_of,
     receive,
 )
+from service.api.service import Service
 from service.jobs.backlog import LiveJob
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])

@@ -13,9 +13,10 @@ from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from service.api.auth import ReaderDep
-from service.api.deps import JobDep, Service, ServiceDep
+from service.api.deps import JobDep, ServiceDep
 from service.api.feed import Feed, Lost
 from service.api.problems import documented
+from service.api.service import Service
 from service.api.views import JobView
 from service.jobs.events import BEGINNING, Event, Place
 from service.jobs.keys import Scope

@@ -11,8 +11,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import RedisError
 
 from service.api.auth import AdminDep
-from service.api.deps import Service, ServiceDep
+from service.api.deps import ServiceDep
 from service.api.problems import documented
+from service.api.service import Service
 from service.jobs.problems import Problem
 
 router = APIRouter(tags=["health"])

@@ -11,9 +11,10 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from service.api.auth import ReaderDep
-from service.api.deps import JOB_ID, ChangedJobDep, JobDep, Service, ServiceDep
+from service.api.deps import JOB_ID, ChangedJobDep, JobDep, ServiceDep
 from service.api.description import headers
 from service.api.problems import documented
+from service.api.service import Service
 from service.api.views import POLL_SECONDS, JobView, is_named
 from service.jobs.records import State
 from service.jobs.webhooks import MOST_LOGGED, Attempt

@@ -14,11 +14,12 @@ from redis.exceptions import RedisError
 
 from service.api import idempotency, sources, uploads, webhooks
 from service.api.auth import Caller, SubmitterDep
-from service.api.deps import Service, ServiceDep
+from service.api.deps import ServiceDep
 from service.api.description import SUBMISSION, headers
 from service.api.options import parse_request
 from service.api.probe import probe
 from service.api.problems import documented
+from service.api.service import Service
 from service.api.views import POLL_SECONDS, JobView
 from service.jobs.incoming import incoming_key, join
 from service.jobs.keys import Quota

@@ -15,9 +15,10 @@ from pydantic import BaseModel, Field
 
 from service.api import tus, uploads
 from service.api.auth import Caller, SubmitterDep
-from service.api.deps import Service, ServiceDep
+from service.api.deps import ServiceDep
 from service.api.problems import documented
 from service.api.routes.submit import check_capacity, check_space
+from service.api.service import Service
 from service.jobs.incoming import Upload, incoming_key
 from service.jobs.machine import new_job_id
 from service.jobs.problems import Problem
