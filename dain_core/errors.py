@@ -1,6 +1,7 @@
 """The root of every exception that `dain_core` defines, and the tree below it.
 
     DainCoreError
+    ├── BackendError           dain_core.runtime.backends.stages  a way to run networks cannot be used; a ValueError
     ├── DeviceError            dain_core.runtime.devices       a device does not exist or cannot be used; a ValueError
     ├── EvaluationError        dain_core.evaluation.pictures   `dain eval` cannot use a file, an option or a method
     ├── ExportError            dain_core.export.write          a network cannot be exported
@@ -10,6 +11,7 @@
     │   ├── CheckpointError    dain_core.training.checkpoints  a file of a run cannot be written, read or used
     │   └── NonFiniteError     dain_core.training.precision    a number is infinite or NaN
     ├── UnknownModelError      dain_core.weights.registry      no model has that name; a ValueError
+    │   └── NotExportedError   dain_core.runtime.backends.onnx  a model has no export to run
     └── WeightsError           dain_core.weights.files         weights cannot be read or do not fit the network
 
 A program that passes an invalid argument (a wrong shape, a time outside a pair of frames) gets a plain ValueError.

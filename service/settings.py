@@ -99,6 +99,10 @@ def _default_store_url(values: dict[str, Any]) -> str:
     return str((values["state_dir"] / "store").as_uri())
 
 
+def _default_exports(values: dict[str, Any]) -> Path:
+    return Path(values["state_dir"] / "exports")
+
+
 def _default_keys_file(values: dict[str, Any]) -> Path | None:
     return values["state_dir"] / "keys.json" if values["redis_url"] is None else None
 
@@ -223,6 +227,17 @@ class Settings(BaseSettings):
         default="auto",
         description="Arithmetic of the networks; `auto` is fp16 on a GPU; on a CPU bf16 if it has AMX, else fp32. "
         "`fp8` wants an H100 or H200.",
+    )
+    backend: str = Field(
+        default="auto",
+        pattern=r"^(auto|torch|onnxruntime(:\w+)?)$",
+        description="What runs the networks: `torch`, which `auto` is, or `onnxruntime`: exported models, on a CPU or, "
+        "by `onnxruntime:NAME`, where that execution provider works.",
+    )
+    exports: Annotated[Path, AfterValidator(_absolute)] = Field(
+        default_factory=_default_exports,
+        description="Folder of the models that `dain export` wrote for the backend `onnxruntime`, `NAME/` of each; "
+        "unset: `exports` in the state folder.",
     )
     max_vram_bytes: ByteSize | None = Field(
         default=None,

@@ -65,8 +65,12 @@ def load(settings: Settings) -> Models:
         precision=settings.precision,
         models=entries,
         memory=Budget(limit),  # one, for all models and their float32 twins
+        backend=settings.backend,
+        exports=settings.exports,
     )
-    models = Models(load_one, settings.model, tuple(entries))
+    exported_only = settings.backend.startswith("onnxruntime")
+    names = [name for name in entries if not exported_only or (settings.exports / name).is_dir()]
+    models = Models(load_one, settings.model, names)
     if models.device.type == "cuda":
         torch.cuda.set_device(models.device)  # nothing is to take memory on another GPU
     return models

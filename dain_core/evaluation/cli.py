@@ -34,8 +34,8 @@ from dain_core.evaluation.scenes import MadeClip
 from dain_core.evaluation.scores import load_lpips
 from dain_core.evaluation.vmaf import load_vmaf
 from dain_core.outputs import OutputFile, writing
+from dain_core.runtime.backends import PRECISIONS
 from dain_core.runtime.devices import named_device
-from dain_core.runtime.engine import PRECISIONS
 
 
 class FrameSize(click.ParamType):

@@ -129,7 +129,7 @@ def model_method(spec: str, device: str, precision: str) -> Method:
     Args:
         spec: NAME or NAME=FILE of weights.
         device: the device, such as "cuda:0".
-        precision: one of `dain_core.runtime.engine.PRECISIONS`, or "auto".
+        precision: one of `dain_core.runtime.backends.PRECISIONS`, or "auto".
 
     Raises:
         EvaluationError: there is no such model, precision or device, or the weights cannot be used.

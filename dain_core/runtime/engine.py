@@ -7,31 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from cuda_ext import backend
-from dain_core.network.model import Motion
-from dain_core.network.networks import build, config_named
-from dain_core.runtime.backends import Stages, backend_for
+from cuda_ext import backend as operators
+from dain_core.network.networks import config_named
+from dain_core.runtime.backends import PRECISIONS, Source, backend_for
+from dain_core.runtime.backends.stages import BackendError
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.devices import current, named_device
 from dain_core.runtime.interrupt import Interruptible
 from dain_core.runtime.memory import FrameTooLargeError
-from dain_core.weights.files import load_weights
 from dain_core.weights.registry import Entry, UnknownModelError, registry
-
-#: The dtypes that a network can run in. With fp8 only the convolution that is most of the work has eight bits, and
-#: all else is float16.
-PRECISIONS = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "fp8": torch.float8_e4m3fn,
-}
 
 #: (height, width) of the frames that a device warms up with. On a GPU the first runs as CUDA graphs; together they take
 #: the tiles, bands and kernels of any real frame.
@@ -71,7 +62,7 @@ class Pair:
 
     first: Frame
     second: Frame
-    motion: Motion
+    motion: Any
 
 
 class Pending:
@@ -128,17 +119,20 @@ class Interpolator:
         replanned: how often a GPU's memory ran out, and frames were made in smaller parts from then on.
     """
 
-    def __init__(self, entry: Entry, device: torch.device, precision: str, budget: Budget) -> None:
-        self.model_name = entry.name
+    def __init__(
+        self, source: Source, device: torch.device, precision: str, budget: Budget, runtime: str = "torch"
+    ) -> None:
+        self.model_name = source.entry.name
         self.device = device
         self.precision = precision
         self.recomputed = 0
-        self._entry = entry
+        self._source = source
         self._budget = budget
-        self._config = config_named(entry.network)
+        self._runtime = runtime
         # What is known of frames and pairs is the network's own affair.
-        self._stages = self._load()
-        self._model = self._stages.model
+        with current(device):
+            make = backend_for(source.config, device, runtime).make
+            self._stages = make(source, device, precision, budget)
 
     @classmethod
     def load(
@@ -150,6 +144,8 @@ class Interpolator:
         weights: str | Path | None = None,
         models: Mapping[str, Entry] | None = None,
         memory: int | Budget | None = None,
+        backend: str = "auto",
+        exports: Path | None = None,
     ) -> Interpolator:
         """Load a model.
 
@@ -163,11 +159,20 @@ class Interpolator:
             memory: bytes of a GPU's memory that may be used, or a `Budget` that several interpolators of one GPU share.
                 None is four fifths of what this process can have when it meets a new size of frames. Frames that need
                 more are made in parts, which changes nothing of the result.
+            backend: "torch", which "auto" is, or "onnxruntime": models that were exported, on a device of ONNX
+                Runtime's. "onnxruntime:NAME" names its execution provider, such as OpenVINO.
+            exports: the folder of exported models, NAME/ of each.
 
         Raises:
             ValueError: no such model, device or precision, or a GPU that the operators are not built for.
             WeightsError: the weights cannot be read or do not fit.
         """
+        runtime, _, provider = backend.partition(":")
+        runtime = "torch" if runtime == "auto" else runtime
+        if runtime == "onnxruntime":
+            device, precision = _for_onnxruntime(device, precision)
+        elif runtime != "torch":
+            raise ValueError(f"backend {backend!r} is none of auto, torch, onnxruntime, onnxruntime:NAME")
         place = named_device(device)
         if model == "auto":
             model = "dain-lite" if place.type == "cpu" else "dain"
@@ -180,12 +185,15 @@ class Interpolator:
                 "precision fp8 needs a GPU of compute capability 9.0, such as an H100: choose fp16"
             )
         budget = memory if isinstance(memory, Budget) else Budget(memory)
-        return cls(_entry(model, weights, models or registry()), place, precision, budget)
+        source = Source(_entry(model, weights, models or registry()), exports or Path("exports"), provider)
+        return cls(source, place, precision, budget, runtime)
 
     @property
     def backend(self) -> str:
-        """Which operators run: "cuda" for the compiled kernels, "cpu" for the reference."""
-        return backend() if self.device.type == "cuda" else "cpu"
+        """Which operators run: "cuda" for the compiled kernels, "cpu" for the reference, or "onnxruntime"."""
+        if self._runtime != "torch":
+            return self._runtime
+        return operators() if self.device.type == "cuda" else "cpu"
 
     @property
     def replanned(self) -> int:
@@ -278,18 +286,10 @@ class Interpolator:
         pending = [self.submit(pair, time) for time in times]
         return torch.cat([first[:0].float(), *(frame.result() for frame in pending)])
 
-    def _load(self) -> Stages:
-        with torch.device("meta"):
-            model = build(self._config)
-        model.load_state_dict(load_weights(self._entry.weights, self._config), assign=True)
-        with current(self.device):
-            make = backend_for(self._config, self.device).make
-            return make(model, self.device, PRECISIONS[self.precision], self._budget)
-
     @cached_property
     def _exact(self) -> Interpolator:
         """The same network in float32."""
-        return Interpolator(self._entry, self.device, "fp32", self._budget)
+        return Interpolator(self._source, self.device, "fp32", self._budget)
 
     def _recompute(self, first: Tensor, second: Tensor, time: float) -> Tensor:
         """The frame in float32. Threads that ask for results wait for each other here."""
@@ -312,3 +312,19 @@ def _entry(model: str, weights: str | Path | None, models: Mapping[str, Entry]) 
     if model not in models:
         raise UnknownModelError(f"no model is called {model!r}: choose one of {', '.join(models)}")
     return models[model]
+
+
+def _for_onnxruntime(device: str, precision: str) -> tuple[str, str]:
+    """The device of the frames, and the precision; raises BackendError if they are none that ONNX Runtime has here."""
+    if find_spec("onnxruntime") is None:
+        raise BackendError(
+            "the backend onnxruntime needs the package onnxruntime: `pip install '.[export]'` in the project's folder "
+            "brings it"
+        )
+    if device not in ("auto", "cpu"):
+        raise BackendError(
+            f"the backend onnxruntime chooses its device by its provider, not by the name {device!r}: leave it at auto"
+        )
+    if precision not in ("auto", "fp32", "fp16"):
+        raise BackendError(f"the backend onnxruntime has no precision {precision!r}: choose fp32 or fp16")
+    return "cpu", "fp32" if precision == "auto" else precision

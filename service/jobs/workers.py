@@ -28,7 +28,9 @@ class WorkerRecord(BaseModel):
     pid: int
     device: str = Field(description="cpu, cuda:0, …")
     device_name: str
-    backend: str = Field(description="which operators are in use: cuda (compiled kernels) or cpu (PyTorch)")
+    backend: str = Field(
+        description="which operators are in use: cuda (compiled kernels), cpu (PyTorch) or onnxruntime"
+    )
     model: str = Field(description="the model that runs for jobs which name none")
     models: list[str] = Field(default_factory=list, description="every model that a job may name here")
     precision: str

@@ -97,7 +97,7 @@ def test_sizes_may_change_at_any_frame(exact: Interpolator) -> None:
 
 def test_a_broken_half_precision_result_is_made_again(exact: Interpolator) -> None:
     engine = Interpolator.load(device="cuda", precision="fp16")
-    engine._model.rectify.stem.weight.fill_(float("inf"))
+    engine._stages.model.rectify.stem.weight.fill_(float("inf"))
     first, second = moving_texture(64, 64, 0), moving_texture(64, 64, 6)
     result = engine.interpolate(first, second, [0.25, 0.5, 0.75])
     assert engine.recomputed == 3
@@ -113,7 +113,7 @@ def test_frames_that_are_not_finite_are_an_error(half: Interpolator) -> None:
 @pytest.mark.parametrize("keep_contexts", [True, False])
 @torch.inference_mode()
 def test_bands_change_nothing(half: Interpolator, keep_contexts: bool) -> None:
-    model, time = half._model, torch.tensor(0.4, device="cuda")
+    model, time = half._stages.model, torch.tensor(0.4, device="cuda")
     frames = [channels_last(moving_texture(191, 253, shift)) for shift in (0, 6)]
     first, second = (model.features(frame) for frame in frames)
     motion = model.motion(first, second)
@@ -296,8 +296,8 @@ def test_results_that_are_asked_for_later(half: Interpolator) -> None:
 
 
 def test_float32_is_the_plain_network(exact: Interpolator) -> None:
-    plain = DAIN(exact._config)
-    plain.load_state_dict(load_weights("dain", exact._config))
+    plain = DAIN(exact._source.config)
+    plain.load_state_dict(load_weights("dain", exact._source.config))
     stages = PlainStages(plain.prepare(torch.float32).cuda())
     first, second = (channels_last(moving_texture(190, 311, shift)) for shift in (0, 6))
     with torch.inference_mode():
@@ -348,7 +348,7 @@ def test_models_share_one_budget() -> None:
     engine = next(engine for engine in engines if engine.model_name == "dain")
     frames = moving_texture(480, 640, 0), moving_texture(480, 640, 6)
     expected = engine.interpolate(*frames, [0.5])
-    engine._model.rectify.head.bias.fill_(float("nan"))
+    engine._stages.model.rectify.head.bias.fill_(float("nan"))
     assert psnr(engine.interpolate(*frames, [0.5]), expected) > 45 and engine.recomputed == 1
     assert torch.cuda.max_memory_allocated() - before <= limit
     assert all(engine.replanned == 0 for engine in engines)
@@ -357,7 +357,7 @@ def test_models_share_one_budget() -> None:
 def test_threads_may_ask_for_results_that_are_made_again(exact: Interpolator) -> None:
     """Each thread on a stream of its own: they must not overwrite each other's frames in the graphs of the twin."""
     engine = Interpolator.load(device="cuda", precision="fp16")
-    engine._model.rectify.head.bias.fill_(float("nan"))
+    engine._stages.model.rectify.head.bias.fill_(float("nan"))
     pairs = [(moving_texture(96, 160, 0), moving_texture(96, 160, shift)) for shift in range(16)]
     expected = [exact.interpolate(*pair, [0.5]) for pair in pairs]
     pending = [engine.submit(engine.pair(*map(engine.frame, pair)), 0.5) for pair in pairs]

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from dain_core.export.write import export
+from dain_core.runtime.backends.onnx import NotExportedError
 from dain_core.weights.files import SHIPPED, WeightsError, shipped_path
+from dain_core.weights.registry import registry
 from service.settings import Settings
 from worker import main
 
 
 def test_all_models_of_a_worker_share_one_budget(tmp_path: Path) -> None:
-    models = main.load(Settings(state_dir=tmp_path, device="cpu", model="dain-lite", max_vram_bytes=2**30))
+    models = main.load(Settings(state_dir=tmp_path, device="cpu", model="dain-lite", max_ram_bytes=2**30))
     other = models.named("dain")
     assert models.default.model_name == "dain-lite" and other.model_name == "dain"
     assert models.named("dain") is other
@@ -28,7 +31,10 @@ def test_a_worker_serves_a_folder_of_models(tmp_path: Path) -> None:
     """And says so: GET /workers lists what the records say, and a job may name what is listed."""
     shutil.copy(shipped_path("dain-lite"), tmp_path / "film.safetensors")
     models = main.load(Settings(state_dir=tmp_path, device="cpu", model="film", models=tmp_path))
-    assert models.default.model_name == "film" and models.default._config == models.named("dain-lite")._config
+    assert (
+        models.default.model_name == "film"
+        and models.default._source.config == models.named("dain-lite")._source.config
+    )
     record = main.describe_worker(models)
     assert record.model == "film" and record.models == [*SHIPPED, "film"]
 
@@ -53,3 +59,16 @@ def test_a_worker_that_cannot_serve_what_it_should_says_so(tmp_path: Path) -> No
         done.stderr
         == f"there is no folder {tmp_path / 'absent'} of models: make it, or name another. Nothing was started.\n"
     )
+
+
+def test_a_worker_on_onnxruntime_offers_what_is_exported(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path, device="cpu", backend="onnxruntime")
+    with pytest.raises(
+        NotExportedError, match=r"no export of dain-lite in .*/exports/dain-lite: `dain export onnx"
+    ):
+        main.load(settings)
+    settings.exports.mkdir()
+    export(registry()["dain-lite"], settings.exports / "dain-lite", form="stages")
+    models = main.load(settings)
+    record = main.describe_worker(models)
+    assert (record.backend, record.models) == ("onnxruntime", ["dain-lite"])

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dain_core.outputs import OutputFile, writing
+from dain_core.runtime.backends import PRECISIONS as ENGINE_PRECISIONS
 from dain_core.runtime.devices import DeviceError, named_device
-from dain_core.runtime.engine import PRECISIONS as ENGINE_PRECISIONS
 from dain_core.runtime.memory import is_out_of_memory
 from dain_core.weights.files import SHIPPED
 from worker.bench.job import job

@@ -7,14 +7,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dain_core.network.model import Motion
+from dain_core.errors import DainCoreError
+
+
+class BackendError(DainCoreError, ValueError):
+    """A way to run networks that cannot be used here: the message says what it lacks."""
 
 
 class Stages(Protocol):
     """A network on a device, which is the current one whenever a stage is called."""
-
-    @property
-    def model(self) -> nn.Module: ...
 
     @property
     def replanned(self) -> int:
@@ -23,10 +24,10 @@ class Stages(Protocol):
     def features(self, image: Tensor) -> Any:
         """What is known of one frame (1, 3, H, W); the attribute `image` of the result is that frame."""
 
-    def motion(self, first: Any, second: Any) -> Motion:
+    def motion(self, first: Any, second: Any) -> Any:
         """What is known of a pair of frames, given the features of both."""
 
-    def synthesis(self, first: Any, second: Any, motion: Motion, time: Tensor) -> tuple[Tensor, Tensor]:
+    def synthesis(self, first: Any, second: Any, motion: Any, time: Tensor) -> tuple[Tensor, Tensor]:
         """The frame at a time, and a number that is finite if the frame can be trusted."""
 
     def held_bytes(self) -> int:

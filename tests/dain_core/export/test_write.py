@@ -17,17 +17,12 @@ from dain_core.export.cli import export
 from dain_core.export.graphs import Graph
 from dain_core.network.networks import Network, build, config_named
 from dain_core.weights.files import load_weights
-from dain_core.weights.registry import registry
-
-LITE = registry()["dain-lite"]
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+@pytest.fixture
+def exported(exports: Path) -> dict[str, Path]:
     """The stages of dain-lite."""
-    out = tmp_path_factory.mktemp("export") / "dain-lite"
-    assert write.export(LITE, out, form="stages") > 90
-    return {path.stem: path for path in out.iterdir()}
+    return {path.stem: path for path in (exports / "dain-lite").iterdir()}
 
 
 def network(name: str) -> Network:

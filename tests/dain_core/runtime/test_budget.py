@@ -97,7 +97,7 @@ def test_two_networks_plan_within_one_budget() -> None:
 def test_frames_are_made_again_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that ask for results share the float32 twin, whose graphs serve one of them at a time."""
     engine = Interpolator.load("dain-lite", device="cpu", precision="bf16")
-    engine._model.rectify.stem.weight.fill_(float("inf"))
+    engine._stages.model.rectify.stem.weight.fill_(float("inf"))
     pair = engine.pair(*(engine.frame(torch.rand(1, 3, 16, 16)) for _ in range(2)))
     pending = [engine.submit(pair, 0.5) for _ in range(4)]
     inside, most, twins = 0, 0, set()

@@ -144,7 +144,7 @@ def test_half_precision_is_close(engine: Interpolator, precision: str) -> None:
 def test_a_broken_half_precision_result_is_made_again(engine: Interpolator) -> None:
     """Also where the warp would hide the break: it copies pixels whose flow is no number."""
     half = Interpolator.load("dain", device="cpu", precision="bf16")
-    half._model.flow.refine[0][0].weight.fill_(float("inf"))
+    half._stages.model.flow.refine[0][0].weight.fill_(float("inf"))
     first, second = moving_texture(64, 64, 0), moving_texture(64, 64, 6)
     result = half.interpolate(first, second, [0.25, 0.5])
     assert half.recomputed == 2
@@ -160,7 +160,7 @@ def test_results_may_be_asked_for_later(engine: Interpolator) -> None:
     pending = [half.submit(pair, time) for pair in pairs for time in (0.25, 0.5)]
     for ours, theirs in zip(reversed(pending), reversed(expected), strict=True):
         assert torch.equal(ours.result(), theirs) and torch.equal(ours.result(), theirs)
-    half._model.rectify.stem.weight.fill_(float("inf"))
+    half._stages.model.rectify.stem.weight.fill_(float("inf"))
     pending = [half.submit(pair, 0.5) for pair in pairs]
     assert half.recomputed == 0
     for ours, theirs in zip(reversed(pending), (expected[3], expected[1]), strict=True):
