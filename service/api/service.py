@@ -27,6 +27,7 @@ from service.store import Store
 
 REDIS_CONNECT_SECONDS = 2.0
 REDIS_REPLY_SECONDS = 5.0
+MOVES = 40  # of files to or from the store, at a time
 LOOKS = 2 * len(os.sched_getaffinity(0))  # into uploads, at a time
 
 
@@ -50,6 +51,8 @@ class Service:
     #: A look takes a core and some memory. Half of the places are as many as there are cores, and an owner has no more.
     looks: FairSemaphore = field(default_factory=lambda: FairSemaphore(LOOKS))
     looking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(LOOKS))
+    #: Files on their way to or from the store. A store that hangs holds these threads, and none that answers a poll.
+    moving: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(MOVES))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Service:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
+import anyio
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
@@ -67,20 +68,29 @@ def get_link(request: Request, output: OutputDep, service: ServiceDep) -> str | 
 LinkDep = Annotated[str | None, Depends(get_link)]
 
 
-def get_file(output: OutputDep, service: ServiceDep, link: LinkDep) -> Iterator[Path | None]:
+async def get_file(output: OutputDep, service: ServiceDep, link: LinkDep) -> AsyncIterator[Path | None]:
     """The path of the opened result, checked whole; None where it is so large that it is checked block by block, or
     where the store itself sends it.
 
     The file stays valid until the answer is sent, even where the job is removed. Raises Problem 410 where the result is
     gone, or is not what the worker put into the store.
     """
+    if link or output.blocks_sha256 and output.size_bytes > service.store.whole_bytes:
+        yield None
+        return
+    with ExitStack() as files:
+        path = await anyio.to_thread.run_sync(
+            open_result, service.store, output, files, limiter=service.moving
+        )
+        yield path
+
+
+def open_result(store: Store, output: Output, files: ExitStack) -> Path:
+    """The path of a result that is open until `files` closes; raises Problem 410."""
     with named_damage():
-        if link or output.blocks_sha256 and output.size_bytes > service.store.whole_bytes:
-            yield None
-            return
-        stored = service.store.fetch(output.key, size_bytes=output.size_bytes, sha256=output.sha256)
-        with stored as path, path.open("rb") as file:
-            yield Path(f"/proc/self/fd/{file.fileno()}")
+        fetched = store.fetch(output.key, size_bytes=output.size_bytes, sha256=output.sha256)
+        file = files.enter_context(files.enter_context(fetched).open("rb"))
+        return Path(f"/proc/self/fd/{file.fileno()}")
 
 
 @contextmanager

@@ -109,7 +109,9 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
                 return await run_in_threadpool(replay, service, binding, upload, caller)
             handling = await webhooks.settle(upload.handling, caller, service.settings, service.egress)
             upload, facts = await examine(service, upload, caller.owner)
-            return await run_in_threadpool(accept, service, key, upload, handling, facts, caller)
+            return await anyio.to_thread.run_sync(
+                accept, service, key, upload, handling, facts, caller, limiter=service.moving
+            )
 
 
 def bytes_to_come(request: Request) -> int:

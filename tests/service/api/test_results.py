@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -16,7 +17,7 @@ from service.jobs.machine import PLAN, Jobs
 from service.jobs.problems import Problem
 from service.jobs.records import Job, State
 from service.settings import Settings
-from service.store import Store, blocks
+from service.store import Store, StoreUnavailable, blocks
 from service.store.local import LocalStore
 from service.store.s3 import S3Store
 from tests import s3
@@ -210,6 +211,30 @@ def test_fetching_and_removing_at_once(
         for response in (each.result() for each in fetched):
             assert response.status_code in (200, 404, 410)
             assert response.status_code != 200 or response.content == RESULT
+
+
+def test_a_store_that_hangs_holds_up_nobody_who_asks_for_a_job(
+    http: httpx.Client, finished: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files wait for the store in threads of their own."""
+    waiting, over = threading.Semaphore(0), threading.Event()
+
+    def hang(*_: object, **__: object) -> NoReturn:
+        waiting.release()
+        over.wait(60)
+        raise StoreUnavailable("The store does not answer.")
+
+    monkeypatch.setattr(LocalStore, "fetch", hang)
+    with ThreadPoolExecutor(45) as pool:
+        sent = [pool.submit(http.get, f"/jobs/{finished.id}/result") for _ in range(45)]
+        try:
+            for _ in range(40):
+                assert waiting.acquire(timeout=30)
+            with httpx.Client(base_url=http.base_url, timeout=30, verify=False) as other:
+                assert other.get(f"/jobs/{finished.id}").status_code == 200
+        finally:
+            over.set()
+        assert {response.result().status_code for response in sent} == {503}
 
 
 class TestLarge:
