@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from service.api import deps
+from service.api import service as held
 from service.jobs.machine import Jobs
 from service.jobs.options import Options
 from service.jobs.problems import PROBLEMS
@@ -61,7 +61,7 @@ def test_alive(http: httpx.Client) -> None:
 def test_alive_while_redis_hangs_and_every_thread_waits_for_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deps, "REDIS_REPLY_SECONDS", 1.5)
+    monkeypatch.setattr(held, "REDIS_REPLY_SECONDS", 1.5)
     with socket.create_server(("127.0.0.1", 0), backlog=200) as hung:  # which says nothing
         settings = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{hung.getsockname()[1]}"})
         with serve(settings) as url, ThreadPoolExecutor(60) as pool, httpx.Client(verify=False) as http:
@@ -140,7 +140,7 @@ class TestRedisHangs:
 
     @pytest.fixture
     def settings(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-        monkeypatch.setattr(deps, "REDIS_REPLY_SECONDS", 0.2)
+        monkeypatch.setattr(held, "REDIS_REPLY_SECONDS", 0.2)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
             yield settings.model_copy(update={"redis_url": url})

@@ -15,7 +15,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from service.api import deps, idempotency, uploads
+from service.api import idempotency, uploads
+from service.api import service as held
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue
 from service.jobs.workers import WorkerRecord, Workers
@@ -404,7 +405,7 @@ class TestFullQueue:
 class TestHeavyFiles:
     @pytest.fixture(autouse=True)
     def few_looks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(deps, "LOOKS", 2)
+        monkeypatch.setattr(held, "LOOKS", 2)
 
     def test_of_one_owner_hold_up_no_other(
         self,
