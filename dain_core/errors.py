@@ -4,7 +4,7 @@
     ├── BackendError           dain_core.runtime.backends.stages  a way to run networks cannot be used; a ValueError
     ├── DeviceError            dain_core.runtime.devices       a device does not exist or cannot be used; a ValueError
     ├── EvaluationError        dain_core.evaluation.pictures   `dain eval` cannot use a file, an option or a method
-    ├── ExportError            dain_core.export.write          a network cannot be exported
+    ├── ExportError            dain_core.export.errors         a network cannot be exported, or an export not used
     ├── FrameTooLargeError     dain_core.runtime.memory        a frame needs more memory than may be used; a ValueError
     ├── TrainingDataError      dain_core.training.batch        training data cannot be read, or do not fit the run
     ├── TrainingError          dain_core.training.errors       a training run cannot start or continue

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dain_core.errors import DainCoreError
+from dain_core.export import tensorrt
 from dain_core.export.graphs import FORMS
 from dain_core.export.write import PRECISIONS
 from dain_core.export.write import export as write
@@ -63,3 +64,31 @@ def onnx(out: Path, model: str, models: Path | None, precision: str, form: str) 
     click.echo(
         f"{out}: {model}, {precision}, {size / 1e6:.1f} MB; {fidelity:.1f} dB from the network on a real pair"
     )
+
+
+@export.command()
+@click.argument("source", metavar="FILE", type=click.Path(exists=True, path_type=Path))
+def check(source: Path) -> None:
+    """Say what of FILE, or of the files of a folder, TensorRT's parser does not take, by its documentation.
+
+    TensorRT itself is not needed, and not asked.
+    """
+    files = sorted(source.glob("*.onnx")) if source.is_dir() else [source]
+    if not files:
+        raise click.ClickException(f"{source} has no ONNX file in it")
+    found = 0
+    for path in files:
+        try:
+            sentences, operators = tensorrt.refused(path)
+        except DainCoreError as error:
+            raise click.ClickException(str(error)) from error
+        found += len(sentences)
+        for sentence in sentences:
+            click.echo(f"{path.name}: {sentence}")
+        if not sentences:
+            click.echo(
+                f"{path.name}: {operators.total()} nodes of {len(operators)} operators, all of which "
+                f"{tensorrt.VERSION} documents as taken"
+            )
+    if found:
+        raise SystemExit(1)

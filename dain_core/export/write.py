@@ -16,7 +16,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from dain_core.errors import DainCoreError
+from dain_core.export.errors import ExportError
 from dain_core.export.graphs import FORMS, Graph
 from dain_core.export.operators import StandardOperators
 from dain_core.network.networks import Network, build, config_named
@@ -29,10 +29,6 @@ PRECISIONS = {"fp32": (torch.float32, 70.0), "fp16": (torch.float16, 45.0)}
 
 #: The files of an export in stages.
 _STAGES = {"features.onnx", "motion.onnx", "synthesis.onnx"}
-
-
-class ExportError(DainCoreError):
-    """A network cannot be exported: the message says why."""
 
 
 def export(entry: Entry, out: Path, *, precision: str = "fp32", form: str = "whole") -> float:
