@@ -21,8 +21,8 @@ from typing import Any
 import click
 from redis import Redis
 
-from service.api.deps import Service
 from service.api.metrics import Metrics
+from service.api.service import Service
 from service.jobs.janitor import Janitor
 from service.jobs.machine import PLAN, Claim, Jobs, new_job_id, segment_name
 from service.jobs.options import Options
