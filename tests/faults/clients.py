@@ -176,9 +176,8 @@ class Client(threading.Thread):
             else:
                 if answer.status_code in accept:
                     return answer
-                last = slug = _slug(
-                    answer.json() if "json" in answer.headers.get("content-type", "") else None
-                )
+                is_problem = answer.content and "problem" in answer.headers.get("content-type", "")
+                last = slug = _slug(answer.json() if is_problem else None)
                 if slug in self.refusals:
                     raise Refused(answer.json())
                 may_pass = answer.status_code in TRY_AGAIN or slug == "idempotency-key-in-use"

@@ -30,7 +30,7 @@ import httpx
 import psutil
 from redis import Redis
 from redis.backoff import ConstantBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError
+from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
 from redis.retry import Retry
 
 from service.jobs.machine import Jobs
@@ -63,7 +63,7 @@ DISK_BYTES = 64 * 2**20
 PYTHON = [sys.executable, "-P", "-m"]
 JANITOR = [*PYTHON, "service.jobs.janitor"]
 #: Redis is killed and stopped meanwhile.
-PATIENCE = Retry(ConstantBackoff(0.2), 600, (ConnectionError, BusyLoadingError))
+PATIENCE = Retry(ConstantBackoff(0.2), 600, (ConnectionError, TimeoutError, BusyLoadingError))
 
 
 class Program:

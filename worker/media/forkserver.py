@@ -21,7 +21,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -112,9 +111,8 @@ def _supervise(request: bytes, answer: int) -> None:
 
 def fork(arguments: Sequence[str], answer: IO[bytes], messages: IO[bytes]) -> Forked:
     """Start the process inside as a fork of this one; see `sandbox.Start`."""
-    folder = tempfile.mkdtemp()
-    os.chdir(folder)
-    os.rmdir(folder)
+    with sandbox.nowhere() as folder:
+        os.chdir(folder)
     pid = os.fork()
     if pid:
         with suppress(OSError):  # so that its group is there to be killed, whichever of the two is first

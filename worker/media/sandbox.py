@@ -24,8 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
@@ -86,8 +86,7 @@ class Start(Protocol):
 
 def spawn(arguments: Sequence[str], answer: IO[bytes], messages: IO[bytes]) -> Process:
     """Start the process inside as an interpreter of its own; see `Start`."""
-    folder = tempfile.mkdtemp()
-    try:
+    with nowhere() as folder:
         return subprocess.Popen(
             [*INSIDE, PROBER, *arguments],
             cwd=folder,
@@ -97,8 +96,18 @@ def spawn(arguments: Sequence[str], answer: IO[bytes], messages: IO[bytes]) -> P
             stderr=messages,
             start_new_session=True,
         )
+
+
+@contextmanager
+def nowhere() -> Iterator[str]:
+    """A folder for a process to be in that is removed already: nothing can be put into it, and no death leaves it."""
+    folder = tempfile.mkdtemp()
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.rmdir(folder)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
     finally:
-        os.rmdir(folder)  # it stays the process's folder, and nothing can be put into it
+        os.close(descriptor)
 
 
 def url(path: Path) -> str:

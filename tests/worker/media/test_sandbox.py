@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,14 @@ def test_a_full_disk_of_temporary_files_is_named(program: Program, clip: Path) -
     with pytest.raises(MediaError) as caught:
         sandbox.probe(clip)
     assert caught.value.slug == "insufficient-storage"
+
+
+def test_the_death_of_whoever_asks_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with sandbox.nowhere() as folder:
+        assert not list(tmp_path.iterdir())
+        in_it = subprocess.run(["ls", "-A"], cwd=folder, capture_output=True)
+    assert (in_it.returncode, in_it.stdout) == (0, b"")
 
 
 def test_a_crash_that_does_not_happen_again_is_forgotten(
