@@ -26,10 +26,12 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import rq
 from redis import Redis
+from redis.exceptions import RedisError
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
@@ -113,8 +115,10 @@ class Queue:
                 self._drop(registry, execution)
 
     def _drop(self, registry: str, execution: str) -> None:
-        self._redis.zrem(registry, execution)
-        self._redis.delete(rq.job.Job.key_for(execution.partition(":")[0]))
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(registry, execution)
+            pipe.delete(rq.job.Job.key_for(execution.partition(":")[0]))
+            pipe.execute()
 
 
 def split_id(delivery: str) -> tuple[str, str]:
@@ -187,7 +191,14 @@ class WarmWorker(rq.SimpleWorker):
         finally:
             with self._lock:
                 self._in_hand = None
+            self._forget_if_dropped(job)
         self.set_state(rq.worker.WorkerStatus.IDLE)
+
+    def _forget_if_dropped(self, job: rq.job.Job) -> None:
+        """Remove what RQ wrote of an entry that was lost or dropped meanwhile: without a status it ends in no list."""
+        with suppress(RedisError):  # then it is a few bytes
+            if not self.connection.hexists(job.key, "status"):
+                self.connection.delete(job.key)
 
     def beat(self) -> None:
         """Keep RQ's own records of this worker and its task alive."""

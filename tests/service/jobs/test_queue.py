@@ -157,6 +157,25 @@ def test_what_a_killed_worker_held_can_be_dropped_and_delivered_again(
         process.terminate()
 
 
+def test_of_an_entry_that_was_dropped_under_a_living_worker_nothing_is_left(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an outage of Redis. What RQ writes of it afterwards is in none of its lists."""
+    queue, worker = Queue(redis), WarmWorker(redis, "ann", lambda: None)
+    queue.enqueue(JOB, "segment-0")
+    [entry] = queue.rq.jobs
+    worker.register_birth()
+
+    def lose_the_entry(*_: object) -> None:
+        redis.delete(queue.rq.key)
+        queue.drop(entry.id)
+        redis.hset(entry.key, "ended_at", "now")
+
+    monkeypatch.setattr(worker, "perform_job", lose_the_entry)
+    worker.execute_job(entry, queue.rq)
+    assert not redis.exists(entry.key)
+
+
 def test_a_task_without_time_limit_is_not_interrupted(redis: Redis) -> None:
     queue = Queue(redis)
     queue.enqueue(JOB, "plan")
