@@ -136,6 +136,8 @@ def _provider(name: str) -> str:
 def _open(path: Path, provider: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # The threads of the three sessions would take turns at waiting busily, beside those that read and encode.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # ONNX Runtime's errors have no base but this
