@@ -153,6 +153,10 @@ def test_the_service_runs_without_the_packages_of_a_worker() -> None:
     runs_without(("torch", "numpy", "ffmpeg", "imageio_ffmpeg", "safetensors"), modules)
 
 
+def test_a_worker_runs_without_the_packages_of_exports() -> None:
+    runs_without(("onnx", "onnxruntime"), "worker.main, worker.cli")
+
+
 def test_commands_that_talk_to_a_service_run_without_the_packages_of_a_service() -> None:
     absent = (
         "pydantic",

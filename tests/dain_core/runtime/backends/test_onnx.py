@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -68,11 +67,3 @@ def test_what_cannot_be_run_is_said(exports: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(BackendError, match="needs the package onnxruntime"):
         load()
-
-
-def test_the_engine_does_without_onnxruntime_where_nobody_asks_for_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "dain_core.runtime.backends.onnx")
-    Interpolator.load("dain-lite", device="cpu")
