@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis import Redis
 
 from service.jobs.events import Event, read_entry
-from service.jobs.machine import EVENTS
+from service.jobs.names import EVENTS
 
 
 def recorded(redis: Redis) -> list[Event]:

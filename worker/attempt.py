@@ -26,7 +26,8 @@ from redis.exceptions import RedisError
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import WeightsError
 from dain_core.weights.registry import UnknownModelError
-from service.jobs.machine import Claim, Jobs, Refused, new_token
+from service.jobs.machine import Claim, Jobs, Refused
+from service.jobs.names import new_token
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
 from service.jobs.records import Job, Output, State, UnreadableRecord

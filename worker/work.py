@@ -15,7 +15,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from service.jobs.machine import ASSEMBLE, PLAN, segment_index, segment_name
+from service.jobs.names import ASSEMBLE, PLAN, segment_index, segment_name
 from service.jobs.records import Output
 from service.jobs.work import megapixels
 from service.store import Stored, StoreDamaged, StoreMissing

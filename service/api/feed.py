@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from service.errors import DainError
 from service.jobs.events import BEGINNING, Event, Place, read_entry
-from service.jobs.machine import EVENTS
+from service.jobs.names import EVENTS
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from redis import Redis
 from redis.client import Pipeline
 
-from service.jobs.machine import created_at, is_job_id
+from service.jobs.names import created_at, is_job_id
 from service.jobs.problems import Problem
 from service.store import Store
 

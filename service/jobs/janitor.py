@@ -19,7 +19,8 @@ from redis import Redis
 from redis.exceptions import LockNotOwnedError, RedisError
 
 from service.jobs.incoming import incoming_key, is_expired
-from service.jobs.machine import Jobs, created_at, is_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import created_at, is_job_id
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
 from service.jobs.records import TERMINAL, State

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis
 
 from service.jobs.events import Event
-from service.jobs.machine import COUNTERS, EVENTS, SCRIPTS, job_key
+from service.jobs.machine import SCRIPTS
+from service.jobs.names import COUNTERS, EVENTS, job_key
 from service.jobs.records import DEFAULT_OWNER
 from service.jobs.workers import text
 

@@ -12,7 +12,8 @@ from redis import Redis
 from service.api import idempotency
 from service.api.options import parse_options
 from service.api.uploads import Upload
-from service.jobs.machine import ASSEMBLE, EVENTS, PLAN, Claim, Jobs
+from service.jobs.machine import Claim, Jobs
+from service.jobs.names import ASSEMBLE, EVENTS, PLAN
 from service.jobs.problems import Problem
 from service.jobs.records import DEFAULT_OWNER, Output, State
 from service.jobs.workers import TaskInHand, WorkerRecord, Workers

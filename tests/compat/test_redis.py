@@ -14,7 +14,8 @@ import pytest
 from redis import Redis
 
 from service.jobs.janitor import Janitor
-from service.jobs.machine import ASSEMBLE, EVENTS, Jobs
+from service.jobs.machine import Jobs
+from service.jobs.names import ASSEMBLE, EVENTS
 from service.jobs.queue import Queue
 from service.jobs.records import DEFAULT_OWNER, State
 from service.jobs.workers import Workers

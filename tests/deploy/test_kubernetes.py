@@ -18,7 +18,8 @@ from redis import Redis
 from service.api.app import create_app
 from service.api.server import GRACE_SECONDS
 from service.api.uploads import MULTIPART_OVERHEAD
-from service.jobs.machine import PLAN, Jobs, new_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import PLAN, new_job_id
 from service.jobs.options import Options
 from service.jobs.queue import Queue
 from service.jobs.records import State

@@ -40,7 +40,8 @@ from dain_core.runtime.color import ColorSpec, to_rgb, to_yuv
 from dain_core.runtime.engine import Interpolator, Pending
 from dain_core.runtime.pixels import PixelFormat
 from service.jobs.janitor import Janitor
-from service.jobs.machine import PLAN, Jobs, new_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import PLAN, new_job_id
 from service.jobs.options import Options
 from service.jobs.queue import Queue
 from service.jobs.records import Job, State

@@ -25,7 +25,8 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from service.egress import Egress
 from service.jobs.keys import Key, open_keys
-from service.jobs.machine import PLAN, Jobs, job_key
+from service.jobs.machine import Jobs
+from service.jobs.names import PLAN, job_key
 from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
 from service.jobs.records import State

@@ -11,7 +11,8 @@ from typing import Any
 from redis import Redis
 
 from service.api.options import parse_options
-from service.jobs.machine import PLAN, Jobs, new_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import PLAN, new_job_id
 from service.jobs.queue import Queue, split_id
 from service.jobs.records import Job
 from service.jobs.workers import WorkerRecord, Workers

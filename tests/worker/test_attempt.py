@@ -16,7 +16,7 @@ from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import WeightsError
 from dain_core.weights.registry import UnknownModelError
 from service.jobs import janitor
-from service.jobs.machine import PLAN
+from service.jobs.names import PLAN
 from service.jobs.records import State
 from service.settings import Settings
 from tests.worker.one_worker import Bench

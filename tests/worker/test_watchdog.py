@@ -15,7 +15,8 @@ import pytest
 from redis import Redis
 
 from service.jobs.janitor import Janitor
-from service.jobs.machine import PLAN, Jobs, new_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import PLAN, new_job_id
 from service.jobs.options import Options
 from service.jobs.queue import Queue
 from service.jobs.records import State

@@ -14,7 +14,7 @@ import torch
 from redis import Redis
 from redis.exceptions import ConnectionError
 
-from service.jobs.machine import ASSEMBLE, PLAN, segment_name
+from service.jobs.names import ASSEMBLE, PLAN, segment_name
 from service.jobs.queue import WarmWorker
 from service.jobs.records import State
 from service.settings import Settings

@@ -37,7 +37,8 @@ import torch
 from redis import Redis
 
 from service.jobs.janitor import INTERVAL, Janitor
-from service.jobs.machine import ASSEMBLE, PLAN, Jobs, new_job_id, segment_name
+from service.jobs.machine import Jobs
+from service.jobs.names import ASSEMBLE, PLAN, new_job_id, segment_name
 from service.jobs.options import Options
 from service.jobs.queue import Queue, WarmWorker
 from service.jobs.records import Output, State

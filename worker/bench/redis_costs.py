@@ -24,7 +24,8 @@ from redis import Redis
 from service.api.metrics import Metrics
 from service.api.service import Service
 from service.jobs.janitor import Janitor
-from service.jobs.machine import PLAN, Claim, Jobs, new_job_id, segment_name
+from service.jobs.machine import Claim, Jobs
+from service.jobs.names import PLAN, new_job_id, segment_name
 from service.jobs.options import Options
 from service.jobs.queue import Queue, WarmWorker
 from service.jobs.workers import WorkerRecord, Workers

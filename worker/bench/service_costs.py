@@ -21,7 +21,8 @@ import numpy as np
 import psutil
 from redis import Redis
 
-from service.jobs.machine import Jobs, new_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import new_job_id
 from service.jobs.options import Options
 from service.jobs.records import Output, State
 from service.settings import Settings

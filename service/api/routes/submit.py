@@ -23,7 +23,7 @@ from service.api.service import Service
 from service.api.views import POLL_SECONDS, JobView
 from service.jobs.incoming import incoming_key, join
 from service.jobs.keys import Quota
-from service.jobs.machine import PLAN
+from service.jobs.names import PLAN
 from service.jobs.options import SHIPPED_MODELS, Handling
 from service.jobs.problems import Problem
 from service.jobs.records import Job, State

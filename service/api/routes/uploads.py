@@ -20,7 +20,7 @@ from service.api.problems import documented
 from service.api.routes.submit import check_capacity, check_space
 from service.api.service import Service
 from service.jobs.incoming import Upload, incoming_key
-from service.jobs.machine import new_job_id
+from service.jobs.names import new_job_id
 from service.jobs.problems import Problem
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])

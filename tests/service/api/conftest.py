@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.api.options import parse_options
-from service.jobs.machine import Jobs, new_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import new_job_id
 from service.jobs.records import Job
 from tests.api import RESULT
 

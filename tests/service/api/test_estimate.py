@@ -10,7 +10,8 @@ import pytest
 from redis import Redis
 
 from service.jobs.keys import Quota
-from service.jobs.machine import Jobs, job_key
+from service.jobs.machine import Jobs
+from service.jobs.names import job_key
 from service.jobs.records import State
 from service.jobs.work import LEAST_PIXELS
 from service.jobs.workers import WorkerRecord, Workers

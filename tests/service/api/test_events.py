@@ -22,7 +22,8 @@ from service.api import auth, feed, server
 from service.api.feed import Feed
 from service.jobs.events import Event
 from service.jobs.keys import Scope
-from service.jobs.machine import EVENTS, PLAN, Jobs, new_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import EVENTS, PLAN, new_job_id
 from service.jobs.options import Options
 from service.jobs.problems import Problem
 from service.jobs.records import State

@@ -12,7 +12,8 @@ import pytest
 from redis import Redis
 
 from service.api.feed import Feed
-from service.jobs.machine import PLAN, Claim, Jobs, new_job_id
+from service.jobs.machine import Claim, Jobs
+from service.jobs.names import PLAN, new_job_id
 from service.jobs.options import Options
 from service.jobs.records import Job, State
 from service.settings import Settings

@@ -13,7 +13,8 @@ import pytest
 from fastapi.responses import FileResponse
 
 from service.api.routes import results
-from service.jobs.machine import PLAN, Jobs
+from service.jobs.machine import Jobs
+from service.jobs.names import PLAN
 from service.jobs.problems import Problem
 from service.jobs.records import Job, State
 from service.settings import Settings

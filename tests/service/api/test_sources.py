@@ -18,7 +18,7 @@ from redis import Redis
 from service import commands
 from service.api import sources
 from service.client import Client
-from service.jobs.machine import job_key
+from service.jobs.names import job_key
 from service.settings import Settings
 from service.store import Store
 from tests.api import assert_problem, serve

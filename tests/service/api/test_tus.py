@@ -20,7 +20,8 @@ from service.api import tus
 from service.jobs import incoming
 from service.jobs.incoming import Incoming, Upload
 from service.jobs.janitor import Janitor
-from service.jobs.machine import Jobs, new_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import new_job_id
 from service.jobs.queue import Queue
 from service.jobs.workers import Workers
 from service.settings import Settings

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from service.jobs.incoming import Incoming, Upload, incoming_key
-from service.jobs.machine import Jobs, new_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import new_job_id
 from service.settings import Settings
 from tests import s3
 from tests.api import assert_problem

@@ -26,7 +26,8 @@ from redis import Redis
 from service.api import idempotency
 from service.api.routes import submit
 from service.client import Client, ClientError, calls, errors, resumable
-from service.jobs.machine import PLAN, Claim, Jobs
+from service.jobs.machine import Claim, Jobs
+from service.jobs.names import PLAN
 from service.settings import Settings
 from service.store import Store
 from service.store.s3 import S3Store

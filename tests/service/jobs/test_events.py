@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.jobs.machine import ASSEMBLE, EVENTS, PLAN, Jobs, new_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import ASSEMBLE, EVENTS, PLAN, new_job_id
 from service.jobs.options import Options
 from service.jobs.problems import Problem
 from service.jobs.records import Output, State

@@ -14,7 +14,8 @@ from redis import Redis
 from service.api.options import parse_options
 from service.jobs import janitor as janitor_module
 from service.jobs.janitor import Janitor
-from service.jobs.machine import FINISHED, OWNERS, PLAN, RESULTS, Jobs, new_job_id, owner_key
+from service.jobs.machine import Jobs
+from service.jobs.names import FINISHED, OWNERS, PLAN, RESULTS, new_job_id, owner_key
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue, WarmWorker
 from service.jobs.records import DEFAULT_OWNER, Job, Output, State

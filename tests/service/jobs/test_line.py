@@ -8,7 +8,8 @@ import pytest
 from redis import Redis
 
 from service.jobs.keys import Quota
-from service.jobs.machine import ASSEMBLE, PLAN, Jobs, job_key, new_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import ASSEMBLE, PLAN, job_key, new_job_id
 from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
 from service.jobs.records import State

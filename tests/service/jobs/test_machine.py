@@ -14,22 +14,10 @@ from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
 from service.api.options import parse_options
-from service.jobs import machine
+from service.jobs import machine, names
 from service.jobs.keys import Quota
-from service.jobs.machine import (
-    ALL,
-    ASSEMBLE,
-    OWNERS,
-    PLAN,
-    Claim,
-    Entry,
-    Jobs,
-    Refused,
-    created_at,
-    job_key,
-    new_job_id,
-    owner_key,
-)
+from service.jobs.machine import Claim, Entry, Jobs, Refused
+from service.jobs.names import ALL, ASSEMBLE, OWNERS, PLAN, created_at, job_key, new_job_id, owner_key
 from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
 from service.jobs.records import DEFAULT_OWNER, Job, Output, State
@@ -165,15 +153,15 @@ def test_ids_keep_their_order_when_the_clock_is_set_back(jobs: Jobs, monkeypatch
     """So a new job is the first of the list, and the last in the line."""
     now = time.time_ns()
     clock = iter([now, now - 3600 * 10**9, now - 3600 * 10**9, now, now + 10**9])
-    monkeypatch.setattr(machine.time, "time_ns", lambda: next(clock))
+    monkeypatch.setattr(names.time, "time_ns", lambda: next(clock))
     ids = [jobs.new_id() for _ in range(5)]
     assert ids == sorted(ids) and len(set(ids)) == 5
-    assert all(machine.is_job_id(job_id) for job_id in ids)
+    assert all(names.is_job_id(job_id) for job_id in ids)
     assert created_at(ids[2]) == pytest.approx(now / 1e9, abs=0.01)
 
 
 def test_an_id_is_above_the_last_of_its_millisecond(jobs: Jobs, redis: Redis) -> None:
-    redis.set(machine.LAST_ID, "ffffffff0000ffff" + "f" * 12)
+    redis.set(names.LAST_ID, "ffffffff0000ffff" + "f" * 12)
     assert jobs.new_id()[:16] == "ffffffff00010000"
 
 

@@ -8,7 +8,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from service.jobs.machine import PLAN, Jobs, job_key, new_job_id
+from service.jobs.machine import Jobs
+from service.jobs.names import PLAN, job_key, new_job_id
 from service.jobs.options import Options
 from service.jobs.problems import Problem
 from service.jobs.records import DEFAULT_OWNER, VERSION, State, UnreadableRecord

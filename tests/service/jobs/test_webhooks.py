@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.jobs.machine import PLAN, Jobs, job_key
+from service.jobs.machine import Jobs
+from service.jobs.names import PLAN, job_key
 from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
 from service.jobs.records import State
