@@ -41,6 +41,8 @@ SCHEMAS = {
     "separable_conv_backward": (
         "(Tensor grad, Tensor image, Tensor vertical, Tensor horizontal) -> (Tensor, Tensor, Tensor)"
     ),
+    "sample": "(Tensor map, Tensor flow, float scale) -> Tensor",
+    "sample_backward": "(Tensor grad, Tensor flow, float scale) -> Tensor",
     "convolve_into": (
         "(Tensor input, Tensor weight, Tensor? scale, Tensor bias, Tensor? plus, int dilation, float slope, "
         "Tensor(a!) out, int shared_memory=0) -> ()"
@@ -63,7 +65,6 @@ SCHEMAS = {
     "enlarge_flow": "(Tensor flow, float scale) -> Tensor",
     "stack_into": "(Tensor first, Tensor second, Tensor(a!) out) -> ()",
     "unshuffle_into": "(Tensor image, Tensor(a!) out) -> ()",
-    "sample_into": "(Tensor map, Tensor flow, float scale, Tensor(a!) out) -> ()",
 }
 
 
@@ -254,6 +255,45 @@ def _(image: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
 @torch.library.register_fake("dain::separable_conv_backward")
 def _(grad: Tensor, image: Tensor, vertical: Tensor, horizontal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(image), torch.empty_like(vertical), torch.empty_like(horizontal)
+
+
+# ---------------------------------------------------------------- sampling
+
+
+def sample(map: Tensor, flow: Tensor, scale: float = 1.0) -> Tensor:
+    """Sample `map` bilinearly at every pixel plus its flow. Outside the map, its nearest border pixel counts.
+
+    The operator has a gradient for `map`, but none for `flow`.
+
+    Args:
+        map: (N, C, H, W), of any floating dtype.
+        flow: (N, 2, H, W), float32, or float64 for a float64 map.
+        scale: a factor for `flow`, so that `scale` * `flow` is in pixels of `map`.
+
+    Returns:
+        (N, C, H, W) in the dtype of `map`, channels-last.
+
+    Raises:
+        ValueError: the shapes or dtypes do not fit.
+        RuntimeError: `flow` needs a gradient.
+    """
+    n, _, h, w = _check_flow(flow)
+    if map.dim() != 4 or (map.shape[0], *map.shape[2:]) != (n, h, w):
+        raise ValueError(f"sample needs a map (N, C, H, W) and a flow (N, 2, H, W), got {_shapes(map, flow)}")
+    needed = reference.coordinate_dtype(map)
+    if flow.dtype != needed:
+        raise ValueError(f"a {map.dtype} map needs a {needed} flow, got {flow.dtype}")
+    return torch.ops.dain.sample(map.contiguous(memory_format=torch.channels_last), flow, scale)
+
+
+@torch.library.register_fake("dain::sample")
+def _(map: Tensor, flow: Tensor, scale: float) -> Tensor:
+    return torch.empty_like(map, memory_format=torch.channels_last)
+
+
+@torch.library.register_fake("dain::sample_backward")
+def _(grad: Tensor, flow: Tensor, scale: float) -> Tensor:
+    return torch.empty_like(grad, memory_format=torch.channels_last)
 
 
 # ---------------------------------------------------------------- inference into slices
@@ -469,18 +509,6 @@ def unshuffle_into(image: Tensor, out: Tensor) -> None:
     torch.ops.dain.unshuffle_into(image, out)
 
 
-def sample_into(map: Tensor, flow: Tensor, scale: float, out: Tensor) -> None:
-    """Sample `map` bilinearly at every pixel plus its flow. Outside the map, its nearest border pixel counts.
-
-    Args:
-        map: (N, C, H, W), of any floating dtype. On a GPU it is a slice of channels of a channels-last tensor.
-        flow: (N, 2, H, W), float32.
-        scale: a factor for `flow`, so that `scale` * `flow` is in pixels of `map`.
-        out: (N, C, H, W) with the dtype of `map` and the same conditions.
-    """
-    torch.ops.dain.sample_into(map, flow, scale, out)
-
-
 for _name in (
     "convolve_into",
     "adaptive_warp_into",
@@ -492,7 +520,6 @@ for _name in (
     "match_warped_into",
     "stack_into",
     "unshuffle_into",
-    "sample_into",
 ):
     torch.library.register_fake(f"dain::{_name}", lambda *_: None)
 
@@ -524,8 +551,20 @@ def _flow_projection_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, N
     return *torch.ops.dain.flow_projection_backward(grad, *ctx.saved_tensors), None
 
 
+def _save_flow(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+    _, flow, ctx.scale = inputs
+    ctx.save_for_backward(flow)
+
+
+def _sample_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    if ctx.needs_input_grad[1]:
+        raise RuntimeError("sample has no gradient for its flow: detach the flow, or use grid_sample")
+    return torch.ops.dain.sample_backward(grad, *ctx.saved_tensors, ctx.scale), None, None
+
+
 for _name in ("correlation", "separable_conv"):
     _register_gradient(_name)
+torch.library.register_autograd("dain::sample", _sample_gradient, setup_context=_save_flow)
 torch.library.register_autograd("dain::adaptive_warp", _adaptive_warp_gradient, setup_context=_save_tensors)
 torch.library.register_autograd(
     "dain::flow_projection", _flow_projection_gradient, setup_context=_save_tensors

@@ -522,10 +522,25 @@ def unshuffle_into(image: Tensor, out: Tensor) -> None:
     _fill(out, F.pixel_unshuffle(image, 2))
 
 
-def sample_into(map: Tensor, flow: Tensor, scale: float, out: Tensor) -> None:
-    height, width = map.shape[2:]
-    wide = coordinate_dtype(map)
-    x = torch.arange(width, device=map.device, dtype=wide) + scale * flow[:, 0].to(wide)
-    y = torch.arange(height, device=map.device, dtype=wide)[:, None] + scale * flow[:, 1].to(wide)
-    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
-    out.copy_(F.grid_sample(map.to(wide), grid, padding_mode="border", align_corners=False))
+def sample(map: Tensor, flow: Tensor, scale: float) -> Tensor:
+    grid = _border_grid(flow, scale)
+    made = F.grid_sample(map.to(grid.dtype), grid, padding_mode="border", align_corners=False)
+    return made.to(map.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def sample_backward(grad: Tensor, flow: Tensor, scale: float) -> Tensor:
+    grid = _border_grid(flow, scale)
+    wide = grad.to(grid.dtype)
+    bilinear, border = 0, 1
+    found, _ = torch.ops.aten.grid_sampler_2d_backward(
+        wide, torch.empty_like(wide), grid, bilinear, border, False, (True, False)
+    )
+    return found.to(grad.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _border_grid(flow: Tensor, scale: float) -> Tensor:
+    """Return each pixel plus its flow in the coordinates of `F.grid_sample`, (N, H, W, 2)."""
+    height, width = flow.shape[2:]
+    x = torch.arange(width, device=flow.device, dtype=flow.dtype) + scale * flow[:, 0]
+    y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + scale * flow[:, 1]
+    return torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)

@@ -174,22 +174,6 @@ __global__ void warp_backward(View<const T> grad, View<const T> image, View<cons
   *grad_flow.at(n, 1, y, x) = window.warped ? by_y : A(0);
 }
 
-__device__ void add(Pack<float>* target, const Pack<float>& values) {
-#if __CUDA_ARCH__ >= 900
-  atomicAdd(reinterpret_cast<float4*>(target), reinterpret_cast<const float4&>(values));
-#else
-  for (int k = 0; k < 4; ++k) {
-    atomicAdd(&target->values[k], values.values[k]);
-  }
-#endif
-}
-
-__device__ void add(Pack<double>* target, const Pack<double>& values) {
-  for (int k = 0; k < 4; ++k) {
-    atomicAdd(&target->values[k], values.values[k]);
-  }
-}
-
 // The image's gradient alone, channels-last: `warp_channels_last`, the other way.
 template <typename T>
 __global__ void spread_channels_last(const Pack<T>* grad, View<const Wide<T>> flow, View<const T> kernel,

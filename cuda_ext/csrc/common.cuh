@@ -66,6 +66,23 @@ struct alignas(4 * sizeof(T)) Pack {
   T values[4];
 };
 
+// Adds four neighbours atomically.
+__device__ inline void add(Pack<float>* target, const Pack<float>& values) {
+#if __CUDA_ARCH__ >= 900
+  atomicAdd(reinterpret_cast<float4*>(target), reinterpret_cast<const float4&>(values));
+#else
+  for (int k = 0; k < 4; ++k) {
+    atomicAdd(&target->values[k], values.values[k]);
+  }
+#endif
+}
+
+__device__ inline void add(Pack<double>* target, const Pack<double>& values) {
+  for (int k = 0; k < 4; ++k) {
+    atomicAdd(&target->values[k], values.values[k]);
+  }
+}
+
 // ---------------------------------------------------------------- tensors
 
 // Sizes of a tensor (N, C, H, W).

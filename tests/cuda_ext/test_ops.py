@@ -438,6 +438,32 @@ def test_an_enlarged_flow_is_scaled() -> None:
     opcheck(torch.ops.dain.enlarge_flow.default, (ramp, 20.0))
 
 
+def test_a_sample_is_what_lies_where_the_flow_leads() -> None:
+    """A whole step is the pixel there, half a step the mean of two, and beyond the border it is the border's."""
+    ramp = (torch.arange(5.0) ** 2).expand(1, 3, 4, 5)
+    flow = torch.zeros(1, 2, 4, 5)
+    flow[:, 0] = torch.tensor([2.0, 0.5, -9.0, 9.0, 0.0])
+    sampled = cuda_ext.sample(ramp, flow)
+    torch.testing.assert_close(sampled, torch.tensor([4.0, 2.5, 0.0, 16.0, 16.0]).expand(1, 3, 4, 5))
+    torch.testing.assert_close(cuda_ext.sample(ramp, 4 * flow, 0.25), sampled)
+
+
+def test_a_samples_gradient_is_the_derivative() -> None:
+    map, flow = torch.randn(2, 4, 6, 7, dtype=torch.float64, requires_grad=True), random_flow(2, 6, 7, 5)
+    assert torch.autograd.gradcheck(lambda x: cuda_ext.sample(x, flow, 0.5), [map], fast_mode=True)
+    with pytest.raises(RuntimeError, match="no gradient for its flow"):
+        cuda_ext.sample(map, flow.requires_grad_()).sum().backward()
+    with pytest.raises(ValueError, match="needs a map"):
+        cuda_ext.sample(map, flow[:, :, :3])
+
+
+def test_sampling_is_registered_soundly() -> None:
+    map, flow = torch.randn(2, 4, 6, 7).contiguous(memory_format=torch.channels_last), torch.randn(2, 2, 6, 7)
+    for leaf in (map, map.clone().requires_grad_()):
+        opcheck(torch.ops.dain.sample.default, (leaf, flow, 0.5))
+    opcheck(torch.ops.dain.sample_backward.default, (map, flow, 0.5))
+
+
 def test_images_are_stacked() -> None:
     first, second, out = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5), torch.full((2, 16, 4, 5), 7.0)
     cuda_ext.stack_into(first, second, out)

@@ -844,14 +844,19 @@ def test_pixels_become_channels(layout: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("channels", [3, 16, 48])
 @pytest.mark.parametrize("scale", [1.0, 0.25])
-def test_maps_are_sampled_along_a_flow(channels: int, scale: float, dtype: torch.dtype) -> None:
-    """In and out of the frame, where runs of 16 bytes fit and where they do not, into a slice of channels."""
-    map = channels_last(random(2, channels, 13, 37).to(dtype))
-    flows = 20 * random(2, 4, 13, 37).float()
-    whole = channels_last(torch.full((2, channels + 16, 13, 37), 7.0, dtype=dtype, device="cuda"))
-    cuda_ext.sample_into(map.cuda(), flows.cuda()[:, 2:], scale, whole[:, 16:])
-    expected = torch.empty_like(map)
-    cuda_ext.sample_into(map, flows[:, 2:], scale, expected)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_maps_are_sampled_along_a_flow(layout: str, channels: int, scale: float, dtype: torch.dtype) -> None:
+    """In and out of the frame, forward and backward, where runs of 16 bytes fit and where they do not."""
+    map, grad = random(2, channels, 13, 37).to(dtype), random(2, channels, 13, 37, seed=2).to(dtype)
+    flow = 20 * random(2, 4, 13, 37, seed=1).float()[:, 2:]
+    leaf = LAYOUTS[layout](map.cuda()).detach().requires_grad_()
+    found = cuda_ext.sample(leaf, flow.cuda(), scale)
+    found.backward(LAYOUTS[layout](grad.cuda()))
+    truth = map.float().requires_grad_()
+    expected = cuda_ext.sample(truth, flow, scale)
+    expected.backward(grad.float())
+    assert leaf.grad is not None and truth.grad is not None
+    assert found.is_contiguous(memory_format=torch.channels_last)
     tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
-    torch.testing.assert_close(whole[:, 16:].cpu().float(), expected.float(), atol=tolerance, rtol=tolerance)
-    assert (whole[:, :16] == 7).all()
+    for one, other in ((found, expected), (leaf.grad, truth.grad)):
+        torch.testing.assert_close(one.detach().cpu().float(), other.detach(), atol=tolerance, rtol=tolerance)

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ext import correlation, sample_into
+import cuda_ext
+from cuda_ext import correlation
 from dain_core.network.modules.flow import CORRELATION_CHANNELS
 from dain_core.network.modules.kernels import CENTRE, TAPS
 from dain_core.network.modules.layers import FullPrecisionConv2d, SlackConv2d, upsample
@@ -50,12 +51,8 @@ def sample(image: Tensor, flow: Tensor, scale: float = 1.0) -> Tensor:
     Returns:
         (N, C, H, W) in the dtype of `image`. Coordinates are float32 in any case.
     """
-    trained = torch.is_grad_enabled() and (image.requires_grad or flow.requires_grad)
-    if not (trained or torch.onnx.is_in_onnx_export()):  # an exported graph has standard operators alone
-        image = image.contiguous(memory_format=torch.channels_last)
-        sampled = torch.empty_like(image)
-        sample_into(image, flow, scale, sampled)
-        return sampled
+    if not (torch.is_grad_enabled() and flow.requires_grad):
+        return cuda_ext.sample(image, flow, scale)
     height, width = flow.shape[2:]
     x = torch.arange(width, device=flow.device, dtype=flow.dtype) + scale * flow[:, 0]
     y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + scale * flow[:, 1]
