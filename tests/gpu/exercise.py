@@ -37,6 +37,8 @@ def exercise(n: int, c: int, h: int, w: int, dtype: torch.dtype, layout: torch.m
         *ops.adaptive_warp_backward(image, image, flow, kernel, False, True),
         ops.separable_conv(padded, vertical, horizontal),
         *ops.separable_conv_backward(image, padded, vertical, horizontal),
+        cuda_ext.sample(image, flow, 0.5),
+        ops.sample_backward(image, flow, 0.5),
     ]
     if not all(result.cpu().isfinite().all() for result in results):
         sys.exit(f"not finite: {(n, c, h, w)} {dtype}")
