@@ -101,7 +101,7 @@ def adaptive_warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
 
 
 def sample(map: Tensor, flow: Tensor, scale: float) -> Tensor:
-    """See `cuda_ext.sample`."""
+    """Let `F.grid_sample`, which ONNX has as GridSample, sample the map."""
     height, width = flow.shape[2:]
     x = torch.arange(width, dtype=flow.dtype) + scale * flow[:, 0]
     y = torch.arange(height, dtype=flow.dtype)[:, None] + scale * flow[:, 1]
