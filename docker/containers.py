@@ -88,7 +88,14 @@ class Host:
 
     def crash(self, container: str) -> None:
         """Kill the process that a container runs, below its init. The engine sees a process that died by itself."""
-        self.run("exec", container, "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
+        # A moment later: an engine loses a command that ends together with its container.
+        self.run(
+            "exec",
+            container,
+            "sh",
+            "-c",
+            "(sleep 0.2; kill -9 $(cat /proc/1/task/1/children)) >/dev/null 2>&1 &",
+        )
 
     def healthy(self, container: str) -> bool:
         if self.engine == "docker":
