@@ -159,7 +159,10 @@ def test_events_that_are_not_kept_are_a_reset(
         assert types(events) == ["reset", "job"]
 
 
-@pytest.mark.parametrize("place", ["yesterday", "1-2-3", "-1", "18446744073709551616-0", "٣-0", "9" * 5000])
+@pytest.mark.parametrize(
+    "place",
+    ["yesterday", "1-2-3", "-1", "18446744073709551616-0", f"{2**64 - 1}-{2**64 - 1}", "٣-0", "9" * 5000],
+)
 def test_what_is_no_id_of_an_event(place: str, http: httpx.Client, jobs: Jobs) -> None:
     headers = {"Last-Event-ID": place.encode()}
     for path in ("/events", f"/jobs/{accept(jobs)}/events"):
