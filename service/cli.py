@@ -23,6 +23,7 @@ COMMANDS = {
     "cancel": Entry("service.commands", "cancel", "", "Stop a job, or remove one that is over."),
     "eval": Entry("dain_core.evaluation.cli", "evaluate", "worker", "Compare made frames with true ones."),
     "export": Entry("dain_core.export.cli", "export", "export", "Write a model as ONNX for other runtimes."),
+    "fetch": Entry("service.commands", "fetch", "", "Wait for a job, and fetch its result."),
     "interpolate": Entry("worker.cli", "interpolate", "worker", "Make a video smoother right here."),
     "jobs": Entry("service.commands", "jobs", "", "List the jobs of a service, newest first."),
     "keys": Entry("service.key_commands", "keys", "service", "Make, list, revoke and rotate API keys."),

@@ -1,4 +1,4 @@
-"""The commands that talk to a service: `dain submit`, `jobs`, `workers` and `cancel`."""
+"""The commands that talk to a service: `dain submit`, `fetch`, `jobs`, `workers` and `cancel`."""
 
 from __future__ import annotations
 
@@ -92,17 +92,40 @@ def submit(
         if detach:
             click.echo(job["id"])
             return
-        job = _wait(client, job["id"])
-        if job["status"] != "succeeded":
-            raise click.ClickException((job["error"] or {}).get("detail", f"The job was {job['status']}."))
-        path = _destination(output or folder, job["output"]["filename"], file, overwrite)
         try:
-            client.download(job["id"], path, overwrite=overwrite)
-        except OSError as error:
-            kept = (
-                f"the service still has the result, at {str(client.url).rstrip('/')}/jobs/{job['id']}/result"
-            )
-            raise click.ClickException(f"{path} cannot be written: {error.strerror}; {kept}.") from None
+            job = _wait(client, job["id"])
+        except KeyboardInterrupt:
+            client.cancel(job["id"])
+            click.echo(f"Cancelled job {job['id']}.", err=True)
+            sys.exit(130)
+        _save(client, job, output or folder, file, overwrite)
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File or folder for the result.  [here]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@server
+def fetch(job_id: str, output: Path | None, overwrite: bool, url: str, token: str | None) -> None:
+    """Wait for the job ID, and fetch its result. Ctrl-C leaves the job as it is."""
+    if output and not output.is_dir():
+        _check_output(output, None, overwrite)
+    with Client(url, token=token) as client:
+        _save(client, _wait(client, job_id), output or Path(), None, overwrite)
+
+
+def _save(client: Client, job: dict[str, Any], target: Path, clip: Path | None, overwrite: bool) -> None:
+    """Fetches the result of a job that has ended to the file or folder `target`; ClickException where it has none."""
+    if job["status"] != "succeeded":
+        raise click.ClickException((job["error"] or {}).get("detail", f"The job was {job['status']}."))
+    path = _destination(target, job["output"]["filename"], clip, overwrite)
+    try:
+        client.download(job["id"], path, overwrite=overwrite)
+    except OSError as error:
+        kept = f"the service still has the result, at {str(client.url).rstrip('/')}/jobs/{job['id']}/result"
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}; {kept}.") from None
     for note in job.get("notes", ()):  # an older service has none
         click.echo(f"Note: {note}", err=True)
     click.echo(f"{path}: {job['output']['frames']} frames at {job['output']['frame_rate']} fps")
@@ -151,7 +174,7 @@ def _is_same(path: Path, clip: Path | None) -> bool:
 
 
 def _wait(client: Client, job_id: str) -> dict[str, Any]:
-    """Follows a job with a progress bar until it has ended, and returns it; Ctrl-C cancels it."""
+    """Follows a job with a progress bar until it has ended, and returns it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task("queued", total=None)
@@ -166,12 +189,7 @@ def _wait(client: Client, job_id: str) -> dict[str, Any]:
                 completed=progress["frames_done"],
             )
 
-        try:
-            return client.wait(job_id, show)
-        except KeyboardInterrupt:
-            client.cancel(job_id)
-            click.echo(f"Cancelled job {job_id}.", err=True)
-            sys.exit(130)
+        return client.wait(job_id, show)
 
 
 @click.command()
@@ -230,7 +248,7 @@ def workers(as_json: bool, url: str, token: str | None) -> None:
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job_id", metavar="ID")
 @server
 def cancel(job_id: str, url: str, token: str | None) -> None:
     """Stop a job, or remove one that is over."""

@@ -31,15 +31,20 @@ def submit(url: str, http: httpx.Client, clip: Path, finish: Callable[[str, byte
         return [job["id"] for job in http.get("/jobs", params={"status": "queued"}).json()["jobs"]]
 
     def run(*options: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "service.cli", "submit", str(clip), "--url", url, *map(str, options)]
         with ThreadPoolExecutor(1) as pool:
-            sent = pool.submit(subprocess.run, command, capture_output=True, text=True, timeout=60)
+            sent = pool.submit(dain, "submit", clip, "--url", url, *options)
             until(lambda: sent.done() or queued())
             for job_id in queued():
                 finish(job_id, CONTENT)
             return sent.result()
 
     return run
+
+
+def dain(*words: object) -> subprocess.CompletedProcess[str]:
+    """Runs `dain` with these arguments."""
+    command = [sys.executable, "-m", "service.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def test_the_result_goes_where_it_is_wanted(submit: Submit, clip: Path, tmp_path: Path) -> None:
@@ -119,6 +124,53 @@ def test_a_result_that_cannot_be_written_is_still_there(
     [job] = http.get("/jobs").json()["jobs"]
     assert f"/jobs/{job['id']}/result" in done.stderr
     assert http.get(f"/jobs/{job['id']}/result").content == CONTENT
+
+
+def test_the_result_of_a_job_is_fetched_later(
+    url: str, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
+) -> None:
+    job_id = dain("submit", clip, "--detach", "--url", url).stdout.strip()
+    own = tmp_path / "own.mp4"
+    with ThreadPoolExecutor(1) as pool:
+        fetched = pool.submit(dain, "fetch", job_id, "-o", own, "--url", url)
+        finish(job_id, CONTENT)
+        done = fetched.result()
+    assert done.returncode == 0, done.stderr
+    assert own.read_bytes() == CONTENT and f"{own}: 24 frames" in done.stdout
+    own.write_bytes(b"mine")
+    refused = dain("fetch", job_id, "-o", own, "--url", url)
+    assert refused.returncode == 2 and "own.mp4 exists" in refused.stderr and own.read_bytes() == b"mine"
+    assert dain("fetch", job_id, "-o", own, "--overwrite", "--url", url).returncode == 0
+    assert own.read_bytes() == CONTENT
+    assert dain("fetch", job_id, "-o", tmp_path, "--url", url).returncode == 0
+    assert (tmp_path / "café-2x.mp4").read_bytes() == CONTENT
+
+
+def test_a_job_without_a_result_is_not_fetched(
+    url: str, http: httpx.Client, clip: Path, tmp_path: Path
+) -> None:
+    job_id = dain("submit", clip, "--detach", "--url", url).stdout.strip()
+    http.delete(f"/jobs/{job_id}")
+    done = dain("fetch", job_id, "-o", tmp_path, "--url", url)
+    assert done.returncode == 1 and "cancelled" in done.stderr and not list(tmp_path.glob("*2x*"))
+
+
+@pytest.mark.parametrize(("command", "is_over"), [("submit", True), ("fetch", False)])
+def test_an_interrupt_cancels_the_job_of_the_command_that_sent_it_alone(
+    url: str, http: httpx.Client, clip: Path, command: str, is_over: bool
+) -> None:
+    words = [clip] if command == "submit" else [dain("submit", clip, "--detach", "--url", url).stdout.strip()]
+    code = """
+from service import cli, client
+def interrupted(*_):
+    raise KeyboardInterrupt
+client.Client.wait = interrupted
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, command, *map(str, words), "--url", url], timeout=60)
+    assert done.returncode != 0
+    [job] = http.get("/jobs").json()["jobs"]
+    assert (job["status"] == "cancelled") is is_over
 
 
 def test_the_list_of_commands_imports_none_of_them() -> None:
