@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import time
@@ -60,6 +61,16 @@ class Scopes(click.ParamType):
             self.fail(f"{value!r} is no list of {', '.join(Scope)}, such as submit,read", param, ctx)
 
 
+class Weight(click.FloatRange):
+    """A number in a range, which NaN is not: click lets it through."""
+
+    def convert(self, value: float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        weight: float = super().convert(value, param, ctx)
+        if math.isnan(weight):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return weight
+
+
 class Url(click.ParamType):
     """Where a webhook may be."""
 
@@ -89,7 +100,7 @@ def keys() -> None:
 @click.option("--bytes", "size", type=Size(), help="Most bytes that NAME may upload a day (UTC).  [no limit]")
 @click.option("--work", type=click.IntRange(min=1),
               help="Most work before NAME's jobs: megapixels of new frames.  [DAIN_MAX_WORK]")  # fmt: skip
-@click.option("--weight", type=click.FloatRange(0.01, 100), default=1.0, show_default=True,
+@click.option("--weight", type=Weight(0.01, 100), default=1.0, show_default=True,
               help="NAME's share of the workers, against other names.")  # fmt: skip
 @click.option("--rate", type=click.IntRange(min=1), help="Most requests a minute.  [no limit]")
 @click.option("--expires", type=Duration(), help="When the key ends: in 30m, 12h, 90d.  [never]")
@@ -152,9 +163,9 @@ def list_keys(as_json: bool) -> None:
 @keys.command()
 @click.argument("key_ids", metavar="ID...", nargs=-1, required=True)
 def revoke(key_ids: tuple[str, ...]) -> None:
-    """End keys for good, by the ids that `dain keys list` shows."""
+    """End keys for good, by the ids that `dain keys list` shows; also a key whose record cannot be read."""
     with _store() as store:
-        for key in [_find(store, key_id) for key_id in key_ids]:
+        for key in [_find_or_lost(store, key_id) for key_id in key_ids]:
             store.put(key.model_copy(update={"revoked_at": key.revoked_at or time.time()}))
 
 
@@ -204,12 +215,19 @@ def _store() -> Iterator[Keys]:
 
 
 def _find(store: Keys, key_id: str) -> Key:
-    key = store.all().get(key_id)
+    key = store.get(key_id)
     if key is None:
         raise click.ClickException(
             f"There is no key {key_id!r:.100}; `dain keys list` shows those there are."
         )
     return key
+
+
+def _find_or_lost(store: Keys, key_id: str) -> Key:
+    try:
+        return _find(store, key_id)
+    except KeysUnreadable:  # of a whole file: `put` says so, too
+        return Key.lost(key_id)
 
 
 def _show_once(key: Key, token: str) -> None:

@@ -75,10 +75,16 @@ class Key(BaseModel):
     quota: Quota = Quota()
     rate: int | None = None
     webhook_url: str | None = None  #: of the jobs that name none
-    weight: float = 1.0
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     created_at: float
     expires_at: float | None = None
     revoked_at: float | None = None
+
+    @classmethod
+    def lost(cls, key_id: str) -> Key:
+        """What takes the place of a record that cannot be read: a revoked key, which no token proves."""
+        now = time.time()
+        return cls(id=key_id, owner="unknown", sha256="", scopes=frozenset(), created_at=now, revoked_at=now)
 
     @classmethod
     def new(cls, owner: str, scopes: Collection[str], **fields: Any) -> tuple[Key, str]:
@@ -118,19 +124,20 @@ def _hash(token: str) -> str:
 
 
 def _parse(records: Mapping[str, Any]) -> dict[str, Key]:
-    """The keys of these records by their ids: texts of JSON, or what is in such a text."""
-    keys: dict[str, Key] = {}
-    for name, record in records.items():
-        try:
-            keys[name] = Key.model_validate(json.loads(record) if isinstance(record, bytes) else record)
-        except ValueError as error:
-            # To pass over it could leave none, and let everybody in. The error's own text would repeat the record.
-            faults = error.errors() if isinstance(error, ValidationError) else []
-            wrong = (
-                ", ".join(str(fault["loc"][0]) for fault in faults if fault["loc"]) or "it is no JSON object"
-            )
-            raise KeysUnreadable(f"The record of the key {name} cannot be read: {wrong}.") from None
-    return keys
+    """The keys of these records by their ids. To pass over a damaged one could leave none, and let everybody in."""
+    return {key_id: _parse_record(key_id, record) for key_id, record in records.items()}
+
+
+def _parse_record(key_id: str, record: Any) -> Key:
+    """The key of `record`: a text of JSON, or what is in such a text."""
+    try:
+        return Key.model_validate(json.loads(record) if isinstance(record, bytes) else record)
+    except ValueError as error:  # its own text would repeat the record
+        faults = error.errors() if isinstance(error, ValidationError) else []
+        wrong = ", ".join(str(fault["loc"][0]) for fault in faults if fault["loc"]) or "it is no JSON object"
+        raise KeysUnreadable(
+            f"The record of the key {key_id} cannot be read: {wrong}. End this key with `dain keys revoke {key_id}`."
+        ) from None
 
 
 class KeysUnreadable(DainError):
@@ -142,6 +149,9 @@ class Keys(Protocol):
 
     def all(self) -> Mapping[str, Key]:
         """Every key by its id, as it stood within the last second. Raises KeysUnreadable or RedisError."""
+
+    def get(self, key_id: str) -> Key | None:
+        """The key with this id, whatever the records of others are. Raises KeysUnreadable or RedisError."""
 
     def put(self, key: Key) -> None:
         """Adds a key, or replaces the one with its id. Raises KeysUnreadable, OSError or RedisError."""
@@ -165,6 +175,10 @@ class FileKeys:
             keys = _parse(self._records())
             self._read = stamp, keys
         return keys
+
+    def get(self, key_id: str) -> Key | None:
+        records = self._records()
+        return _parse_record(key_id, records[key_id]) if key_id in records else None
 
     def put(self, key: Key) -> None:
         folder = os.open(self._path.parent, os.O_RDONLY)
@@ -201,8 +215,11 @@ class FileKeys:
                 raise
 
     def _unreadable(self, error: Exception) -> KeysUnreadable:
+        is_gone = isinstance(error, FileNotFoundError)
+        advice = "Put it back, or" if is_gone else "Correct it, or move it away and"
         return KeysUnreadable(
-            f"The file of keys {self._path} cannot be read: {error or type(error).__name__}."
+            f"The file of keys {self._path} cannot be read: {error or type(error).__name__}. "
+            f"{advice} make keys anew with `dain keys add NAME`."
         )
 
 
@@ -228,6 +245,10 @@ class RedisKeys:
             self._due = now + self.SECONDS
         return self._keys
 
+    def get(self, key_id: str) -> Key | None:
+        record = self._redis.hget(self.NAME, key_id)
+        return None if record is None else _parse_record(key_id, record)
+
     def put(self, key: Key) -> None:
         self._redis.hset(self.NAME, key.id, key.model_dump_json())
 
@@ -245,7 +266,7 @@ def check_exposure(settings: Settings) -> None:
         if open_keys(settings).all() or settings.open_without_keys:
             return
     except KeysUnreadable as error:
-        sys.exit(f"{error} Correct it, or make keys anew with `dain keys add NAME`. Nothing was started.")
+        sys.exit(f"{error} Nothing was started.")
     except RedisError:
         return  # it may come up later, as in containers; until then nobody is let in
     place = f"DAIN_KEYS_FILE={settings.keys_file} " if settings.keys_file else ""

@@ -85,6 +85,8 @@ def test_a_rotated_key_is_like_the_one_before(http: httpx.Client) -> None:
         (("add", "ann", "--bytes", "much"), "50GiB"),
         (("add", "ann", "--expires", "soon"), "90d"),
         (("add", "ann", "--jobs", "0"), "--jobs"),
+        (("add", "ann", "--weight", "nan"), "--weight"),
+        (("add", "ann", "--weight", "inf"), "--weight"),
         (("add", "ann", "--webhook-url", "ftp://example.com"), "https://"),
         (("webhook-secret", "ann"), "DAIN_WEBHOOK_SECRET"),
         (("revoke", "0" * 12), "dain keys list"),
@@ -95,6 +97,23 @@ def test_what_is_wrong_is_said(arguments: tuple[str, ...], said: str) -> None:
     result = run(*arguments)
     assert result.exit_code != 0 and said in result.output and "Traceback" not in result.output
     assert listed() == {}
+
+
+def test_a_record_that_cannot_be_read_can_be_ended_and_holds_up_no_other(
+    http: httpx.Client, redis: Redis
+) -> None:
+    headers = {"Authorization": f"Bearer {run('add', 'ann').stdout.strip()}"}
+    [good] = listed()
+    redis.hset(
+        RedisKeys.NAME, "0bad", json.dumps({**listed()[good], "id": "0bad", "sha256": "", "weight": None})
+    )
+    assert_problem(http.get("/jobs", headers=headers), 503, "keys-unreadable")
+    assert "cannot be read: weight. End this key with `dain keys revoke 0bad`" in run("list").output
+    assert run("revoke", good).exit_code == 0
+    assert run("revoke", "0bad").exit_code == 0
+    assert {key_id: bool(key["revoked_at"]) for key_id, key in listed().items()} == {good: True, "0bad": True}
+    assert_problem(http.get("/jobs", headers=headers), 401, "unauthorized")
+    assert_problem(http.get("/jobs"), 401, "unauthorized")
 
 
 def test_each_owner_has_a_secret_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

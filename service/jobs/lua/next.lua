@@ -9,8 +9,10 @@ local function charge(owner, name)
   if string.sub(name, 1, 8) == 'segment-' then
     work = math.max(field(job, 'work') / math.max(field(job, 'segments_total'), 1), 1)
   end
+  local weight = field(job, 'weight')
+  if not (weight > 0 and weight < math.huge) then weight = 1 end  -- 'nan' would end the script, at every turn
   redis.call('SET', LINE .. ':clock', redis.call('ZSCORE', LINE, owner))
-  redis.call('ZINCRBY', LINE, work / tonumber(redis.call('HGET', job, 'weight') or 1), owner)
+  redis.call('ZINCRBY', LINE, work / weight, owner)
   redis.call('HINCRBY', LINE .. ':turns', owner, 1)
 end
 

@@ -96,6 +96,22 @@ def test_a_damaged_record_is_named_and_not_repeated(redis: Redis) -> None:
     assert "5e3" not in str(error.value) and "5000" not in str(error.value)
 
 
+@pytest.mark.parametrize("weight", ["NaN", "Infinity", "0", "-1", "null"])
+def test_a_weight_is_a_positive_number(weight: str, tmp_path: Path) -> None:
+    keys = FileKeys(tmp_path / "keys.json")
+    good, bad = (Key.new("ann", ["read"])[0] for _ in range(2))
+    for key in (good, bad):
+        keys.put(key)
+    record = json.loads((tmp_path / "keys.json").read_text())
+    record["keys"][bad.id]["weight"] = json.loads(weight)
+    (tmp_path / "keys.json").write_text(json.dumps(record))
+    with pytest.raises(KeysUnreadable, match=f"cannot be read: weight.*dain keys revoke {bad.id}"):
+        keys.all()
+    assert keys.get(good.id) == good
+    keys.put(Key.lost(bad.id))
+    assert keys.all()[bad.id].over == "revoked" and keys.all()[good.id] == good
+
+
 def test_where_keys_are_by_default(settings: Settings, tmp_path: Path) -> None:
     assert isinstance(open_keys(settings), RedisKeys)
     assert Settings(state_dir=tmp_path).keys_file == tmp_path / "keys.json"
@@ -122,6 +138,16 @@ def test_a_file_of_keys_that_is_not_there_ends_the_start(settings: Settings, tmp
     lacking = settings.model_copy(update={"keys_file": tmp_path / "none.json"})
     with pytest.raises(SystemExit, match=r"none\.json cannot be read.*dain keys add NAME"):
         check_exposure(lacking)
+
+
+def test_what_ends_the_start_says_what_helps(settings: Settings, tmp_path: Path, redis: Redis) -> None:
+    (tmp_path / "keys.json").write_text("{")
+    damaged = settings.model_copy(update={"keys_file": tmp_path / "keys.json"})
+    with pytest.raises(SystemExit, match=r"keys\.json cannot be read.*move it away and make keys anew"):
+        check_exposure(damaged)
+    redis.hset(RedisKeys.NAME, "0a", "{}")
+    with pytest.raises(SystemExit, match=r"`dain keys revoke 0a`\. Nothing was started\.$"):
+        check_exposure(settings)
 
 
 def test_a_redis_that_is_not_up_yet_does_not_end_the_start(settings: Settings, tmp_path: Path) -> None:

@@ -123,6 +123,14 @@ def test_an_owner_gets_a_share_by_its_weight(bench: Bench) -> None:
     assert 57 <= bench.made[heavy] <= 63 and bench.made[light] == 80 - bench.made[heavy]
 
 
+@pytest.mark.parametrize("weight", ["nan", "inf", "0", "-3", "much", ""])
+def test_a_weight_that_is_no_positive_number_is_one(bench: Bench, redis: Redis, weight: str) -> None:
+    film, other = bench.accept(100, owner="ann"), bench.accept(100, owner="bob")
+    redis.hset(job_key(film), "weight", weight)
+    bench.serve_segments(40)
+    assert bench.made[film] == pytest.approx(20, abs=1) and bench.made[other] == pytest.approx(20, abs=1)
+
+
 def test_an_owner_that_was_away_has_saved_up_nothing(bench: Bench) -> None:
     early = bench.accept(1, "ann")
     bench.turns_to_finish(early)
