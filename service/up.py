@@ -64,7 +64,7 @@ def up(host: str | None, port: int | None, state_dir: Path | None) -> None:
             sys.exit(_supervise(settings, runtime_dir, lock))
     except OSError as error:
         raise click.ClickException(
-            f"The state folder {settings.state_dir} cannot be used: {error}. "
+            f"The state folder {settings.state_dir} cannot be used: {_reason(error)}. "
             "Correct it, or give another with --state-dir."
         ) from error
 
@@ -131,6 +131,11 @@ def _why_not(host: str, port: int, error: OSError) -> str:
     return f"{where} cannot be listened on: {error.strerror}."
 
 
+def _reason(error: Exception) -> str:
+    """The text of `error` without a full stop, for the middle of a sentence."""
+    return str(error).rstrip(".")
+
+
 def check_redis(url: str | None) -> None:
     """Raises ClickException where `url`, if there is one, leads to no Redis that answers; shows no password."""
     if url is None:
@@ -146,7 +151,7 @@ def check_redis(url: str | None) -> None:
     except RedisError as error:
         place = where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
         raise click.ClickException(
-            f"The Redis of DAIN_REDIS_URL, {place}, does not answer: {error}. "
+            f"The Redis of DAIN_REDIS_URL, {place}, does not answer: {_reason(error)}. "
             "Start it or correct the URL; without the URL `dain up` starts a Redis of its own."
         ) from None
 
@@ -159,7 +164,7 @@ def check_store(settings: Settings) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return  # the service is to run: jobs that it removes make room
         raise click.ClickException(
-            f"The store of DAIN_STORE_URL, {settings.store_url}, cannot be used: {error}. "
+            f"The store of DAIN_STORE_URL, {settings.store_url}, cannot be used: {_reason(error)}. "
             "Correct it; without it the store is a folder in the state folder."
         ) from None
 

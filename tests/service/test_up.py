@@ -95,6 +95,7 @@ def test_a_state_folder_that_is_none(refused: Up, tmp_path: Path) -> None:
 def test_a_redis_that_does_not_answer_is_named_without_its_password(refused: Up) -> None:
     words = refused("--port", 0, DAIN_REDIS_URL="redis://:s3cret@127.0.0.1:9/0")
     assert "The Redis of DAIN_REDIS_URL, 127.0.0.1:9, does not answer" in words and "s3cret" not in words
+    assert ".." not in words
     for wrong in (
         "http://:s3cret@127.0.0.1/",
         "http://:s3/cret@h",
@@ -116,6 +117,7 @@ def test_a_store_that_cannot_be_written_to(refused: Up, tmp_path: Path) -> None:
 def test_a_bucket_that_is_not_there(refused: Up, bucket: s3.Bucket) -> None:
     words = refused("--port", 0, DAIN_STORE_URL=bucket.url.replace(bucket.name, "no-such-bucket"))
     assert "there is no such bucket" in words and s3.SECRET_KEY not in words
+    assert ".." not in words
 
 
 def test_a_full_store_keeps_no_service_from_starting(
