@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from service.egress import EgressRefused, parse_url
-from service.jobs.keys import OWNER, Key, Keys, KeysUnreadable, Quota, Scope, open_keys
+from service.jobs.keys import OWNER, Key, Keys, KeysUnreadable, Quota, RecordUnreadable, Scope, open_keys
 from service.jobs.webhooks import secret_of
 from service.settings import read_settings
 
@@ -226,7 +226,7 @@ def _find(store: Keys, key_id: str) -> Key:
 def _find_or_lost(store: Keys, key_id: str) -> Key:
     try:
         return _find(store, key_id)
-    except KeysUnreadable:  # of a whole file: `put` says so, too
+    except RecordUnreadable:
         return Key.lost(key_id)
 
 

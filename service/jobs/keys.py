@@ -135,13 +135,17 @@ def _parse_record(key_id: str, record: Any) -> Key:
     except ValueError as error:  # its own text would repeat the record
         faults = error.errors() if isinstance(error, ValidationError) else []
         wrong = ", ".join(str(fault["loc"][0]) for fault in faults if fault["loc"]) or "it is no JSON object"
-        raise KeysUnreadable(
+        raise RecordUnreadable(
             f"The record of the key {key_id} cannot be read: {wrong}. End this key with `dain keys revoke {key_id}`."
         ) from None
 
 
 class KeysUnreadable(DainError):
     """The keys on record cannot be read: nobody can be let in until they can."""
+
+
+class RecordUnreadable(KeysUnreadable):
+    """The record of one key cannot be read."""
 
 
 class Keys(Protocol):
@@ -151,7 +155,7 @@ class Keys(Protocol):
         """Every key by its id, as it stood within the last second. Raises KeysUnreadable or RedisError."""
 
     def get(self, key_id: str) -> Key | None:
-        """The key with this id, whatever the records of others are. Raises KeysUnreadable or RedisError."""
+        """The key with this id, whatever the records of others are. Raises as `all` does."""
 
     def put(self, key: Key) -> None:
         """Adds a key, or replaces the one with its id. Raises KeysUnreadable, OSError or RedisError."""

@@ -132,6 +132,12 @@ def test_keys_go_into_the_file_that_the_settings_name(
     assert redis.keys() == []
 
 
+def test_no_key_of_a_file_that_is_gone_is_revoked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAIN_KEYS_FILE", str(tmp_path / "keys.json"))
+    assert "Put it back" in run("revoke", "0" * 12).output
+    assert not (tmp_path / "keys.json").exists()
+
+
 def test_a_redis_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DAIN_REDIS_URL", f"unix://{tmp_path}/none.sock")
     assert "DAIN_REDIS_URL" in run("list").output
