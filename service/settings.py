@@ -10,7 +10,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.jobs.options import ModelName
@@ -68,6 +76,15 @@ def _destinations(value: object) -> object:
                     f"{entry!r} is no host name, address or network: give such as hooks.internal or 10.1.0.0/16"
                 ) from None
     return entries
+
+
+def _port_of_its_own(port: int | None, info: ValidationInfo) -> int | None:
+    """ValueError where `port` is the API's own: there, whoever has no key could ask for metrics."""
+    if port is not None and port == info.data.get("port"):
+        raise ValueError(
+            "this is DAIN_PORT, where callers are; metrics need a second port, which has no keys"
+        )
+    return port
 
 
 def _webhook_secrets(value: object) -> object:
@@ -147,7 +164,7 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="Address the API listens on; this machine only unless set."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on.")
-    metrics_port: int | None = Field(
+    metrics_port: Annotated[int | None, AfterValidator(_port_of_its_own)] = Field(
         default=None,
         ge=1,
         le=65535,

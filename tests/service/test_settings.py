@@ -48,6 +48,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CORS_ORIGINS", "*"),
         ("STORE_URL", "/var/lib/dain"),
         ("REDIS_URL", "localhost:6379"),
+        ("METRICS_PORT", "8000"),
     ],
 )
 def test_nonsense_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +63,13 @@ def test_a_process_ends_with_the_names_of_what_is_wrong(monkeypatch: pytest.Monk
     with pytest.raises(SystemExit, match="(?s)DAIN_MAX_UPLOAD_BYTES=lots: .*DAIN_LOG_LEVEL=loud: ") as ended:
         read_settings()
     assert "Nothing was started" in str(ended.value)
+
+
+def test_the_port_for_metrics_is_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAIN_METRICS_PORT", "8140")
+    assert read_settings().metrics_port == 8140
+    with pytest.raises(SystemExit, match="DAIN_METRICS_PORT=8140: this is DAIN_PORT.*a second port"):
+        read_settings(port=8140)
 
 
 @pytest.mark.parametrize(
