@@ -84,9 +84,10 @@ def submit(
         _check_output(output, file, overwrite)
     with Client(url, token=token) as client:
         if dry_run:
-            if file is None:
-                raise click.BadParameter("the service estimates files alone", param_hint="--dry-run")
-            click.echo(_estimate(client.estimate(file, given)))
+            estimate = (
+                client.estimate(clip, given) if isinstance(clip, Path) else client.estimate_url(clip, given)
+            )
+            click.echo(_summary(estimate))
             return
         job = client.submit(clip, given) if isinstance(clip, Path) else client.submit_url(clip, given)
         if detach:
@@ -131,7 +132,7 @@ def _save(client: Client, job: dict[str, Any], target: Path, clip: Path | None, 
     click.echo(f"{path}: {job['output']['frames']} frames at {job['output']['frame_rate']} fps")
 
 
-def _estimate(estimate: dict[str, Any]) -> str:
+def _summary(estimate: dict[str, Any]) -> str:
     """What a job would take, in a line."""
     parts = [f"{estimate['frames']} frames, {estimate['new_frames']} of them new"]
     parts.append(f"{estimate['work']:.0f} megapixels of work")

@@ -121,13 +121,11 @@ class Client:
     ) -> dict[str, Any]:
         """As `submit`, for a video that the service fetches from `source_url`; returns once it has it."""
         headers = {"Idempotency-Key": f'"{idempotency_key or uuid.uuid4()}"'}
-        body = {**_given(options), "source_url": source_url}
-        timeout = httpx.Timeout(self._timeout, read=max(self._timeout, FETCH_SECONDS))
-        return persist(
-            lambda: self._json("POST", "/jobs", json=body, headers=headers, timeout=timeout),
-            self.url,
-            in_use_seconds=FETCH_SECONDS,
-        )
+        return self._post_url("/jobs", source_url, options, headers=headers)
+
+    def estimate_url(self, source_url: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """As `estimate`, for a video that the service fetches from `source_url`."""
+        return self._post_url("/jobs/estimate", source_url, options)
 
     def job(self, job_id: str) -> dict[str, Any]:
         """The job as it stands."""
@@ -268,6 +266,17 @@ class Client:
         """The workers that are alive."""
         found: list[dict[str, Any]] = self._get("/workers")
         return found
+
+    def _post_url(
+        self, path: str, source_url: str, options: Mapping[str, Any] | None, **arguments: Any
+    ) -> dict[str, Any]:
+        body = {**_given(options), "source_url": source_url}
+        timeout = httpx.Timeout(self._timeout, read=max(self._timeout, FETCH_SECONDS))
+        return persist(
+            lambda: self._json("POST", path, json=body, timeout=timeout, **arguments),
+            self.url,
+            in_use_seconds=FETCH_SECONDS,
+        )
 
     def _get(self, path: str, **arguments: Any) -> Any:
         return persist(lambda: self._json("GET", path, **arguments), self.url)

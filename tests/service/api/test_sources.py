@@ -118,6 +118,17 @@ def test_client_and_command_name_a_video(
     assert http.get(f"/jobs/{done.output.strip()}").json()["options"]["factor"] == 3
 
 
+def test_client_and_command_estimate_a_video_by_its_url(
+    url: str, http: httpx.Client, source: Callable[[Answer], str], clip: Path
+) -> None:
+    where = source(sending(clip.read_bytes()))
+    with Client(url) as client:
+        assert client.estimate_url(where, {"factor": 3})["frames"] == 36
+    done = CliRunner().invoke(commands.submit, [where, "--url", url, "--factor", "3", "--dry-run"])
+    assert done.exit_code == 0 and "36 frames, 22 of them new" in done.output, done.output
+    assert http.get("/jobs").json()["jobs"] == []
+
+
 def test_a_request_that_is_sent_again_makes_no_second_job(
     http: httpx.Client, source: Callable[[Answer], str], clip: Path
 ) -> None:
