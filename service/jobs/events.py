@@ -43,9 +43,7 @@ class Place(NamedTuple):
         """The place that the id of an event names, e.g. "1764550000000-0". Raises ValueError where it names none."""
         match = _PLACE.fullmatch(id.decode(errors="replace") if isinstance(id, bytes) else id)
         place = cls(int(match[1]), int(match[2] or 0)) if match else None
-        if (
-            place is None or max(place) > _MOST or min(place) == _MOST
-        ):  # nothing can follow the last place of all
+        if place is None or max(place) > _MOST or min(place) == _MOST:  # nothing can follow the last of all
             raise ValueError(f"{id!r:.60} is not the id of an event")
         return place
 

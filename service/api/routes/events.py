@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
@@ -27,6 +28,8 @@ router = APIRouter()
 OVER = frozenset({"job.succeeded", "job.failed", "job.cancelled", "job.deleted"})
 RETRY_MILLISECONDS = 3000  # after which a client connects again
 FAREWELL_SECONDS = 5.0  # that the end of the service leaves a stream for its last words
+
+_sent = partial(ServerSentEvent, sep="\n")  # so a shell script reads an id without a carriage return
 
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
@@ -116,7 +119,7 @@ async def _of_job(
                 view = JobView.of(await run_in_threadpool(service.jobs.show, job_id, owner=owner))
             except (RedisError, Problem):
                 return  # the client connects again, and is told then
-            yield ServerSentEvent(view.model_dump_json(), event="job", id=str(place))
+            yield _sent(view.model_dump_json(), event="job", id=str(place))
             if view.status.terminal:
                 return
         try:
@@ -162,13 +165,13 @@ async def _ended_by(feed: Feed, place: Place, job_id: str) -> bool:
 def _message(event: Event | Place) -> ServerSentEvent:
     """An event as it is sent; of a place its id alone, which keeps the connection alive and the client up to date."""
     if isinstance(event, Place):
-        return ServerSentEvent(id=str(event), retry=RETRY_MILLISECONDS)
-    return ServerSentEvent(event.model_dump_json(), event=event.type, id=event.id)
+        return _sent(id=str(event), retry=RETRY_MILLISECONDS)
+    return _sent(event.model_dump_json(), event=event.type, id=event.id)
 
 
 def _reset(lost: Lost) -> ServerSentEvent:
-    return ServerSentEvent(json.dumps({"type": "reset", "detail": str(lost)}), event="reset")
+    return _sent(json.dumps({"type": "reset", "detail": str(lost)}), event="reset")
 
 
 def _stream(messages: AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
-    return EventSourceResponse(messages, sep="\n", ping=0, shutdown_grace_period=FAREWELL_SECONDS)
+    return EventSourceResponse(messages, ping=0, shutdown_grace_period=FAREWELL_SECONDS)

@@ -120,6 +120,22 @@ def test_a_job_that_is_over_is_shown_and_no_more(http: httpx.Client, jobs: Jobs)
     assert http.get(f"/jobs/{job_id}/events", headers=headers).status_code == 204
 
 
+def test_no_line_ends_in_a_carriage_return(
+    http: httpx.Client, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "FOLLOWED_SECONDS", 0.0)
+    job_id = accept(jobs)
+    sent = http.get(f"/jobs/{job_id}/events").content
+    monkeypatch.undo()
+    run_through(jobs, job_id)
+    sent += http.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": f"{2**63}-0"}).content
+    with http.stream("GET", "/events", headers={"Last-Event-ID": "0"}) as response:
+        sent += next(chunk for chunk in response.iter_raw() if b"job.queued" in chunk)
+    for line in (b"event: job\n", b"retry: 3000\n", b"event: reset\n", b"event: job.queued\n"):
+        assert line in sent
+    assert b"\r" not in sent
+
+
 def test_all_jobs_from_now_on(http: httpx.Client, jobs: Jobs) -> None:
     accept(jobs)
     with stream(http, "/events") as events:
