@@ -15,6 +15,7 @@ from service.api.fair import FairSemaphore
 from service.api.feed import Feed
 from service.api.probe import Prober
 from service.api.rates import RateLimits
+from service.api.sources import Fetches
 from service.egress import Egress
 from service.jobs.incoming import Incoming
 from service.jobs.keys import Keys, open_keys
@@ -48,6 +49,7 @@ class Service:
     feed: Feed
     incoming: Incoming
     prober: Prober = field(default_factory=Prober)
+    fetches: Fetches = field(default_factory=Fetches)
     #: A look takes a core and some memory. Half of the places are as many as there are cores, and an owner has no more.
     looks: FairSemaphore = field(default_factory=lambda: FairSemaphore(LOOKS))
     looking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(LOOKS))

@@ -5,11 +5,13 @@ The framework's form parser is not used: it reads the whole body, without a limi
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -395,6 +397,27 @@ async def chunks(request: Request, max_bytes: int, excess: Problem) -> AsyncIter
         if received > max_bytes:
             raise excess
         yield chunk
+
+
+@asynccontextmanager
+async def while_connected(request: Request) -> AsyncIterator[None]:
+    """Cancels what is done in it when the client of `request`, whose body was read, goes; raises BrokenOff then."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+    if scope.cancelled_caught:
+        raise BrokenOff(
+            "invalid-upload", "The connection broke before the video was here; send the request again."
+        )
 
 
 def content_length(request: Request) -> int | None:

@@ -212,6 +212,15 @@ class Jobs:
         keys = [state_key(State.QUEUED), *_quota_keys(owner)]
         _raise_for_quota(self._call("quota", "", keys, [*_limits(quota), size_bytes, work]), owner)
 
+    def bytes_used(self, owner: str) -> tuple[int, int]:
+        """The bytes that `owner` uploaded today, and the seconds until midnight UTC, when there are none again."""
+        *_, key = _quota_keys(owner)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.get(key)
+            pipe.time()
+            used, (now, _) = pipe.execute()
+        return int(used or 0), 86400 - now % 86400
+
     def charge(self, owner: str, quota: Quota, size_bytes: int) -> None:
         """Counts an upload that is to come before its job; Problem 429 where `owner` may not upload as much today."""
         keys = [state_key(State.QUEUED), *_quota_keys(owner)]

@@ -87,7 +87,7 @@ async def estimate(request: Request, service: ServiceDep, caller: SubmitterDep) 
     async with AsyncExitStack() as files:
         upload = await receive(request, service, caller, files)
         await webhooks.settle(upload.handling, caller, service.settings, service.egress)
-        upload, facts = await examine(service, upload, caller.owner)
+        upload, facts = await examine(request, service, upload, caller)
     return await run_in_threadpool(estimate_of, service, caller, upload, facts)
 
 

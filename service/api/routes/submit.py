@@ -108,7 +108,7 @@ async def take(request: Request, service: Service, caller: Caller) -> Job:
             if binding := await run_in_threadpool(key.binding):
                 return await run_in_threadpool(replay, service, binding, upload, caller)
             handling = await webhooks.settle(upload.handling, caller, service.settings, service.egress)
-            upload, facts = await examine(service, upload, caller.owner)
+            upload, facts = await examine(request, service, upload, caller)
             return await anyio.to_thread.run_sync(
                 accept, service, key, upload, handling, facts, caller, limiter=service.moving
             )
@@ -187,13 +187,30 @@ async def collect(
 
 
 async def examine(
-    service: Service, upload: uploads.Upload, owner: str
+    request: Request, service: Service, upload: uploads.Upload, caller: Caller
 ) -> tuple[uploads.Upload, dict[str, Any]]:
     """The upload with its video, which may have to be fetched first, and the facts about it."""
     if upload.source_url is not None:
-        max_bytes, space = service.settings.max_upload_bytes, partial(check_space, service, 0)
-        upload = await sources.fetch(upload, service.egress, max_bytes=max_bytes, check_space=space)
-    return upload, await look_into(service, upload, owner)
+        with service.fetches.place(caller.owner):
+            most, excess = await run_in_threadpool(most_to_fetch, service, caller)
+            space = partial(check_space, service, 0)
+            async with uploads.while_connected(request):
+                upload = await sources.fetch(
+                    upload, service.egress, max_bytes=most, excess=excess, check_space=space
+                )
+    return upload, await look_into(service, upload, caller.owner)
+
+
+def most_to_fetch(service: Service, caller: Caller) -> tuple[int, Problem]:
+    """The bytes that `caller` may have fetched from a URL, and the Problem for a video that has more."""
+    most, limit = service.settings.max_upload_bytes, caller.quota.bytes
+    if limit is not None:
+        used, seconds = service.jobs.bytes_used(caller.owner)
+        if limit - used < most:
+            return limit - used, Problem.quota_exceeded(
+                "bytes", caller.owner, limit=limit, used=used, seconds=seconds
+            )
+    return most, sources.too_large(most)
 
 
 async def look_into(service: Service, upload: uploads.Upload, owner: str) -> dict[str, Any]:

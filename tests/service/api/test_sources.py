@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,10 +19,11 @@ from redis import Redis
 from service import commands
 from service.api import sources
 from service.client import Client
+from service.jobs.keys import Quota
 from service.jobs.names import job_key
 from service.settings import Settings
 from service.store import Store
-from tests.api import assert_problem, serve
+from tests.api import assert_problem, serve, until
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -195,6 +197,95 @@ def test_a_server_that_stops_sending_or_takes_too_long_is_left(
     finally:
         gone.set()
     assert "in time" in assert_problem(response, 502, "source-unreachable")["detail"]
+
+
+class Dripping:
+    """Answers that announce `size` bytes and never end; `open` is how many are under way."""
+
+    def __init__(self, size: int | None = 4_000_000_000) -> None:
+        self.size = size
+        self.open = 0
+        self.over = threading.Event()
+        self._lock = threading.Lock()
+
+    def __call__(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        if self.size is not None:
+            handler.send_header("Content-Length", str(self.size))
+        handler.end_headers()
+        self._count(1)
+        with suppress(OSError):
+            while not self.over.wait(0.01):
+                handler.wfile.write(b"x" * 1000)
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self.open += change
+
+
+@pytest.fixture
+def dripping() -> Iterator[Dripping]:
+    drip = Dripping()
+    yield drip
+    drip.over.set()
+
+
+def ask(url: str, source_url: str, headers: dict[str, str]) -> socket.socket:
+    """A connection that has sent a request to fetch `source_url`, and reads no answer."""
+    body = json.dumps({"source_url": source_url}).encode()
+    lines = {
+        "Host": "127.0.0.1",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+    } | headers
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30)
+    connection.sendall(f"POST /jobs HTTP/1.1\r\n{head}\r\n".encode() + body)
+    return connection
+
+
+def test_an_owner_has_few_fetches_at_a_time_and_each_ends_with_its_client(
+    url: str,
+    http: httpx.Client,
+    source: Callable[[Answer], str],
+    dripping: Dripping,
+    debris: Callable[[], list[str]],
+    make_key: Callable[..., dict[str, str]],
+    clip: Path,
+) -> None:
+    ann, bob = make_key("ann"), make_key("bob")
+    slow = source(dripping)
+    asked = [ask(url, slow, ann) for _ in range(sources.MOST_OF_ONE)]
+    until(lambda: dripping.open == sources.MOST_OF_ONE)
+    one_more = http.post("/jobs", json={"source_url": slow}, headers=ann)
+    assert_problem(one_more, 429, "too-many-uploads")
+    assert one_more.headers["Retry-After"]
+    body = {"source_url": source(sending(clip.read_bytes()))}
+    assert http.post("/jobs", json=body, headers=bob).status_code == 202
+    for connection in asked:
+        connection.close()
+    until(lambda: not dripping.open)
+    assert http.post("/jobs", json=body, headers=ann).status_code == 202
+    until(lambda: not [name for name in debris() if "/scratch/" in name])
+
+
+@pytest.mark.parametrize("size", [4_000_000_000, None])
+def test_a_fetch_is_bounded_by_the_bytes_that_its_owner_has_left(
+    http: httpx.Client,
+    source: Callable[[Answer], str],
+    dripping: Dripping,
+    make_key: Callable[..., dict[str, str]],
+    size: int | None,
+) -> None:
+    ann = make_key("ann", quota=Quota(jobs=2, bytes=20_000))
+    dripping.size = size
+    for path in ("/jobs", "/jobs/estimate"):
+        response = http.post(path, json={"source_url": source(dripping)}, headers=ann)
+        problem = assert_problem(response, 429, "quota-exceeded")
+        assert (problem["quota"], problem["limit"], problem["used"]) == ("bytes", 20_000, 0)
+        assert 0 < int(response.headers["Retry-After"]) <= 86400
+    until(lambda: not dripping.open)
 
 
 @pytest.mark.parametrize(
