@@ -33,6 +33,17 @@ def server(command: Command) -> Command:
     return url(token(command))
 
 
+def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """What several options KEY=VALUE say."""
+    pairs: dict[str, str] = {}
+    for key, equals, value in (text.partition("=") for text in values):
+        if not (key and equals):
+            raise click.BadParameter(f"{key + equals + value!r} is not of the form KEY=VALUE.")
+        if pairs.setdefault(key, value) != value:
+            raise click.BadParameter(f"{key!r} is given twice, with two values.")
+    return pairs
+
+
 class Clip(click.Path):
     """A video: a file, or a URL that the service fetches it from."""
 
@@ -59,7 +70,15 @@ class Clip(click.Path):
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
 @click.option("--priority", help="low, normal or high, among your own jobs.  [normal]")
 @click.option("--reference", help="Your own name for the job, by which `dain jobs` finds it.")
+@click.option(
+    "--metadata",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_pairs,
+    help="Your own note on the job, by which `dain jobs` finds it; may be given several times.",
+)
 @click.option("--webhook-url", help="Where the service sends the job's events.")
+@click.option("--webhook-events", help="Which of them: job.succeeded,job.failed.  [all]")
 @click.option("--detach", is_flag=True, help="Print the job's id and do not wait.")
 @click.option("--dry-run", is_flag=True, help="Say what the job would take, and start none.")
 @server
@@ -70,14 +89,13 @@ def submit(
     detach: bool,
     dry_run: bool,
     no_audio: bool,
+    metadata: dict[str, str],
     url: str,
     token: str | None,
     **options: object,
 ) -> None:
     """Send CLIP to a service, wait, and fetch the result. CLIP may be a URL, which the service fetches."""
-    given = {name: str(value) for name, value in options.items() if value is not None}
-    if no_audio:
-        given["audio"] = "none"
+    given = {**options, "audio": "none" if no_audio else None, "metadata": metadata or None}
     file = clip if isinstance(clip, Path) else None
     folder = file.parent if file else Path()
     if output and not output.is_dir():
@@ -196,12 +214,26 @@ def _wait(client: Client, job_id: str) -> dict[str, Any]:
 @click.command()
 @click.option("--status", help="Only jobs in this state: queued, running, succeeded, failed, cancelled.")
 @click.option("--reference", help="Only jobs that were submitted with it.")
+@click.option(
+    "--metadata",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_pairs,
+    help="Only jobs that were submitted with it; may be given several times.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the documents themselves.")
 @server
-def jobs(status: str | None, reference: str | None, as_json: bool, url: str, token: str | None) -> None:
+def jobs(
+    status: str | None,
+    reference: str | None,
+    metadata: dict[str, str],
+    as_json: bool,
+    url: str,
+    token: str | None,
+) -> None:
     """List the jobs of a service, newest first."""
     with Client(url, token=token) as client:
-        found = client.jobs(status=status, reference=reference)
+        found = client.jobs(status=status, reference=reference, metadata=metadata)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

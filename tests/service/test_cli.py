@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -171,6 +172,30 @@ cli.main()
     assert done.returncode != 0
     [job] = http.get("/jobs").json()["jobs"]
     assert (job["status"] == "cancelled") is is_over
+
+
+def test_jobs_are_found_by_the_metadata_they_were_submitted_with(
+    url: str, http: httpx.Client, clip: Path
+) -> None:
+    notes = ("--metadata", "user=42", "--metadata", "formula=a=b")
+    done = dain("submit", clip, "--detach", *notes, "--url", url)
+    assert done.returncode == 0, done.stderr
+    job_id = done.stdout.strip()
+    assert http.get(f"/jobs/{job_id}").json()["metadata"] == {"user": "42", "formula": "a=b"}
+    for value, found in (("42", [job_id]), ("43", [])):
+        listed = dain(
+            "jobs", "--metadata", f"user={value}", "--metadata", "formula=a=b", "--json", "--url", url
+        )
+        assert [job["id"] for job in json.loads(listed.stdout)] == found
+    refused = dain("jobs", "--metadata", "user", "--url", url)
+    assert refused.returncode == 2 and "'user' is not of the form KEY=VALUE" in refused.stderr
+    refused = dain("jobs", "--metadata", "user=1", "--metadata", "user=2", "--url", url)
+    assert refused.returncode == 2 and "'user' is given twice" in refused.stderr
+
+
+def test_webhook_events_are_chosen(url: str, clip: Path) -> None:
+    done = dain("submit", clip, "--detach", "--webhook-events", "job.done", "--url", url)
+    assert done.returncode == 1 and "job.done" in done.stderr  # what the service says of it
 
 
 def test_the_list_of_commands_imports_none_of_them() -> None:
