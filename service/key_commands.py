@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 import click
+import httpx
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Column, Table
 
-from service.egress import EgressRefused, parse_url
+from service.egress import Egress, EgressRefused, parse_url
 from service.jobs.keys import OWNER, Key, Keys, KeysUnreadable, Quota, RecordUnreadable, Scope, open_keys
 from service.jobs.webhooks import secret_of
 from service.settings import read_settings
@@ -105,7 +107,10 @@ def keys() -> None:
 @click.option("--rate", type=click.IntRange(min=1), help="Most requests a minute.  [no limit]")
 @click.option("--expires", type=Duration(), help="When the key ends: in 30m, 12h, 90d.  [never]")
 @click.option(
-    "--webhook-url", type=Url(), help="Where the events of jobs go that name no webhook.  [nowhere]"
+    "--webhook-url",
+    type=Url(),
+    help="Where the events of jobs go that name no webhook: a public host, or one in DAIN_EGRESS_ALLOW. "
+    "The service needs DAIN_WEBHOOK_SECRET.  [nowhere]",
 )
 def add(
     owner: str,
@@ -138,6 +143,8 @@ def add(
     )
     with _store() as store:
         store.put(key)
+    if webhook_url is not None:
+        _warn_of_webhook(webhook_url)
     _show_once(key, token)
 
 
@@ -228,6 +235,23 @@ def _find_or_lost(store: Keys, key_id: str) -> Key:
         return _find(store, key_id)
     except RecordUnreadable:
         return Key.lost(key_id)
+
+
+def _warn_of_webhook(url: str) -> None:
+    """Says on standard error why a service with the settings of this environment would send nothing to `url`."""
+    settings = read_settings()
+    reasons = [] if settings.webhook_secret else ["DAIN_WEBHOOK_SECRET is not set."]
+    with suppress(httpx.TransportError):  # the host may be there when there is something to send
+        try:
+            asyncio.run(Egress(settings.egress_allow).addresses(httpx.URL(url)))
+        except EgressRefused as error:
+            reasons.append(str(error))
+    if reasons:
+        click.echo(
+            "Warning: a service with the settings of this environment refuses every job of this key that names no "
+            f"webhook of its own. {' '.join(reasons)}",
+            err=True,
+        )
 
 
 def _show_once(key: Key, token: str) -> None:

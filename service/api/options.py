@@ -58,7 +58,9 @@ def _check_webhook(url: str | None) -> str | None:
 
 
 def webhook_refused(error: EgressRefused) -> Problem:
-    return Problem("webhook-refused", f"The webhook_url is not accepted: {error}")
+    return Problem(
+        "webhook-refused", f"The webhook_url is not accepted: {error} Without webhook_url, ask for the job."
+    )
 
 
 def _listed(value: object) -> object:

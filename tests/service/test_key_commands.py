@@ -116,6 +116,18 @@ def test_a_record_that_cannot_be_read_can_be_ended_and_holds_up_no_other(
     assert_problem(http.get("/jobs"), 401, "unauthorized")
 
 
+def test_what_a_webhook_of_a_key_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    add = ("add", "ann", "--webhook-url", "http://10.9.9.9/x")
+    lacking = run(*add)
+    assert lacking.exit_code == 0 and lacking.stdout.startswith("dain_")
+    assert "refuses every job" in lacking.stderr
+    assert "DAIN_EGRESS_ALLOW" in lacking.stderr and "DAIN_WEBHOOK_SECRET is not set" in lacking.stderr
+    monkeypatch.setenv("DAIN_WEBHOOK_SECRET", SECRET)
+    assert "DAIN_WEBHOOK_SECRET" not in run(*add).stderr
+    monkeypatch.setenv("DAIN_EGRESS_ALLOW", "10.9.9.9")
+    assert "refuses" not in run(*add).stderr
+
+
 def test_each_owner_has_a_secret_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAIN_WEBHOOK_SECRET", SECRET)
     ann, bob, default = (run("webhook-secret", name).stdout for name in ("ann", "bob", "default"))

@@ -397,6 +397,23 @@ def test_a_key_has_a_webhook_for_jobs_that_name_none(
     assert default.types == named.types == ["job.cancelled"]
 
 
+@pytest.mark.parametrize(
+    ("secret", "url", "reason"),
+    [(SECRET, "http://10.9.9.9/x", "DAIN_EGRESS_ALLOW"), ("", "https://1.1.1.1/x", "DAIN_WEBHOOK_SECRET")],
+)
+def test_a_webhook_of_the_key_is_not_the_callers_fault(
+    settings: Settings, clip: Path, secret: str, url: str, reason: str
+) -> None:
+    key, token = Key.new("ann", {"submit", "read"}, webhook_url=url)
+    open_keys(settings).put(key)
+    settings = Settings(**{**settings.model_dump(), "webhook_secret": secret})
+    headers = {"Authorization": f"Bearer {token}"}
+    with serve(settings) as base, httpx.Client(base_url=base, timeout=30, headers=headers) as http:
+        detail = assert_problem(post(http, clip), 422, "webhook-refused")["detail"]
+    assert detail.startswith("The webhook of your key") and reason in detail
+    assert "Tell whoever runs the service" in detail and url not in detail
+
+
 def test_events_without_a_webhook_are_refused(http: httpx.Client, clip: Path) -> None:
     problem = assert_problem(post(http, clip, webhook_events="job.failed"), 422, "invalid-option")
     assert "give webhook_url" in problem["detail"]
