@@ -71,15 +71,22 @@ def is_public(address: IPAddress) -> bool:
     return address.is_global and not address.is_multicast and not any(address in net for net in _NOT_PUBLIC)
 
 
+def no_url() -> EgressRefused:
+    return EgressRefused("This is no URL: give one such as https://example.com/path.")
+
+
 def parse_url(text: str) -> httpx.URL:
     """The URL of `text` in its normal form; raises EgressRefused where it is none that may be asked for."""
     if len(text) > MAX_URL:
         raise EgressRefused(f"The URL has more than {MAX_URL} characters.")
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL:
-        raise EgressRefused("This is no URL: give one such as https://example.com/path.") from None
-    if url.scheme not in ("http", "https") or not url.host:
+        host = url.host  # which is decoded only now
+    except (httpx.InvalidURL, UnicodeError):
+        raise no_url() from None
+    if "%" in host or (url.port is not None and not 0 < url.port < 1 << 16):
+        raise no_url()
+    if url.scheme not in ("http", "https") or not host:
         raise EgressRefused("The URL must begin with https:// and a host, as https://example.com/path does.")
     if url.userinfo:
         raise EgressRefused("The URL holds a name or password: leave it out.")

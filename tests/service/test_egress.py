@@ -7,9 +7,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
+from random import Random
 
 import httpx
 import pytest
@@ -142,6 +143,66 @@ def test_a_url_that_is_none_says_why(url: str, reason: str) -> None:
     with pytest.raises(EgressRefused, match=reason) as refused:
         parse_url(url)
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "xn--a",
+        "xn--",
+        "XN--999.example",
+        "\u2603",
+        "\ud800",
+        "[::1%eth0]",
+        "[v1.a]",
+        "[::",
+        "[",
+        "%00",
+        "999.1.1.1",
+        "a:0",
+        "a:99999",
+        "a:-1",
+        "a:b",
+    ],
+)
+def test_a_host_or_port_that_is_none_is_no_url(host: str) -> None:
+    with pytest.raises(EgressRefused, match="no URL"):
+        parse_url(f"https://{host}/x")
+
+
+@pytest.mark.parametrize(
+    "host", ["a..b", ".a", "a" * 300, "a." * 150, "-a", "\u00fcn\u00ef.invalid", "1.2.3.4.5"]
+)
+def test_a_host_that_nobody_can_have_is_not_known(host: str) -> None:
+    with pytest.raises(httpx.ConnectError, match="not known"):
+        get(Egress(), str(parse_url(f"https://{host}/x")))
+
+
+def test_any_text_is_a_url_or_refused() -> None:
+    random = Random(0)
+    pieces = [
+        "xn--",
+        "a",
+        ".",
+        "%",
+        "[",
+        "]",
+        ":",
+        "@",
+        "0",
+        "\u00df",
+        "\u0661",
+        "\u200d",
+        "\ud800",
+        "\0",
+        "/",
+        "\\",
+        "-",
+    ]
+    for _ in range(5000):
+        text = "https://" + "".join(random.choices(pieces, k=random.randint(1, 8)))
+        with suppress(EgressRefused):
+            parse_url(str(parse_url(text))).raw_host.decode("ascii")
 
 
 def test_a_url_takes_its_normal_form() -> None:

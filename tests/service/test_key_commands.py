@@ -88,6 +88,7 @@ def test_a_rotated_key_is_like_the_one_before(http: httpx.Client) -> None:
         (("add", "ann", "--weight", "nan"), "--weight"),
         (("add", "ann", "--weight", "inf"), "--weight"),
         (("add", "ann", "--webhook-url", "ftp://example.com"), "https://"),
+        (("add", "ann", "--webhook-url", "https://xn--a/x"), "no URL"),
         (("webhook-secret", "ann"), "DAIN_WEBHOOK_SECRET"),
         (("revoke", "0" * 12), "dain keys list"),
         (("rotate", "0" * 12), "dain keys list"),

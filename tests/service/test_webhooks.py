@@ -368,6 +368,8 @@ def test_without_a_webhook_there_are_no_deliveries(http: httpx.Client, clip: Pat
         ("https://[::1]/", "not public"),
         ("http://1.1.1.1/", "https://"),
         ("ftp://example.com/", "https://"),
+        ("https://xn--a/x", "no URL"),
+        ("https://127.0.0.1:99999/x", "no URL"),
         ("https://me:s3cret@example.com/", "leave it out"),
         ("nonsense", "https://"),
     ],

@@ -295,6 +295,9 @@ def test_a_fetch_is_bounded_by_the_bytes_that_its_owner_has_left(
         ("https://169.254.169.254/latest/meta-data", "not public"),
         ("file:///etc/passwd", "https://"),
         ("http://1.1.1.1/clip.mp4", "https://"),
+        ("https://xn--a/x", "no URL"),
+        ("https://127.0.0.1:99999/x", "no URL"),
+        ("https://[::1%eth0]/", "no URL"),
         ("https://me:s3cret@example.com/clip.mp4", "leave it out"),
     ],
 )
