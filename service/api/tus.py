@@ -52,7 +52,8 @@ def check_version(request: Request) -> None:
     if request.headers.get("tus-resumable") != VERSION:
         raise Problem(
             "unsupported-tus-version",
-            f"The header Tus-Resumable must be {VERSION}, the version of tus that this service speaks.",
+            f"Send the header `Tus-Resumable: {VERSION}` with the request. It says which version of tus, the protocol "
+            "of resumable uploads, the caller means, and the service has no other.",
             headers={"Tus-Version": VERSION},
         )
 

@@ -162,7 +162,7 @@ async def append(upload_id: str, request: Request, service: ServiceDep, caller: 
     ),
 )
 def terminate(upload_id: str, request: Request, service: ServiceDep, caller: SubmitterDep) -> Response:
-    """Removes a resumable upload, whole or not. Jobs that were made of it keep what they have."""
+    """Removes an upload, whole or not, resumable or by a link. Jobs that were made of it keep what they have."""
     tus.check_version(request)
     service.incoming.get(upload_id, caller.owner)
     service.incoming.delete(upload_id)

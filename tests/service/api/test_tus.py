@@ -180,6 +180,20 @@ def test_an_upload_to_the_store_itself_is_not_for_tus(http: httpx.Client, redis:
     assert_problem(patch(http, f"/uploads/{upload_id}", 0, b"12345"), 400, "invalid-upload")
 
 
+def test_an_upload_to_the_store_itself_is_removed(
+    http: httpx.Client, redis: Redis, store: Store, tmp_path: Path
+) -> None:
+    upload_id = new_job_id()
+    Incoming(redis).add(upload_id, Upload(owner="default", size_bytes=5))
+    (tmp_path / "film").write_bytes(b"12345")
+    store.put(tmp_path / "film", f"incoming/{upload_id}")
+    problem = assert_problem(http.delete(f"/uploads/{upload_id}"), 412, "unsupported-tus-version")
+    assert "Send the header `Tus-Resumable: 1.0.0`" in problem["detail"]
+    assert http.delete(f"/uploads/{upload_id}", headers=TUS).status_code == 204
+    assert list(store.keys("incoming/")) == []
+    assert_problem(http.post(f"/jobs?upload={upload_id}"), 404, "upload-not-found")
+
+
 def half_a_patch(url: str, path: str, size: int, body: bytes, headers: str = "") -> socket.socket:
     """A connection on which the first bytes of a PATCH with `size` bytes have been sent."""
     address = httpx.URL(url)
