@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from typing import Any
@@ -14,8 +15,10 @@ from service.api.auth import AdminDep
 from service.api.deps import ServiceDep
 from service.api.problems import documented
 from service.api.service import Service
+from service.jobs.keys import KeysUnreadable
 from service.jobs.problems import Problem
 
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["health"])
 
 
@@ -31,12 +34,17 @@ async def alive() -> dict[str, str]:
 
 @router.get("/readyz", responses=documented("not-ready"))
 def ready(service: ServiceDep) -> dict[str, Any]:
-    """Says whether a job would be worked on now: Redis answers, the store has room, a worker is warm."""
-    checks: dict[str, str | None] = {"redis": None, "store": store_fault(service)}
+    """Says whether a job would be worked on now.
+
+    It is where Redis answers, the store has room, the keys can be read and a worker is warm.
+    """
+    unknown = "unknown without Redis"
+    checks = {"redis": None, "store": store_fault(service), "keys": unknown, "workers": unknown}
     try:
+        checks["keys"] = keys_fault(service)
         checks["workers"] = workers_fault(service)
     except RedisError as error:
-        checks |= {"redis": f"does not answer ({type(error).__name__})", "workers": "unknown without Redis"}
+        checks["redis"] = f"does not answer ({type(error).__name__})"
     faults = [f"{name}: {fault}" for name, fault in checks.items() if fault]
     if faults:
         detail = "; ".join(faults) + "."
@@ -69,6 +77,15 @@ def store_fault(service: Service) -> str | None:
         return f"cannot be written to ({error.strerror or error})"
     if free < service.settings.min_free_bytes:
         return f"has {free} bytes free, fewer than the {service.settings.min_free_bytes:d} to be kept"
+    return None
+
+
+def keys_fault(service: Service) -> str | None:
+    try:
+        service.keys.all()
+    except KeysUnreadable as error:  # its text, of records and paths, is not for everybody
+        log.error("%s", error)
+        return "cannot be read, so nobody is let in; the service's log says why"
     return None
 
 

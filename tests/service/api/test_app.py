@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from service.api import service as held
+from service.jobs.keys import FileKeys
 from service.jobs.machine import Jobs
 from service.jobs.options import Options
 from service.jobs.problems import PROBLEMS
@@ -75,7 +76,7 @@ def test_alive_while_redis_hangs_and_every_thread_waits_for_it(
 
 def test_ready_only_with_a_warm_worker(http: httpx.Client, workers: Workers) -> None:
     problem = assert_problem(http.get("/readyz"), 503, "not-ready")
-    assert problem["checks"] == {"redis": "ok", "store": "ok", "workers": "none is running"}
+    assert problem["checks"] == {"redis": "ok", "store": "ok", "keys": "ok", "workers": "none is running"}
     workers.heartbeat(record(ready=False))
     assert "warming up" in assert_problem(http.get("/readyz"), 503, "not-ready")["detail"]
     workers.heartbeat(record(ready=True))
@@ -92,6 +93,24 @@ def test_not_ready_when_the_store_cannot_be_written_to(http: httpx.Client, store
     (store.root / "scratch").rmdir()
     problem = assert_problem(http.get("/readyz"), 503, "not-ready")
     assert problem["checks"]["store"].startswith("cannot be written to")
+
+
+class TestKeysInAFile:
+    @pytest.fixture
+    def settings(self, settings: Settings, tmp_path: Path) -> Settings:
+        FileKeys(tmp_path / "keys.json").create()
+        return settings.model_copy(update={"keys_file": tmp_path / "keys.json"})
+
+    def test_not_ready_when_keys_cannot_be_read(
+        self, http: httpx.Client, workers: Workers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        workers.heartbeat(record(ready=True))
+        assert http.get("/readyz").json()["checks"]["keys"] == "ok"
+        (tmp_path / "keys.json").rename(tmp_path / "away.json")
+        problem = assert_problem(http.get("/readyz"), 503, "not-ready")
+        assert problem["checks"]["keys"].startswith("cannot be read")
+        assert "keys.json" not in problem["detail"] and "keys.json cannot be read" in caplog.text
+        assert_problem(http.get("/jobs"), 503, "keys-unreadable")
 
 
 class TestFullDisk:
@@ -134,6 +153,7 @@ class TestRedisDown:
         assert http.get("/healthz").status_code == 200
         problem = assert_problem(http.get("/readyz"), 503, "not-ready")
         assert "does not answer" in problem["checks"]["redis"]
+        assert "unknown" in problem["checks"]["keys"] and "unknown" in problem["checks"]["workers"]
 
 
 class TestRedisHangs:
