@@ -27,6 +27,7 @@ from service.api.views import JobView
 from service.egress import Egress, EgressRefused
 from service.jobs.records import Outlook, UnreadableRecord, read_job
 from service.jobs.webhooks import Attempt, Deliveries, Delivery, secret_of
+from service.logs import log_to_stderr
 from service.settings import Settings, read_settings
 
 log = logging.getLogger("dain.webhooks")
@@ -226,10 +227,7 @@ async def serve(settings: Settings) -> None:
 def main() -> None:
     """Send the webhooks of the environment's settings until SIGTERM or SIGINT."""
     settings = read_settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole URLs
+    log_to_stderr(settings.log_level)
     asyncio.run(serve(settings))
 
 

@@ -25,6 +25,7 @@ from service.api.routes import docs, estimate, events, health, jobs, results, su
 from service.api.server import Config, Server, listeners
 from service.api.service import Service
 from service.jobs.keys import check_exposure
+from service.logs import log_to_stderr
 from service.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -121,9 +122,7 @@ class NoSniff:
 def main() -> None:
     """Serves the API of the environment's settings until SIGTERM or SIGINT."""
     settings = read_settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    log_to_stderr(settings.log_level)
     check_exposure(settings)
     config = Config(create_app(settings), host=settings.host, port=settings.port)
     server = Server(config)

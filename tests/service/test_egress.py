@@ -170,9 +170,7 @@ def test_a_host_or_port_that_is_none_is_no_url(host: str) -> None:
         parse_url(f"https://{host}/x")
 
 
-@pytest.mark.parametrize(
-    "host", ["a..b", ".a", "a" * 300, "a." * 150, "-a", "\u00fcn\u00ef.invalid", "1.2.3.4.5"]
-)
+@pytest.mark.parametrize("host", ["a..b", ".a", "a" * 300, "a." * 150])
 def test_a_host_that_nobody_can_have_is_not_known(host: str) -> None:
     with pytest.raises(httpx.ConnectError, match="not known"):
         get(Egress(), str(parse_url(f"https://{host}/x")))
