@@ -21,6 +21,7 @@ from rich.table import Column, Table
 
 from service.egress import Egress, EgressRefused, parse_url
 from service.jobs.keys import OWNER, Key, Keys, KeysUnreadable, Quota, RecordUnreadable, Scope, open_keys
+from service.jobs.records import DEFAULT_OWNER
 from service.jobs.webhooks import secret_of
 from service.settings import read_settings
 
@@ -73,6 +74,21 @@ class Weight(click.FloatRange):
         return weight
 
 
+class Owner(click.ParamType):
+    """The name that keys and jobs belong to."""
+
+    name = "name"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not OWNER.fullmatch(value):
+            self.fail(
+                f"{value!r} is no name of up to 64 lower-case letters, digits, dots, hyphens and underscores",
+                param,
+                ctx,
+            )
+        return value
+
+
 class Url(click.ParamType):
     """Where a webhook may be."""
 
@@ -95,7 +111,7 @@ def keys() -> None:
 
 
 @keys.command()
-@click.argument("owner", metavar="NAME")
+@click.argument("owner", metavar="NAME", type=Owner())
 @click.option("--scope", "scopes", type=Scopes(), default="submit,read", show_default=True,
               help="What the key allows: submit, read, admin.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), help="Most jobs of NAME queued or running.  [no limit]")
@@ -127,11 +143,6 @@ def add(
 
     NAME may have several keys. Jobs from the time before there were keys belong to the name `default`.
     """
-    if not OWNER.fullmatch(owner):
-        raise click.BadParameter(
-            f"{owner!r} is no name of up to 64 lower-case letters, digits, dots, hyphens and underscores",
-            param_hint="NAME",
-        )
     key, token = Key.new(
         owner,
         scopes,
@@ -195,14 +206,19 @@ def rotate(key_id: str, keep: int) -> None:
 
 
 @keys.command("webhook-secret")
-@click.argument("owner", metavar="NAME")
+@click.argument("owner", metavar="NAME", type=Owner())
 def webhook_secret(owner: str) -> None:
     """Print what NAME verifies webhooks with; it follows from DAIN_WEBHOOK_SECRET, and from each of several."""
     secrets = read_settings().webhook_secret
     if not secrets:
-        raise click.ClickException("DAIN_WEBHOOK_SECRET is not set, so the service sends no webhooks.")
+        raise click.ClickException(
+            "DAIN_WEBHOOK_SECRET is not set here. Run this with the settings of the service; without it, it sends no "
+            "webhooks."
+        )
     for secret in secrets:
         click.echo(secret_of(owner, secret.get_secret_value()))
+    if owner != DEFAULT_OWNER:
+        _warn_of_owner(owner)
 
 
 @contextmanager
@@ -235,6 +251,16 @@ def _find_or_lost(store: Keys, key_id: str) -> Key:
         return _find(store, key_id)
     except RecordUnreadable:
         return Key.lost(key_id)
+
+
+def _warn_of_owner(owner: str) -> None:
+    """Says on standard error where no key has the name, or nobody knows."""
+    try:
+        with _store() as store:
+            if not any(key.owner == owner for key in store.all().values()):
+                click.echo(f"Warning: no key has the name {owner}.", err=True)
+    except click.ClickException as error:
+        click.echo(f"Warning: whether a key has the name {owner} is unknown. {error.message}", err=True)
 
 
 def _warn_of_webhook(url: str) -> None:

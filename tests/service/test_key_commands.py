@@ -89,7 +89,8 @@ def test_a_rotated_key_is_like_the_one_before(http: httpx.Client) -> None:
         (("add", "ann", "--weight", "inf"), "--weight"),
         (("add", "ann", "--webhook-url", "ftp://example.com"), "https://"),
         (("add", "ann", "--webhook-url", "https://xn--a/x"), "no URL"),
-        (("webhook-secret", "ann"), "DAIN_WEBHOOK_SECRET"),
+        (("webhook-secret", "ann"), "DAIN_WEBHOOK_SECRET is not set here"),
+        (("webhook-secret", "NO Such"), "NAME"),
         (("revoke", "0" * 12), "dain keys list"),
         (("rotate", "0" * 12), "dain keys list"),
     ],
@@ -134,6 +135,18 @@ def test_each_owner_has_a_secret_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     ann, bob, default = (run("webhook-secret", name).stdout for name in ("ann", "bob", "default"))
     assert ann != bob and default == f"{SECRET}\n"
     assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", ann)
+
+
+def test_a_secret_of_a_name_that_no_key_has_comes_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DAIN_WEBHOOK_SECRET", SECRET)
+    run("add", "ann")
+    warnings = {name: run("webhook-secret", name).stderr for name in ("ann", "bob", "default")}
+    assert warnings == {"ann": "", "bob": "Warning: no key has the name bob.\n", "default": ""}
+    monkeypatch.setenv("DAIN_REDIS_URL", f"unix://{tmp_path}/none.sock")
+    unknown = run("webhook-secret", "ann")
+    assert unknown.exit_code == 0 and unknown.stdout.startswith("whsec_") and "is unknown" in unknown.stderr
 
 
 def test_keys_go_into_the_file_that_the_settings_name(
