@@ -16,8 +16,6 @@ import click
 import httpx
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from redis.exceptions import RedisError
-from rich.console import Console
-from rich.table import Column, Table
 
 from service.egress import Egress, EgressRefused, parse_url
 from service.jobs.keys import OWNER, Key, Keys, KeysUnreadable, Quota, RecordUnreadable, Scope, open_keys
@@ -162,20 +160,17 @@ def add(
 @keys.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print the records, without their hashes.")
 def list_keys(as_json: bool) -> None:
-    """List all keys, those that are over, too."""
+    """List all keys, those that are over, too: id, name, scopes and end, and in a second line what limits them."""
     with _store() as store:
         found = sorted(store.all().values(), key=lambda key: key.created_at)
     if as_json:
         click.echo(json.dumps([key.model_dump(mode="json", exclude={"sha256"}) for key in found], indent=2))
         return
-    table = Table(
-        Column("id", no_wrap=True), "name", "scopes", "jobs", "bytes a day", "requests a minute", "state"
-    )
     for key in found:
-        size = None if key.quota.bytes is None else ByteSize(key.quota.bytes).human_readable()
-        limits = ("" if limit is None else str(limit) for limit in (key.quota.jobs, size, key.rate))
-        table.add_row(key.id, key.owner, ", ".join(sorted(key.scopes)), *limits, _state(key))
-    Console().print(table)
+        state = _state(key)
+        click.echo(f"{key.id}  {key.owner}  {','.join(sorted(key.scopes))}{state and '  ' + state}")
+        if limits := _limits(key):
+            click.echo(f"    {limits}")
 
 
 @keys.command()
@@ -285,6 +280,20 @@ def _show_once(key: Key, token: str) -> None:
     click.echo(f"Key {key.id} of {key.owner}. This is the only time that it is shown:", err=True)
     click.echo(token)
     sys.stdout.flush()
+
+
+def _limits(key: Key) -> str:
+    """What the key has beside its scopes, as the options that gave it."""
+    quota = key.quota
+    given = {
+        "--jobs": quota.jobs,
+        "--bytes": None if quota.bytes is None else ByteSize(quota.bytes).human_readable(),
+        "--work": quota.work,
+        "--weight": None if key.weight == 1 else f"{key.weight:g}",
+        "--rate": key.rate,
+        "--webhook-url": key.webhook_url,
+    }
+    return "  ".join(f"{option} {value}" for option, value in given.items() if value is not None)
 
 
 def _state(key: Key) -> str:

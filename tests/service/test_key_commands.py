@@ -23,7 +23,6 @@ from tests.receiver import SECRET
 def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RedisKeys, "SECONDS", 0)
     monkeypatch.setenv("DAIN_REDIS_URL", settings.require_redis_url)
-    monkeypatch.setenv("COLUMNS", "200")
 
 
 def run(*arguments: str) -> Result:
@@ -49,6 +48,18 @@ def test_a_key_is_shown_once_and_works(http: httpx.Client) -> None:
     assert key["id"] in table and "50.0GiB" in table and "until 20" in table
     for output in (table, run("list", "--json").stdout):
         assert token.rpartition("_")[2] not in output and "sha256" not in output
+
+
+def test_a_list_shows_all_that_a_key_has_in_two_short_lines() -> None:
+    limits = "--jobs 20  --bytes 50.0GiB  --work 9000  --weight 0.5  --rate 600"
+    run("add", "ann", *limits.split(), "--expires", "90d", "--scope", "submit,read,admin")
+    run("add", "bob", "--webhook-url", "https://1.1.1.1/x")
+    run("add", "cy")
+    ann, ann_limits, bob, bob_limits, cy = run("list").stdout.splitlines()
+    assert re.fullmatch(r"[0-9a-f]{12}  ann  admin,read,submit  until 20\d\d-\d\d-\d\d \d\d:\d\d UTC", ann)
+    assert ann_limits == f"    {limits}" and max(len(ann), len(ann_limits)) <= 80
+    assert bob.endswith("  bob  read,submit") and bob_limits == "    --webhook-url https://1.1.1.1/x"
+    assert cy.endswith("  cy  read,submit")
 
 
 def test_a_revoked_key_ends_in_a_running_service_and_stays_listed(http: httpx.Client) -> None:
