@@ -71,7 +71,9 @@ def test_python(
         threading.Timer(0.1, finish, (job.id, RESULT)).start()
         shown = show.sync(job.id, client=client, wait=60)
         assert shown.status == "succeeded"
-        page = generated("api.jobs.list_jobs").sync(client=client, status=models.State.SUCCEEDED)
+        page = generated("api.jobs.list_jobs").sync(
+            client=client, status=models.ListJobsStatusType0.SUCCEEDED
+        )
         assert [listed.id for listed in page.jobs] == [job.id] and page.next_cursor is None
         etag = show.sync_detailed(job.id, client=client).headers["ETag"]
         assert show.sync_detailed(job.id, client=client, if_none_match=etag).status_code == 304

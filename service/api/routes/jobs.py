@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import anyio
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -16,13 +17,15 @@ from service.api.description import headers
 from service.api.problems import documented
 from service.api.service import Service
 from service.api.views import POLL_SECONDS, JobView, is_named
+from service.jobs.problems import Problem
 from service.jobs.records import State
 from service.jobs.webhooks import MOST_LOGGED, Attempt
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 MOST_WAIT_SECONDS = 60.0
-METADATA = "metadata."  # begins the query parameters that ask for a job's metadata
+FILTERS = ("status", "cursor", "limit", "reference")  # query parameters of a list
+METADATA = "metadata."  # begins those that ask for a job's metadata
 
 
 class Page(BaseModel):
@@ -43,7 +46,10 @@ def list_jobs(
     request: Request,
     service: ServiceDep,
     caller: ReaderDep,
-    status: Annotated[State | None, Query(description="Only jobs with this status.")] = None,
+    status: Annotated[
+        Literal["queued", "running", "succeeded", "failed", "cancelled"] | None,
+        Query(description="Only jobs with this status."),
+    ] = None,
     cursor: Annotated[
         str | None, Query(pattern=f"^{JOB_ID.pattern}$", description="`next_cursor` of the page before.")
     ] = None,
@@ -55,15 +61,24 @@ def list_jobs(
     `metadata.KEY=VALUE` in the query, once or for several keys, asks for the jobs with this metadata. A page may hold
     fewer jobs than `limit`, or none: ask on until `next_cursor` is null.
     """
-    metadata = {
-        name.removeprefix(METADATA): value
-        for name, value in request.query_params.items()
-        if name.startswith(METADATA)
-    }
+    state = None if status is None else State(status)
     jobs, next_cursor = service.jobs.page(
-        caller.owner, status, cursor, limit, reference=reference, metadata=metadata
+        caller.owner, state, cursor, limit, reference=reference, metadata=_metadata(request.query_params)
     )
     return Page(jobs=[JobView.of(job) for job in jobs], next_cursor=next_cursor)
+
+
+def _metadata(query: Mapping[str, str]) -> dict[str, str]:
+    """The metadata that the query of a list asks for; Problem 422 where it asks for what there is not."""
+    others = {name: value for name, value in query.items() if name not in FILTERS}
+    unknown = [name for name in others if not name.startswith(METADATA)]
+    if unknown:
+        raise Problem(
+            "invalid-request",
+            f"There is no query parameter {unknown[0][:100]!r}; jobs are found by {', '.join(FILTERS)} and "
+            f"{METADATA}KEY.",
+        )
+    return {name.removeprefix(METADATA): value for name, value in others.items()}
 
 
 @router.get(

@@ -19,6 +19,7 @@ from service.api import idempotency, uploads
 from service.api import service as held
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue
+from service.jobs.records import STORED_STATES
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
 from service.store import Store
@@ -469,6 +470,24 @@ def test_a_job_shows_the_callers_own_name_and_notes_and_is_found_by_them(
     assert found(reference="order 7") == found(metadata__user="42", metadata__größe="ü&=") == [job["id"]]
     assert found(metadata__user="43", status="queued") == [other["id"]]
     assert found(reference="order") == found(metadata__user="42", reference="order 8") == []
+
+
+@pytest.mark.parametrize("name", ["bogus", "metadata", "metadta.user", "offset"])
+def test_jobs_are_not_found_by_what_there_is_not(name: str, http: httpx.Client) -> None:
+    detail = assert_problem(http.get("/jobs", params={name: "1"}), 422, "invalid-request")["detail"]
+    assert repr(name) in detail and "metadata.KEY" in detail
+
+
+def test_no_job_is_found_by_a_status_that_none_has(http: httpx.Client) -> None:
+    for status in ("unknown", "done"):
+        detail = assert_problem(http.get("/jobs", params={"status": status}), 422, "invalid-request")[
+            "detail"
+        ]
+        assert f"'{status}'" in detail and detail.endswith(
+            "'queued', 'running', 'succeeded', 'failed' or 'cancelled'"
+        )
+    for status in STORED_STATES:
+        assert http.get("/jobs", params={"status": status}).status_code == 200
 
 
 def test_a_client_that_sends_single_bytes_is_let_go(
