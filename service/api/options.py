@@ -38,8 +38,11 @@ MAX_REFERENCE = 128  # characters
 MAX_METADATA_KEYS = 16
 MAX_METADATA_BYTES = 4096  # of all keys and values, in UTF-8
 
-#: Text on one line, without characters that a terminal or a log would act on.
-Text = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$")]
+# Not the characters that a terminal or a log would act on: controls (C0 and C1), separators of lines, and those that
+# turn the direction of what follows.
+PRINTABLE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+Text = Annotated[str, StringConstraints(pattern=f"^{PRINTABLE}+$")]
+Note = Annotated[str, StringConstraints(pattern=f"^{PRINTABLE}*$")]
 
 
 def _check_size(metadata: dict[str, str]) -> dict[str, str]:
@@ -131,10 +134,11 @@ class RequestedHandling(BaseModel):
         description=f"Your own name for the job: 1 to {MAX_REFERENCE} printable characters. "
         "The job shows it, and GET /jobs finds by it.",
     )
-    metadata: Annotated[Json[dict[Text, str]], AfterValidator(_check_size)] = Field(
+    metadata: Annotated[Json[dict[Text, Note]], AfterValidator(_check_size)] = Field(
         default_factory=dict,
         description='Your own notes on the job: a JSON object of texts, such as {"user": "42"}, with up to '
-        f"{MAX_METADATA_KEYS} keys and {MAX_METADATA_BYTES} bytes. The job shows them, and GET /jobs finds by them.",
+        f"{MAX_METADATA_KEYS} keys and {MAX_METADATA_BYTES} bytes of printable characters. "
+        "The job shows them, and GET /jobs finds by them.",
     )
     webhook_url: Annotated[str | None, AfterValidator(_check_webhook)] = Field(
         default=None,

@@ -70,6 +70,22 @@ def test_a_fault_names_the_option_its_range_and_what_was_given(
         assert word in caught.value.detail
 
 
+@pytest.mark.parametrize(
+    "character", ["\x7f", "\x80", "\x9b", "\x9f", "\u2028", "\u2029", "\u202a", "\u202e", "\u2066", "\u2069"]
+)
+def test_a_note_has_no_character_that_a_terminal_acts_on(character: str) -> None:
+    text = f"order{character}7"
+    for fields in (
+        {"reference": text},
+        {"metadata": json.dumps({"note": text})},
+        {"metadata": json.dumps({text: ""})},
+    ):
+        with pytest.raises(Problem) as caught:
+            parse_request(fields)
+        assert character not in caught.value.detail
+    assert parse_request({"reference": "הזמנה 7 – größe\xa0🎬"})[1].reference == "הזמנה 7 – größe\xa0🎬"
+
+
 def test_what_steers_the_service_alone_is_no_option_of_the_picture() -> None:
     metadata = {"user": "é" * 2046}
     fields = {"factor": "4", "priority": "high", "reference": "order 7", "metadata": json.dumps(metadata)}

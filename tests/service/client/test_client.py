@@ -27,7 +27,7 @@ from service.api import idempotency
 from service.api.routes import submit
 from service.client import Client, ClientError, calls, errors, resumable
 from service.jobs.machine import Claim, Jobs
-from service.jobs.names import PLAN
+from service.jobs.names import PLAN, job_key
 from service.settings import Settings
 from service.store import Store
 from service.store.s3 import S3Store
@@ -153,8 +153,13 @@ def test_an_older_service_is_asked_again_and_again(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("patient")
-def test_events_of_a_job_over_a_network_that_fails(url: str, client: Client, clip: Path, jobs: Jobs) -> None:
-    job_id = client.submit(clip, {"metadata": {"line": "\u2028 \x85"}})["id"]
+def test_events_of_a_job_over_a_network_that_fails(
+    url: str, client: Client, clip: Path, jobs: Jobs, redis: Redis
+) -> None:
+    job_id = client.submit(clip)["id"]
+    redis.hset(
+        job_key(job_id), "metadata", json.dumps({"line": "\u2028 \x85"})
+    )  # which is no end of a line here
     with cutting_proxy(url, up=[], down=[2500, 1500, 1500]) as proxy, Client(proxy) as client:
         events = client.events(job_id)
         first = next(events)
