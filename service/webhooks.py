@@ -33,7 +33,7 @@ from service.settings import Settings, read_settings
 log = logging.getLogger("dain.webhooks")
 
 MOST_AT_A_TIME = 128
-MOST_A_DESTINATION = 4  # at a time: one that never answers leaves the others their places
+MOST_A_DESTINATION = 4  # at a time: an owner's host that never answers leaves the others their places
 ANSWER_SECONDS = 15.0
 LOAN_SECONDS = 2 * ANSWER_SECONDS
 POLL_SECONDS = 0.5

@@ -4,7 +4,8 @@ The script that records a transition of a job queues the delivery of its event i
 as it was then: no event is lost, whatever is killed, and a delivery outlives the record of its job. A sender borrows a
 delivery that is due, tries it, and settles it. A sender that dies leaves a loan that runs out.
 
-Each destination (scheme, host and port) has a line of its own, and a sender takes from the lines in turn.
+Each destination (an owner's scheme, host and port) has a line of its own, and a sender takes from the lines in turn: a
+receiver that hangs for one owner delays no other, who may have another path on its host.
 """
 
 from __future__ import annotations

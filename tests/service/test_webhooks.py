@@ -318,7 +318,7 @@ def test_a_sender_that_is_killed_loses_nothing(
             jobs.cancel(job_id)
             until(lambda: inbox.messages)
             process.send_signal(signal.SIGKILL)
-        (lent,) = redis.zrange(f"{DESTINATIONS}:to:{inbox.url.split('/hook')[0]}", 0, -1)
+        (lent,) = redis.zrange(f"{DESTINATIONS}:to:default {inbox.url.split('/hook')[0]}", 0, -1)
         redis.set("dain:clock", time.time() + 3600)  # a clock that is set back ends its loan
         with subprocess.Popen([sys.executable, "-m", "service.webhooks"], env=environment) as process:
             until(lambda: outcomes(deliveries, job_id) == ["delivered"])

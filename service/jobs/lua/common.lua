@@ -12,8 +12,9 @@
 local events, job, job_id = KEYS[1], KEYS[2], ARGV[1]
 local EVENT_VERSION = 1
 local MOST_EVENTS = 50000  -- about ten megabytes
--- Webhooks; see service.jobs.webhooks. Destinations are scored by when the next delivery to them is due, the deliveries
--- of a destination by when they are.
+-- Webhooks; see service.jobs.webhooks. A destination is an owner with a scheme, host and port, as in
+-- 'ann https://example.com'. Destinations are scored by when the next delivery to them is due, the deliveries of a
+-- destination by when they are.
 local DESTINATIONS, QUEUE, DELIVERY = 'dain:webhooks', 'dain:webhooks:to:', 'dain:webhook:'
 local PROGRESS_INTERVAL = 10  -- seconds between two deliveries of job.progressed
 local MOST_WAITING = 10000  -- deliveries to one destination, some 2 KB each
@@ -109,10 +110,10 @@ local function queue_delivery(id, event)
     if event.time - tonumber(asked[4] or 0) < PROGRESS_INTERVAL then return end
     redis.call('HSET', job, 'webhook_progressed_at', event.time)
   end
-  local destination = string.match(asked[1], '^%a+://[^/?#]+')
+  local destination = event.owner .. ' ' .. string.match(asked[1], '^%a+://[^/?#]+')
   if redis.call('ZCARD', QUEUE .. destination) >= MOST_WAITING then
     log_attempt({message = 'msg_' .. job_id .. '_' .. id, type = event.type, attempt = 0, time = event.time,
-                 outcome = 'given_up', error = MOST_WAITING .. ' messages were waiting for this host already.'})
+                 outcome = 'given_up', error = MOST_WAITING .. ' of your messages were waiting for this host already.'})
     return
   end
   local pairs_of_fields, record = redis.call('HGETALL', job), {}

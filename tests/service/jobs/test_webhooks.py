@@ -34,10 +34,18 @@ def deliveries(redis: Redis) -> Deliveries:
     return Deliveries(redis)
 
 
-def submit(jobs: Jobs, url: str | None = URL, events: list[str] = ALL) -> str:
+def submit(jobs: Jobs, url: str | None = URL, events: list[str] = ALL, owner: str = "default") -> str:
     job_id = jobs.new_id()
     handling = Handling(webhook_url=url, webhook_events=events)
-    jobs.create(job_id, source="uploads/x", filename="a.mp4", options=Options(), handling=handling, input={})
+    jobs.create(
+        job_id,
+        source="uploads/x",
+        filename="a.mp4",
+        options=Options(),
+        handling=handling,
+        input={},
+        owner=owner,
+    )
     return job_id
 
 
@@ -76,7 +84,7 @@ def test_the_transition_queues_its_delivery_with_the_record_as_it_was(
     events = {event.id: event.type for event in recorded(redis)}
     assert events[failed.event.id] == "job.failed"
     assert failed.message == f"msg_{job_id}_{failed.event.id}"
-    assert failed.url == URL and failed.destination == "https://hooks.example"
+    assert failed.url == URL and failed.destination == "default https://hooks.example"
     assert all(settle(deliveries, delivery) for delivery in (started, failed))
     assert not left(redis) and not redis.exists(job_key(job_id, "deliveries"))
 
@@ -155,24 +163,24 @@ def test_a_delivery_that_cannot_be_read_keeps_no_other_waiting(
 ) -> None:
     for url in ("https://a.example/", "https://b.example/"):
         jobs.cancel(submit(jobs, url))
-    damaged = redis.zrange(f"{DESTINATIONS}:to:https://a.example", 0, 0)[0].decode()
+    damaged = redis.zrange(f"{DESTINATIONS}:to:default https://a.example", 0, 0)[0].decode()
     redis.hset(f"dain:webhook:{damaged}", "event", "{")
     (other,) = take(deliveries)
-    assert other.destination == "https://b.example"
+    assert other.destination == "default https://b.example"
     assert redis.exists(f"dain:webhook:{damaged}")
 
 
 def test_no_destination_fills_redis(redis: Redis, jobs: Jobs, deliveries: Deliveries) -> None:
     waiting = {f"{number}-0": number for number in range(10_000)}
-    redis.zadd(f"{DESTINATIONS}:to:https://hooks.example", waiting)
+    redis.zadd(f"{DESTINATIONS}:to:default https://hooks.example", waiting)
     job_id, other = submit(jobs), submit(jobs, "https://other.example/")
     for each in (job_id, other):
         jobs.cancel(each)
     (entry,) = deliveries.log(job_id)
     assert (entry.outcome, entry.type, entry.attempt) == ("given_up", "job.cancelled", 0)
-    assert "10000 messages were waiting" in str(entry.error)
-    assert redis.zcard(f"{DESTINATIONS}:to:https://hooks.example") == 10_000
-    assert redis.zcard(f"{DESTINATIONS}:to:https://other.example") == 1
+    assert "10000 of your messages were waiting" in str(entry.error)
+    assert redis.zcard(f"{DESTINATIONS}:to:default https://hooks.example") == 10_000
+    assert redis.zcard(f"{DESTINATIONS}:to:default https://other.example") == 1
 
 
 def test_destinations_take_turns(jobs: Jobs, deliveries: Deliveries) -> None:
@@ -180,8 +188,11 @@ def test_destinations_take_turns(jobs: Jobs, deliveries: Deliveries) -> None:
         jobs.cancel(submit(jobs, f"https://slow.example/{number}"))
     jobs.cancel(submit(jobs, "https://other.example/"))
     first = deliveries.take(10, loan_seconds=60)
-    assert [each.destination for each in first] == ["https://slow.example", "https://other.example"]
-    assert not deliveries.take(10, loan_seconds=60, busy=["https://slow.example"])
+    assert [each.destination for each in first] == [
+        "default https://slow.example",
+        "default https://other.example",
+    ]
+    assert not deliveries.take(10, loan_seconds=60, busy=["default https://slow.example"])
     assert len(deliveries.take(10, loan_seconds=60)) == 1
 
 
@@ -189,8 +200,34 @@ def test_a_busy_destination_hides_nobody(jobs: Jobs, deliveries: Deliveries) -> 
     busy = [f"https://busy-{number}.example" for number in range(3)]
     for url in [*busy, "https://other.example"]:
         jobs.cancel(submit(jobs, url + "/"))
-    (other,) = deliveries.take(1, loan_seconds=60, busy=busy)
-    assert other.destination == "https://other.example"
+    (other,) = deliveries.take(1, loan_seconds=60, busy=[f"default {url}" for url in busy])
+    assert other.destination == "default https://other.example"
+
+
+def test_owners_with_one_host_have_lines_of_their_own(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries
+) -> None:
+    hung = "ann https://hooks.example"
+    redis.zadd(f"{DESTINATIONS}:to:{hung}", {f"{number}-0": time.time() + 60 for number in range(10_000)})
+    jobs.cancel(submit(jobs, "https://hooks.example/hangs", owner="ann"))
+    jobs.cancel(submit(jobs, "https://hooks.example/answers", owner="bob"))
+    (delivery,) = deliveries.take(10, loan_seconds=60, busy=[hung])
+    assert (delivery.destination, delivery.event.owner) == ("bob https://hooks.example", "bob")
+
+
+def test_a_delivery_in_a_line_of_an_older_version_goes_on(
+    redis: Redis, jobs: Jobs, deliveries: Deliveries
+) -> None:
+    jobs.cancel(submit(jobs))
+    line, older = "default https://hooks.example", "https://hooks.example"
+    [(event_id, due)] = redis.zrange(f"{DESTINATIONS}:to:{line}", 0, -1, withscores=True)
+    redis.rename(f"{DESTINATIONS}:to:{line}", f"{DESTINATIONS}:to:{older}")
+    redis.hset(f"dain:webhook:{event_id.decode()}", "destination", older)
+    redis.delete(DESTINATIONS)
+    redis.zadd(DESTINATIONS, {older: due})
+    (delivery,) = take(deliveries)
+    assert (delivery.destination, delivery.url) == (older, URL)
+    assert settle(deliveries, delivery) and not left(redis)
 
 
 def test_a_webhook_that_is_gone_gets_nothing_more_of_the_job(jobs: Jobs, deliveries: Deliveries) -> None:
@@ -223,7 +260,7 @@ def test_the_log_is_bounded_and_goes_with_the_job(redis: Redis, jobs: Jobs, deli
 def test_what_no_sender_takes_is_late(redis: Redis, jobs: Jobs, deliveries: Deliveries) -> None:
     assert deliveries.late_seconds() == 0
     jobs.cancel(submit(jobs))
-    redis.zincrby(DESTINATIONS, -60, "https://hooks.example")
+    redis.zincrby(DESTINATIONS, -60, "default https://hooks.example")
     assert 60 <= deliveries.late_seconds() < 90
     (delivery,) = take(deliveries)
     assert deliveries.late_seconds() == 0  # somebody has it
