@@ -29,7 +29,7 @@ def server(command: Command) -> Command:
         show_default=True,
         help="The service.  [DAIN_URL]",
     )
-    token = click.option("--token", envvar="DAIN_TOKEN", help="The key for it.  [DAIN_TOKEN]")
+    token = click.option("--token", envvar="DAIN_TOKEN", help="The token of your key for it.  [DAIN_TOKEN]")
     return url(token(command))
 
 

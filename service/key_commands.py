@@ -137,7 +137,7 @@ def add(
     expires: int | None,
     webhook_url: str | None,
 ) -> None:
-    """Make a key for NAME, whose jobs no other name sees, and print it: once, since only its hash is kept.
+    """Make a key for NAME, whose jobs no other name sees, and print its token: once, since only a hash is kept.
 
     NAME may have several keys. Jobs from the time before there were keys belong to the name `default`.
     """
@@ -187,7 +187,7 @@ def revoke(key_ids: tuple[str, ...]) -> None:
 @click.option("--keep", type=Duration(), default="0m", show_default=True,
               help="How long the old key still works: 30m, 12h, 1d.")  # fmt: skip
 def rotate(key_id: str, keep: int) -> None:
-    """Make a key like the key ID and print it; the old one ends."""
+    """Make a key like the key ID and print its token; the old key ends."""
     with _store() as store:
         old = _find(store, key_id)
         if old.over:
@@ -277,7 +277,7 @@ def _warn_of_webhook(url: str) -> None:
 
 def _show_once(key: Key, token: str) -> None:
     """The token alone goes to standard output, so that a script can take it from there."""
-    click.echo(f"Key {key.id} of {key.owner}. This is the only time that it is shown:", err=True)
+    click.echo(f"Key {key.id} of {key.owner}. This is the only time that its token is shown:", err=True)
     click.echo(token)
     sys.stdout.flush()
 

@@ -116,13 +116,17 @@ def admit(service: Service, request: Request) -> tuple[Caller, dict[str, str]]:
 def authenticate(known: Mapping[str, Key], header: str | None) -> Key:
     """The valid key among `known` whose token is in the Authorization header `header`; Problem 401 for any other."""
     if header is None:
-        raise unauthorized("This service asks for a key: send it as `Authorization: Bearer dain_…`.")
+        raise unauthorized(
+            "This service asks for the token of a key: send it as `Authorization: Bearer dain_…`."
+        )
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer":
-        raise unauthorized("The header Authorization holds no key: send `Authorization: Bearer dain_…`.")
+        raise unauthorized("The header Authorization holds no token: send `Authorization: Bearer dain_…`.")
     key = known.get(id_in(token) or "")
     if key is None or not key.has(token):
-        raise unauthorized("The key that was sent is none of this service's; send it whole.", wrong=True)
+        raise unauthorized(
+            "The token that was sent belongs to no key of this service; send it whole.", wrong=True
+        )
     if key.over:
         raise unauthorized(f"The key {key.id} of {key.owner} is {key.over}; use another.", wrong=True)
     return key
@@ -146,7 +150,8 @@ def keys_unreadable() -> Problem:
 
 
 _bearer = HTTPBearer(
-    auto_error=False, description="A key that `dain keys add` made; a service may have none."
+    auto_error=False,
+    description="The token of a key, as `dain keys add` printed it; a service may have no keys.",
 )
 
 

@@ -39,7 +39,7 @@ _AT_AFTER_AUTHORITY = re.compile(r"//[^/?#]*[/?#].*@", re.DOTALL)
 class Client:
     """Speaks to the service at `base_url`, e.g. ``http://127.0.0.1:8000``; sends a name and password in it as a login.
 
-    `token` is the key that `dain keys add` printed; unset: the environment's DAIN_TOKEN, if there is one. It may not go
+    `token` is what `dain keys add` printed; unset: the environment's DAIN_TOKEN, if there is one. It may not go
     with a login, since a request carries one of them.
 
     `timeout` is the longest silence, in seconds, that a call bears; `submit` waits longer for the answer to an upload.

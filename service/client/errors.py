@@ -55,7 +55,7 @@ def raise_for_problem(response: httpx.Response) -> None:
         place = response.url.copy_with(query=None)  # the query of a link to a store is a login
         message = f"{place} answered {response.status_code} {response.reason_phrase}."
     if response.status_code == 401:
-        message += " The client and the commands send the one in DAIN_TOKEN (or --token)."
+        message += " The client and the commands send the token in DAIN_TOKEN (or --token)."
     if response.status_code in (429, 503) or problem.get("type") == IN_USE:
         seconds = response.headers.get("Retry-After", "")
         raise Again(message, problem, float(seconds) if seconds.isdecimal() else None)

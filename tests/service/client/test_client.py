@@ -577,11 +577,14 @@ def test_the_token_is_sent_from_the_argument_or_the_environment(
     url: str, make_key: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann, wrong = token_of(make_key("ann")), token_of(make_key("bob"))[:-1]
-    with Client(url) as client, pytest.raises(ClientError, match="asks for a key.*DAIN_TOKEN") as refused:
+    with (
+        Client(url) as client,
+        pytest.raises(ClientError, match="asks for the token of a key.*the token in DAIN_TOKEN") as refused,
+    ):
         client.jobs()
     assert refused.value.status == 401
     monkeypatch.setenv("DAIN_TOKEN", wrong)
-    with Client(url) as client, pytest.raises(ClientError, match="none of this service's"):
+    with Client(url) as client, pytest.raises(ClientError, match="belongs to no key of this service"):
         client.jobs()
     with Client(url, token=ann) as client:
         assert client.jobs() == []
