@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 
 from service.client import Client
+from service.jobs.problems import figure
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -153,7 +154,7 @@ def _save(client: Client, job: dict[str, Any], target: Path, clip: Path | None, 
 def _summary(estimate: dict[str, Any]) -> str:
     """What a job would take, in a line."""
     parts = [f"{estimate['frames']} frames, {estimate['new_frames']} of them new"]
-    parts.append(f"{estimate['work']:.0f} megapixels of work")
+    parts.append(f"{figure(estimate['work'])} megapixels of work")
     if estimate["eta_seconds"] is None:
         parts.append("no worker has measured its speed yet")
     else:

@@ -640,7 +640,7 @@ def _raise_for_quota(reply: Any, owner: str) -> None:
     """Raises the Problem of a script's reply that says what of the quota is used up."""
     if isinstance(reply, list):
         what, limit, used, seconds = reply
-        raise Problem.quota_exceeded(text(what), owner, limit=limit, used=used, seconds=seconds)
+        raise Problem.quota_exceeded(text(what), owner, limit=limit, used=float(used), seconds=seconds)
 
 
 def _texts(members: Iterable[Any]) -> list[str]:

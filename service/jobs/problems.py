@@ -77,6 +77,11 @@ PROBLEMS: dict[str, tuple[int, str]] = {
 }
 
 
+def figure(value: float) -> str:
+    """`value` for a sentence, e.g. 1440, 14.4 or 0.0655: in whole numbers from 100 on, else in three digits."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 class Problem(DainError):
     """An error that a caller can act on, e.g. ``Problem("queue-full", "9 jobs are waiting; try again later.")``.
 
@@ -111,18 +116,19 @@ class Problem(DainError):
         )
 
     @classmethod
-    def quota_exceeded(cls, what: str, owner: str, *, limit: int, used: int, seconds: int) -> Problem:
+    def quota_exceeded(cls, what: str, owner: str, *, limit: int, used: float, seconds: int) -> Problem:
         """`what` is `jobs`, `bytes` or `work`; `seconds` pass until there may be some again."""
         headers = {"Retry-After": str(seconds)}
         if what == "work":
             return cls(
                 "too-much-work",
-                f"The jobs of {owner} have {used} megapixels of new frames before them, and with this one it would be "
-                f"more than the {limit} that are allowed. Send it when some of them are done, or cancel one.",
+                f"The jobs of {owner} have {figure(used)} megapixels of new frames before them, and with this one it "
+                f"would be more than the {limit} that are allowed. Send it when some of them are done, or cancel one.",
                 headers=headers,
                 limit=limit,
-                used=used,
+                used=round(used, 3),
             )
+        used = int(used)
         if what == "jobs":
             detail = (
                 f"{owner} has {used} jobs that are queued or running; this key allows {limit}. "

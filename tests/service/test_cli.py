@@ -67,7 +67,7 @@ def test_a_dry_run_says_what_a_job_would_take_and_starts_none(
     done = submit("--dry-run", "--factor", "3")
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
-        "36 frames, 22 of them new; 1 megapixels of work; no worker has measured its speed yet; "
+        "36 frames, 22 of them new; 1.44 megapixels of work; no worker has measured its speed yet; "
         "0 jobs are begun before it\n"
     )
     assert http.get("/jobs").json()["jobs"] == []

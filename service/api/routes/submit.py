@@ -25,7 +25,7 @@ from service.jobs.incoming import incoming_key, join
 from service.jobs.keys import Quota
 from service.jobs.names import PLAN
 from service.jobs.options import SHIPPED_MODELS, Handling
-from service.jobs.problems import Problem
+from service.jobs.problems import Problem, figure
 from service.jobs.records import Job, State
 from service.jobs.work import Work
 from service.settings import Settings
@@ -248,8 +248,8 @@ def check_work(
     if quota.work is not None and work.megapixels > quota.work:
         raise Problem(
             "limit-exceeded",
-            f"The job takes {work.megapixels:.0f} megapixels of new frames, and you may have {quota.work} before the "
-            "workers at a time. Send a shorter or smaller video, or ask for fewer frames.",
+            f"The job takes {figure(work.megapixels)} megapixels of new frames, and you may have {quota.work} before "
+            "the workers at a time. Send a shorter or smaller video, or ask for fewer frames.",
         )
     service.jobs.check_quota(caller.owner, quota, upload.uncounted_bytes, work.megapixels)
     return work

@@ -53,7 +53,7 @@ local function beyond(most_jobs, most_bytes, most_work, size, work, queued, owne
       left = left + tonumber(known[1] or 0) * (1 - done)
     end
     if left > 0 and left + tonumber(work) > tonumber(most_work) then
-      return {'work', tonumber(most_work), left, 60}
+      return {'work', tonumber(most_work), tostring(left), 60}  -- Redis would cut a number's decimals off
     end
   end
 end

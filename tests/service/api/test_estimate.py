@@ -87,7 +87,9 @@ class TestWithALimit:
         first, second = (post(http, clip).json()["id"] for _ in range(2))  # 1.44 megapixels
         for path in ("/jobs", "/jobs/estimate"):
             response = post(http, clip, path)
-            assert "cancel" in assert_problem(response, 429, "too-much-work")["detail"]
+            problem = assert_problem(response, 429, "too-much-work")
+            assert "have 1.44 megapixels" in problem["detail"] and "cancel" in problem["detail"]
+            assert problem["used"] == 1.442
             assert int(response.headers["Retry-After"]) > 0
         assert len(list(store.keys("uploads/"))) == 2
         jobs.finish(first, State.CANCELLED)
