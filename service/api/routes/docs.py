@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from html import escape
 from typing import Any
@@ -19,6 +20,24 @@ h2 { margin-top: 2em; border-top: 1px solid; padding-top: .5em; } h2 code { font
 table { border-collapse: collapse; } td { padding: .1em 1em .1em 0; vertical-align: top; }
 @media (prefers-color-scheme: dark) { body { background: #111; color: #ddd; } a { color: #8bf; } }
 """
+TUS = "-H 'Tus-Resumable: 1.0.0'"
+SUBMIT = "-F file=@clip.mp4 -F factor=2"
+#: What curl is given for a call, where it is not a plain GET.
+OPTIONS = {
+    "POST /jobs": SUBMIT,
+    "POST /jobs/estimate": SUBMIT,
+    "DELETE /jobs/{job_id}": "-X DELETE",
+    "GET /jobs/{job_id}/events": "-N",
+    "GET /jobs/{job_id}/result": "-OJ",
+    "GET /events": "-N",
+    "POST /uploads": f'-i -X POST {TUS} -H "Upload-Length: $(wc -c < clip.mp4)"',
+    "OPTIONS /uploads": "-i -X OPTIONS",
+    "HEAD /uploads/{upload_id}": f"-I {TUS}",
+    "PATCH /uploads/{upload_id}": f"-i -X PATCH {TUS} -H 'Upload-Offset: 0' "
+    "-H 'Content-Type: application/offset+octet-stream' --data-binary @clip.mp4",
+    "DELETE /uploads/{upload_id}": f"-X DELETE {TUS}",
+}
+KEY = '-H "Authorization: Bearer $DAIN_TOKEN"'
 HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
 
 
@@ -48,7 +67,7 @@ def _calls(paths: Schema, schemas: Schema, base_url: str) -> Iterator[str]:
         for method, call in methods.items():
             yield f"<h2><code>{method.upper()} {escape(path)}</code></h2>"
             yield f"<p>{_code(call.get('description', call['summary']))}</p>"
-            yield f"<pre>{escape(_example(method, path, base_url))}</pre>"
+            yield f"<pre>{escape(_example(f'{method.upper()} {path}', base_url, with_key='security' in call))}</pre>"
             yield from _table("Parameters", map(_parameter, call.get("parameters", ())))
             yield from _table("Form", _fields(call, schemas))
             yield from _table(
@@ -56,11 +75,10 @@ def _calls(paths: Schema, schemas: Schema, base_url: str) -> Iterator[str]:
             )
 
 
-def _example(method: str, path: str, base_url: str) -> str:
-    """The call as a curl command."""
-    options = {"post": "-F file=@clip.mp4 -F factor=2 ", "delete": "-X DELETE "}.get(method, "")
-    options = "-OJ " if path.endswith("/result") else options
-    return f"curl {options}{base_url}{path.replace('{job_id}', 'ID')}"
+def _example(call: str, base_url: str, *, with_key: bool) -> str:
+    """A call, such as "GET /jobs", as a curl command."""
+    path = re.sub(r"{\w+}", "ID", call.partition(" ")[2])
+    return " ".join(filter(None, ["curl", OPTIONS.get(call), KEY if with_key else None, base_url + path]))
 
 
 def _parameter(parameter: Schema) -> tuple[str, str]:

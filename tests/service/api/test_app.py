@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import os
 import re
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +19,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
+from service.api import feed
 from service.api import service as held
 from service.jobs.keys import FileKeys
 from service.jobs.machine import Jobs
 from service.jobs.options import Options
 from service.jobs.problems import PROBLEMS
+from service.jobs.records import Job
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
 from service.store import Store
@@ -281,6 +287,39 @@ def test_metrics(http: httpx.Client, clip: Path, workers: Workers, jobs: Jobs) -
     assert samples(http)["dain_jobs_finished_total", "cancelled"] == 1
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_examples_of_the_page_do_what_they_say(
+    http: httpx.Client, clip: Path, finished: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "FOLLOWED_SECONDS", 0.0)
+    shutil.copy(clip, tmp_path / "clip.mp4")
+    page = http.get("/docs").text
+    calls = re.findall(r"<h2><code>(.*?)</code></h2>.*?<pre>(.*?)</pre>", page, re.DOTALL)
+    upload, codes = "", {}
+    for call, example in sorted(calls, key=lambda each: each[0] == "DELETE /jobs/{job_id}"):
+        command = html.unescape(example).replace("/uploads/ID", upload).replace("/ID", f"/{finished.id}")
+        done = subprocess.run(
+            ["sh", "-c", f"{command} -s -w '\\n%{{http_code}}'"],
+            cwd=tmp_path,
+            env=os.environ | {"DAIN_TOKEN": "dain_", "no_proxy": "*"},
+            capture_output=True,
+            timeout=30,
+        )
+        codes[call] = done.stdout.decode(errors="replace").split()[-1]
+        if call == "POST /uploads":
+            [upload] = re.findall(r"(?im)^location: (/uploads/\w+)", done.stdout.decode())
+        assert ("$DAIN_TOKEN" in command) == (call not in ("GET /healthz", "GET /readyz")), call
+    assert {call: code for call, code in codes.items() if code != "200"} == {
+        "POST /jobs": "202",
+        "POST /uploads": "201",
+        "OPTIONS /uploads": "204",
+        "PATCH /uploads/{upload_id}": "204",
+        "DELETE /uploads/{upload_id}": "204",
+        "DELETE /jobs/{job_id}": "204",
+        "GET /readyz": "503",  # without a worker
+    }
+
+
 def test_the_page_that_describes_it_needs_no_other_host(http: httpx.Client) -> None:
     response = http.get("/docs")
     assert response.status_code == 200 and response.headers["Content-Type"].startswith("text/html")
@@ -291,5 +330,4 @@ def test_the_page_that_describes_it_needs_no_other_host(http: httpx.Client) -> N
             assert f"<code>{method.upper()} {path}</code>" in response.text
     for words in (*Options.model_fields, "Idempotency-Key", "The upload is too large", "0 (lossless) to 51"):
         assert words in response.text
-    assert f"curl -F file=@clip.mp4 -F factor=2 {http.base_url}/jobs" in response.text
     assert http.get("/redoc").status_code == 404
