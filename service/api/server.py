@@ -3,8 +3,8 @@
 A client that opens connections and never finishes a request's headers costs descriptors and memory. So a connection has
 `HEAD_SECONDS` for the headers, and about `HEAD_BYTES`: what came with their end is not counted. There is a most of
 connections, too. Beyond that the one goes that has waited longest for a request, since a client that means well sends
-its headers at once. A client that takes nothing of
-its answer is let go, too. The body of an upload has limits of its own; see `service.api.uploads`.
+its headers at once. A client that takes nothing of its answer is let go, too. The body of an upload has limits of its
+own; see `service.api.uploads`.
 """
 
 from __future__ import annotations
