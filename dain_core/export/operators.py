@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from cuda_ext import reference
 from cuda_ext.reference import DISPLACEMENT
 
 
@@ -100,20 +101,11 @@ def adaptive_warp(image: Tensor, flow: Tensor, kernel: Tensor) -> Tensor:
     return result.view(n, height, width, channels).permute(0, 3, 1, 2).to(image.dtype)
 
 
-def sample(map: Tensor, flow: Tensor, scale: float) -> Tensor:
-    """Let `F.grid_sample`, which ONNX has as GridSample, sample the map."""
-    height, width = flow.shape[2:]
-    x = torch.arange(width, dtype=flow.dtype) + scale * flow[:, 0]
-    y = torch.arange(height, dtype=flow.dtype)[:, None] + scale * flow[:, 1]
-    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
-    return F.grid_sample(map.to(flow.dtype), grid, padding_mode="border", align_corners=False).to(map.dtype)
-
-
 _STANDARD: Mapping[Any, Callable[..., Tensor]] = {
     torch.ops.dain.correlation: correlation,
     torch.ops.dain.flow_projection: flow_projection,
     torch.ops.dain.adaptive_warp: adaptive_warp,
-    torch.ops.dain.sample: sample,
+    torch.ops.dain.sample: reference.sample,  # GridSample does what it does
 }
 
 

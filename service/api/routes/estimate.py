@@ -15,6 +15,7 @@ from service.api.deps import ServiceDep
 from service.api.description import SUBMISSION
 from service.api.problems import documented
 from service.api.routes.submit import (
+    REFUSALS,
     bytes_to_come,
     check_capacity,
     check_head,
@@ -48,33 +49,7 @@ class Estimate(BaseModel):
     "/estimate",
     response_model=Estimate,
     openapi_extra=SUBMISSION,
-    responses=documented(
-        "invalid-upload",
-        "upload-too-slow",
-        "upload-not-found",
-        "upload-missing",
-        "upload-too-large",
-        "unsupported-media-type",
-        "unsupported-format",
-        "invalid-option",
-        "webhook-refused",
-        "source-refused",
-        "source-unreachable",
-        "source-too-large",
-        "unreadable-video",
-        "damaged-video",
-        "no-video-stream",
-        "limit-exceeded",
-        "rate-limited",
-        "quota-exceeded",
-        "too-much-work",
-        "queue-full",
-        "too-many-uploads",
-        "busy",
-        "redis-unavailable",
-        "machine-failed",
-        "insufficient-storage",
-    ),
+    responses=documented(*REFUSALS),
 )
 async def estimate(request: Request, service: ServiceDep, caller: SubmitterDep) -> Estimate:
     """Takes a video as POST /jobs does, and says what the job would take. Nothing is kept and nothing started.

@@ -37,6 +37,35 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 NAMED = "upload"  # what the query calls an upload that the store has already
+#: Why a video is not taken, be it for a job or for an estimate.
+REFUSALS = (
+    "invalid-upload",
+    "upload-too-slow",
+    "upload-not-found",
+    "upload-missing",
+    "upload-too-large",
+    "unsupported-media-type",
+    "unsupported-format",
+    "invalid-option",
+    "webhook-refused",
+    "source-refused",
+    "source-unreachable",
+    "source-too-large",
+    "unreadable-video",
+    "damaged-video",
+    "no-video-stream",
+    "limit-exceeded",
+    "rate-limited",
+    "quota-exceeded",
+    "too-much-work",
+    "queue-full",
+    "too-many-uploads",
+    "busy",
+    "redis-unavailable",
+    "store-unavailable",
+    "machine-failed",
+    "insufficient-storage",
+)
 
 
 @router.post(
@@ -47,36 +76,11 @@ NAMED = "upload"  # what the query calls an upload that the store has already
     responses={
         202: headers("Location", "Retry-After"),
         **documented(
-            "invalid-upload",
+            *REFUSALS,
             "invalid-idempotency-key",
-            "upload-too-slow",
             "idempotency-key-in-use",
-            "upload-not-found",
-            "upload-missing",
             "job-gone",
-            "upload-too-large",
-            "unsupported-media-type",
-            "unsupported-format",
-            "invalid-option",
-            "webhook-refused",
-            "source-refused",
-            "source-unreachable",
-            "source-too-large",
             "idempotency-key-reused",
-            "unreadable-video",
-            "damaged-video",
-            "no-video-stream",
-            "limit-exceeded",
-            "rate-limited",
-            "quota-exceeded",
-            "too-much-work",
-            "queue-full",
-            "too-many-uploads",
-            "busy",
-            "redis-unavailable",
-            "store-unavailable",
-            "machine-failed",
-            "insufficient-storage",
         ),
     },
 )

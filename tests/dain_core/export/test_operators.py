@@ -56,13 +56,6 @@ def test_adaptive_warp(size: tuple[int, int, int]) -> None:
     torch.testing.assert_close(made, reference.adaptive_warp(image, flow, kernel), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_sample(size: tuple[int, int, int]) -> None:
-    n, height, width = size
-    map, flow = torch.randn(n, 5, height, width), flow_with_holes(*size)
-    torch.testing.assert_close(operators.sample(map, flow, 0.5), reference.sample(map, flow, 0.5))
-
-
 def test_networks_run_them_only_where_they_are_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
     maps = torch.randn(2, 1, 5, 6, 7)
     calls = []
