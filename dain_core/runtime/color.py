@@ -1,7 +1,8 @@
 """YUV to RGB and back, on whatever device the planes are.
 
-ITU-R BT.601, BT.709 and BT.2020 (non-constant luminance), limited and full range. Subsampled chroma lies
-where MPEG-2 and H.264 put it by default: on the left luma column of its pair, and between the two luma rows.
+ITU-R BT.601, BT.709 and BT.2020 (non-constant luminance), and YCgCo of ITU-T H.273, limited and full range.
+Subsampled chroma lies where MPEG-2 and H.264 put it by default: on the left luma column of its pair, and between the
+two luma rows.
 
 Many codes of YUV stand for no colour between black and full red, green and blue: whiter than white, blacker than black,
 or more saturated. They are RGB values below 0 or above 1 here, and come back as the same codes.
@@ -21,18 +22,20 @@ from dain_core.runtime.pixels import PixelFormat
 
 #: matrix -> (the weight of red, the weight of blue) in luma.
 _LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+YCGCO = "ycgco"
+MATRICES = (*_LUMA_WEIGHTS, YCGCO)
 
 
 @dataclass(frozen=True)
 class ColorSpec:
-    """What the numbers of a YUV frame mean. `matrix` is "bt601", "bt709" or "bt2020"."""
+    """What the numbers of a YUV frame mean. `matrix` is one of `MATRICES`."""
 
     matrix: str
     full_range: bool
 
     def __post_init__(self) -> None:
-        if self.matrix not in _LUMA_WEIGHTS:
-            raise ValueError(f"colour matrix {self.matrix!r} is none of {', '.join(_LUMA_WEIGHTS)}")
+        if self.matrix not in MATRICES:
+            raise ValueError(f"colour matrix {self.matrix!r} is none of {', '.join(MATRICES)}")
 
     def scales(self, depth: int) -> tuple[float, float, float, float]:
         """Offset and extent of luma, offset and extent of chroma, in codes of `depth` bits."""
@@ -91,6 +94,8 @@ def to_yuv(rgb: Tensor, fmt: PixelFormat, spec: ColorSpec) -> list[Tensor]:
 
 def _yuv_of_rgb(matrix: str) -> Tensor:
     """Rows Y in [0, 1], U and V in [-1/2, 1/2]; columns red, green and blue."""
+    if matrix == YCGCO:  # green and orange in the places of blue and red
+        return torch.tensor(((1, 2, 1), (-1, 2, -1), (2, 0, -2)), dtype=torch.float64) / 4
     red, blue = _LUMA_WEIGHTS[matrix]
     luma = torch.tensor((red, 1 - red - blue, blue), dtype=torch.float64)
     of_red, _, of_blue = torch.eye(3, dtype=torch.float64)

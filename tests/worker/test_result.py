@@ -175,6 +175,35 @@ def test_tags_and_shape_are_carried(video: MakeVideo, interpolated: Interpolate)
     assert before.sample_aspect_ratio == after.sample_aspect_ratio == Fraction(8, 9)
 
 
+@pytest.mark.parametrize(
+    ("code", "matrix"), [(8, "ycgco"), (10, "bt2020"), (14, "bt2020")], ids=["YCgCo", "constant", "ICtCp"]
+)
+def test_planes_pass_whatever_their_colours_mean(
+    video: MakeVideo, interpolated: Interpolate, code: int, matrix: str
+) -> None:
+    tag = f"h264_metadata=matrix_coefficients={code}"
+    source = video(f"matrix-{code}.mp4", "-c:v", "libx264", "-pix_fmt", "yuv444p", "-bsf:v", tag)
+    assert probe(source).color_matrix == matrix
+    result = interpolated(source, factor=2, quality=0)
+    assert probe(result).matrix == code
+    before, after = decoded(source, "yuv444p"), decoded(result, "yuv444p")
+    assert np.array_equal(after[::2], before)
+    means = (np.add(first, second, dtype=int) / 2 for first, second in itertools.pairwise(before))
+    assert max(np.abs(new - mean).max() for new, mean in zip(after[1::2], means, strict=False)) <= 1.5
+
+
+def test_gray_has_no_matrix_of_rgb(video: MakeVideo, interpolated: Interpolate) -> None:
+    source = video("gray.mov", "-vf", "format=gray", "-c:v", "png")
+    result = probe(interpolated(source, factor=2))
+    assert (result.pixel_format, result.matrix, result.full_range) == ("yuvj420p", 1, True)
+
+
+def test_whiter_than_white_is_the_same_in_new_frames(video: MakeVideo, interpolated: Interpolate) -> None:
+    source = video("whiter.mp4", "-vf", "geq=lum='if(lt(X,48),250,3)':cb=60:cr=200", *H264)
+    result = decoded(interpolated(source, factor=2, quality=0), "yuv420p")
+    assert all(np.array_equal(frame, result[0]) for frame in result) and set(result[0]) == {3, 60, 200, 250}
+
+
 def test_untagged_stays_untagged(video: MakeVideo, interpolated: Interpolate) -> None:
     after = probe(interpolated(video("even.mp4", *H264, "-bf", "3"), factor=2))
     assert (after.primaries, after.transfer, after.matrix, after.full_range) == (2, 2, 2, False)

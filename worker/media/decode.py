@@ -61,6 +61,16 @@ KEYED = {
         "v210",
     ),
 }
+CONVERTIBLE = {
+    0,
+    1,
+    2,
+    4,
+    5,
+    6,
+    7,
+    9,
+}  # matrices that FFmpeg's scaler knows, in the code points of ITU-T H.273
 FROM_KEY = "key+not(isnan(prev_selected_t))"  # the first key frame and all frames after it
 
 
@@ -243,7 +253,10 @@ class Decoder:
         both = decoded.filter("select", "1" if seek is None else FROM_KEY).filter_multi_output("split")
         level = "full" if info.full_range else "limited"
         colors = {"out_color_matrix": "bt709"} if info.is_rgb else {"in_range": level}
-        planes = both[0].filter("scale", info.width, info.height, out_range=level, **colors)
+        planes = both[0]
+        if info.matrix not in CONVERTIBLE:  # else FFmpeg refuses the frames, though nothing is converted
+            planes = planes.filter("setparams", colorspace="bt709")
+        planes = planes.filter("scale", info.width, info.height, out_range=level, **colors)
         planes = planes.filter("format", info.working_format)
         return ffmpeg.command(
             planes.output("pipe:1", format="rawvideo", fps_mode="passthrough"),

@@ -27,6 +27,7 @@ PLAIN: dict[str, type] = {"int": int, "str": str, "bool": bool}  # by their name
 _FRACTION = re.compile(r"-?\d{1,40}(/\d{1,40})?", re.ASCII)  # "1e999999999" would be one for `Fraction`, too
 
 UNSPECIFIED = 2  # in the code points of ITU-T H.273, which all colour tags here are
+_MATRICES = {4: "bt601", 5: "bt601", 6: "bt601", 8: "ycgco", 9: "bt2020", 10: "bt2020", 14: "bt2020"}
 MAX_PIXELS = 8192 * 4608  # a little more than 8K
 
 
@@ -149,10 +150,14 @@ class VideoInfo(Stored):
 
     @property
     def color_matrix(self) -> str:
-        """The matrix between YUV and RGB, as ``dain_core.runtime.color`` names it; guessed by size where untagged."""
+        """The matrix between YUV and RGB, as ``dain_core.runtime.color`` names it; guessed by size where untagged.
+
+        BT.2020 with constant luminance and ICtCp are no matrices of RGB. Their planes are taken for those of BT.2020,
+        and go back the same way: what the network sees are false colours, but each plane stays what it was.
+        """
         if self.matrix == UNSPECIFIED:
             return "bt709" if self.width >= 1280 or self.height > 576 else "bt601"
-        return {4: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020", 10: "bt2020"}.get(self.matrix, "bt709")
+        return _MATRICES.get(self.matrix, "bt709")
 
 
 def is_rgb(pixels: Any) -> bool:

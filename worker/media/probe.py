@@ -37,7 +37,7 @@ from worker.media.pieces import Stamp, shifts_of
 
 LIBRARIES = (Path(json.__file__).parents[1], Path(av.__file__).parents[1])
 
-BT709 = 1  # in the code points of ITU-T H.273
+RGB, BT709 = 0, 1  # in the code points of ITU-T H.273
 GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
 VIEW_ID = 29  # AVFrameSideDataType, unknown to PyAV
 JPEG_RANGE = 2  # AVColorRange: black is 0 and white the highest code
@@ -252,7 +252,7 @@ def _facts(path: Path, limits: Limits) -> VideoInfo:
             duration=duration,
             primaries=frame.color_primaries,
             transfer=frame.color_trc,
-            matrix=BT709 if rgb else frame.colorspace,
+            matrix=BT709 if rgb or frame.colorspace == RGB else frame.colorspace,  # PNG says RGB of gray, too
             full_range=not rgb and (frame.color_range == JPEG_RANGE or pixels.startswith("yuvj")),
             sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
             display_matrix=_display_matrix(frame),

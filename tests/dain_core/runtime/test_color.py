@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dain_core.runtime.color import ColorSpec, to_rgb, to_yuv
+from dain_core.runtime.color import MATRICES, ColorSpec, to_rgb, to_yuv
 from dain_core.runtime.pixels import FORMATS, PixelFormat
 
 LIMITED_601, FULL_601 = ColorSpec("bt601", False), ColorSpec("bt601", True)
+FULL_YCGCO = ColorSpec("ycgco", True)
 LIMITED_709, LIMITED_2020 = ColorSpec("bt709", False), ColorSpec("bt2020", False)
 RED, GREEN, BLUE, WHITE, BLACK = (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (0, 0, 0)
 
@@ -41,6 +42,10 @@ def picture(color: tuple[int, ...]) -> Tensor:
         (FULL_601, "yuv420p", WHITE, (255, 128, 128)),
         (FULL_601, "yuv444p", RED, (76, 85, 255)),
         (FULL_601, "yuv444p10le", WHITE, (1023, 512, 512)),
+        (FULL_YCGCO, "yuv444p", RED, (64, 64, 255)),
+        (FULL_YCGCO, "yuv420p", GREEN, (128, 255, 128)),
+        (FULL_YCGCO, "yuv444p", BLUE, (64, 64, 1)),
+        (FULL_YCGCO, "yuv422p", WHITE, (255, 128, 128)),
     ],
 )
 def test_known_colours(
@@ -53,7 +58,7 @@ def test_known_colours(
     assert float((back - picture(color)).abs().max()) < 1.5 / 219 * 2
 
 
-@pytest.mark.parametrize("matrix", ["bt601", "bt709", "bt2020"])
+@pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("full_range", [False, True])
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (17, 23), (1, 1), (2, 3)])
@@ -72,7 +77,7 @@ def test_smooth_colours_come_back_within_one_code(
         assert int((ours.long() - theirs).abs().max()) <= 1
 
 
-@pytest.mark.parametrize("matrix", ["bt601", "bt709", "bt2020"])
+@pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("full_range", [False, True])
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_code_comes_back(matrix: str, full_range: bool, name: str) -> None:
@@ -124,7 +129,7 @@ def test_ten_bit_samples_come_as_int16_views() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="'nv12' is not supported.*yuv420p"):
         PixelFormat.named("nv12")
-    with pytest.raises(ValueError, match="'smpte240m' is none of bt601"):
+    with pytest.raises(ValueError, match="'smpte240m' is none of bt601, bt709, bt2020, ycgco"):
         ColorSpec("smpte240m", False)
     with pytest.raises(ValueError, match="yuv420p planes of 4x4"):
         to_rgb([torch.zeros(4, 4)] * 3, PixelFormat.named("yuv420p"), LIMITED_709)
