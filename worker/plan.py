@@ -13,7 +13,7 @@ import math
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from functools import cached_property
@@ -27,10 +27,11 @@ from worker.media.errors import exceeded
 from worker.media.facts import VideoInfo, check_version
 from worker.media.restarts import Restarts
 from worker.media.times import Timeline, frame_times
-from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate, segments
+from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate, longest_gap, segments
 
 _SEGMENT = [each.name for each in fields(Segment)]
-VERSION = 2  # the newest that is read here
+VERSION = 3  # the newest that is read here
+SECOND = 2  # has restarts, or frames that are known by their numbers
 FIRST = 1  # plans without a version are of the first, too
 MOST_KEPT = 1_000_000  # source frames in the plans that a worker keeps: a tenth of a gigabyte
 
@@ -46,6 +47,8 @@ class JobPlan:
     segments: tuple[Segment, ...]
     #: Where the source's timestamps start again. What else is in the plan is of a copy of it where they go on.
     restarts: Restarts | None = None
+    #: Seconds between two source frames, above which the first is held; None in plans of releases that held none.
+    longest_gap: Fraction | None = None
 
     @classmethod
     def make(
@@ -80,7 +83,8 @@ class JobPlan:
             ):
                 info = sandbox.probe(copy, check=check, progressed=progressed)
                 timeline = frame_times(copy, check, progressed)
-        whole = _schedule(info, timeline, options)
+        longest = longest_gap(timeline.times)
+        whole = Schedule(timeline.times, timeline.end, _retime(info, options), longest)
         if max_frames is not None and len(whole) > max_frames:
             raise exceeded(f"{len(whole)} frames in the result", f"{max_frames} frames")
         source_frames = max(1, round(segment_frames * len(timeline.times) / len(whole)))
@@ -92,12 +96,13 @@ class JobPlan:
             progressed=progressed,
         )
         cut = tuple(segments(whole, source_frames, check))
-        return cls(info, timeline, options, delivery, cut, restarts)
+        return cls(info, timeline, options, delivery, cut, restarts, longest)
 
     @cached_property
     def schedule(self) -> Schedule:
         """Every output frame, in order."""
-        return _schedule(self.info, self.timeline, self.options)
+        retime = _retime(self.info, self.options)
+        return Schedule(self.timeline.times, self.timeline.end, retime, self.longest_gap)
 
     @cached_property
     def begin(self) -> Fraction:
@@ -134,7 +139,13 @@ class JobPlan:
     def notes(self) -> list[str]:
         """Sentences about what of the source does not come through as it was."""
         restarts = [self.restarts.note] if self.restarts else []
-        return [*self.info.notes, *self.timeline.notes, *restarts, *self.delivery.notes]
+        return [
+            *self.info.notes,
+            *self.timeline.notes,
+            *restarts,
+            *_held(self.schedule.long_gaps),
+            *self.delivery.notes,
+        ]
 
     @property
     def suffix(self) -> str:
@@ -152,8 +163,7 @@ class JobPlan:
         denominator = math.lcm(self.timeline.end.denominator, *denominators)
         return json.dumps(
             {
-                # A reader of the first version knows frames by their times in the source alone.
-                "version": VERSION if self.restarts or self.timeline.numbered else FIRST,
+                "version": self._version,
                 "info": self.info.as_dict(),
                 "unit": str(Fraction(1, denominator)),
                 "times": [int(time * denominator) for time in checked(times, check)],
@@ -164,6 +174,7 @@ class JobPlan:
                 "options": self.options.model_dump(),
                 "delivery": self.delivery.as_dict(),
                 "restarts": self.restarts and self.restarts.as_json(),
+                "longest_gap": self.longest_gap and str(self.longest_gap),
                 "segments": [asdict(segment) for segment in checked(self.segments, check)],
             }
         )
@@ -189,7 +200,8 @@ class JobPlan:
         if "delivery" in stored:
             delivery = Delivery.from_dict(stored["delivery"])
         else:  # releases without it delivered what is chosen by default
-            delivery = Delivery.choose(info, options, _schedule(info, timeline, options).average_rate)
+            whole = Schedule(timeline.times, timeline.end, _retime(info, options))
+            delivery = Delivery.choose(info, options, whole.average_rate)
         return cls(
             info=info,
             timeline=timeline,
@@ -197,7 +209,15 @@ class JobPlan:
             delivery=delivery,
             segments=tuple(Segment(**{name: each[name] for name in _SEGMENT}) for each in stored["segments"]),
             restarts=Restarts.from_json(stored.get("restarts")),
+            longest_gap=Fraction(stored["longest_gap"]) if stored.get("longest_gap") else None,
         )
+
+    @property
+    def _version(self) -> int:
+        """The oldest version whose readers make the same of the plan."""
+        if self.schedule.long_gaps:
+            return VERSION
+        return SECOND if self.restarts or self.timeline.numbered else FIRST
 
 
 class RecentPlans:
@@ -222,8 +242,14 @@ class RecentPlans:
         return sum(len(plan.timeline.times) for plan in self._plans.values())
 
 
-def _schedule(info: VideoInfo, timeline: Timeline, options: Options) -> Schedule:
-    return Schedule(timeline.times, timeline.end, _retime(info, options))
+def _held(gaps: Sequence[tuple[Fraction, Fraction]]) -> list[str]:
+    """What is said of long gaps between frames."""
+    if not gaps:
+        return []
+    start, length = gaps[0]
+    where = f"for {float(length):.4g} s after {float(start):.4g} s"
+    more = f", and none in {len(gaps) - 1} more places" if len(gaps) > 1 else ""
+    return [f"The video has no frame {where}{more}. The frame before is held there; none are made."]
 
 
 def _retime(info: VideoInfo, options: Options) -> Retime:

@@ -8,6 +8,7 @@ source frames arrive, as those of a live stream do.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,20 @@ class TargetRate:
 
 Retime = Factor | TargetRate
 
+LONG = Fraction(1)  # seconds
+FRAMES_OF_A_LONG_GAP = 8
+
+
+def longest_gap(times: Sequence[Fraction]) -> Fraction:
+    """How far apart two of the frames at ``times`` may be for new ones to be made between them, in seconds.
+
+    It is a second, and eight times the usual gap where frames are rare: across a jump of a clock, or where a recorder
+    was stopped, nothing moved from one frame to the next.
+    """
+    every = max(1, len(times) // 1000)
+    gaps = sorted(times[k + 1] - times[k] for k in range(0, len(times) - 1, every))
+    return max(LONG, FRAMES_OF_A_LONG_GAP * gaps[len(gaps) // 2]) if gaps else LONG
+
 
 class Schedule(Sequence[OutputFrame]):
     """The output frames of a video, in order.
@@ -90,6 +105,9 @@ class Schedule(Sequence[OutputFrame]):
     of them stops being shown. Without it the schedule is open: `extend` adds source frames, and `close` sets the end.
     An open schedule has those output frames that no further source frame can change. They are the first frames of the
     schedule that all source frames make at once.
+
+    Between frames that are more than ``longest_gap`` seconds apart nothing is made: the first of them is held. None is
+    no limit.
 
         >>> schedule = Schedule([Fraction(0)], None, Factor(2))
         >>> len(schedule)
@@ -105,8 +123,15 @@ class Schedule(Sequence[OutputFrame]):
         ValueError: ``times`` is empty, or ``end`` does not lie after it.
     """
 
-    def __init__(self, times: Iterable[Fraction], end: Fraction | None, rate: Retime) -> None:
+    def __init__(
+        self,
+        times: Iterable[Fraction],
+        end: Fraction | None,
+        rate: Retime,
+        longest_gap: Fraction | None = None,
+    ) -> None:
         self.rate = rate
+        self.longest_gap = longest_gap
         self._times: list[Fraction] = []
         self._end: Fraction | None = None
         self._length = 0
@@ -170,6 +195,12 @@ class Schedule(Sequence[OutputFrame]):
         return max(1, math.floor(shown * self.rate.rate) + 1)
 
     @property
+    def long_gaps(self) -> list[tuple[Fraction, Fraction]]:
+        """Where a frame is held: for each such place when that frame is shown, and the seconds until the next."""
+        pairs = itertools.pairwise(self._times)
+        return [(time, after - time) for time, after in pairs if self._is_long(after - time)]
+
+    @property
     def average_rate(self) -> Fraction:
         """Output frames a second: exactly the rate that was asked for, or the average that a factor gives.
 
@@ -202,9 +233,8 @@ class Schedule(Sequence[OutputFrame]):
         start, t = self._times[source], Fraction(step, steps)
         if not step:
             return OutputFrame(start, Copy(source))
-        if source == len(self._times) - 1:
-            return OutputFrame(start + (self.end - start) * t, Copy(source))
-        return OutputFrame(start + (self._times[source + 1] - start) * t, Between(source, t))
+        after = self.end if source == len(self._times) - 1 else self._times[source + 1]
+        return OutputFrame(start + (after - start) * t, self._between(source, t))
 
     def _at(self, time: Fraction) -> OutputFrame:
         """The output frame that is shown at ``time``."""
@@ -216,7 +246,16 @@ class Schedule(Sequence[OutputFrame]):
             return OutputFrame(time, Copy(source))
         if gap - after <= _near(gap):
             return OutputFrame(time, Copy(source + 1))
-        return OutputFrame(time, Between(source, after / gap))
+        return OutputFrame(time, self._between(source, after / gap))
+
+    def _between(self, source: int, t: Fraction) -> Copy | Between:
+        """What is shown at ``t`` between source frame ``source`` and the next."""
+        if source == len(self._times) - 1 or self._is_long(self._times[source + 1] - self._times[source]):
+            return Copy(source)
+        return Between(source, t)
+
+    def _is_long(self, gap: Fraction) -> bool:
+        return self.longest_gap is not None and gap > self.longest_gap
 
 
 MOST_HALVED = 8  # segments

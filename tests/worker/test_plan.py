@@ -12,12 +12,12 @@ import pytest
 
 from service.api.options import parse_options
 from tests.compat.make import make
-from tests.worker.conftest import Average, decoded, packet_times
+from tests.worker.conftest import Average, MakeVideo, decoded, packet_times
 from worker import channel, pipeline
 from worker.media.errors import MachineError, MediaError
 from worker.media.sandbox import probe
 from worker.pipeline import assemble
-from worker.plan import MOST_KEPT, JobPlan, RecentPlans
+from worker.plan import MOST_KEPT, VERSION, JobPlan, RecentPlans
 from worker.schedule import segments
 
 COMPAT = Path(__file__).parents[1] / "compat"
@@ -101,10 +101,24 @@ def test_what_a_later_release_added_is_ignored(clip: Path) -> None:
     assert (read.schedule[:], read.segments) == (plan.schedule[:], plan.segments)
 
 
+def test_a_jump_of_the_clock_is_held_and_said(video: MakeVideo, average: Average, tmp_path: Path) -> None:
+    late = "setpts='PTS+gte(N,8)*30/TB'"
+    source = video("jump.mkv", "-vf", late, "-fps_mode", "passthrough", "-c:v", "ffv1")
+    plan = JobPlan.make(source, probe(source), parse_options({"target_fps": "25"}), segment_frames=9999)
+    stored = plan.to_json()
+    assert json.loads(stored)["version"] == 3  # an older release would make frames there
+    read = JobPlan.from_json(stored)
+    assert read == plan and read.schedule[:] == plan.schedule[:]
+    assert pipeline.render_segment(read, 0, source, tmp_path / "0.mp4", average).new_frames == 0
+    assert plan.notes == [
+        "The video has no frame for 30.04 s after 0.28 s. The frame before is held there; none are made."
+    ]
+
+
 def test_a_plan_of_a_newer_version_is_refused_in_a_sentence(clip: Path) -> None:
     plan = JobPlan.make(clip, probe(clip), parse_options({}), segment_frames=8)
     with pytest.raises(MachineError, match="newer release wrote the plan .* Update this worker"):
-        JobPlan.from_json(json.dumps(json.loads(plan.to_json()) | {"version": 3}))
+        JobPlan.from_json(json.dumps(json.loads(plan.to_json()) | {"version": VERSION + 1}))
 
 
 def test_too_many_frames_are_refused(clip: Path) -> None:

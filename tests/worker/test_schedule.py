@@ -6,7 +6,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from worker.schedule import Between, Copy, Factor, OutputFrame, Retime, Schedule, TargetRate, segments
+from worker.schedule import (
+    Between,
+    Copy,
+    Factor,
+    OutputFrame,
+    Retime,
+    Schedule,
+    TargetRate,
+    longest_gap,
+    segments,
+)
 
 NTSC_FILM = Fraction(24000, 1001)
 
@@ -95,6 +105,30 @@ def test_a_single_frame_is_held() -> None:
         3,
         Fraction(7, 2),
     ]
+
+
+def test_nothing_is_made_across_a_jump_of_the_clock() -> None:
+    times, _ = constant_rate(12, Fraction(25))
+    jumped = times + [time + 99 for time in times]
+    end = jumped[-1] + Fraction(1, 25)
+    assert longest_gap(jumped) == 1
+    schedule = Schedule(jumped, end, TargetRate(Fraction(50)), longest_gap(jumped))
+    across = [frame for frame in schedule if times[-1] <= frame.time < jumped[12]]
+    assert len(across) > 4900 and {frame.action for frame in across} == {Copy(11)}
+    assert sum(isinstance(frame.action, Between) for frame in schedule) == 22
+    [gap] = schedule.long_gaps
+    assert gap == (times[-1], jumped[12] - times[-1])
+    tripled = Schedule(jumped, end, Factor(3), longest_gap(jumped))
+    assert [frame.action for frame in tripled[33:37]] == [Copy(11)] * 3 + [Copy(12)]
+    assert len(tripled) == 72
+
+
+def test_slow_pictures_have_no_jump() -> None:
+    """A slide show or a time lapse is interpolated as it was asked for."""
+    times = [Fraction(2 * k) for k in range(6)]
+    assert longest_gap(times) == 16
+    schedule = Schedule(times, Fraction(12), Factor(2), longest_gap(times))
+    assert schedule[1].action == Between(0, Fraction(1, 2)) and not schedule.long_gaps
 
 
 @given(clips(), rates)
