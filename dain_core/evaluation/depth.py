@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dain_core.evaluation.pictures import PICTURES, EvaluationError, pictures_of, read_gray16, read_picture
-from dain_core.network.networks import build, config_named
-from dain_core.weights.files import WeightsError, load_weights
+from dain_core.network.networks import build
+from dain_core.weights.files import WeightsError, config_for, load_weights
 
 #: The number of pairs of pixels that are compared in a picture.
 PAIRS = 20_000
@@ -122,7 +122,7 @@ class DepthModel:
         self.name, _, weights = spec.partition("=")
         self._device = device
         try:
-            config = config_named(self.name)
+            config = config_for(weights or self.name, self.name)
             with torch.device("meta"):
                 self._model = build(config)
             self._model.load_state_dict(load_weights(weights or self.name, config), assign=True)

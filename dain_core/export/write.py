@@ -19,7 +19,7 @@ from torch import Tensor
 from dain_core.export.errors import ExportError
 from dain_core.export.graphs import FORMS, Graph
 from dain_core.export.operators import StandardOperators
-from dain_core.network.networks import Network, build, config_named
+from dain_core.network.networks import Network, build
 from dain_core.weights.files import load_weights
 from dain_core.weights.registry import Entry
 
@@ -109,10 +109,9 @@ def _run(path: Path, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _network(entry: Entry, dtype: torch.dtype) -> Network:
-    config = config_named(entry.network)
     with torch.device("meta"):
-        network = build(config)
-    network.load_state_dict(load_weights(entry.weights, config), assign=True)
+        network = build(entry.config)
+    network.load_state_dict(load_weights(entry.weights, entry.config), assign=True)
     return network.prepare(dtype)
 
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from cuda_ext import backend as operators
-from dain_core.network.networks import config_named
 from dain_core.runtime.backends import PRECISIONS, Source, backend_for
 from dain_core.runtime.backends.stages import BackendError
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.devices import current, named_device
 from dain_core.runtime.interrupt import Interruptible
 from dain_core.runtime.memory import FrameTooLargeError
+from dain_core.weights.files import config_for
 from dain_core.weights.registry import Entry, UnknownModelError, registry
 
 #: (height, width) of the frames that a device warms up with. On a GPU the first runs as CUDA graphs; together they take
@@ -307,8 +307,7 @@ class Interpolator:
 def _entry(model: str, weights: str | Path | None, models: Mapping[str, Entry]) -> Entry:
     """What to load for `model`; raises UnknownModelError if there is no such model."""
     if weights is not None:
-        config_named(model)
-        return Entry(model, model, weights)
+        return Entry(model, config_for(weights, model), weights)
     if model not in models:
         raise UnknownModelError(f"no model is called {model!r}: choose one of {', '.join(models)}")
     return models[model]

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dain_core.network.networks import NETWORKS, Config
+from dain_core.network.networks import NETWORKS, Config, is_narrowed
 from dain_core.runtime.memory import GIB, FrameTooLargeError
 
 #: The pixels of a band of the synthesis; see `dain_core.runtime.backends.cpu`.
@@ -44,16 +44,21 @@ class Need:
         return _LIBRARIES + (self.kept + _CALLERS) * pixels + at_work
 
 
+#: From narrow to wide: a network whose widths lie between two is taken for the wider one.
 NEEDS: Mapping[Config, Need] = {
-    NETWORKS["dain"]: Need(kept=2700, stages=600, band=5600),
     NETWORKS["dain-lite"]: Need(kept=900, stages=300, band=1600),
+    NETWORKS["dain"]: Need(kept=2700, stages=600, band=5600),
     NETWORKS["dain-refined"]: Need(kept=550, stages=1100),
 }
 
 
 def check_fits(config: Config, height: int, width: int, budget: int) -> None:
-    """Raise FrameTooLargeError where a frame needs more than `budget` bytes, as far as the network is in `NEEDS`."""
-    needed = NEEDS[config].bytes(height, width) if config in NEEDS else 0
+    """Raise FrameTooLargeError where a frame needs more than `budget` bytes, as far as `NEEDS` tells of the network.
+
+    A narrower network is taken to need as much as the one that it was pruned from.
+    """
+    needs = [need for wide, need in NEEDS.items() if is_narrowed(config, wide)]
+    needed = needs[0].bytes(height, width) if needs else 0
     if needed > budget:
         raise FrameTooLargeError(
             f"a frame of {width}x{height} needs about {needed / GIB:.1f} GiB of main memory, and "

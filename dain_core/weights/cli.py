@@ -10,7 +10,7 @@ from typing import Any
 import click
 from torch import Tensor
 
-from dain_core.network.networks import NETWORKS, config_named
+from dain_core.network.networks import NETWORKS, Config
 from dain_core.outputs import OutputFile, writing
 from dain_core.weights import files as checkpoint
 
@@ -66,7 +66,7 @@ def list_weights() -> None:
 @_MODEL
 def verify(source: str, model: str) -> None:
     """Check that SOURCE, an installed model's name or a file, is complete and fits."""
-    config = None if source in checkpoint.SHIPPED else config_named(model)
+    config = None if source in checkpoint.SHIPPED else checkpoint.config_for(source, model)
     state = checkpoint.load_weights(source, config)
     parameters = sum(value.numel() for key, value in state.items() if _is_parameter(key))
     click.echo(f"{source}: good, {len(state)} tensors, {parameters:,} parameters")
@@ -79,7 +79,8 @@ def verify(source: str, model: str) -> None:
 @_MODEL
 def convert(source: str, destination: Path, layout: str, model: str) -> None:
     """Write the weights of SOURCE, such as the authors' best.pth, to DESTINATION as safetensors."""
-    _save(checkpoint.load_weights(source, config_named(model)), destination, layout)
+    config = checkpoint.config_for(source, model)
+    _save(checkpoint.load_weights(source, config), destination, layout, config)
 
 
 @weights.command()
@@ -92,8 +93,9 @@ def mean(sources: Sequence[tuple[str, float]], destination: Path, layout: str, m
 
     Of weights that were trained on from one another it is often better than each.
     """
-    states = [(checkpoint.load_weights(source, config_named(model)), share) for source, share in sources]
-    _save(checkpoint.mean(states), destination, layout)
+    config = checkpoint.config_for(sources[0][0], model)
+    states = [(checkpoint.load_weights(source, config), share) for source, share in sources]
+    _save(checkpoint.mean(states), destination, layout, config)
 
 
 @weights.command()
@@ -105,11 +107,11 @@ def download(destination: Path) -> None:
     click.echo(f"{destination}: the authors' checkpoint; use it with `weights` set to this path")
 
 
-def _save(state: Mapping[str, Tensor], destination: Path, layout: str) -> None:
+def _save(state: Mapping[str, Tensor], destination: Path, layout: str, config: Config) -> None:
     if destination.suffix != ".safetensors":
         raise click.BadParameter("must end in .safetensors", param_hint="DESTINATION")
     with writing(destination):
-        checkpoint.save(state, destination, layout)
+        checkpoint.save(state, destination, layout, config)
     click.echo(f"{destination}: {destination.stat().st_size / 1e6:.1f} MB, {layout}")
 
 

@@ -1,7 +1,8 @@
 """Weights on disk: the authors' ``best.pth``, safetensors under the same keys, and int8 as we ship it.
 
 In an int8 file a large weight is an int8 tensor with one scale an output channel under ``KEY.scale``; all
-else is float16. Every reader hands out the official keys in float32.
+else is float16. Every reader hands out the official keys in float32. The header of a file of a network with other
+widths than those of `NETWORKS`, such as a pruned one, has the configuration.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from torch import Tensor
 
 from dain_core.errors import DainCoreError
 from dain_core.network.model import ModelConfig
-from dain_core.network.networks import NETWORKS, Config, build, config_named
+from dain_core.network.networks import (
+    NETWORKS,
+    Config,
+    build,
+    config_from_json,
+    config_named,
+    config_to_json,
+    kind_of,
+)
 
 FORMATS = ("int8", "fp16", "fp32")
 
@@ -40,6 +49,8 @@ OFFICIAL_URL = "https://raw.githubusercontent.com/BurguerJohn/Dain-App/master/mo
 OFFICIAL_GIT_BLOB = "8ce43dbd696a63a7cd0caac8a4aacb1264ef3899"
 
 _SCALE = ".scale"
+#: The key of the configuration in a file's header.
+_CONFIG = "dain.config"
 #: Weights of fewer elements stay float16: they are few bytes in all.
 _QUANTISED_FROM = 8192
 #: Kernels of so many taps have a scale for each pair of channels: that it takes four bytes matters little there.
@@ -60,7 +71,8 @@ def load_weights(source: str | Path, config: Config | None = None) -> dict[str, 
 
     Args:
         source: the name of weights that come with the project, or the path of a .safetensors or .pth file.
-        config: the model they are for; by default the one called `source`, or the official for a path.
+        config: the model they are for; by default the one called `source`, for a path that of the file's header, or
+            else the official.
 
     Raises:
         WeightsError: there is no such file, it cannot be read, is damaged, does not fit the model, or holds numbers
@@ -72,7 +84,7 @@ def load_weights(source: str | Path, config: Config | None = None) -> dict[str, 
     else:
         path = Path(source)
     state = read(path)
-    check_fit(state, config or ModelConfig(), path)
+    check_fit(state, config or config_in(path) or ModelConfig(), path)
     _check_finite(state, path)
     return state
 
@@ -127,6 +139,46 @@ def read_shapes(path: Path) -> dict[str, torch.Size]:
         raise _unreadable(path, error) from error
     _check_scales(quantised, shapes, path)
     return {key: shape for key, shape in shapes.items() if not _is_scale(key, shapes)}
+
+
+def config_in(path: Path) -> Config | None:
+    """The configuration in a file's header; None if it has none, and its weights are of one of `NETWORKS`.
+
+    Raises:
+        WeightsError: the file cannot be read, or its configuration is none that this version knows.
+    """
+    _check_is_file(path)
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_CONFIG)
+        return None if text is None else config_from_json(text)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    except ValueError as error:
+        raise WeightsError(
+            f"{path} holds the weights of a network that this version does not know: {error}. Use the version that "
+            "wrote the file"
+        ) from error
+
+
+def config_for(source: str | Path, network: str) -> Config:
+    """The configuration of weights that are said to be of a network: the network's own, or a file's if it has one.
+
+    Raises:
+        ValueError: there is no such network.
+        WeightsError: the file cannot be read, or holds a network of another kind.
+    """
+    config = config_named(network)
+    found = None if source in SHIPPED else config_in(Path(source))
+    if found is None:
+        return config
+    if type(found) is not type(config):
+        raise WeightsError(
+            f"{source} does not fit {network}: its network is a {kind_of(found)}. Choose that model"
+        )
+    return found
 
 
 def _check_is_file(path: Path) -> None:
@@ -255,8 +307,12 @@ def mean(states: Sequence[tuple[Mapping[str, Tensor], float]]) -> dict[str, Tens
     }
 
 
-def save(state: Mapping[str, Tensor], path: Path, layout: str) -> None:
-    """Write a float32 state dict as safetensors ("int8", "fp16" or "fp32"): complete, or not at all."""
+def save(state: Mapping[str, Tensor], path: Path, layout: str, config: Config | None = None) -> None:
+    """Write a float32 state dict as safetensors ("int8", "fp16" or "fp32"): complete, or not at all.
+
+    Args:
+        config: the network of the weights; the header gets it if it is none of `NETWORKS`.
+    """
     if layout == "int8":
         state = quantise(state)
     elif layout == "fp16":
@@ -265,7 +321,8 @@ def save(state: Mapping[str, Tensor], path: Path, layout: str) -> None:
         raise ValueError(f"the layout {layout!r} is none of {', '.join(FORMATS)}")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / path.name
-        part.write_bytes(serialise({key: value.contiguous() for key, value in state.items()}))
+        header = None if config is None or config in NETWORKS.values() else {_CONFIG: config_to_json(config)}
+        part.write_bytes(serialise({key: value.contiguous() for key, value in state.items()}, header))
         os.replace(part, path)
 
 

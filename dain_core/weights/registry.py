@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dain_core.errors import DainCoreError
-from dain_core.weights.files import SHIPPED, WeightsError, model_of, read_shapes, shipped_path
+from dain_core.network.networks import NETWORKS, Config, kind_of
+from dain_core.weights.files import (
+    SHIPPED,
+    WeightsError,
+    config_in,
+    expected_shapes,
+    model_of,
+    read_shapes,
+    shipped_path,
+)
 
 #: What a model of a user's own may be called.
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -25,13 +34,19 @@ class Entry:
 
     Attributes:
         name: what jobs call it.
-        network: the name of its network's configuration, see `ModelConfig.named`.
+        config: the configuration of its network.
         weights: the name of shipped weights, or the path of a file.
     """
 
     name: str
-    network: str
+    config: Config
     weights: str | Path
+
+    @property
+    def network(self) -> str:
+        """The name of its network; of one with other widths, that of its kind."""
+        named = (name for name, config in NETWORKS.items() if config == self.config)
+        return next(named, kind_of(self.config))
 
     @property
     def path(self) -> Path:
@@ -47,7 +62,7 @@ def registry(folder: Path | None = None) -> Mapping[str, Entry]:
         WeightsError: there is no such folder, or a file of it cannot be served: its name is taken or none for a model,
             its weights fit no network, or an int8 weight has no scale that fits it.
     """
-    entries = {name: Entry(name, name, name) for name in SHIPPED}
+    entries = {name: Entry(name, NETWORKS[name], name) for name in SHIPPED}
     if folder is None:
         return entries
     if not folder.is_dir():
@@ -67,9 +82,11 @@ def _entry_of(path: Path) -> Entry:
         raise WeightsError(
             f"{path} cannot be served under its name: use up to 64 small letters, digits, dots, dashes and underscores"
         )
-    network = model_of(read_shapes(path))
-    if network is None:
+    shapes, config = read_shapes(path), config_in(path)
+    if config is None:
+        config = NETWORKS.get(model_of(shapes) or "")
+    if config is None or expected_shapes(config) != shapes:
         raise WeightsError(
             f"{path} holds the weights of no network that this version knows: `dain weights verify {path}` says more"
         )
-    return Entry(name, network, path)
+    return Entry(name, config, path)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from dain_core.network.model import DAIN, ModelConfig
-from dain_core.network.networks import Config, Network, build, config_named
+from dain_core.network.networks import Config, Network, build
 from dain_core.network.refined import RefinedConfig, RefinedDAIN
 from dain_core.runtime.backends.cpu import CpuStages
 from dain_core.runtime.backends.fused.network import FusedDAIN
@@ -52,9 +51,9 @@ class Source:
     exports: Path = Path("exports")
     provider: str = ""
 
-    @cached_property
+    @property
     def config(self) -> Config:
-        return config_named(self.entry.network)
+        return self.entry.config
 
     def network(self) -> Network:
         """Make the network, with its weights; raises WeightsError if they cannot be read."""

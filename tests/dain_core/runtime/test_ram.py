@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dain_core.network.networks import NETWORKS
+from dain_core.network.networks import NETWORKS, with_widths
 from dain_core.runtime import ram
 from dain_core.runtime.memory import FrameTooLargeError
 
@@ -49,3 +49,11 @@ def test_a_larger_frame_needs_more(name: str) -> None:
     ram.check_fits(config, 540, 1080, needs[1])
     with pytest.raises(FrameTooLargeError, match="1080x540.*GPU.*smaller model.*scale the video down"):
         ram.check_fits(config, 540, 1080, needs[1] - 1)
+
+
+def test_a_pruned_network_needs_what_it_was_pruned_from_needs() -> None:
+    narrow = with_widths(NETWORKS["dain-lite"], {"kernel_widths.3": 32})
+    needed = ram.NEEDS[NETWORKS["dain-lite"]].bytes(540, 1080)
+    ram.check_fits(narrow, 540, 1080, needed)
+    with pytest.raises(FrameTooLargeError, match="1080x540"):
+        ram.check_fits(narrow, 540, 1080, needed - 1)

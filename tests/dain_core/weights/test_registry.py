@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from dain_core.errors import DainCoreError
+from dain_core.network.networks import NETWORKS, Config, build, with_widths
 from dain_core.runtime.engine import Interpolator
 from dain_core.weights.cli import weights
 from dain_core.weights.files import SHIPPED, WeightsError, load_weights, save, shipped_path
@@ -38,6 +39,55 @@ def test_a_file_is_served_under_its_name(tmp_path: Path, layout: str) -> None:
     frame = torch.rand(1, 3, 16, 16)
     expected = Interpolator.load("dain-lite", device="cpu").interpolate(frame, frame, [0.5])
     assert float((engine.interpolate(frame, frame, [0.5]) - expected).abs().mean()) < 0.01
+
+
+def _narrow_file(path: Path, layout: str = "fp16") -> Config:
+    config = with_widths(NETWORKS["dain-lite"], {"flow_dense.0": 16, "kernel_widths.3": 32})
+    save(build(config).state_dict(), path, layout, config)
+    return config
+
+
+@pytest.mark.parametrize("layout", ["int8", "fp16"])
+def test_a_file_of_a_narrower_network_says_so_itself(tmp_path: Path, layout: str) -> None:
+    """It is served, named to the engine, verified and converted like any other."""
+    path, other = tmp_path / "thin.safetensors", tmp_path / "other.safetensors"
+    config = _narrow_file(path, layout)
+    frame = torch.rand(1, 3, 16, 16)
+    for engine in (
+        Interpolator.load("thin", device="cpu", models=registry(tmp_path)),
+        Interpolator.load("dain-lite", device="cpu", weights=path),
+    ):
+        assert engine.interpolate(frame, frame, [0.5]).shape == frame.shape
+    assert CliRunner().invoke(weights, ["verify", str(path)]).exit_code == 0
+    answer = CliRunner().invoke(weights, ["convert", str(path), str(other), "--layout", "fp16"])
+    assert answer.exit_code == 0, answer.output
+    assert registry(tmp_path)["other"].config == config
+    answer = CliRunner().invoke(weights, ["mean", f"{path}=1", f"{other}=1", str(other)])
+    assert answer.exit_code == 0, answer.output
+    assert registry(tmp_path)["other"].config == config
+
+
+def test_a_narrower_network_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "thin.safetensors"
+    _narrow_file(path)
+    with pytest.raises(
+        WeightsError, match="does not fit dain-refined: its network is a dain. Choose that model"
+    ):
+        Interpolator.load("dain-refined", device="cpu", weights=path)
+
+
+def test_a_configuration_that_does_not_fit_its_weights_is_refused(tmp_path: Path) -> None:
+    config = with_widths(NETWORKS["dain-lite"], {"flow_dense.0": 16})
+    save(load_weights("dain-lite"), tmp_path / "odd.safetensors", "fp16", config)
+    with pytest.raises(WeightsError, match="weights of no network that this version knows"):
+        registry(tmp_path)
+
+
+def test_a_configuration_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    header = {"dain.config": '{"network": "dain", "wings": 2}'}
+    save_file(load_weights("dain-lite"), tmp_path / "odd.safetensors", header)
+    with pytest.raises(WeightsError, match="does not know: the configuration has the unknown field wings"):
+        registry(tmp_path)
 
 
 @pytest.mark.parametrize(
