@@ -69,6 +69,9 @@ class Clip(click.Path):
 @click.option("--quality", type=int, help="H.264 CRF, 0 (lossless) to 51.  [18]")
 @click.option("--scene-threshold", type=float, help="How unlike two frames at a cut are, 0 to 1.")
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
+@click.option(
+    "--strict", is_flag=True, default=None, help="Be refused where something of CLIP would be lost."
+)
 @click.option("--priority", help="low, normal or high, among your own jobs.  [normal]")
 @click.option("--reference", help="Your own name for the job, by which `dain jobs` finds it.")
 @click.option(
@@ -146,8 +149,8 @@ def _save(client: Client, job: dict[str, Any], target: Path, clip: Path | None, 
     except OSError as error:
         kept = f"the service still has the result, at {str(client.url).rstrip('/')}/jobs/{job['id']}/result"
         raise click.ClickException(f"{path} cannot be written: {error.strerror}; {kept}.") from None
-    for note in job.get("notes", ()):  # an older service has none
-        click.echo(f"Note: {note}", err=True)
+    for note in job.get("notes", ()):  # an older service has none, or plain sentences
+        click.echo(f"Note: {note['text'] if isinstance(note, dict) else note}", err=True)
     click.echo(f"{path}: {job['output']['frames']} frames at {job['output']['frame_rate']} fps")
 
 

@@ -17,6 +17,7 @@ from dain_core.outputs import OutputFile, writing
 from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import WeightsError
+from service.jobs.notes import Note
 from service.jobs.options import SHIPPED_MODELS, Options, parse_rate, parse_speed, settle_rate
 from worker import pipeline
 from worker.media import sandbox
@@ -90,6 +91,7 @@ class Exact(click.ParamType):
     help="How different two frames are at a cut, where nothing is blended: 0 to 1; 1 finds none.",
 )
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
+@click.option("--strict", is_flag=True, help="Stop where something of IN would be lost.")
 def interpolate(
     source: Path,
     result: Path,
@@ -103,6 +105,7 @@ def interpolate(
     quality: int,
     scene_threshold: float,
     no_audio: bool,
+    strict: bool,
 ) -> None:
     """Make the video IN smoother, or slower, and write it to OUT, an MP4.
 
@@ -116,6 +119,7 @@ def interpolate(
         "quality": quality,
         "scene_threshold": scene_threshold,
         "audio": "none" if no_audio else None,
+        "strict": strict,
     }
     _check_result(source, result, overwrite)
     try:
@@ -134,7 +138,7 @@ def interpolate(
     except (WeightsError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     for note in dict.fromkeys((*plan.notes, *notes)):
-        _say(f"Note: {note}")
+        _say(f"Note: {note.text}")
     _say(
         f"{made}: {plan.frames} frames, {float(plan.frame_rate):.5g} a second, {float(plan.duration):.2f} s."
     )
@@ -165,7 +169,7 @@ def _say(sentence: str) -> None:
 
 def _run(
     plan: JobPlan, source: Path, result: Path, interpolator: pipeline.Interpolator, overwrite: bool
-) -> tuple[Path, list[str]]:
+) -> tuple[Path, list[Note]]:
     """Follow the plan from the first segment to the finished file. Return where that is, and what was changed."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
@@ -174,7 +178,7 @@ def _run(
     ):
         bar = progress.add_task(source.name, total=plan.frames)
         parts = [Path(scratch, str(index)) for index in range(len(plan.segments))]
-        notes: list[str] = []
+        notes: list[Note] = []
         for index, part in enumerate(parts):
             stats = pipeline.render_segment(
                 plan, index, source, part, interpolator, on_frame=lambda frames: progress.advance(bar, frames)

@@ -23,12 +23,13 @@ from torch import Tensor
 
 from dain_core.runtime.color import ColorSpec
 from dain_core.runtime.pixels import PixelFormat
+from service.jobs.notes import Note
 from worker import cuts
 from worker.channel import CHECK_SECONDS, Channel, Closed, checked, nothing
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
 from worker.media.join import join
-from worker.plan import JobPlan
+from worker.plan import JobPlan, check_losses
 from worker.schedule import Between, Copy, OutputFrame
 from worker.transfer import Pending, Stopwatch, Transfer, Uploaded
 
@@ -77,12 +78,13 @@ class SegmentStats:
     held_frames: int = 0  # source frames that could not be decoded: the frame before is shown in their place
 
     @property
-    def notes(self) -> list[str]:
-        """Sentences about what of the source did not come through."""
+    def notes(self) -> list[Note]:
+        """What of the source did not come through."""
         if not self.held_frames:
             return []
         frames = "1 frame" if self.held_frames == 1 else f"{self.held_frames} frames"
-        return [f"{frames} of the video could not be decoded. The frame before is shown in their place."]
+        what = f"{frames} of the video could not be decoded. The frame before is shown in their place."
+        return [Note.of("frames-held", what)]
 
     def sums(self) -> dict[str, float]:
         """The numbers that a job has totals of, by name. The job keeps the largest ``vram_peak_bytes``."""
@@ -108,7 +110,7 @@ def render_segment(
     interpolator is used.
 
     Raises:
-        MediaError: the source cannot be decoded, or the result not be encoded.
+        MediaError: the source cannot be decoded, or the result not be encoded, or be whole in a strict job.
     """
     info, schedule, segment, options = plan.info, plan.schedule, plan.segments[index], plan.options
     first, last = segment.first_source, segment.last_source
@@ -134,6 +136,7 @@ def render_segment(
             turn=turn,
         )
         stats.held_frames = decoder.held
+    check_losses(options, stats.notes)
     return stats
 
 

@@ -13,17 +13,18 @@ import math
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
+from service.jobs.notes import Note, refusal
 from service.jobs.options import Options
 from worker.channel import checked, nothing
 from worker.media import sandbox, sounds
 from worker.media.delivery import Delivery
-from worker.media.errors import exceeded
+from worker.media.errors import MediaError, exceeded
 from worker.media.facts import VideoInfo, check_version
 from worker.media.restarts import Restarts
 from worker.media.times import Timeline, frame_times
@@ -33,6 +34,7 @@ _SEGMENT = [each.name for each in fields(Segment)]
 VERSION = 3  # the newest that is read here
 SECOND = 2  # has restarts, or frames that are known by their numbers
 FIRST = 1  # plans without a version are of the first, too
+MOST_TOLD = 20  # notes of one kind
 MOST_KEPT = 1_000_000  # source frames in the plans that a worker keeps: a tenth of a gigabyte
 
 
@@ -70,7 +72,8 @@ class JobPlan:
         for a while: `scratch` is a folder for it.
 
         Raises:
-            MediaError: the video cannot be read, or the result would have more than `max_frames` frames.
+            MediaError: the video cannot be read, or the result would have more than `max_frames` frames, or lack
+                something in a strict job.
             MachineError: the machine was too slow for the file's size.
         """
         restarts = Restarts.find(source, info, check, progressed)
@@ -96,7 +99,9 @@ class JobPlan:
             progressed=progressed,
         )
         cut = tuple(segments(whole, source_frames, check))
-        return cls(info, timeline, options, delivery, cut, restarts, longest)
+        plan = cls(info, timeline, options, delivery, cut, restarts, longest)
+        check_losses(options, plan.notes)
+        return plan
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -136,14 +141,14 @@ class JobPlan:
         return self.options.rate or self.info.average_rate * (self.options.factor or 1)
 
     @property
-    def notes(self) -> list[str]:
-        """Sentences about what of the source does not come through as it was."""
+    def notes(self) -> list[Note]:
+        """What of the source does not come through as it was."""
         restarts = [self.restarts.note] if self.restarts else []
         return [
             *self.info.notes,
             *self.timeline.notes,
             *restarts,
-            *_held(self.schedule.long_gaps),
+            *_held(self.schedule.long_gaps, self.info.start),
             *self.delivery.notes,
         ]
 
@@ -170,7 +175,7 @@ class JobPlan:
                 "end": int(self.timeline.end * denominator),
                 "checksums": self.timeline.checksums,
                 "numbered": self.timeline.numbered,
-                "timeline_notes": self.timeline.notes,
+                "timeline_notes": [note.as_dict() for note in self.timeline.notes],
                 "options": self.options.model_dump(),
                 "delivery": self.delivery.as_dict(),
                 "restarts": self.restarts and self.restarts.as_json(),
@@ -195,7 +200,7 @@ class JobPlan:
             end=stored["end"] * unit,
             checksums=stored.get("checksums", []),
             numbered=stored.get("numbered", False),
-            notes=tuple(stored.get("timeline_notes", ())),
+            notes=Note.read_all(stored.get("timeline_notes", ())),
         )
         if "delivery" in stored:
             delivery = Delivery.from_dict(stored["delivery"])
@@ -242,14 +247,19 @@ class RecentPlans:
         return sum(len(plan.timeline.times) for plan in self._plans.values())
 
 
-def _held(gaps: Sequence[tuple[Fraction, Fraction]]) -> list[str]:
-    """What is said of long gaps between frames."""
-    if not gaps:
-        return []
-    start, length = gaps[0]
-    where = f"for {float(length):.4g} s after {float(start):.4g} s"
-    more = f", and none in {len(gaps) - 1} more places" if len(gaps) > 1 else ""
-    return [f"The video has no frame {where}{more}. The frame before is held there; none are made."]
+def _held(gaps: Sequence[tuple[Fraction, Fraction]], start: Fraction) -> Iterator[Note]:
+    """Notes on the long gaps between frames; `start` is when the video begins."""
+    for time, length in gaps[:MOST_TOLD]:
+        what = f"The video has no frame for {float(length):.4g} s. The frame before is held; none are made."
+        yield Note.of("times-gap", what, time=time - start)
+    if len(gaps) > MOST_TOLD:
+        yield Note.of("times-gap", f"The same is so in {len(gaps) - MOST_TOLD} more places.")
+
+
+def check_losses(options: Options, notes: Iterable[Note]) -> None:
+    """Raise MediaError where a strict job would lose something."""
+    if options.strict and (why := refusal(notes)):
+        raise MediaError("loss-refused", why)
 
 
 def _retime(info: VideoInfo, options: Options) -> Retime:

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from service.egress import EgressRefused, parse_url
+from service.jobs.notes import UNPRINTABLE
 from service.jobs.options import (
     DEFAULT_FACTOR,
     SHIPPED_MODELS,
@@ -38,9 +39,7 @@ MAX_REFERENCE = 128  # characters
 MAX_METADATA_KEYS = 16
 MAX_METADATA_BYTES = 4096  # of all keys and values, in UTF-8
 
-# Not the characters that a terminal or a log would act on: controls (C0 and C1), separators of lines, and those that
-# turn the direction of what follows.
-PRINTABLE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+PRINTABLE = f"[^{UNPRINTABLE}]"
 Text = Annotated[str, StringConstraints(pattern=f"^{PRINTABLE}+$")]
 Note = Annotated[str, StringConstraints(pattern=f"^{PRINTABLE}*$")]
 
@@ -112,6 +111,10 @@ class RequestedOptions(BaseModel):
     quality: int = Field(default=18, ge=0, le=51, description="H.264 CRF: 0 (lossless) to 51 (worst).")
     audio: Literal["copy", "none"] = Field(
         default="copy", description="The sound: copy keeps it, none drops it."
+    )
+    strict: bool = Field(
+        default=False,
+        description="Whether the job is refused where something of the video would be lost: true or false.",
     )
 
     @model_validator(mode="before")

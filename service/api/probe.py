@@ -21,6 +21,7 @@ from tempfile import gettempdir
 from typing import Any
 
 import service
+from service.jobs.notes import Note, refusal
 from service.jobs.options import Options
 from service.jobs.problems import PROBLEMS, Problem
 from service.jobs.work import count_frames
@@ -143,7 +144,8 @@ def probe(prober: Prober, path: Path, settings: Settings, options: Options) -> d
     """The facts about the video at `path`, as `worker.media.facts.VideoInfo` writes them.
 
     Raises:
-        Problem: 415 or 422 where the video cannot be taken; 503 where this machine could not find out.
+        Problem: 415 or 422 where the video cannot be taken, or a strict job would lose something of it; 503 where this
+            machine could not find out.
     """
     answer = prober.look(path, settings)
     if error := answer.get("error"):
@@ -152,6 +154,8 @@ def probe(prober: Prober, path: Path, settings: Settings, options: Options) -> d
         raise Problem(slug, error["detail"], headers=headers)
     video: dict[str, Any] = answer["video"]
     check_result_frames(video, settings, options)
+    if options.strict and (why := refusal(Note.read_all(video.get("notes", ())))):
+        raise Problem("loss-refused", why)
     return video
 
 

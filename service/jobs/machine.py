@@ -47,6 +47,7 @@ from service.jobs.names import (
     state_key,
     task_key,
 )
+from service.jobs.notes import Note
 from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
 from service.jobs.records import (
@@ -156,7 +157,7 @@ class Jobs:
         handling: Handling | None = None,
         input: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None,
-        notes: Sequence[str] = (),
+        notes: Sequence[Note] = (),
         source_sha256: str | None = None,
         owner: str = DEFAULT_OWNER,
         work: float = 0.0,
@@ -171,7 +172,7 @@ class Jobs:
             source: the upload's key in the store; `source_sha256` is its hash, which each reader checks.
             input: the facts about the upload that callers see.
             facts: everything that the prober found, for the worker that plans.
-            notes: sentences that name what of the input will not come through.
+            notes: what of the input will not come through.
             work: what it will cost the workers, in megapixels of new frames; see `service.jobs.work`.
             weight: the owner's share of the workers, against that of other owners.
             size_bytes: of the upload, which counts against what the owner may upload today; 0 where it does already.
@@ -197,7 +198,7 @@ class Jobs:
             record["source_sha256"] = source_sha256
         keys = [task_key(job_id, PLAN), job_key(job_id, "active"), ALL, state_key(State.QUEUED), COUNTERS]
         keys += [OWNERS, *_quota_keys(owner), entry.name if entry else ""]
-        arguments: Arguments = [json.dumps(record), json.dumps(list(notes)), owner]
+        arguments: Arguments = [json.dumps(record), _encoded(notes), owner]
         arguments += [*_limits(quota or Quota()), size_bytes, work]
         if entry is not None:
             arguments += [entry.value, entry.seconds]
@@ -391,12 +392,12 @@ class Jobs:
         task: Mapping[str, Any] | None = None,
         job: Mapping[str, Any] | None = None,
         add: Mapping[str, float] | None = None,
-        notes: Sequence[str] = (),
+        notes: Sequence[Note] = (),
     ) -> list[str] | None:
         """Record a task as done and return the tasks that may start now; None when the claim is void.
 
         `task` and `job` are fields to set, `add` numbers to add to the job's and the service's totals, `notes`
-        sentences to add to the job's. A task that published a file records it with `task=stored.as_fields()`; see
+        those to add to the job's. A task that published a file records it with `task=stored.as_fields()`; see
         `task_files`.
         """
         job_id = claim.job_id
@@ -405,7 +406,7 @@ class Jobs:
         arguments += [
             job_key(job_id, "task:"),
             *(json.dumps(dict(values or {})) for values in (task, job, add)),
-            json.dumps(list(notes)),
+            _encoded(notes),
         ]
         reply = self._call("complete", job_id, keys, arguments)
         return None if reply is None else [text(name) for name in reply]
@@ -437,7 +438,7 @@ class Jobs:
         *,
         error: Problem | None = None,
         output: Output | None = None,
-        notes: Sequence[str] = (),
+        notes: Sequence[Note] = (),
         claim: Claim | None = None,
     ) -> bool:
         """End a job; False when it was over already or `claim`, if given, is void. The first outcome stands."""
@@ -457,7 +458,7 @@ class Jobs:
             json.dumps({} if output is None else {"output": output.model_dump_json()}),
             claim.token if claim else "",
             "" if output is None else self._result_ttl,
-            json.dumps(list(notes)),
+            _encoded(notes),
             "" if error is None else json.dumps(error.as_dict(instance=f"/jobs/{job_id}")),
         ]
         return bool(self._call("finish", job_id, keys, arguments))
@@ -641,6 +642,10 @@ def _raise_for_quota(reply: Any, owner: str) -> None:
     if isinstance(reply, list):
         what, limit, used, seconds = reply
         raise Problem.quota_exceeded(text(what), owner, limit=limit, used=float(used), seconds=seconds)
+
+
+def _encoded(notes: Iterable[Note]) -> str:
+    return json.dumps([note.as_dict() for note in notes])
 
 
 def _texts(members: Iterable[Any]) -> list[str]:

@@ -138,6 +138,9 @@ class Options(BaseModel):
     scene_threshold: float = Field(default=0.3, description="How different two frames are at a scene cut.")
     quality: int = Field(default=18, description="H.264 CRF.")
     audio: str = Field(default="copy", description="The sound: copy or none.")
+    strict: bool = Field(
+        default=False, description="Whether the job is refused where something would be lost."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -49,6 +49,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "unreadable-video": (422, "The file cannot be read as a video"),
     "no-video-stream": (422, "The file holds no video"),
     "damaged-video": (422, "The video is damaged"),
+    "loss-refused": (422, "Something of the video would be lost, and the job is strict"),
     "limit-exceeded": (422, "The video is larger or longer than this service takes"),
     # the job
     "job-not-found": (404, "There is no such job"),

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service.errors import DainError
+from service.jobs.notes import Note
 from service.jobs.options import Options
 from service.jobs.problems import Problem
 
@@ -147,7 +148,7 @@ class Record(BaseModel):
     webhook_events: Annotated[list[str], AsJson] = Field(default_factory=list)
     input: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
     facts: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
-    notes: Annotated[list[str], AsJson] = Field(default_factory=list)
+    notes: Annotated[list[Note], AsJson] = Field(default_factory=list)
     output: Annotated[Output, AsJson] | None = None
     error: Annotated[dict[str, Any], AsJson] | None = None
     frames: int = 0  #: of the result, in finished segments
@@ -196,9 +197,9 @@ class Job(BaseModel):
     facts: dict[str, Any] = Field(
         default_factory=dict, exclude=True, description="what the prober found in the upload"
     )
-    notes: list[str] = Field(
+    notes: list[Note] = Field(
         default_factory=list,
-        description="sentences that name what of the input did not come through to the result",
+        description="what of the input did not come through to the result as it was, and what was found in it",
     )
     progress: Progress
     output: Output | None = None

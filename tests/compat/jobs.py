@@ -14,6 +14,7 @@ from service.api.options import parse_options
 from service.api.uploads import Upload
 from service.jobs.machine import Claim, Jobs
 from service.jobs.names import ASSEMBLE, EVENTS, PLAN
+from service.jobs.notes import Note
 from service.jobs.problems import Problem
 from service.jobs.records import DEFAULT_OWNER, Output, State
 from service.jobs.workers import TaskInHand, WorkerRecord, Workers
@@ -44,7 +45,7 @@ def write_jobs(redis: Redis, settings: Settings, facts: dict[str, Any]) -> dict[
             options=parse_options(options),
             input=facts,
             facts=facts,
-            notes=["The subtitles did not come through."],
+            notes=[Note.of("audio-dropped", "The sound did not come through.", stream=1)],
         )
         return job_id
 

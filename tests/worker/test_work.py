@@ -126,10 +126,23 @@ def test_the_notes_of_a_job_say_what_does_not_come_through(
     done = bench.jobs.get(job.id)
     assert done.status is State.SUCCEEDED and done.output is not None
     assert done.output.frames == 2 * (10 + 10)
-    assert [note.split(":")[0] for note in done.notes] == [
-        "The file's times start again",
-        "Sound track 1 (mp2) is encoded again, as AAC",
+    assert [(note.code, note.text.split(":")[0], note.stream) for note in done.notes] == [
+        ("times-restart", "The file's times start again", None),
+        ("audio-encoded", "Sound track 1 (mp2) is encoded again, as AAC", 1),
     ]
+
+
+def test_a_strict_job_fails_before_a_frame_is_made_where_something_would_be_lost(
+    bench: Bench, video: MakeVideo, tmp_path: Path
+) -> None:
+    picture = ("-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25:duration=0.4")
+    tone = ("-f", "lavfi", "-i", "sine=duration=0.4")
+    source = video("strict.mkv", *picture, *tone, "-c:v", "mpeg4", "-c:a", "mp2")
+    job = bench.accept(source, tmp_path, strict="true")
+    assert bench.work() == 1
+    done = bench.jobs.get(job.id)
+    assert done.status is State.FAILED and done.error is not None
+    assert done.error["type"].endswith("loss-refused") and "Sound track 1 (mp2)" in done.error["detail"]
 
 
 def test_segments_may_come_in_any_order_and_twice(bench: Bench, clip: Path, tmp_path: Path) -> None:

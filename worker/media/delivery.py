@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Self
 
+from service.jobs.notes import Note
 from service.jobs.options import Options
 from worker.media.facts import AudioInfo, Stored, VideoInfo, read_fraction
 
@@ -77,7 +78,7 @@ class Delivery(Stored):
     sounds: tuple[Sound, ...]
     texts: tuple[Text, ...]
     chapters: bool  #: whether the source's chapters come along
-    notes: tuple[str, ...] = ()  #: sentences about what of the source's sound does not come through as it was
+    notes: tuple[Note, ...] = ()  #: what of the source's sound does not come through as it was
 
     @classmethod
     def choose(cls, info: VideoInfo, options: Options, rate: Fraction) -> Self:
@@ -120,7 +121,7 @@ class Delivery(Stored):
                 "display_matrix": tuple(stored["display_matrix"]),
                 "sounds": tuple(map(Sound.from_dict, stored["sounds"])),
                 "texts": tuple(map(Text.from_dict, stored["texts"])),
-                "notes": tuple(map(str, stored.get("notes", ()))),
+                "notes": Note.read_all(stored.get("notes", ())),
             }
         )
         return delivery
@@ -157,19 +158,29 @@ def _is_lossless(sound: AudioInfo) -> bool:
     return sound.codec.startswith("pcm_") or sound.codec in LOSSLESS
 
 
-def _note(sound: AudioInfo, container: Container) -> str | None:
-    """A sentence about a sound track that is not what it was, or None."""
-    track = f"Sound track {sound.index} ({sound.codec})"
+def _note(sound: AudioInfo, container: Container) -> Note | None:
+    """The note on a sound track that is not what it was, or None."""
+
+    def noted(code: str, what: str) -> Note:
+        return Note.of(code, f"Sound track {sound.index} ({sound.codec}) {what}", stream=sound.index)
+
     if sound.channels > MOST_CHANNELS:
-        return (
-            f"{track} has {sound.channels} channels. The result can have {MOST_CHANNELS}, so it is left out."
+        return noted(
+            "audio-dropped",
+            f"has {sound.channels} channels. The result can have {MOST_CHANNELS}, so it is left out.",
         )
     if sound.codec in container.playable_sounds:
         return None
     if not _is_lossless(sound):
-        return f"{track} is encoded again, as {container.sound_encoder.upper()}: few players know it in this container."
+        return noted(
+            "audio-encoded",
+            f"is encoded again, as {container.sound_encoder.upper()}: few players know it in this container.",
+        )
     if sound.codec.startswith(DEEP):
-        return f"{track} has at most 24 bits a sample in the result, as {container.lossless_encoder.upper()}."
+        return noted(
+            "audio-depth",
+            f"has at most 24 bits a sample in the result, as {container.lossless_encoder.upper()}.",
+        )
     return None
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any, Self, TypeVar
 
+from service.jobs.notes import Note
 from worker.media.errors import MachineError
 
 VERSION = 1  # facts without a version are of version 1, too
@@ -117,7 +118,7 @@ class VideoInfo(Stored):
     rotation: int  #: degrees counterclockwise, 0 to 359, that ``display_matrix`` turns the picture by
     audio: tuple[AudioInfo, ...]
     subtitles: tuple[SubtitleInfo, ...]
-    notes: tuple[str, ...] = ()  #: sentences about what of the video does not come through
+    notes: tuple[Note, ...] = ()  #: what of the video does not come through
     version: int = VERSION
 
     @classmethod
@@ -137,7 +138,7 @@ class VideoInfo(Stored):
                 "display_matrix": tuple(stored["display_matrix"]),
                 "audio": tuple(map(AudioInfo.from_dict, stored["audio"])),
                 "subtitles": tuple(map(SubtitleInfo.from_dict, stored["subtitles"])),
-                "notes": tuple(map(str, stored.get("notes", ()))),
+                "notes": Note.read_all(stored.get("notes", ())),
             }
         )
 
@@ -187,7 +188,7 @@ def read_fraction(text: str) -> Fraction:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Stored):
+    if isinstance(value, Stored | Note):
         return value.as_dict()
     if isinstance(value, Fraction):
         return str(value)

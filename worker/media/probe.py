@@ -29,6 +29,7 @@ from av.bitstream import BitStreamFilterContext
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 
+from service.jobs.notes import Note
 from worker.media import sandbox
 from worker.media.confinement import confine
 from worker.media.errors import EXPORT_AGAIN, MachineError, MediaError, damaged, exceeded, unreadable
@@ -50,7 +51,9 @@ PICTURE_SIZE = re.compile(r"Picture size (\d+x\d+) is invalid")  # FFmpeg's word
 NOT_A_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 
 
-ONE_VIEW = "The video is a spatial one, with a view for each eye: the result has the base view alone."
+ONE_VIEW = Note.of(
+    "one-view", "The video is a spatial one, with a view for each eye: the result has the base view alone."
+)
 
 
 def _open(path: Path, limits: Limits) -> av.container.InputContainer:

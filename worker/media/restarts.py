@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from service.jobs.notes import Note
 from worker.channel import nothing
 from worker.media import ffmpeg, sandbox
 from worker.media.facts import VideoInfo
@@ -60,10 +61,13 @@ class Restarts:
         return {str(stream): list(map(list, found)) for stream, found in self.shifts.items()}
 
     @property
-    def note(self) -> str:
-        """A sentence about what is wrong with the file."""
+    def note(self) -> Note:
+        """What is wrong with the file."""
         pieces = 1 + max(map(len, self.shifts.values()))
-        return f"The file's times start again: it is made of {pieces} pieces, which follow each other in the result."
+        return Note.of(
+            "times-restart",
+            f"The file's times start again: it is made of {pieces} pieces, which follow each other in the result.",
+        )
 
     @contextmanager
     def copied(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from service.jobs.notes import Note
 from worker.channel import nothing
 from worker.media import ffmpeg
 from worker.media.delivery import COPY, Delivery, Sound, encoded
@@ -72,12 +73,14 @@ def that_can_be_made(
             kept.append(sound)
         elif sound.codec == COPY and not refusal(again):
             kept.append(again)
-            notes.append(
+            what = (
                 f"{name} is encoded again, as {again.codec.upper()}: the container does not take it as it is."
             )
+            notes.append(Note.of("audio-encoded", what, stream=track.index))
         else:
-            notes = [note for note in notes if not note.startswith(name)]  # which told how it comes through
-            notes.append(f"{name} is left out: FFmpeg cannot put it into the result ({why}).")
+            notes = [note for note in notes if note.stream != track.index]  # which told how it comes through
+            what = f"{name} is left out: FFmpeg cannot put it into the result ({why})."
+            notes.append(Note.of("audio-dropped", what, stream=track.index))
     return replace(delivery, sounds=tuple(kept), notes=tuple(notes))
 
 

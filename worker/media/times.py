@@ -11,13 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from service.jobs.notes import Note
 from worker.channel import checked, nothing
 from worker.media import ffmpeg, sandbox
 from worker.media.errors import MachineError, damaged
 from worker.media.facts import usual_gap
 
-DISORDERED = (
-    "The file gives its pictures times in another order than their own; they are shown in their own order."
+DISORDERED = Note.of(
+    "times-disordered",
+    "The file gives its pictures times in another order than their own; they are shown in their own order.",
 )
 
 
@@ -33,7 +35,7 @@ class Timeline:
     numbered: bool = (
         False  #: a frame is known by its number alone, since the decoder gives it no time of its own
     )
-    notes: tuple[str, ...] = ()  #: sentences about what is wrong with the file
+    notes: tuple[Note, ...] = ()  #: what is wrong with the file
 
 
 def frame_times(

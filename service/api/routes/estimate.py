@@ -26,6 +26,7 @@ from service.api.routes.submit import (
 )
 from service.api.service import Service
 from service.jobs.backlog import LiveJob
+from service.jobs.notes import Note
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -42,7 +43,7 @@ class Estimate(BaseModel):
     )
     eta_seconds: float | None = Field(description="until the job would be done, after what goes before it")
     queue_position: int | None = Field(description="how many queued jobs would be begun before it")
-    notes: list[str] = Field(description="sentences that name what of the video will not come through")
+    notes: list[Note] = Field(description="what of the video will not come through, as far as its facts tell")
 
 
 @router.post(
@@ -87,5 +88,5 @@ def estimate_of(service: Service, caller: Caller, upload: uploads.Upload, facts:
         seconds=backlog.seconds(job),
         eta_seconds=backlog.seconds_until_done(job.id),
         queue_position=backlog.position(job.id),
-        notes=facts.get("notes", []),
+        notes=list(Note.read_all(facts.get("notes", ()))),
     )

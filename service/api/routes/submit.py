@@ -24,6 +24,7 @@ from service.api.views import POLL_SECONDS, JobView
 from service.jobs.incoming import incoming_key, join
 from service.jobs.keys import Quota
 from service.jobs.names import PLAN
+from service.jobs.notes import Note
 from service.jobs.options import SHIPPED_MODELS, Handling
 from service.jobs.problems import Problem, figure
 from service.jobs.records import Job, State
@@ -55,6 +56,7 @@ REFUSALS = (
     "damaged-video",
     "no-video-stream",
     "limit-exceeded",
+    "loss-refused",
     "rate-limited",
     "quota-exceeded",
     "too-much-work",
@@ -314,7 +316,7 @@ def accept(
             handling=handling,
             input={name: value for name, value in facts.items() if name != "version"},
             facts=facts,
-            notes=facts.get("notes", ()),
+            notes=Note.read_all(facts.get("notes", ())),
             size_bytes=upload.uncounted_bytes,
             work=work.megapixels,
             weight=caller.key.weight if caller.key else 1.0,

@@ -68,17 +68,23 @@ local function set_fields(key, encoded)
   for name, value in pairs(cjson.decode(encoded)) do redis.call('HSET', key, name, value) end
 end
 
--- Adds the sentences that the job does not have yet. Notes that cannot be read stay as they are.
+-- What tells a note from another. Earlier releases wrote plain sentences.
+local function note_key(note)
+  if type(note) ~= 'table' then return tostring(note) end
+  return table.concat({tostring(note.text), tostring(note.stream), tostring(note.time)}, '\n')
+end
+
+-- Adds the notes that the job does not have yet. Notes that cannot be read stay as they are.
 local function add_notes(encoded)
   local added = cjson.decode(encoded)
   if #added == 0 then return end
   local readable, notes = pcall(cjson.decode, redis.call('HGET', job, 'notes') or '[]')
   if not readable or type(notes) ~= 'table' then return end
   local known = {}
-  for _, note in ipairs(notes) do known[note] = true end
+  for _, note in ipairs(notes) do known[note_key(note)] = true end
   for _, note in ipairs(added) do
-    if not known[note] then
-      known[note] = true
+    if not known[note_key(note)] then
+      known[note_key(note)] = true
       table.insert(notes, note)
     end
   end

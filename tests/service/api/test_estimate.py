@@ -76,6 +76,15 @@ def test_what_would_be_refused_is_refused(http: httpx.Client, tmp_path: Path) ->
         assert post(http, broken, path).status_code in (415, 422)
 
 
+def test_a_strict_job_is_refused_where_the_facts_say_that_something_is_lost(http: httpx.Client) -> None:
+    spatial = Path(__file__).parents[2] / "data/spatial.mov"
+    for path in ("/jobs", "/jobs/estimate"):
+        problem = assert_problem(post(http, spatial, path, strict="true"), 422, "loss-refused")
+        assert "a view for each eye" in problem["detail"]
+    [note] = post(http, spatial, "/jobs/estimate").json()["notes"]
+    assert (note["code"], note["stream"], note["time"]) == ("one-view", None, None)
+
+
 class TestWithALimit:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:

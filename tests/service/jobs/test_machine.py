@@ -18,6 +18,7 @@ from service.jobs import machine, names
 from service.jobs.keys import Quota
 from service.jobs.machine import Claim, Entry, Jobs, Refused
 from service.jobs.names import ALL, ASSEMBLE, OWNERS, PLAN, created_at, job_key, new_job_id, owner_key
+from service.jobs.notes import Note
 from service.jobs.options import Handling, Options
 from service.jobs.problems import Problem
 from service.jobs.records import DEFAULT_OWNER, Job, Output, State
@@ -166,6 +167,11 @@ def test_an_id_is_above_the_last_of_its_millisecond(jobs: Jobs, redis: Redis) ->
 
 
 def test_notes_are_kept_in_order_and_once(jobs: Jobs) -> None:
+    notes = [
+        Note(text="No é."),
+        Note.of("audio-dropped", 'Subtitles: "x"/y.', stream=1),
+        Note.of("audio-dropped", 'Subtitles: "x"/y.', stream=2),
+    ]
     job_id = new_job_id()
     jobs.create(
         job_id,
@@ -174,13 +180,21 @@ def test_notes_are_kept_in_order_and_once(jobs: Jobs) -> None:
         options=Options(),
         input={},
         facts={"frames": 3},
-        notes=["No é."],
+        notes=notes[:1],
     )
     claim = jobs.claim(job_id, PLAN, "ann")
-    jobs.complete(claim, job={"segments_total": 1, "frames_total": 1}, notes=['Subtitles: "x"/y.', "No é."])
-    jobs.finish(job_id, State.CANCELLED, notes=["Last."])
+    jobs.complete(claim, job={"segments_total": 1, "frames_total": 1}, notes=[*notes[1:], notes[0]])
+    jobs.finish(job_id, State.CANCELLED, notes=[Note(text="Last.")])
     job = jobs.get(job_id)
-    assert job.notes == ["No é.", 'Subtitles: "x"/y.', "Last."] and job.facts == {"frames": 3}
+    assert job.notes == [*notes, Note(text="Last.")] and job.facts == {"frames": 3}
+
+
+def test_notes_that_are_plain_sentences_are_read_and_kept(jobs: Jobs, redis: Redis) -> None:
+    job_id = new_job_id()
+    jobs.create(job_id, source="uploads/x", filename="a.mp4", options=Options(), input={}, facts={})
+    redis.hset(names.job_key(job_id), "notes", '["Plain."]')
+    jobs.finish(job_id, State.CANCELLED, notes=[Note.of("frames-held", "Held.")])
+    assert jobs.get(job_id).notes == [Note(code="note", text="Plain."), Note.of("frames-held", "Held.")]
 
 
 def test_what_a_task_published_is_on_record(jobs: Jobs, job: Job) -> None:

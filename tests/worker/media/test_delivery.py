@@ -46,7 +46,7 @@ def test_streams_are_copied_converted_or_left_out(info: VideoInfo) -> None:
         (6, "aac", 576_000),  # as many bits for each of six channels as for each of two
         (7, "flac", 0),
     ]
-    assert [note.split(":")[0] for note in chosen.notes] == [
+    assert [note.text.split(":")[0] for note in chosen.notes] == [
         "Sound track 3 (vorbis) is encoded again, as AAC",
         "Sound track 6 (dts) is encoded again, as AAC",
         "Sound track 7 (pcm_f32le) has at most 24 bits a sample in the result, as FLAC.",

@@ -66,7 +66,7 @@ def test_the_plan_says_that_there_are_pieces(video: MakeVideo, tmp_path: Path) -
     source.write_bytes(3 * piece.read_bytes())
     plan = JobPlan.make(source, probe(source), parse_options({}), segment_frames=16)
     assert plan.info.frames == len(plan.timeline.times) == 36
-    assert plan.restarts is not None and "3 pieces" in plan.notes[0]
+    assert plan.restarts is not None and "3 pieces" in plan.notes[0].text
     assert JobPlan.from_json(plan.to_json()) == plan
     assert (
         json.loads(plan.to_json())["version"] == 2

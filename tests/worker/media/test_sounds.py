@@ -58,7 +58,7 @@ def heard(path: Path) -> list[tuple[str, str, int]]:
 def test_sound_whose_channels_have_no_names_is_converted(assembled: Assemble) -> None:
     plan = planned(SPEEX)
     assert heard(assembled(plan, SPEEX)) == [("aac", "mono", 16000)]
-    assert plan.notes == [
+    assert [note.text for note in plan.notes] == [
         "Sound track 1 (speex) is encoded again, as AAC: few players know it in this container."
     ]
 
@@ -97,7 +97,7 @@ def test_sound_that_the_container_does_not_take_as_it_is_is_encoded(
     source = video("mp3.avi", *PICTURE, *TONE, "-c:v", "mpeg4", "-c:a", "libmp3lame", "-ar", "8000")
     plan = planned(source)
     assert heard(assembled(plan, source)) == [("aac", "mono", 8000)]
-    assert plan.notes == [
+    assert [note.text for note in plan.notes] == [
         "Sound track 1 (mp3) is encoded again, as AAC: the container does not take it as it is."
     ]
 
@@ -118,7 +118,7 @@ def test_sound_that_cannot_be_decoded_is_left_out_and_named(
     source = video(f"broken-{codec}.mkv", *PICTURE, *TONE, *tracks, "-c:v", "mpeg4")
     plan = planned(source)
     assert [sound.index for sound in plan.delivery.sounds] == [2]
-    assert plan.notes == [
+    assert [note.text for note in plan.notes] == [
         f"Sound track 1 ({plan.info.audio[0].codec}) is left out: FFmpeg cannot put it into the result ({why})."
     ]
     assert [codec for codec, _, _ in heard(assembled(plan, source))] == ["aac"]

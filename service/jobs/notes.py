@@ -1,0 +1,91 @@
+"""Notes on a job: what of its video did not come through as it was, and what was found in it.
+
+A note is a sentence for people with a code for programs, as a problem is. A strict job is refused where a note says
+that something is lost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+#: Characters that a terminal or a log would act on: controls (C0 and C1), separators of lines, and those that turn the
+#: direction of what follows.
+UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+
+#: Whether something of the video is lost, and what happened, by code. A code is part of the interface: clients tell
+#: notes apart by it.
+NOTES: dict[str, tuple[bool, str]] = {
+    "note": (False, "An earlier release wrote this note, and gave it no code"),
+    # the file
+    "times-restart": (False, "The file's times start again; its pieces follow each other in the result"),
+    "times-disordered": (False, "The file gives its pictures times in another order than their own"),
+    "times-gap": (False, "The file's times jump ahead; the frame before the gap is held"),
+    # the picture
+    "frames-held": (True, "Frames cannot be decoded; the frame before stands in their place"),
+    "one-view": (True, "Of a spatial video one view is taken"),
+    # the sound
+    "audio-encoded": (True, "A sound track is encoded again, and loses by it"),
+    "audio-depth": (True, "A sound track has fewer bits a sample than it had"),
+    "audio-dropped": (True, "A sound track is left out"),
+}
+
+
+def _printable(text: str) -> str:
+    return re.sub(f"[{UNPRINTABLE}]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+class Note(BaseModel):
+    """A note. What is stored as plain text, by an earlier release, is one without a code of its own.
+
+    >>> Note.model_validate("The sound was left out.").code
+    'note'
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    code: str = Field("note", description="what happened, for programs")
+    text: Annotated[str, AfterValidator(_printable)] = Field(description="what happened, in a sentence")
+    stream: int | None = Field(None, description="number of the stream in the file that it is about")
+    time: str | None = Field(
+        None,
+        description="when it is in the source, in seconds after its beginning, as a fraction such as 1001/30000",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_text(cls, stored: Any) -> Any:
+        return {"text": stored} if isinstance(stored, str) else stored
+
+    @classmethod
+    def of(cls, code: str, text: str, *, stream: int | None = None, time: object = None) -> Self:
+        """A new note. KeyError where `code` is none of `NOTES`."""
+        if code not in NOTES:
+            raise KeyError(code)
+        return cls(code=code, text=text, stream=stream, time=None if time is None else str(time))
+
+    @classmethod
+    def read_all(cls, stored: Iterable[Any]) -> tuple[Self, ...]:
+        """The notes of a list that was stored."""
+        return tuple(map(cls.model_validate, stored))
+
+    @property
+    def loses(self) -> bool:
+        """Whether something of the video is lost, as far as this release knows the code."""
+        return NOTES.get(self.code, NOTES["note"])[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The note as it is stored."""
+        return self.model_dump(exclude_none=True)
+
+
+def refusal(notes: Iterable[Note]) -> str:
+    """Why a strict job with these notes is refused, as sentences; empty where nothing is lost."""
+    lost = " ".join(note.text for note in notes if note.loses)
+    return (
+        lost
+        and f"The job is strict, and would lose something. {lost} Without strict, the result is made anyway."
+    )

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from service.jobs.notes import NOTES, Note, refusal
+
+HELD = Note.of("frames-held", "1 frame could not be decoded.", time="1/25")
+
+
+def test_a_note_is_stored_and_read_again_with_what_a_later_release_added() -> None:
+    assert HELD.as_dict() == {"code": "frames-held", "text": "1 frame could not be decoded.", "time": "1/25"}
+    later = {**HELD.as_dict(), "code": "of-tomorrow", "severity": 3}
+    [read] = Note.read_all([later])
+    assert read.as_dict() == later and not read.loses
+
+
+def test_a_plain_sentence_is_a_note() -> None:
+    assert Note.read_all(["Plain."]) == (Note(code="note", text="Plain."),)
+
+
+def test_a_new_note_has_a_code_of_the_table() -> None:
+    with pytest.raises(KeyError):
+        Note.of("frames-hold", "…")
+    assert all(meaning and not meaning.endswith(".") for _, meaning in NOTES.values())
+
+
+def test_a_note_has_no_character_that_a_terminal_acts_on() -> None:
+    assert Note(text="a\x1b[2Jb\u202ec").text == "a\ufffd[2Jb\ufffdc"
+
+
+def test_a_strict_job_is_refused_where_something_is_lost_alone() -> None:
+    assert not refusal([Note.of("times-restart", "…"), Note(text="Plain.")])
+    assert "1 frame could not be decoded." in refusal([Note.of("times-restart", "…"), HELD])
