@@ -266,6 +266,7 @@ def workers(as_json: bool, url: str, token: str | None) -> None:
         "operators",
         "frames/s",
         "VRAM GiB",
+        "°C",
         "task in hand",
     )
     for worker in found:
@@ -279,9 +280,16 @@ def workers(as_json: bool, url: str, token: str | None) -> None:
         )
         table.add_row(
             worker["name"], f"{worker['device']} {worker['device_name']}", worker["model"], worker["precision"],
-            worker["backend"], f"{worker['frames_per_second']:.2f}", memory, in_hand,
+            worker["backend"], f"{worker['frames_per_second']:.2f}", memory, _heat(worker), in_hand,
         )  # fmt: skip
     Console().print(table)
+
+
+def _heat(worker: dict[str, Any]) -> str:
+    """The highest temperature of a worker's machine, and what slows it down; an older service knows neither."""
+    celsius = worker.get("celsius", {}).values()
+    hottest = [f"{max(celsius):.0f}"] if celsius else []
+    return " ".join(hottest + worker.get("throttled_by", []))
 
 
 @click.command()

@@ -9,12 +9,13 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from redis.exceptions import RedisError
 
 from service.jobs.workers import TaskInHand, WorkerRecord, Workers
+from worker.sensors import Sensors
 
 log = logging.getLogger("dain.worker")
 
@@ -56,6 +57,7 @@ class Telemetry(threading.Thread):
         super().__init__(name="telemetry", daemon=True)
         self._workers = workers
         self._record = record
+        self._sensors = Sensors(record.device)
         self._interval = ttl_seconds / 5
         self._beats: list[Callable[[], None]] = []
         self._stopping = threading.Event()
@@ -124,8 +126,8 @@ class Telemetry(threading.Thread):
 
     def _write(self) -> None:
         used, total = vram(self._record.device)
+        fields = {"vram_used_bytes": used, "vram_total_bytes": total, **asdict(self._sensors.read())}
         with self._lock:
-            fields = {"vram_used_bytes": used, "vram_total_bytes": total}
             self._record = self._record.model_copy(update=fields)
         try:
             self._workers.heartbeat(self._record)

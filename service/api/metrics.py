@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.service import Service
 from service.jobs.records import TERMINAL
 from service.jobs.webhooks import OUTCOMES
+from service.jobs.workers import THROTTLES
 
 
 class Metrics:
@@ -107,6 +108,28 @@ class ServiceCollector(Collector):
             for worker in workers:
                 family.add_metric([worker.name, worker.device], getattr(worker, name))
             yield family
+        heat = GaugeMetricFamily(
+            "dain_worker_temperature_celsius",
+            "The highest temperature of each sensor.",
+            labels=["worker", "device", "sensor"],
+        )
+        throttled = GaugeMetricFamily(
+            "dain_worker_throttled",
+            "1 while the worker's machine is slowed down for this, and for half a minute after.",
+            labels=["worker", "device", "reason"],
+        )
+        modes = InfoMetricFamily(
+            "dain_worker_power_mode", "The power mode of the worker's machine.", labels=["worker", "device"]
+        )
+        for worker in workers:
+            of = [worker.name, worker.device]
+            for sensor, celsius in worker.celsius.items():
+                heat.add_metric([*of, sensor], celsius)
+            for reason in THROTTLES:
+                throttled.add_metric([*of, reason], reason in worker.throttled_by)
+            if worker.power_mode:
+                modes.add_metric(of, {"mode": worker.power_mode})
+        yield from (heat, throttled, modes)
 
     def _webhooks(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(

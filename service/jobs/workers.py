@@ -10,6 +10,15 @@ from redis import Redis
 
 NAMES = "dain:workers"
 
+#: What may slow a machine down, and what each means.
+THROTTLES = {
+    "heat": "a processor or GPU is too hot",
+    "over-current": "a rail gave more current than it may, as under a Jetson with a weak supply",
+    "power-brake": "the power supply asks the GPU to take less",
+    "power-cap": "the GPU takes all the power that it may, which is usual under load",
+    "under-voltage": "the supply is too weak for a Raspberry Pi",
+}
+
 
 class TaskInHand(BaseModel):
     """A task that a worker has taken."""
@@ -37,6 +46,17 @@ class WorkerRecord(BaseModel):
     ready: bool = Field(description="the model is loaded and a warm-up inference ran")
     vram_used_bytes: int = 0
     vram_total_bytes: int = 0
+    celsius: dict[str, float] = Field(
+        default_factory=dict, description="the highest temperature of each sensor of the machine and the GPU"
+    )
+    throttled_by: list[str] = Field(
+        default_factory=list,
+        description=f"what slows the machine down, or did within half a minute: {', '.join(THROTTLES)}",
+    )
+    power_mode: str | None = Field(
+        default=None,
+        description="as the machine calls it: MAXN or 15W of a Jetson, a platform profile, a governor",
+    )
     frames_per_second: float = Field(default=0.0, description="output frames over the last minute of work")
     megapixels_per_second: dict[str, float] = Field(
         default_factory=dict,

@@ -49,6 +49,9 @@ def record(ready: bool) -> WorkerRecord:
         vram_used_bytes=5,
         vram_total_bytes=80,
         frames_per_second=12.5,
+        celsius={"gpu-thermal": 83.5},
+        throttled_by=["heat"],
+        power_mode="15W",
         started_at=time.time(),
     )
 
@@ -280,6 +283,10 @@ def test_metrics(http: httpx.Client, clip: Path, workers: Workers, jobs: Jobs) -
     assert seen["dain_workers", "true"] == 1
     assert seen["dain_worker_vram_used_bytes", "cuda:0", "ann"] == 5
     assert seen["dain_worker_frames_per_second", "cuda:0", "ann"] == 12.5
+    assert seen["dain_worker_temperature_celsius", "cuda:0", "gpu-thermal", "ann"] == 83.5
+    assert seen["dain_worker_throttled", "cuda:0", "heat", "ann"] == 1
+    assert seen["dain_worker_throttled", "cuda:0", "over-current", "ann"] == 0
+    assert seen["dain_worker_power_mode_info", "cuda:0", "15W", "ann"] == 1
     assert seen["dain_http_request_duration_seconds_count", "POST", "/jobs", "202"] == 1
     assert seen["dain_http_request_duration_seconds_count", "GET", "/jobs/{job_id}", "200"] == 1
     assert not [name for name in seen if job_id in name]
