@@ -69,6 +69,8 @@ class Clip(click.Path):
 @click.option("--quality", type=int, help="H.264 CRF, 0 (lossless) to 51.  [18]")
 @click.option("--scene-threshold", type=float, help="How unlike two frames at a cut are, 0 to 1.")
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
+@click.option("--video-stream", type=int, help="Number in CLIP of the moving picture to take.  [the largest]")
+@click.option("--source-fps", help="Frame rate of a CLIP that holds no times.  [its own, or 25]")
 @click.option(
     "--strict", is_flag=True, default=None, help="Be refused where something of CLIP would be lost."
 )

@@ -23,6 +23,7 @@ from worker import pipeline
 from worker.media import sandbox
 from worker.media.delivery import CONTAINERS
 from worker.media.errors import MediaError
+from worker.media.facts import Choice
 from worker.plan import JobPlan
 
 SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if the command is stopped
@@ -91,6 +92,16 @@ class Exact(click.ParamType):
     help="How different two frames are at a cut, where nothing is blended: 0 to 1; 1 finds none.",
 )
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
+@click.option(
+    "--video-stream",
+    type=click.IntRange(0),
+    help="Number in IN of the moving picture to take.  [default: the largest]",
+)
+@click.option(
+    "--source-fps",
+    type=Exact("rate", parse_rate),
+    help="Frame rate of an IN that holds no times.  [default: its own, or 25]",
+)
 @click.option("--strict", is_flag=True, help="Stop where something of IN would be lost.")
 def interpolate(
     source: Path,
@@ -105,6 +116,8 @@ def interpolate(
     quality: int,
     scene_threshold: float,
     no_audio: bool,
+    video_stream: int | None,
+    source_fps: str | None,
     strict: bool,
 ) -> None:
     """Make the video IN smoother, or slower, and write it to OUT, an MP4.
@@ -119,13 +132,16 @@ def interpolate(
         "quality": quality,
         "scene_threshold": scene_threshold,
         "audio": "none" if no_audio else None,
+        "video_stream": video_stream,
+        "source_fps": source_fps,
         "strict": strict,
     }
     _check_result(source, result, overwrite)
     try:
         options = Options(**settle_rate(wanted))
         _say(f"Looking into {source.name}.")
-        plan = JobPlan.make(source, sandbox.probe(source), options, segment_frames=SEGMENT_FRAMES)
+        info = sandbox.probe(source, choice=Choice(options.video_stream, options.source_fps))
+        plan = JobPlan.make(source, info, options, segment_frames=SEGMENT_FRAMES)
         _say(f"Loading the network for {device if device != 'auto' else 'the best device here'}.")
         interpolator = Interpolator.load(model, device=device, precision=precision)
         _say(f"Making {plan.frames} frames of {len(plan.timeline.times)} on {interpolator.device}.")

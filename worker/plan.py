@@ -25,7 +25,7 @@ from worker.channel import checked, nothing
 from worker.media import sandbox, sounds
 from worker.media.delivery import Delivery
 from worker.media.errors import MediaError, exceeded
-from worker.media.facts import VideoInfo, check_version
+from worker.media.facts import Choice, VideoInfo, check_version
 from worker.media.restarts import Restarts
 from worker.media.times import Timeline, frame_times
 from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate, longest_gap, segments
@@ -78,14 +78,15 @@ class JobPlan:
         """
         restarts = Restarts.find(source, info, check, progressed)
         if restarts is None:
-            timeline = frame_times(source, check, progressed)
+            timeline = frame_times(source, check, progressed, Choice(info.stream, options.source_fps))
         else:
             with (
                 tempfile.TemporaryDirectory(dir=scratch) as folder,
                 restarts.copied(source, Path(folder), check, progressed) as copy,
             ):
-                info = sandbox.probe(copy, check=check, progressed=progressed)
-                timeline = frame_times(copy, check, progressed)
+                stream = Choice(stream=restarts.place(info.stream))
+                info = sandbox.probe(copy, check=check, progressed=progressed, choice=stream)
+                timeline = frame_times(copy, check, progressed, stream)
         longest = longest_gap(timeline.times)
         whole = Schedule(timeline.times, timeline.end, _retime(info, options), longest)
         if max_frames is not None and len(whole) > max_frames:

@@ -112,6 +112,19 @@ class RequestedOptions(BaseModel):
     audio: Literal["copy", "none"] = Field(
         default="copy", description="The sound: copy keeps it, none drops it."
     )
+    video_stream: int | None = Field(
+        default=None,
+        ge=0,
+        description="Which moving picture of the file is taken: its number among all streams of the file, from 0; "
+        "the largest unless given.",
+    )
+    source_fps: Annotated[
+        str | None, BeforeValidator(lambda v: None if v is None else str(parse_rate(v)))
+    ] = Field(
+        default=None,
+        description="Frame rate of a file that holds no times, such as a raw H.264 stream: 1 to 1000; a number or a "
+        "ratio. Its own, or 25, unless given.",
+    )
     strict: bool = Field(
         default=False,
         description="Whether the job is refused where something of the video would be lost: true or false.",

@@ -37,6 +37,7 @@ SLOWEST_DISK = 8e6  # bytes a second
 SEND_SECONDS = 10.0  # after which a fork server that takes no request hangs
 ATTEMPTS = 2  # a process that something outside ended gets one successor
 RETRY_SECONDS = "60"
+DEFAULTS = Options()
 
 
 class Prober:
@@ -57,14 +58,18 @@ class Prober:
         with self._lock:
             self._stop()
 
-    def look(self, path: Path, settings: Settings) -> dict[str, Any]:
-        """What the sandbox answers about the file at `path`; raises Problem 503 where it gives no answer."""
+    def look(self, path: Path, settings: Settings, options: Options = DEFAULTS) -> dict[str, Any]:
+        """What the sandbox answers about the file at `path`; raises Problem 503 where it gives no answer.
+
+        `options` say what of the file is taken.
+        """
         limits = {
             "max_pixels": settings.max_pixels,
             "max_frames": settings.max_frames,
             "max_duration": settings.max_duration_seconds,
         }
-        request = json.dumps({"file": str(path.absolute()), "limits": limits}).encode()
+        choice = {"stream": options.video_stream, "rate": options.source_fps}
+        request = json.dumps({"file": str(path.absolute()), "limits": limits, "choice": choice}).encode()
         until = time.monotonic() + LEAST_SECONDS + path.stat().st_size / SLOWEST_DISK
         for _ in range(ATTEMPTS):
             if text := self._ask(request, until):
@@ -147,7 +152,7 @@ def probe(prober: Prober, path: Path, settings: Settings, options: Options) -> d
         Problem: 415 or 422 where the video cannot be taken, or a strict job would lose something of it; 503 where this
             machine could not find out.
     """
-    answer = prober.look(path, settings)
+    answer = prober.look(path, settings, options)
     if error := answer.get("error"):
         slug = error["type"] if error["type"] in PROBLEMS else "unreadable-video"
         headers = {"Retry-After": RETRY_SECONDS} if PROBLEMS[slug][0] == 503 else None

@@ -138,6 +138,10 @@ class Options(BaseModel):
     scene_threshold: float = Field(default=0.3, description="How different two frames are at a scene cut.")
     quality: int = Field(default=18, description="H.264 CRF.")
     audio: str = Field(default="copy", description="The sound: copy or none.")
+    video_stream: int | None = Field(default=None, description="Number of the video stream in the file.")
+    source_fps: FractionText | None = Field(
+        default=None, description="Frame rate of a file that holds no times: a whole number or a ratio."
+    )
     strict: bool = Field(
         default=False, description="Whether the job is refused where something would be lost."
     )

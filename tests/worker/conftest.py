@@ -102,13 +102,23 @@ def packet_times(path: Path, kind: str = "video", index: int = 0) -> list[Fracti
         return sorted(packet.pts * packet.time_base for packet in packets)
 
 
-def decoded(path: Path, pixel_format: str) -> list[np.ndarray]:
-    """Every frame as ffmpeg decodes it, each as the flat bytes of its planes."""
+def decoded(path: Path, pixel_format: str, video: int = 0) -> list[np.ndarray]:
+    """Every frame of a video stream as ffmpeg decodes it, each as the flat bytes of its planes."""
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
+        stream = container.streams.video[video]
         width, height = stream.width, stream.height
     command = [ffmpeg.binary(), "-nostdin", "-v", "error", "-noautorotate", "-i", str(path)]
-    command += ["-map", "0:v:0", "-fps_mode", "passthrough", "-pix_fmt", pixel_format, "-f", "rawvideo", "-"]
+    command += [
+        "-map",
+        f"0:v:{video}",
+        "-fps_mode",
+        "passthrough",
+        "-pix_fmt",
+        pixel_format,
+        "-f",
+        "rawvideo",
+        "-",
+    ]
     pixels = subprocess.run(command, check=True, capture_output=True).stdout
     size = PixelFormat.named(pixel_format.replace("yuvj", "yuv")).frame_bytes(width, height)
     return list(np.frombuffer(pixels, np.uint8).reshape(-1, size))

@@ -45,6 +45,24 @@ DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What of a file is taken, where the caller says so."""
+
+    stream: int | None = None  #: number of the video stream in the file; None is the largest
+    rate: str | None = (
+        None  #: frames a second, as a fraction, of a file that holds no times; None is its own or 25
+    )
+
+    @property
+    def arguments(self) -> list[str]:
+        """The choice as `worker.media.probe` takes it."""
+        return [f"--{name}={value}" for name, value in vars(self).items() if value is not None]
+
+
+DEFAULT_CHOICE = Choice()
+
+
+@dataclass(frozen=True)
 class Stored:
     """A record that is stored as JSON by the rules above."""
 

@@ -5,7 +5,7 @@ file ever, and forks for each request. The fork (`_supervise`) asks the sandbox;
 ends with its one file. Neither the process that forks nor any later file comes near what a file does to it.
 
 The API starts `python -m worker.media.forkserver` with a socket as standard input. Each message on it is a JSON object
-of `file` and `limits`, with the descriptor that the answer goes to: {"video": …}, or {"error": {"type": slug,
+of `file`, `limits` and `choice`, with the descriptor that the answer goes to: {"video": …}, or {"error": {"type": slug,
 "detail": sentence}}. Whoever closes the other end of the descriptor ends the look. The process ends when the other end
 of the socket is closed.
 """
@@ -29,7 +29,7 @@ from typing import IO
 
 from worker.media import probe, sandbox
 from worker.media.errors import MediaError
-from worker.media.facts import Limits
+from worker.media.facts import Choice, Limits
 
 MOST_BYTES = 1 << 16  # of a request
 NICENESS = 5  # the API's answers come first
@@ -95,7 +95,10 @@ def _supervise(request: bytes, answer: int) -> None:
 
         asked = json.loads(request)
         try:
-            found = sandbox.probe(Path(asked["file"]), Limits(**asked["limits"]), check, start=fork)
+            choice = Choice(**asked.get("choice", {}))
+            found = sandbox.probe(
+                Path(asked["file"]), Limits(**asked["limits"]), check, start=fork, choice=choice
+            )
             reply = {"video": found.as_dict()}
         except MediaError as error:
             reply = {"error": {"type": error.slug, "detail": error.detail}}

@@ -32,8 +32,18 @@ from av.stream import Disposition
 from service.jobs.notes import Note
 from worker.media import sandbox
 from worker.media.confinement import confine
-from worker.media.errors import EXPORT_AGAIN, MachineError, MediaError, damaged, exceeded, unreadable
-from worker.media.facts import MAX_PIXELS, AudioInfo, Limits, SubtitleInfo, VideoInfo, is_rgb, usual_gap
+from worker.media.errors import EXPORT_AGAIN, TAKEN, MachineError, MediaError, damaged, exceeded, unreadable
+from worker.media.facts import (
+    DEFAULT_CHOICE,
+    MAX_PIXELS,
+    AudioInfo,
+    Choice,
+    Limits,
+    SubtitleInfo,
+    VideoInfo,
+    is_rgb,
+    usual_gap,
+)
 from worker.media.pieces import Stamp, shifts_of
 
 LIBRARIES = (Path(json.__file__).parents[1], Path(av.__file__).parents[1])
@@ -44,6 +54,7 @@ VIEW_ID = 29  # AVFrameSideDataType, unknown to PyAV
 JPEG_RANGE = 2  # AVColorRange: black is 0 and white the highest code
 
 # A packet of these codecs is a frame that is shown; others hide frames or pack several into a packet.
+TIMELESS = sandbox.TIMELESS.split(",")
 FRAME_PER_PACKET = {"av1", "dnxhd", "ffv1", "gif", "h264", "hevc", "mjpeg", "prores", "rawvideo", "vp9"}
 LOOK_AHEAD = 64  # packets that the filter of `_PictureOrder` holds back
 PROGRESSIVE = {0, 1}  # AVFieldOrder: unknown, progressive. Fields may come in packets of their own.
@@ -68,21 +79,34 @@ def _open(path: Path, limits: Limits) -> av.container.InputContainer:
         except (av.FFmpegError, ValueError) as error:
             _check_size(messages, limits)
             if any("whitelist" in text for _, _, text in messages):
-                raise MediaError(
-                    "unsupported-format", f"The file is in a format that is not accepted. {EXPORT_AGAIN}"
-                ) from error
+                detail = f"The file is in a format that is not accepted. {TAKEN} {EXPORT_AGAIN}"
+                raise MediaError("unsupported-format", detail) from error
             raise unreadable("its contents are not those of a video, or are cut off") from error
     container.flags &= ~GENERATE_PTS  # a guessed timestamp must not pass for an exact one
     return container
 
 
-def _video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
-    """The largest moving picture; MediaError where there is none."""
+def _video_stream(
+    container: av.container.InputContainer, chosen: int | None = None
+) -> av.video.stream.VideoStream:
+    """The largest moving picture, or stream `chosen`; MediaError where there is none."""
     films = [s for s in container.streams.video if not s.disposition & NOT_A_FILM and s.codec_context]
     if not films:
         detail = "The file has no moving picture that can be decoded. Send one that has, as MP4 (H.264)."
         raise MediaError("no-video-stream", detail)
-    return max(films, key=lambda stream: stream.width * stream.height)
+    if chosen is None:  # the still picture that an AVIF sequence begins with is as large as the sequence
+        return max(films, key=lambda stream: (stream.frames != 1, stream.width * stream.height))
+    for stream in films:
+        if stream.index == chosen:
+            return stream
+    there = ", ".join(f"{s.index} ({_codec(s)}, {s.width}x{s.height})" for s in films)
+    detail = f"Stream {chosen} of the file is no moving picture that can be decoded. There is {there}."
+    raise MediaError("no-video-stream", detail)
+
+
+def _rate(stream: av.video.stream.VideoStream, choice: Choice) -> Fraction:
+    """How many frames a second a stream without times has: as it is chosen, or as the pictures say, or else 25."""
+    return Fraction(choice.rate or stream.guessed_rate or 25)
 
 
 @dataclass(frozen=True)
@@ -99,16 +123,21 @@ class Scan:
     end: int
     exact: bool
     disordered: bool
+    timeless: bool  # the file holds no times: frames are an even ``time_base`` apart
 
 
-def _scan(path: Path, limits: Limits) -> Scan:
+def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
     """Walk through the packets, without decoding, up to the end or to where the file breaks off."""
     stamps: list[int] = []
     lasting = dict[int, int]()
     begins_whole = False
     with _open(path, limits) as container:
-        stream = _video_stream(container)
+        stream = _video_stream(container, choice.stream)
         context = stream.codec_context
+        timeless = container.format.name in TIMELESS
+        if choice.rate and not timeless:
+            detail = "source_fps is for files that hold no times. This one has its own: leave source_fps out."
+            raise MediaError("invalid-option", detail)
         exact = context.codec.canonical_name in FRAME_PER_PACKET and context.field_order in PROGRESSIVE
         order = _PictureOrder(stream)
         try:
@@ -120,9 +149,9 @@ def _scan(path: Path, limits: Limits) -> Scan:
                 if packet.is_discard:  # outside the edit list
                     order.add(packet, is_shown=False)
                     continue
-                if packet.pts is None:
+                if packet.pts is None or timeless:  # to be counted; the decoder will know the time
                     exact = False
-                    stamps.append(len(stamps))  # to be counted; the decoder will know the time
+                    stamps.append(len(stamps) if timeless or packet.dts is None else packet.dts)
                     continue
                 stamps.append(packet.pts)
                 lasting[packet.pts] = packet.duration or 0
@@ -133,7 +162,7 @@ def _scan(path: Path, limits: Limits) -> Scan:
             raise
         except av.FFmpegError:
             pass  # a file cut off: what came before the cut is the video
-        unit = stream.time_base or Fraction(1, 25)
+        unit = 1 / _rate(stream, choice) if timeless else stream.time_base or Fraction(1, 25)
         pts = sorted(set(stamps))
         if not pts:
             raise damaged("it holds no frames")
@@ -141,9 +170,8 @@ def _scan(path: Path, limits: Limits) -> Scan:
         exact = exact and begins_whole and len(pts) == len(stamps) and stamps[0] == pts[0]
         end = pts[-1] + (lasting.get(pts[-1]) or usual_gap(pts, round(1 / (25 * unit))))
         agrees = order.agrees()
-        return Scan(
-            stream.index, unit, pts, end, exact and agrees is True, order.is_known and agrees is False
-        )
+        disordered = order.is_known and agrees is False
+        return Scan(stream.index, unit, pts, end, exact and agrees is True, disordered, timeless)
 
 
 class _PictureOrder:
@@ -199,11 +227,11 @@ class _PictureOrder:
             self._is_broken = True
 
 
-def _restarts(path: Path) -> dict[int, list[tuple[int, int]]]:
+def _restarts(path: Path, choice: Choice) -> dict[int, list[tuple[int, int]]]:
     """Where the timestamps of a transport or program stream start again, as `Restarts` is stored."""
     stamps: list[Stamp] = []
     with _open(path, Limits()) as container:
-        picture = _video_stream(container).index
+        picture = _video_stream(container, choice.stream).index
         kept = [s for s in container.streams if s.type in ("video", "audio", "subtitle") and s.codec_context]
         places = dict.fromkeys((s.index for s in kept), 0)
         try:
@@ -223,17 +251,17 @@ def _restarts(path: Path) -> dict[int, list[tuple[int, int]]]:
     return shifts_of(stamps, picture)
 
 
-def _facts(path: Path, limits: Limits) -> VideoInfo:
+def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
     """Open the file, decode its first frame, walk through its packets."""
     with _open(path, limits) as container:
-        stream = _video_stream(container)
+        stream = _video_stream(container, choice.stream)
         if stream.width * stream.height > limits.max_pixels:
             size = f"frames of {stream.width}x{stream.height} pixels"
             raise exceeded(size, f"{limits.max_pixels} pixels a frame")
         if stream.duration and limits.max_duration is not None:
             _check_duration(stream.duration * (stream.time_base or Fraction(1)), limits.max_duration)
         frame = _first_frame(container, stream, limits)
-        scan = _scan(path, limits)
+        scan = _scan(path, limits, choice)
         first, duration = scan.pts[0] * scan.time_base, (scan.end - scan.pts[0]) * scan.time_base
         if limits.max_duration is not None:
             _check_duration(duration, limits.max_duration)
@@ -251,7 +279,9 @@ def _facts(path: Path, limits: Limits) -> VideoInfo:
             frames=len(scan.pts),
             time_base=scan.time_base,
             start=min([first, *begins]),
-            average_rate=_average_rate(stream.average_rate, len(scan.pts) / duration),
+            average_rate=_average_rate(
+                None if scan.timeless else stream.average_rate, len(scan.pts) / duration
+            ),
             duration=duration,
             primaries=frame.color_primaries,
             transfer=frame.color_trc,
@@ -356,14 +386,14 @@ def working_format(name: str, width: int, height: int) -> str:
     return layout + ("10le" if max(part.bits for part in parts) > 8 and not pixels.has_palette else "")
 
 
-def answer(question: str, path: Path, limits: Limits) -> dict[str, Any]:
+def answer(question: str, path: Path, limits: Limits, choice: Choice = DEFAULT_CHOICE) -> dict[str, Any]:
     """The answer to ``question``; an error is an answer, too."""
     try:
         if question == "probe":
-            return {"video": _facts(path, limits).as_dict()}
+            return {"video": _facts(path, limits, choice).as_dict()}
         if question == "restarts":
-            return {"restarts": _restarts(path)}
-        return {"times": asdict(_scan(path, limits))}
+            return {"restarts": _restarts(path, choice)}
+        return {"times": asdict(_scan(path, limits, choice))}
     except MediaError as error:
         found = error
     except MemoryError:
@@ -387,6 +417,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
     parser.add_argument("--max-frames", type=int)
     parser.add_argument("--max-duration", type=float, help="in seconds")
+    parser.add_argument("--stream", type=int, help="number of the video stream in the file")
+    parser.add_argument("--rate", help="frames a second of a file that holds no times")
     return parser
 
 
@@ -394,8 +426,9 @@ def main() -> None:
     """Answer one question about one file as a JSON object on standard output."""
     asked = PARSER.parse_args()
     limits = Limits(**{each.name: getattr(asked, each.name) for each in fields(Limits)})
+    choice = Choice(asked.stream, asked.rate)
     confine(asked.file, *LIBRARIES)
-    sys.stdout.write(json.dumps(answer(asked.question, asked.file, limits), default=str))
+    sys.stdout.write(json.dumps(answer(asked.question, asked.file, limits, choice), default=str))
 
 
 PARSER = _parser()  # made once for all forks

@@ -44,6 +44,7 @@ class Restarts:
         return sandbox.look(
             "restarts",
             path,
+            f"--stream={info.stream}",
             read=lambda answer: cls.from_json(answer["restarts"]),
             check=check,
             progressed=progressed,
@@ -68,6 +69,10 @@ class Restarts:
             "times-restart",
             f"The file's times start again: it is made of {pieces} pieces, which follow each other in the result.",
         )
+
+    def place(self, stream: int) -> int:
+        """The number in the copy of what is stream `stream` in the file."""
+        return list(self.shifts).index(stream)
 
     @contextmanager
     def copied(

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
 from worker.media.errors import MachineError, MediaError, disk_full, unreadable
-from worker.media.facts import DEFAULT_LIMITS, Limits, VideoInfo
+from worker.media.facts import DEFAULT_CHOICE, DEFAULT_LIMITS, Choice, Limits, VideoInfo
 from worker.media.moved import Moved
 
 T = TypeVar("T")
@@ -40,7 +40,11 @@ PACKAGES = Path(__file__).parents[2]
 INSIDE = [sys.executable, "-P", "-s", "-m", "worker.media.sandbox"]
 
 # Demuxers for files of strangers. Playlists (HLS, DASH, concat) are not among them: they open other files.
-FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,nut,yuv4mpegpipe"
+TIMED = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,nut,yuv4mpegpipe,apng,dv,gxf,rm,swf,wtv"
+TIMELESS = (
+    "dirac,dnxhd,h261,h263,h264,hevc,jpeg_pipe,m4v,mjpeg,mpegvideo,obu,vc1,vvc"  # streams without a container
+)
+FORMATS = f"{TIMED},{TIMELESS}"
 PROTOCOLS = "file"
 
 MEMORY_BYTES = 4 << 30  # of address space, which threads and libraries fill faster than memory
@@ -52,7 +56,14 @@ CPU_SHARE = 0.5  # of these seconds: a file that is hard to read uses the proces
 LOOK_SECONDS = 0.2  # between two calls of `check`
 HARD_LIMIT_SECONDS = 5  # after SIGXCPU comes SIGKILL
 
-VERDICTS = {"unreadable-video", "unsupported-format", "no-video-stream", "damaged-video", "limit-exceeded"}
+VERDICTS = {
+    "invalid-option",
+    "unreadable-video",
+    "unsupported-format",
+    "no-video-stream",
+    "damaged-video",
+    "limit-exceeded",
+}
 
 CANNOT_WRITE = 120  # exit status of a Python that could not write all of its answer
 
@@ -126,11 +137,12 @@ def probe(
     check: Callable[[], None] = lambda: None,
     progressed: Callable[[], None] = lambda: None,
     start: Start = spawn,
+    choice: Choice = DEFAULT_CHOICE,
 ) -> VideoInfo:
     """The facts about the video at ``path``.
 
-    ``check`` is called several times a second, and may raise to stop. ``progressed`` is called when the process has
-    read more of the file. ``start`` starts the process.
+    ``choice`` says what of the file is taken. ``check`` is called several times a second, and may raise to stop.
+    ``progressed`` is called when the process has read more of the file. ``start`` starts the process.
 
     Raises:
         MediaError: the file is no video, is damaged, or is beyond ``limits``.
@@ -143,6 +155,7 @@ def probe(
         "probe",
         path,
         *asked,
+        *choice.arguments,
         read=lambda answer: VideoInfo.from_dict(answer["video"]),
         check=check,
         progressed=progressed,

@@ -15,7 +15,7 @@ from service.jobs.notes import Note
 from worker.channel import checked, nothing
 from worker.media import ffmpeg, sandbox
 from worker.media.errors import MachineError, damaged
-from worker.media.facts import usual_gap
+from worker.media.facts import DEFAULT_CHOICE, Choice, usual_gap
 
 DISORDERED = Note.of(
     "times-disordered",
@@ -39,7 +39,10 @@ class Timeline:
 
 
 def frame_times(
-    path: Path, check: Callable[[], None] = nothing, progressed: Callable[[], None] = nothing
+    path: Path,
+    check: Callable[[], None] = nothing,
+    progressed: Callable[[], None] = nothing,
+    choice: Choice = DEFAULT_CHOICE,
 ) -> Timeline:
     """The exact presentation time of every frame to be displayed, and the end of the last one.
 
@@ -52,11 +55,19 @@ def frame_times(
         MachineError: the machine was too slow, or ended the look.
     """
     packets = sandbox.look(
-        "times", path, read=partial(_Packets.read, check=check), check=check, progressed=progressed
+        "times",
+        path,
+        *choice.arguments,
+        read=partial(_Packets.read, check=check),
+        check=check,
+        progressed=progressed,
     )
     if packets.exact:
         return Timeline(packets.times, packets.end)
     timeline = _decoded_times(path, packets.stream, packets.time_base, check, progressed)
+    if packets.timeless:
+        times = [k * packets.time_base for k in range(len(timeline.times) + 1)]
+        return Timeline(times[:-1], times[-1], numbered=True)
     if packets.disordered and timeline.times != packets.times:
         return replace(timeline, notes=(DISORDERED,))
     return timeline
@@ -71,13 +82,22 @@ class _Packets(NamedTuple):
     end: Fraction
     exact: bool
     disordered: bool  # pictures are in another order than their times
+    timeless: bool  # frames are an even `time_base` apart
 
     @classmethod
     def read(cls, answer: dict[str, Any], check: Callable[[], None]) -> _Packets:
         found = answer["times"]
         unit = Fraction(found["time_base"])
         times = [pts * unit for pts in checked(found["pts"], check)]
-        return cls(found["stream"], unit, times, found["end"] * unit, found["exact"], found["disordered"])
+        return cls(
+            found["stream"],
+            unit,
+            times,
+            found["end"] * unit,
+            found["exact"],
+            found["disordered"],
+            found["timeless"],
+        )
 
 
 def _decoded_times(

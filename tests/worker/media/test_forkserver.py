@@ -119,7 +119,7 @@ def test_the_process_inside_has_its_file_and_no_network(
     other.write_bytes(b"another caller's")
     ask = serve(
         "import signal, socket\n"
-        "def tell(question, path, limits):\n"
+        "def tell(question, path, limits, choice):\n"
         "    attempts = {\n"
         "        'its file': lambda: open(path, 'rb').close(),\n"
         "        'a library': lambda: open(json.__file__).close(),\n"
