@@ -69,6 +69,9 @@ class Clip(click.Path):
 @click.option("--quality", type=int, help="H.264 CRF, 0 (lossless) to 51.  [18]")
 @click.option("--scene-threshold", type=float, help="How unlike two frames at a cut are, 0 to 1.")
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
+@click.option("--start", help="Where in CLIP the result begins: seconds, or 0:01:30.5.")
+@click.option("--duration", help="How much of CLIP is taken: seconds, or 0:01:30.5.")
+@click.option("--loop", is_flag=True, default=None, help="Make new frames from the last to the first, too.")
 @click.option("--video-stream", type=int, help="Number in CLIP of the moving picture to take.  [the largest]")
 @click.option("--source-fps", help="Frame rate of a CLIP that holds no times.  [its own, or 25]")
 @click.option(

@@ -18,7 +18,7 @@ from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import WeightsError
 from service.jobs.notes import Note
-from service.jobs.options import SHIPPED_MODELS, Options, parse_rate, parse_speed, settle_rate
+from service.jobs.options import SHIPPED_MODELS, Options, parse_rate, parse_seconds, parse_speed, settle_rate
 from worker import pipeline
 from worker.media import sandbox
 from worker.media.delivery import CONTAINERS
@@ -93,6 +93,13 @@ class Exact(click.ParamType):
 )
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
 @click.option(
+    "--start",
+    type=Exact("time", parse_seconds),
+    help="Where in IN the result begins: seconds, or 0:01:30.5.",
+)
+@click.option("--duration", type=Exact("time", parse_seconds), help="How much of IN is taken.")
+@click.option("--loop", is_flag=True, help="Make new frames from the last to the first, too.")
+@click.option(
     "--video-stream",
     type=click.IntRange(0),
     help="Number in IN of the moving picture to take.  [default: the largest]",
@@ -116,6 +123,9 @@ def interpolate(
     quality: int,
     scene_threshold: float,
     no_audio: bool,
+    start: str | None,
+    duration: str | None,
+    loop: bool,
     video_stream: int | None,
     source_fps: str | None,
     strict: bool,
@@ -132,6 +142,9 @@ def interpolate(
         "quality": quality,
         "scene_threshold": scene_threshold,
         "audio": "none" if no_audio else None,
+        "start": start,
+        "duration": duration,
+        "loop": loop,
         "video_stream": video_stream,
         "source_fps": source_fps,
         "strict": strict,

@@ -164,6 +164,7 @@ def assemble(
             plan.begin,
             plan.delivery,
             out_path,
+            length=plan.length,
             check=check,
             progressed=progressed,
         )

@@ -31,7 +31,8 @@ from worker.media.times import Timeline, frame_times
 from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate, longest_gap, segments
 
 _SEGMENT = [each.name for each in fields(Segment)]
-VERSION = 3  # the newest that is read here
+VERSION = 4  # the newest that is read here
+THIRD = 3  # holds frames across long gaps
 SECOND = 2  # has restarts, or frames that are known by their numbers
 FIRST = 1  # plans without a version are of the first, too
 MOST_TOLD = 20  # notes of one kind
@@ -87,8 +88,9 @@ class JobPlan:
                 stream = Choice(stream=restarts.place(info.stream))
                 info = sandbox.probe(copy, check=check, progressed=progressed, choice=stream)
                 timeline = frame_times(copy, check, progressed, stream)
+        timeline = _excerpt(timeline, info, options)
         longest = longest_gap(timeline.times)
-        whole = Schedule(timeline.times, timeline.end, _retime(info, options), longest)
+        whole = Schedule(timeline.times, timeline.end, _retime(info, options), longest, options.loop)
         if max_frames is not None and len(whole) > max_frames:
             raise exceeded(f"{len(whole)} frames in the result", f"{max_frames} frames")
         source_frames = max(1, round(segment_frames * len(timeline.times) / len(whole)))
@@ -108,7 +110,7 @@ class JobPlan:
     def schedule(self) -> Schedule:
         """Every output frame, in order."""
         retime = _retime(self.info, self.options)
-        return Schedule(self.timeline.times, self.timeline.end, retime, self.longest_gap)
+        return Schedule(self.timeline.times, self.timeline.end, retime, self.longest_gap, self.options.loop)
 
     @cached_property
     def begin(self) -> Fraction:
@@ -118,8 +120,13 @@ class JobPlan:
         them. Slow motion begins with its first frame.
         """
         if self.options.speed is None:
-            return Fraction(math.floor(self.info.start * 1000), 1000)
+            return Fraction(math.floor((self.info.start + self.options.beginning) * 1000), 1000)
         return self.timeline.times[0]
+
+    @property
+    def length(self) -> Fraction | None:
+        """Seconds of sound and text that the result has; None where these are as long as they are."""
+        return self.timeline.end - self.begin if self.options.is_excerpt else None
 
     def shown(self, time: Fraction) -> Fraction:
         """When the result, which begins at 0, shows what is at `time` on the source's clock."""
@@ -176,6 +183,8 @@ class JobPlan:
                 "end": int(self.timeline.end * denominator),
                 "checksums": self.timeline.checksums,
                 "numbered": self.timeline.numbered,
+                "skipped": self.timeline.skipped,
+                "lead": list(map(str, self.timeline.lead)),
                 "timeline_notes": [note.as_dict() for note in self.timeline.notes],
                 "options": self.options.model_dump(),
                 "delivery": self.delivery.as_dict(),
@@ -202,6 +211,8 @@ class JobPlan:
             checksums=stored.get("checksums", []),
             numbered=stored.get("numbered", False),
             notes=Note.read_all(stored.get("timeline_notes", ())),
+            skipped=stored.get("skipped", 0),
+            lead=tuple(map(Fraction, stored.get("lead", ()))),
         )
         if "delivery" in stored:
             delivery = Delivery.from_dict(stored["delivery"])
@@ -221,8 +232,10 @@ class JobPlan:
     @property
     def _version(self) -> int:
         """The oldest version whose readers make the same of the plan."""
-        if self.schedule.long_gaps:
+        if self.options.is_excerpt or self.options.loop:
             return VERSION
+        if self.schedule.long_gaps:
+            return THIRD
         return SECOND if self.restarts or self.timeline.numbered else FIRST
 
 
@@ -261,6 +274,21 @@ def check_losses(options: Options, notes: Iterable[Note]) -> None:
     """Raise MediaError where a strict job would lose something."""
     if options.strict and (why := refusal(notes)):
         raise MediaError("loss-refused", why)
+
+
+def _excerpt(timeline: Timeline, info: VideoInfo, options: Options) -> Timeline:
+    """The frames that are wanted; MediaError where there are none."""
+    if not options.is_excerpt:
+        return timeline
+    start = info.start + options.beginning
+    try:
+        return timeline.excerpt(start, None if options.seconds is None else start + options.seconds)
+    except ValueError:
+        lasts = float(timeline.end - info.start)
+        what = f"no frame of the video is shown from {float(options.beginning):g} s on, as start and duration ask"
+        raise MediaError(
+            "invalid-option", f"There is nothing to make: {what}. It lasts {lasts:g} s."
+        ) from None
 
 
 def _retime(info: VideoInfo, options: Options) -> Retime:

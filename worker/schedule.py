@@ -107,7 +107,7 @@ class Schedule(Sequence[OutputFrame]):
     schedule that all source frames make at once.
 
     Between frames that are more than ``longest_gap`` seconds apart nothing is made: the first of them is held. None is
-    no limit.
+    no limit. In a ``loop`` the first frame follows the last: there it has the number ``len(times)``.
 
         >>> schedule = Schedule([Fraction(0)], None, Factor(2))
         >>> len(schedule)
@@ -129,8 +129,10 @@ class Schedule(Sequence[OutputFrame]):
         end: Fraction | None,
         rate: Retime,
         longest_gap: Fraction | None = None,
+        loop: bool = False,
     ) -> None:
         self.rate = rate
+        self.loop = loop
         self.longest_gap = longest_gap
         self._times: list[Fraction] = []
         self._end: Fraction | None = None
@@ -233,15 +235,14 @@ class Schedule(Sequence[OutputFrame]):
         start, t = self._times[source], Fraction(step, steps)
         if not step:
             return OutputFrame(start, Copy(source))
-        after = self.end if source == len(self._times) - 1 else self._times[source + 1]
-        return OutputFrame(start + (after - start) * t, self._between(source, t))
+        return OutputFrame(start + self._gap(source) * t, self._between(source, t))
 
     def _at(self, time: Fraction) -> OutputFrame:
         """The output frame that is shown at ``time``."""
         source = bisect.bisect_right(self._times, time) - 1
-        if source == len(self._times) - 1:
+        if source == len(self._times) - 1 and not self.loop:
             return OutputFrame(time, Copy(source))
-        after, gap = time - self._times[source], self._times[source + 1] - self._times[source]
+        after, gap = time - self._times[source], self._gap(source)
         if after <= _near(gap):
             return OutputFrame(time, Copy(source))
         if gap - after <= _near(gap):
@@ -250,9 +251,13 @@ class Schedule(Sequence[OutputFrame]):
 
     def _between(self, source: int, t: Fraction) -> Copy | Between:
         """What is shown at ``t`` between source frame ``source`` and the next."""
-        if source == len(self._times) - 1 or self._is_long(self._times[source + 1] - self._times[source]):
-            return Copy(source)
-        return Between(source, t)
+        is_last = source == len(self._times) - 1 and not self.loop
+        return Copy(source) if is_last or self._is_long(self._gap(source)) else Between(source, t)
+
+    def _gap(self, source: int) -> Fraction:
+        """How long source frame ``source`` is shown."""
+        after = self.end if source == len(self._times) - 1 else self._times[source + 1]
+        return after - self._times[source]
 
     def _is_long(self, gap: Fraction) -> bool:
         return self.longest_gap is not None and gap > self.longest_gap

@@ -29,6 +29,7 @@ from service.jobs.options import (
     Options,
     WebhookEvent,
     parse_rate,
+    parse_seconds,
     parse_speed,
     settle_rate,
 )
@@ -63,6 +64,13 @@ def webhook_refused(error: EgressRefused) -> Problem:
     return Problem(
         "webhook-refused", f"The webhook_url is not accepted: {error} Without webhook_url, ask for the job."
     )
+
+
+def _positive(value: object) -> str:
+    seconds = parse_seconds(value)
+    if not seconds:
+        raise ValueError("no time at all")
+    return str(seconds)
 
 
 def _listed(value: object) -> object:
@@ -111,6 +119,21 @@ class RequestedOptions(BaseModel):
     quality: int = Field(default=18, ge=0, le=51, description="H.264 CRF: 0 (lossless) to 51 (worst).")
     audio: Literal["copy", "none"] = Field(
         default="copy", description="The sound: copy keeps it, none drops it."
+    )
+    start: Annotated[str | None, BeforeValidator(lambda v: None if v is None else str(parse_seconds(v)))] = (
+        Field(
+            default=None,
+            description="Where the result begins in the source: seconds (90.5) or a clock's time (0:01:30.5) after "
+            "its beginning. The sound is cut there, too.",
+        )
+    )
+    duration: Annotated[str | None, BeforeValidator(lambda v: None if v is None else _positive(v))] = Field(
+        default=None, description="How much of the source is taken: seconds or a clock's time, above 0."
+    )
+    loop: bool = Field(
+        default=False,
+        description="Whether the result is to be played in a loop: then new frames lead from its last frame to its "
+        "first, too. true or false.",
     )
     video_stream: int | None = Field(
         default=None,

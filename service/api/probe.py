@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -159,6 +160,11 @@ def probe(prober: Prober, path: Path, settings: Settings, options: Options) -> d
         raise Problem(slug, error["detail"], headers=headers)
     video: dict[str, Any] = answer["video"]
     check_result_frames(video, settings, options)
+    if options.beginning >= Fraction(video["duration"]):
+        lasts = float(Fraction(video["duration"]))
+        raise Problem(
+            "invalid-option", f"start is {options.start} s, and the video lasts {lasts:g} s: begin earlier."
+        )
     if options.strict and (why := refusal(Note.read_all(video.get("notes", ())))):
         raise Problem("loss-refused", why)
     return video

@@ -30,6 +30,8 @@ SLOWEST = Fraction(1, 16)
 MAX_DENOMINATOR = 10**6
 
 _WHOLE_OR_DECIMAL = re.compile(r"\d{1,4}(?:\.(\d{1,30}))?", re.ASCII)
+_SECONDS = re.compile(r"\d{1,6}(?:\.\d{1,9})?", re.ASCII)
+_CLOCK = re.compile(r"(?:(\d{1,3}):)?([0-5]?\d):([0-5]?\d(?:\.\d{1,9})?)", re.ASCII)
 _RATIO = re.compile(r"\d{1,9}/\d{1,9}", re.ASCII)
 
 
@@ -65,6 +67,22 @@ def parse_speed(value: object) -> Fraction:
     if speed is None or not SLOWEST <= speed < 1:
         raise ValueError(f"{text!r} is not a speed from {SLOWEST} to below 1")
     return speed
+
+
+def parse_seconds(value: object) -> Fraction:
+    """Read a time: seconds ("90", "90.5", "1001/30"), or a clock's "1:30" or "0:01:30.5".
+
+    Raises:
+        ValueError: `value` is neither.
+    """
+    text = str(value).strip()
+    if clock := _CLOCK.fullmatch(text):
+        hours, minutes, seconds = (Fraction(part or 0) for part in clock.groups())
+        return hours * 3600 + minutes * 60 + seconds
+    is_ratio = _RATIO.fullmatch(text) and int(text.split("/")[1])
+    if not _SECONDS.fullmatch(text) and not is_ratio:
+        raise ValueError(f"{text!r} is no time: give seconds, or hours, minutes and seconds as 1:02:03.5")
+    return Fraction(text).limit_denominator(MAX_DENOMINATOR)
 
 
 def settle_rate(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,6 +156,11 @@ class Options(BaseModel):
     scene_threshold: float = Field(default=0.3, description="How different two frames are at a scene cut.")
     quality: int = Field(default=18, description="H.264 CRF.")
     audio: str = Field(default="copy", description="The sound: copy or none.")
+    start: str | None = Field(
+        default=None, description="Seconds of the source that are left out at its beginning."
+    )
+    duration: FractionText | None = Field(default=None, description="Seconds of the source that are taken.")
+    loop: bool = Field(default=False, description="Whether new frames lead from the last frame to the first.")
     video_stream: int | None = Field(default=None, description="Number of the video stream in the file.")
     source_fps: FractionText | None = Field(
         default=None, description="Frame rate of a file that holds no times: a whole number or a ratio."
@@ -159,6 +182,21 @@ class Options(BaseModel):
     def rate(self) -> Fraction | None:
         """`target_fps` in frames per second; None where `factor` or `speed` decides."""
         return None if self.target_fps is None else Fraction(self.target_fps)
+
+    @property
+    def is_excerpt(self) -> bool:
+        """Whether only a part of the source is wanted."""
+        return self.start is not None or self.duration is not None
+
+    @property
+    def beginning(self) -> Fraction:
+        """`start` in seconds."""
+        return Fraction(self.start or 0)
+
+    @property
+    def seconds(self) -> Fraction | None:
+        """`duration` in seconds; None where the source is taken to its end."""
+        return None if self.duration is None else Fraction(self.duration)
 
     @property
     def stretch(self) -> Fraction:

@@ -37,13 +37,23 @@ class Work:
 
 def count_frames(video: Mapping[str, Any], options: Options) -> tuple[int, int]:
     """How many frames the result has, and how many of them are new."""
-    sources, stretch = int(video["frames"]), options.stretch
+    stretch, part = options.stretch, _part_wanted(video, options)
+    sources = max(round(int(video["frames"]) * part), 1)
     if options.rate is None and (options.factor or stretch.denominator == 1):
         factor = options.factor or stretch.numerator
-        return factor * sources, (factor - 1) * max(sources - 1, 0)
-    average, duration = Fraction(video["average_rate"]), Fraction(video["duration"])
-    rate, until_last = (options.rate or average) * stretch, duration - 1 / average
-    return int(duration * rate), max(int(until_last * rate) - int(until_last * _in_both(rate, average)), 0)
+        return factor * sources, (factor - 1) * max(sources - (not options.loop), 0)
+    average, wanted = Fraction(video["average_rate"]), Fraction(video["duration"]) * part
+    rate, until_last = (options.rate or average) * stretch, max(wanted - 1 / average, Fraction(0))
+    return int(wanted * rate), max(int(until_last * rate) - int(until_last * _in_both(rate, average)), 0)
+
+
+def _part_wanted(video: Mapping[str, Any], options: Options) -> Fraction:
+    """How much of the video is taken, from 0 to 1."""
+    if not options.is_excerpt:
+        return Fraction(1)
+    duration = Fraction(video["duration"])
+    left = max(duration - options.beginning, Fraction(0))
+    return (left if options.seconds is None else min(left, options.seconds)) / duration
 
 
 def megapixels(frames: int, width: int, height: int) -> float:

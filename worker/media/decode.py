@@ -20,12 +20,10 @@ from worker.channel import nothing
 from worker.media import ffmpeg
 from worker.media.errors import MachineError, MediaError, damaged
 from worker.media.facts import VideoInfo
-from worker.media.times import Timeline, read_stamps, stamps_output
+from worker.media.times import REORDER, Timeline, read_stamps, stamps_output
 
 Plane = np.ndarray[Any, np.dtype[Any]]
 
-# A container's index finds the frames that are needed from this many frames ahead: no codec reorders further.
-REORDER = 16
 # Seconds to go back for a key frame. Where a container has no index, a seek lands anywhere.
 BACK = (0, 15, 120)
 UNINDEXED = ("mpegts", "mpeg")
@@ -94,6 +92,9 @@ class _Decoded(NamedTuple):
 class Decoder:
     """Source frames ``first`` to ``last`` inclusive, each exactly once and in order, in ``info.working_format``.
 
+    After the last frame of the timeline comes the first one again, with the number that follows, where ``last`` is that
+    number: what comes between the last and the first closes a loop.
+
     Each frame is the same, bit for bit, as if the video were decoded from its start. A frame that the decoder does
     not give is held: the frame before it is given in its place, as a player does. ``held`` counts held frames.
     ``progressed`` is called for each decoded frame, those on the way to ``first`` among them.
@@ -119,7 +120,8 @@ class Decoder:
         self._path = path
         self._info = info
         self._first = first
-        self._last = last
+        self._last = min(last, len(timeline.times) - 1)
+        self._again = last > self._last
         self._timeline = timeline
         self._progressed = progressed
         self._format = PixelFormat.named(info.working_format)
@@ -127,6 +129,7 @@ class Decoder:
         self._blame: Callable[[MediaError], MediaError] = lambda error: error
         self._messages = ""
         self._stopped = False
+        self._loop: Decoder | None = None
         self.held = 0
 
     def __enter__(self) -> Self:
@@ -144,8 +147,18 @@ class Decoder:
         self._stopped = True
         if self._process:
             self._process.kill()
+        if self._loop:
+            self._loop.kill()
 
     def __iter__(self) -> Iterator[Frame]:
+        yield from self._through()
+        if self._again and not self._stopped:
+            times, arguments = self._timeline.times, (self._path, self._info, 0, 0, self._timeline)
+            with Decoder(*arguments, progressed=self._progressed) as self._loop:
+                for frame in self._loop:
+                    yield Frame(len(times), self._timeline.end, frame.planes)
+
+    def _through(self) -> Iterator[Frame]:
         wanted = self._first
         latest: tuple[Plane, ...] | None = None
         for index, _, planes in self._decoded():
@@ -184,12 +197,15 @@ class Decoder:
 
     def _seeks(self) -> Iterator[Fraction]:
         """Times to start decoding at: the nearest first, then safer ones."""
-        times = self._timeline.times
-        if self._timeline.numbered or self._info.codec not in KEYED:
+        timeline = self._timeline
+        if timeline.numbered or self._info.codec not in KEYED:
             return
+        # A container's index finds the frames that are needed from a few frames ahead.
+        before = [*timeline.lead, *timeline.times[max(self._first - REORDER, 0) : self._first + 1]]
+        begins = timeline.times[0] if timeline.skipped == 0 else self._info.start
         for back in BACK[self._info.container in UNINDEXED :]:
-            seek = times[max(self._first - REORDER, 0)] - back
-            if seek > times[0]:
+            seek = before[max(len(before) - 1 - REORDER, 0)] - back
+            if seek > begins:
                 yield seek
 
     def _until_proven(self, frames: Iterator[_Decoded]) -> Iterator[_Decoded]:
@@ -226,14 +242,20 @@ class Decoder:
                     if not (planes := self._read(process.stdout)) or not (stamp := next(stamps, None)):
                         break
                     self._progressed()
-                    index = number if self._timeline.numbered else self._index(stamp.time)
+                    index = self._index(stamp.time, number)
                     yield _Decoded(index, stamp.checksum, planes)
                 process.wait()
                 self._messages, self._blame = process.messages, process.blame
 
-    def _index(self, time: Fraction) -> int | None:
-        """The index of the frame that is shown at ``time``; None where the timeline has no such frame."""
+    def _index(self, time: Fraction, number: int) -> int | None:
+        """The index of the frame that is shown at ``time``; None where the timeline has no such frame.
+
+        ``number`` frames were decoded before it.
+        """
         times = self._timeline.times
+        if self._timeline.numbered:
+            index = number - self._timeline.skipped
+            return index if 0 <= index < len(times) else None
         after = bisect.bisect_left(times, time)
         neighbours = range(max(after - 1, 0), min(after + 1, len(times)))
         near = min(neighbours, key=lambda i: abs(times[i] - time))

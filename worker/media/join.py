@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import av.container
 
 from worker.channel import checked, nothing
 from worker.media import ffmpeg, sounds
-from worker.media.delivery import Delivery
+from worker.media.delivery import COPY, Delivery
 from worker.media.errors import MediaError
 
 
@@ -26,13 +26,14 @@ def join(
     delivery: Delivery,
     out_path: Path,
     *,
+    length: Fraction | None = None,
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
 ) -> None:
     """Make the result of segments. Frame k is shown from ``shown[k]`` to ``shown[k + 1]``, in seconds.
 
     The result begins at 0, which is ``begin`` on the source's clock: there its sound is put. Sound, text, chapters and
-    metadata come from the source, as ``delivery`` says.
+    metadata come from the source, as ``delivery`` says; of an excerpt, the ``length`` seconds from there on.
 
     The picture's clock is such that every time is exact. Where that would take more ticks a second than the container
     has, times are rounded to one of these. ``check`` is called several times a second, and may raise to stop.
@@ -48,7 +49,9 @@ def join(
     picture = out_path.with_name(f"{out_path.name}.picture")
     try:
         _join_pictures(segment_paths, ticks, clock, delivery, picture, check, progressed)
-        with ffmpeg.Process(_muxing(picture, source_path, begin, clock, delivery, out_path)) as process:
+        with ffmpeg.Process(
+            _muxing(picture, source_path, begin, length, clock, delivery, out_path)
+        ) as process:
             if process.watch(check, progressed):
                 raise process.blame(_incomplete(process.messages))
     finally:
@@ -133,7 +136,13 @@ def _incomplete(what: str) -> MediaError:
 
 
 def _muxing(
-    picture: Path, source_path: Path, begin: Fraction, clock: int, delivery: Delivery, path: Path
+    picture: Path,
+    source_path: Path,
+    begin: Fraction,
+    length: Fraction | None,
+    clock: int,
+    delivery: Delivery,
+    path: Path,
 ) -> list[str]:
     """Mux the picture with what else the source has, on one clock that starts at 0."""
     source = ffmpeg.source(source_path, itsoffset=f"{float(-begin):.3f}")
@@ -144,6 +153,8 @@ def _muxing(
     for k, text in enumerate(delivery.texts):
         streams.append(source[str(text.index)])
         options[f"c:s:{k}"] = text.codec
+    if length is not None:
+        options |= _cut(float(length), delivery, options)
     # The clock of the whole file places each track's start: it must have a tick for every one of them.
     whole = math.lcm(clock, *(sound.sample_rate for sound in delivery.sounds))
     output = ffmpeg.output(
@@ -157,3 +168,25 @@ def _muxing(
         **options,
     )
     return ffmpeg.command(output)
+
+
+def _cut(seconds: float, delivery: Delivery, options: Mapping[str, Any]) -> dict[str, Any]:
+    """FFmpeg's options that leave out what is not within the first ``seconds`` of the result.
+
+    ``options`` are those of the streams so far. Sound that is copied is cut between two packets.
+    """
+    cut: dict[str, Any] = {"t": f"{seconds:.6f}"}  # of chapters
+    outside = f"lt(pts*tb\\,-0.0005)+gte(pts*tb\\,{seconds:.6f})"
+    for k, sound in enumerate(delivery.sounds):
+        if sound.codec == COPY:
+            cut[f"bsf:a:{k}"] = f"noise=drop={outside}"
+        else:
+            filters = [f"atrim=start=0:end={seconds:.6f}", options.get(f"filter:a:{k}", "")]
+            cut[f"filter:a:{k}"] = ",".join(filter(None, filters))
+    for k in range(len(delivery.texts)):
+        begun = "max(PTS\\,0)"  # what is shown already when the excerpt begins
+        cut[f"bsf:s:{k}"] = (
+            f"noise=drop=lte((pts+d)*tb\\,0)+gte(pts*tb\\,{seconds:.6f}),"
+            f"setts=duration=DURATION+PTS-{begun}:pts={begun}:dts={begun}"
+        )
+    return cut

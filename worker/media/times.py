@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from worker.media import ffmpeg, sandbox
 from worker.media.errors import MachineError, damaged
 from worker.media.facts import DEFAULT_CHOICE, Choice, usual_gap
 
+REORDER = 16  # frames: no codec shows one further than this from where it is decoded
 DISORDERED = Note.of(
     "times-disordered",
     "The file gives its pictures times in another order than their own; they are shown in their own order.",
@@ -36,6 +38,24 @@ class Timeline:
         False  #: a frame is known by its number alone, since the decoder gives it no time of its own
     )
     notes: tuple[Note, ...] = ()  #: what is wrong with the file
+    skipped: int = 0  #: frames of the file that come before these, and are not wanted
+    lead: tuple[Fraction, ...] = ()  #: when the last of those are shown
+
+    def excerpt(self, start: Fraction, end: Fraction | None) -> Timeline:
+        """The frames that are shown from ``start`` on and before ``end``; ValueError where there are none."""
+        first = bisect.bisect_left(self.times, start)
+        stop = len(self.times) if end is None else bisect.bisect_left(self.times, end)
+        if first >= stop:
+            raise ValueError("no frame is shown then")
+        until = self.times[stop] if stop < len(self.times) else self.end
+        return replace(
+            self,
+            times=self.times[first:stop],
+            end=until if end is None else min(until, end),
+            checksums=self.checksums[first:stop],
+            skipped=first,
+            lead=tuple(self.times[max(first - REORDER, 0) : first]),
+        )
 
 
 def frame_times(
