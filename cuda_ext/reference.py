@@ -394,6 +394,14 @@ def pack_weight_hopper(weight: Tensor, itemsize: int) -> Tensor:
     return split.unflatten(0, (-1, 16 // phases)).permute(2, 5, 7, 3, 0, 6, 1, 4).contiguous()
 
 
+#: A type of eight bits. It holds no more than 448: what would be more becomes that.
+EIGHT_BITS = torch.float8_e4m3fn
+
+
+def _store(values: Tensor, out: Tensor) -> None:
+    out.copy_(values.clamp(-448, 448) if out.dtype == EIGHT_BITS else values)
+
+
 def _unpack_weight(packed: Tensor) -> Tensor:
     split = packed.permute(3, 6, 4, 0, 7, 5, 8, 1, 2)
     return split.flatten(3, 6).flatten(0, 2)
@@ -410,12 +418,15 @@ def convolve_into(
     out: Tensor,
     shared_memory: int = 0,
 ) -> None:
-    full = _unpack_weight(weight).to(input.dtype)
+    dtype = torch.float32 if input.dtype == EIGHT_BITS else input.dtype
+    full = _unpack_weight(weight.to(dtype))
     if scale is not None:
-        full = full * scale.to(full.dtype)[:, None, None, None]
+        full = full * scale.to(dtype)[:, None, None, None]
     reach = [dilation * (side // 2) for side in full.shape[2:]]
-    result = F.conv2d(input, full, bias.to(full.dtype), padding=reach, dilation=dilation)[:, : out.shape[1]]
-    out.copy_(F.leaky_relu(result if plus is None else result + plus, slope))
+    result = F.conv2d(input.to(dtype), full, bias.to(dtype), padding=reach, dilation=dilation)[
+        :, : out.shape[1]
+    ]
+    _store(F.leaky_relu(result if plus is None else result + plus.to(dtype), slope), out)
 
 
 def adaptive_warp_into(
@@ -428,8 +439,8 @@ def adaptive_warp_into(
         if whole is not image:
             row = _Window(flow, rows).index % (h * w) // w
             known = ((row >= there.start) & (row < there.stop)).all(1).view(n, 1, len(rows), w)
-            warped = torch.where(known, warped, band)
-        band.copy_(warped)
+            warped = torch.where(known, warped, band.to(warped.dtype))
+        _store(warped, band)
 
 
 def blend_into(
@@ -451,16 +462,18 @@ def blend_into(
     blend.copy_(blended[:, :, rows])
     sides = (image_1, image_2, flow_1, flow_2, kernel_1.float(), kernel_2.float(), depth_1, depth_2)
     seen = torch.cat((blended, *sides), 1)
-    out.zero_()[:, : seen.shape[1]].copy_(seen[:, :, rows])
+    _store(seen[:, :, rows], out.zero_()[:, : seen.shape[1]])
 
 
 def pool_into(input: Tensor, mean: bool, out: Tensor) -> None:
-    out.copy_(F.avg_pool2d(input, 2) if mean else F.max_pool2d(input, 2))
+    wide = input.float() if input.dtype == EIGHT_BITS else input
+    _store(F.avg_pool2d(wide, 2) if mean else F.max_pool2d(wide, 2), out)
 
 
 def upsample_add_into(low: Tensor, high: Tensor, bilinear: bool, out: Tensor) -> None:
-    larger = F.interpolate(low, scale_factor=2, mode="bilinear" if bilinear else "nearest")
-    out.copy_(larger + high)
+    wide = low.float() if low.dtype == EIGHT_BITS else low
+    larger = F.interpolate(wide, scale_factor=2, mode="bilinear" if bilinear else "nearest")
+    _store(larger + high.to(wide.dtype), out)
 
 
 def unfold_row_into(image: Tensor, taps: int, out: Tensor) -> None:

@@ -21,6 +21,9 @@ class Entry(NamedTuple):
 COMMANDS = {
     "bench": Entry("worker.bench.cli", "bench", "worker", "Measure how fast this machine is."),
     "cancel": Entry("service.commands", "cancel", "", "Stop a job, or remove one that is over."),
+    "compress": Entry(
+        "dain_core.compression.cli", "compress", "worker", "Make a model faster, at a measured loss."
+    ),
     "eval": Entry("dain_core.evaluation.cli", "evaluate", "worker", "Compare made frames with true ones."),
     "export": Entry("dain_core.export.cli", "export", "export", "Write a model as ONNX for other runtimes."),
     "fetch": Entry("service.commands", "fetch", "", "Wait for a job, and fetch its result."),

@@ -240,10 +240,11 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="Device a worker runs on: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1` ...",
     )
-    precision: Literal["auto", "fp32", "fp16", "bf16", "fp8"] = Field(
+    precision: Literal["auto", "fp32", "fp16", "bf16", "fp8", "int8"] = Field(
         default="auto",
         description="Arithmetic of the networks; `auto` is fp16 on a GPU; on a CPU bf16 if it has AMX, else fp32. "
-        "`fp8` wants an H100 or H200.",
+        "`fp8` wants an H100 or H200, `int8` a CPU with VNNI or AMX, and both a calibrated model (`dain compress "
+        "quantise`).",
     )
     backend: str = Field(
         default="auto",

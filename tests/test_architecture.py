@@ -22,7 +22,13 @@ ALLOWED = {
 }
 
 #: What serves never imports what measures, trains or gathers.
-OFFLINE = ("dain_core.training", "dain_core.evaluation", "dain_core.export", "worker.bench")
+OFFLINE = (
+    "dain_core.compression",
+    "dain_core.training",
+    "dain_core.evaluation",
+    "dain_core.export",
+    "worker.bench",
+)
 
 #: What the worker may import of the service.
 OF_THE_SERVICE = ("service.errors", "service.jobs", "service.store", "service.settings")

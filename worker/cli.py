@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dain_core.outputs import OutputFile, writing
+from dain_core.runtime.backends import PRECISIONS
 from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import WeightsError
@@ -72,7 +73,7 @@ class Exact(click.ParamType):
 )
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "fp16", "bf16", "fp8"]),
+    type=click.Choice(["auto", *PRECISIONS]),
     default="auto",
     show_default=True,
 )

@@ -270,9 +270,11 @@ void convolve_into(const Tensor& input, const Tensor& weight, const std::optiona
   check("input", input, {to.batch, groups * per_group, to.height, to.width}, type, out);
   STD_TORCH_CHECK(groups > 0 && weight.size(0) == (hopper ? (groups + 1) / 2 : groups), "input has ", from.channels,
                   " channels, the weight another number");
-  const bool eight = is_eight_bits(type);
-  STD_TORCH_CHECK(out.scalar_type() == (eight ? ScalarType::Half : type) || (wide_out && !eight),
-                  "out must be ", eight ? "float16" : "float32 or of the dtype of input", ", not ",
+  const bool to_half = is_eight_bits(type) && out.scalar_type() == ScalarType::Half;
+  const bool to_eight = is_eight_bits(out.scalar_type()) && hopper && type == ScalarType::Half;
+  STD_TORCH_CHECK(out.scalar_type() == type || wide_out || to_half || to_eight,
+                  "out must be float32 or of the dtype of input, or, with a weight packed for compute capability 9.0, "
+                  "be float8_e4m3fn for float16 or the reverse, not ",
                   torch::headeronly::toString(out.scalar_type()));
   STD_TORCH_CHECK(to.channels <= outputs && (wide_out || to.channels % 8 == 0), "out has ", to.channels,
                   " channels, the weight ", outputs);
@@ -299,7 +301,7 @@ void convolve_into(const Tensor& input, const Tensor& weight, const std::optiona
                         out.mutable_data_ptr()};
   const auto stream = launcher.stream();
   const int limit = shared_memory_limit(shared_memory);
-  if (hopper && phases == 1 && !wide_out && convolve_pointwise(stream, type, tensors, layer, limit)) {
+  if (hopper && phases == 1 && !wide_out && convolve_pointwise(stream, type, out.scalar_type(), tensors, layer, limit)) {
     return;
   }
   if (hopper) {

@@ -31,6 +31,7 @@ void convolve_hopper(cudaStream_t stream, ScalarType input, ScalarType out, cons
                      int phases, int limit);
 
 // For compute capability 9.0: runs a layer of a single tap, unless it has more than its kernel takes.
-bool convolve_pointwise(cudaStream_t stream, ScalarType type, const Tensors& tensors, const Layer& layer, int limit);
+bool convolve_pointwise(cudaStream_t stream, ScalarType input, ScalarType out, const Tensors& tensors,
+                        const Layer& layer, int limit);
 
 }  // namespace dain

@@ -24,6 +24,10 @@ struct Barriers {
 };
 static_assert(sizeof(Barriers) <= kDeclaredBytes, "the launch leaves room for them");
 
+// What results are in shared memory: stmatrix transposes 16 bits, so eight bits come to be on the way from there.
+template <typename O>
+using Stored = std::conditional_t<std::is_same_v<O, __nv_fp8_e4m3>, __half, O>;
+
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // ---------------------------------------------------------------- barriers
@@ -141,6 +145,7 @@ __device__ void store_transposed(uint32_t address, const uint32_t (&words)[4]) {
 // ones 16 lanes on. They go to shared memory, and from there whole pixels to their place.
 template <typename P, typename O>
 struct Results {
+  using S = Stored<O>;
   const Tensors& tensors;
   const Layer& layer;
   char* stored;
@@ -184,7 +189,7 @@ struct Results {
           const float result = value(i, c, 0);
           if (lane < 16) {
             char* pixel = stored + (i * kSide + lane % 4 * 2 + c) * P::kStoredPitch;
-            reinterpret_cast<O*>(pixel)[mine] = O(result);
+            reinterpret_cast<S*>(pixel)[mine] = S(result);
           }
         }
       }
@@ -192,13 +197,13 @@ struct Results {
       constexpr int kTogether = 4 / kLines;  // rows of one store
       const int matrix = lane / 8, pixel = lane % 8;
       const uint32_t to = address_of(stored) + (matrix / kLines * kSide + pixel) * P::kStoredPitch +
-          (warp * kOwn + matrix % kLines * 8) * int(sizeof(O));
+          (warp * kOwn + matrix % kLines * 8) * int(sizeof(S));
 #pragma unroll
       for (int i = 0; i < P::kStoredRows; i += kTogether) {
         uint32_t words[4];
 #pragma unroll
         for (int m = 0; m < 4; ++m) {
-          words[m] = pack<O>(value(i + m / kLines, 0, m % kLines), value(i + m / kLines, 1, m % kLines));
+          words[m] = pack<S>(value(i + m / kLines, 0, m % kLines), value(i + m / kLines, 1, m % kLines));
         }
         store_transposed(to + i * kSide * P::kStoredPitch, words);
       }
@@ -208,7 +213,7 @@ struct Results {
   // From shared memory to their place, 16 bytes (or a float) at a time, with what is to be added. That may be what is
   // overwritten, so the compiler would not read ahead by itself. A lane keeps to one column of pixels.
   __device__ void put(const Tile<P>& tile, int first, int output) const {
-    constexpr int kVector = sizeof(O) == 2 ? 8 : 1, kVectors = P::kOutputs / kVector;
+    constexpr int kVector = sizeof(S) == 2 ? 8 : 1, kVectors = P::kOutputs / kVector;
     constexpr int kRowsAtOnce = kTeam / kVectors / kSide;
     constexpr int kItems = P::kStoredRows / kRowsAtOnce, kBatch = kItems < 4 ? kItems : 4;
     using Vector = Several<O, kVector>;
@@ -223,7 +228,7 @@ struct Results {
     const int64_t place = (int64_t(tile.n) * layer.height + y) * layer.width + x;
     O* target = static_cast<O*>(tensors.out) + place * layer.out_pitch + output + part;
     const O* plus = static_cast<const O*>(tensors.plus) + place * layer.plus_pitch + output + part;
-    const char* from = stored + pixel * P::kStoredPitch + part * int(sizeof(O));
+    const char* from = stored + pixel * P::kStoredPitch + part * int(sizeof(S));
     const int64_t to_next = int64_t(step) * layer.width;
 #pragma unroll
     for (int item = 0; item < kItems; item += kBatch) {
@@ -239,13 +244,18 @@ struct Results {
 #pragma unroll
       for (int k = item; k < item + kBatch; ++k) {
         if (k < rows) {
-          Vector values =
-              *reinterpret_cast<const Vector*>(from + k * kRowsAtOnce * kSide * P::kStoredPitch);
-          if (tensors.plus) {
+          const auto sums = *reinterpret_cast<const Several<S, kVector>*>(
+              from + k * kRowsAtOnce * kSide * P::kStoredPitch);
+          Vector values;
 #pragma unroll
-            for (int i = 0; i < kVector; ++i) {
-              const float value = float(values.values[i]) + float(added[k - item].values[i]);
+          for (int i = 0; i < kVector; ++i) {
+            if (tensors.plus) {
+              const float value = float(sums.values[i]) + float(added[k - item].values[i]);
               values.values[i] = O(activate(value, layer.slope));
+            } else if constexpr (std::is_same_v<O, S>) {
+              values.values[i] = sums.values[i];
+            } else {
+              values.values[i] = O(float(sums.values[i]));
             }
           }
           *reinterpret_cast<Vector*>(target + k * to_next * layer.out_pitch) = values;
@@ -472,7 +482,7 @@ void run(cudaStream_t stream, const Tensors& tensors, const Layer& layer, const 
 template <typename T, typename O, int kPhases>
 void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer, const Taps& taps, int limit) {
   const int processors = count_processors();
-  with_plan<sizeof(O), kPhases>(layer, processors, [&](auto plan) {
+  with_plan<sizeof(Stored<O>), kPhases>(layer, processors, [&](auto plan) {
     run<T, O, decltype(plan)>(stream, tensors, layer, taps, processors, limit);
   });
 }
@@ -495,17 +505,17 @@ void choose(cudaStream_t stream, const Tensors& tensors, const Layer& layer, con
 void convolve_hopper(cudaStream_t stream, ScalarType input, ScalarType out, const Tensors& tensors, const Layer& layer,
                      int phases, int limit) {
   const Taps taps{layer.rows, layer.columns, phases};
-  const bool wide = out == ScalarType::Float;
-  if (input == ScalarType::Half) {
-    wide ? choose<__half, float>(stream, tensors, layer, taps, limit)
-         : choose<__half, __half>(stream, tensors, layer, taps, limit);
-  } else if (input == ScalarType::BFloat16) {
-    wide ? choose<__nv_bfloat16, float>(stream, tensors, layer, taps, limit)
-         : choose<__nv_bfloat16, __nv_bfloat16>(stream, tensors, layer, taps, limit);
+  const auto call = [&](auto from, auto to) {
+    choose<decltype(from), decltype(to)>(stream, tensors, layer, taps, limit);
+  };
+  const bool wide = out == ScalarType::Float, eight = out == ScalarType::Float8_e4m3fn;
+  if (input == ScalarType::BFloat16) {
+    wide ? call(__nv_bfloat16(), float()) : call(__nv_bfloat16(), __nv_bfloat16());
+  } else if (input == ScalarType::Half) {
+    wide ? call(__half(), float()) : eight ? call(__half(), __nv_fp8_e4m3()) : call(__half(), __half());
   } else {
-    STD_TORCH_CHECK(input == ScalarType::Float8_e4m3fn && out == ScalarType::Half,
-                    "input must be float16 or bfloat16, or float8_e4m3fn with an out of float16");
-    choose<__nv_fp8_e4m3, __half>(stream, tensors, layer, taps, limit);
+    wide ? call(__nv_fp8_e4m3(), float())
+         : eight ? call(__nv_fp8_e4m3(), __nv_fp8_e4m3()) : call(__nv_fp8_e4m3(), __half());
   }
 }
 

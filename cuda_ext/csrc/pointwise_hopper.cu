@@ -27,16 +27,16 @@ __device__ void fetch(uint32_t target, const T* input, const Pixels& pixels, int
     for (int row = thread / 8; row < kRows; row += kTeam / 8) {
       const bool inside = pack < pixels.packs && first + row < pixels.count;
       copy_async(target + plane * kPlane + row * 16,
-                 input + (inside ? (first + row) * pixels.in_pitch + pack * kPack : 0), inside);
+                 input + (inside ? (first + row) * pixels.in_pitch + pack * (16 / int(sizeof(T))) : 0), inside);
     }
   }
 }
 
-template <typename T, int kColumns>
-__device__ void store(const float (&sums)[kColumns / 2], const float* bias, T* out, const Pixels& pixels, int64_t first,
-                      int thread) {
-  struct alignas(16) Pack {
-    T values[kPack];
+template <typename O, int kColumns>
+__device__ void store(const float (&sums)[kColumns / 2], const float* scale, const float* bias, O* out,
+                      const Pixels& pixels, int64_t first, int thread) {
+  struct alignas(kPack * sizeof(O)) Pack {
+    O values[kPack];
   };
   const int row = thread / 32 * 16 + thread % 32 / 4;
 #pragma unroll
@@ -45,9 +45,10 @@ __device__ void store(const float (&sums)[kColumns / 2], const float* bias, T* o
     if (channel >= pixels.channels) {
       continue;
     }
-    float biases[kPack];
+    float scales[kPack], biases[kPack];
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
+      scales[k] = scale ? __ldg(scale + channel + k) : 1.f;
       biases[k] = bias[channel + k];
     }
 #pragma unroll
@@ -56,7 +57,7 @@ __device__ void store(const float (&sums)[kColumns / 2], const float* bias, T* o
 #pragma unroll
       for (int k = 0; k < kPack; ++k) {
         const float sum = sums[part * 16 + k / 2 * 4 + half * 2 + k % 2];
-        pack.values[k] = T(activate(sum + biases[k], pixels.slope));
+        pack.values[k] = O(activate(sum * scales[k] + biases[k], pixels.slope));
       }
       const int64_t pixel = first + row + half * 8;
       if (pixel < pixels.count) {
@@ -69,9 +70,9 @@ __device__ void store(const float (&sums)[kColumns / 2], const float* bias, T* o
 #endif
 
 // Weights: (packs of input channels, kColumns outputs, 16 bytes).
-template <typename T, int kColumns>
+template <typename T, typename O, int kColumns>
 __global__ void __launch_bounds__(kMostTeams* kTeam, 1)
-    multiply_pixels(const T* input, const uint4* weight, const float* bias, T* out, Pixels pixels) {
+    multiply_pixels(const T* input, const uint4* weight, const float* scale, const float* bias, O* out, Pixels pixels) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(128) char shared[];
   // The compiler is to know that a team goes one way.
@@ -129,42 +130,42 @@ __global__ void __launch_bounds__(kMostTeams* kTeam, 1)
       hold(sums);
       stage = (stage + 1) % kStages;
     }
-    store<T, kColumns>(sums, biases, out, pixels, first, thread);
+    store<O, kColumns>(sums, scale, biases, out, pixels, first, thread);
   }
 #else
   __trap();  // the caller asks for compute capability 9.0
 #endif
 }
 
-template <typename T, int kColumns>
+template <typename T, typename O, int kColumns>
 bool run(cudaStream_t stream, const Tensors& tensors, const Pixels& pixels, int limit) {
   const int processors = count_processors();
   const Launch chosen = launch(pixels.packs, kColumns, pixels.count, processors, limit);
   if (chosen.bytes == 0) {
     return false;
   }
-  const auto kernel = multiply_pixels<T, kColumns>;
+  const auto kernel = multiply_pixels<T, O, kColumns>;
   allow_shared_memory(reinterpret_cast<const void*>(kernel));
   const int64_t tiles = ceil_div(pixels.count, kRows);
   const int blocks = int(std::min<int64_t>(ceil_div(tiles, chosen.teams), processors));
   kernel<<<blocks, chosen.teams * kTeam, chosen.bytes, stream>>>(
-      static_cast<const T*>(tensors.input), static_cast<const uint4*>(tensors.weight), tensors.bias,
-      static_cast<T*>(tensors.out), pixels);
+      static_cast<const T*>(tensors.input), static_cast<const uint4*>(tensors.weight), tensors.scale, tensors.bias,
+      static_cast<O*>(tensors.out), pixels);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return true;
 }
 
-template <typename T>
+template <typename T, typename O>
 bool choose(cudaStream_t stream, const Tensors& tensors, const Pixels& pixels, int outputs, int limit) {
   switch (outputs) {
     case 64:
-      return run<T, 64>(stream, tensors, pixels, limit);
+      return run<T, O, 64>(stream, tensors, pixels, limit);
     case 128:
-      return run<T, 128>(stream, tensors, pixels, limit);
+      return run<T, O, 128>(stream, tensors, pixels, limit);
     case 192:
-      return run<T, 192>(stream, tensors, pixels, limit);
+      return run<T, O, 192>(stream, tensors, pixels, limit);
     case 256:
-      return run<T, 256>(stream, tensors, pixels, limit);
+      return run<T, O, 256>(stream, tensors, pixels, limit);
     default:
       return false;
   }
@@ -172,14 +173,23 @@ bool choose(cudaStream_t stream, const Tensors& tensors, const Pixels& pixels, i
 
 }  // namespace
 
-bool convolve_pointwise(cudaStream_t stream, ScalarType type, const Tensors& tensors, const Layer& layer, int limit) {
+bool convolve_pointwise(cudaStream_t stream, ScalarType input, ScalarType out, const Tensors& tensors,
+                        const Layer& layer, int limit) {
   const Pixels pixels{int64_t(layer.batch) * layer.height * layer.width, 2 * layer.groups, layer.channels,
                       layer.in_pitch, layer.out_pitch, layer.slope};
-  if (layer.rows * layer.columns > 1 || tensors.scale || tensors.plus) {
+  if (layer.rows * layer.columns > 1 || tensors.plus) {
     return false;
   }
-  return type == ScalarType::Half ? choose<__half>(stream, tensors, pixels, layer.outputs, limit)
-      : type == ScalarType::BFloat16 && choose<__nv_bfloat16>(stream, tensors, pixels, layer.outputs, limit);
+  const auto call = [&](auto from, auto to) {
+    return choose<decltype(from), decltype(to)>(stream, tensors, pixels, layer.outputs, limit);
+  };
+  if (input == ScalarType::Float8_e4m3fn) {
+    return out == input ? call(__nv_fp8_e4m3(), __nv_fp8_e4m3()) : call(__nv_fp8_e4m3(), __half());
+  }
+  if (input != out) {
+    return false;
+  }
+  return input == ScalarType::Half ? call(__half(), __half()) : call(__nv_bfloat16(), __nv_bfloat16());
 }
 
 }  // namespace dain

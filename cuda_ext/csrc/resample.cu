@@ -2,6 +2,8 @@
 // pixel's channels a thread. Inference only.
 #include "common.cuh"
 
+#include <cuda_fp8.h>
+
 namespace dain {
 namespace {
 
@@ -63,10 +65,10 @@ __global__ void pool(Map<const T> input, Map<T> out, int packs) {
   Channels<T> result;
 #pragma unroll
   for (int k = 0; k < kWidth<T>; ++k) {
-    Wide<T> value = corners[0].values[k];
+    Wide<T> value = Wide<T>(corners[0].values[k]);
 #pragma unroll
     for (int i = 1; i < 4; ++i) {
-      const Wide<T> other = corners[i].values[k];
+      const Wide<T> other = Wide<T>(corners[i].values[k]);
       // What is no number must show: the larger of it and a number is itself.
       value = kMean ? value + other : other > value || other != other ? other : value;
     }
@@ -109,7 +111,7 @@ __global__ void upsample_add(Map<const T> low, Map<const T> high, Map<T> out, in
     const Wide<T> down = i / 2 ? 0.75f : 0.25f, across = i % 2 ? 0.75f : 0.25f;
 #pragma unroll
     for (int k = 0; k < kWidth<T>; ++k) {
-      Wide<T> value = corners[0].values[k];
+      Wide<T> value = Wide<T>(corners[0].values[k]);
       if constexpr (kBilinear) {
         value = (1 - down) * ((1 - across) * value + across * Wide<T>(corners[1].values[k])) +
             down * ((1 - across) * Wide<T>(corners[2].values[k]) + across * Wide<T>(corners[3].values[k]));
@@ -164,6 +166,12 @@ Map<T> target(const Tensor& tensor) {
           int(tensor.size(3))};
 }
 
+// `dispatch`, or eight bits.
+template <typename Body>
+void dispatch_map(ScalarType type, Body body) {
+  type == ScalarType::Float8_e4m3fn ? body(__nv_fp8_e4m3()) : dispatch(type, body);
+}
+
 void pool_into(const Tensor& input, bool mean, Tensor out) {
   const Shape from = shape_of("input", input);
   const Shape to{from.batch, from.channels, from.height / 2, from.width / 2};
@@ -172,7 +180,7 @@ void pool_into(const Tensor& input, bool mean, Tensor out) {
     return;
   }
   const Launcher launch(input);
-  dispatch(input.scalar_type(), [&](auto zero) {
+  dispatch_map(input.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const int packs = packs_of<T>("input", from.channels);
     launch.blocks(mean ? pool<T, true> : pool<T, false>, rows_of_blocks(to.batch, to.height, to.width, packs),
@@ -189,7 +197,7 @@ void upsample_add_into(const Tensor& low, const Tensor& high, bool bilinear, Ten
     return;
   }
   const Launcher launch(low);
-  dispatch(low.scalar_type(), [&](auto zero) {
+  dispatch_map(low.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const int packs = packs_of<T>("low", from.channels);
     launch.blocks(bilinear ? upsample_add<T, true> : upsample_add<T, false>,

@@ -44,6 +44,11 @@ def named_device(name: str) -> torch.device:
     return device
 
 
+def fastest_on_cpu() -> str:
+    """The precision of floats to choose: bf16 is slower than fp32 without a CPU's matrix instructions, AMX."""
+    return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
+
+
 def usable_devices() -> list[str]:
     """Every GPU, if the compiled operators are there to run on it, else the CPU."""
     return [f"cuda:{index}" for index in range(torch.cuda.device_count()) if backend() == "cuda"] or ["cpu"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, wraps
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from cuda_ext import backend as operators
-from dain_core.runtime.backends import PRECISIONS, Source, backend_for
+from dain_core.runtime.backends import PRECISIONS, Source, backend_for, int8
 from dain_core.runtime.backends.stages import BackendError
 from dain_core.runtime.budget import Budget
-from dain_core.runtime.devices import current, named_device
+from dain_core.runtime.devices import current, fastest_on_cpu, named_device
 from dain_core.runtime.interrupt import Interruptible
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import config_for
@@ -30,11 +30,6 @@ WARM_UP_SIZES = {"cpu": ((64, 64),), "cuda": ((64, 64), (1080, 1920), (2160, 384
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
-
-
-def fastest_on_cpu() -> str:
-    """The precision to choose: bf16 is slower than fp32 without a CPU's matrix instructions, AMX."""
-    return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
 
 
 @dataclass(frozen=True)
@@ -146,14 +141,15 @@ class Interpolator:
         memory: int | Budget | None = None,
         backend: str = "auto",
         exports: Path | None = None,
+        eight_bits: Collection[str] | None = None,
     ) -> Interpolator:
         """Load a model.
 
         Args:
             model: a name of `models`; "auto" is dain on a GPU and dain-lite on a CPU.
             device: "cpu", "cuda", "cuda:1", …, or "auto": see `named_device`.
-            precision: "fp32", "fp16", "bf16" or, on compute capability 9.0, "fp8"; "auto" is fp16 on a GPU and, on
-                a CPU, bf16 if it has AMX, else fp32.
+            precision: "fp32", "fp16", "bf16" or, on compute capability 9.0, "fp8", or, on a CPU with VNNI or AMX,
+                "int8"; "auto" is fp16 on a GPU and, on a CPU, bf16 if it has AMX, else fp32.
             weights: a file of the network called `model`, to load instead of the weights of that name.
             models: what can be loaded, see `dain_core.weights.registry`; None is what comes with the project.
             memory: bytes of a GPU's memory that may be used, or a `Budget` that several interpolators of one GPU share.
@@ -162,8 +158,11 @@ class Interpolator:
             backend: "torch", which "auto" is, or "onnxruntime": models that were exported, on a device of ONNX
                 Runtime's. "onnxruntime:NAME" names its execution provider, such as OpenVINO.
             exports: the folder of exported models, NAME/ of each.
+            eight_bits: the blocks that "fp8" or "int8" computes in eight bits, such as "rectify"; None is those that
+                it costs next to nothing.
 
         Raises:
+            CalibrationError: "fp8" or "int8" of a model that was not calibrated.
             ValueError: no such model, device or precision, or a GPU that the operators are not built for.
             WeightsError: the weights cannot be read or do not fit.
         """
@@ -180,12 +179,11 @@ class Interpolator:
             precision = "fp16" if place.type == "cuda" else fastest_on_cpu()
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r} is none of auto, {', '.join(PRECISIONS)}")
-        if precision == "fp8" and (place.type != "cuda" or torch.cuda.get_device_capability(place) != (9, 0)):
-            raise ValueError(
-                "precision fp8 needs a GPU of compute capability 9.0, such as an H100: choose fp16"
-            )
+        _check_eight_bits(precision, place)
         budget = memory if isinstance(memory, Budget) else Budget(memory)
-        source = Source(_entry(model, weights, models or registry()), exports or Path("exports"), provider)
+        source = Source(
+            _entry(model, weights, models or registry()), exports or Path("exports"), provider, eight_bits
+        )
         return cls(source, place, precision, budget, runtime)
 
     @property
@@ -302,6 +300,20 @@ class Interpolator:
             exact = self._exact
             with self._budget.turn(exact._stages):
                 return exact.interpolate(first, second, [time])
+
+
+def _check_eight_bits(precision: str, device: torch.device) -> None:
+    """Raise ValueError if a device has no instructions for a precision of eight bits."""
+    if precision == "fp8" and (device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0)):
+        raise ValueError(
+            f"precision fp8 needs a GPU of compute capability 9.0, such as an H100, which {device} is not: "
+            f"choose {'fp16' if device.type == 'cuda' else 'int8, fp32 or bf16'}"
+        )
+    if precision == "int8" and (device.type != "cpu" or not int8.has_instructions()):
+        raise ValueError(
+            f"precision int8 needs a CPU with VNNI or AMX, which {device} is not: "
+            f"choose {'fp8 or fp16' if device.type == 'cuda' else 'fp32'}"
+        )
 
 
 def _entry(model: str, weights: str | Path | None, models: Mapping[str, Entry]) -> Entry:

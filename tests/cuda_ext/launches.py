@@ -10,7 +10,8 @@ import torch
 from cuda_ext import reference
 from dain_core.network.model import CONFIGS, DAIN, ModelConfig
 from dain_core.runtime.backends.fused import FusedDAIN
-from dain_core.runtime.backends.fused.layers import SliceConv2d
+from dain_core.runtime.backends.fused.layers import EIGHT_BITS, SliceConv2d
+from dain_core.runtime.calibration import Calibration
 
 #: Architecture -> bytes of shared memory that a block may have, as the CUDA Programming Guide lists them
 #: (cudaDevAttrMaxSharedMemoryPerBlockOptin).
@@ -49,9 +50,19 @@ class Convolution:
 
 @functools.cache
 def fused(name: str, dtype: torch.dtype) -> FusedDAIN:
-    """The fused network of a model, without weights."""
+    """The fused network of a model, without weights; for `EIGHT_BITS` with as many of them as can be."""
+    config = ModelConfig.named(name)
+    blocks = FusedDAIN.eight_bit_blocks(config) if dtype == EIGHT_BITS else ()
     with torch.device("meta"):
-        return FusedDAIN(DAIN(ModelConfig.named(name)), dtype)
+        network = DAIN(config)
+        calibrate(network)
+        return FusedDAIN(network, torch.float16 if dtype == EIGHT_BITS else dtype, blocks)
+
+
+def calibrate(network: DAIN) -> None:
+    """Have every convolution think that it sees numbers from -1 to 1."""
+    names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    Calibration("any", "", "none", 0, dict.fromkeys(names, (-1.0, 1.0)), {}).apply(network)
 
 
 @functools.cache

@@ -516,6 +516,7 @@ def unaligned(x: Tensor) -> Tensor:
         ({"plus": lambda x: x.cpu()}, "plus must be on the same GPU"),
         ({"plus": Tensor.contiguous}, "plus must be a slice of channels"),
         ({"out": lambda x: x.bfloat16()}, "out must be float32 or of the dtype of input"),
+        ({"out": lambda x: x.to(torch.float8_e4m3fn), "plus": lambda x: None}, "with a weight packed for"),
         ({"out": unaligned}, "out must be a slice of channels"),
         ({"out": lambda x: torch.cat((x, x), 1)}, "out has 32 channels, the weight 16"),
         ({"dilation": lambda x: 0}, "a dilation is between 1 and 64"),
@@ -544,23 +545,62 @@ def test_a_convolution_refuses_what_does_not_fit(
     torch.cuda.synchronize()
 
 
-@pytest.mark.skipif(
+EIGHT = torch.float8_e4m3fn
+needs_hopper = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU"
 )
-@pytest.mark.parametrize(("inputs", "outputs", "size"), [(448, 128, 7), (96, 32, 3), (32, 16, 1)])
-def test_convolution_of_eight_bits(inputs: int, outputs: int, size: int) -> None:
-    eight = torch.float8_e4m3fn
-    source = channels_last(random(1, inputs, 61, 75).float().cuda()).to(eight)
-    weight = random(outputs, inputs, size, size).float().cuda()
+
+
+@needs_hopper
+@pytest.mark.parametrize(
+    ("source_dtype", "out_dtype"),
+    [(EIGHT, torch.float16), (EIGHT, EIGHT), (EIGHT, torch.float32), (torch.float16, EIGHT)],
+    ids=["half", "eight", "float", "from half"],
+)
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "size", "dilation"),
+    [(448, 128, 7, 1), (128, 128, 3, 1), (96, 32, 3, 2), (32, 16, 11, 1), (128, 112, 1, 1), (64, 3, 3, 1)],
+)
+def test_convolution_of_eight_bits(
+    inputs: int,
+    outputs: int,
+    size: int,
+    dilation: int,
+    added: bool,
+    source_dtype: torch.dtype,
+    out_dtype: torch.dtype,
+) -> None:
+    if (out_dtype == torch.float32) != (outputs < 8):
+        pytest.skip("few outputs are float32, and many are not")
+    source = channels_last(random(1, inputs, 61, 75).float().cuda()).to(source_dtype)
+    weight = random(outputs, inputs, size, size).float().cuda() / (inputs * size**2) ** 0.5
     bias, scale = random(outputs).float().cuda(), random(outputs).abs().float().cuda()
-    packed, padded_bias = cuda_ext.pack_weight(weight, bias, eight)
+    packed, padded_bias = cuda_ext.pack_weight(weight, bias, source_dtype)
     padded_scale = torch.nn.functional.pad(scale, (0, len(padded_bias) - outputs))
-    out = channels_last(torch.empty((1, outputs, 61, 75), dtype=torch.float16, device="cuda"))
-    cuda_ext.convolve_into(source, packed, padded_bias, 0.0, out, scale=padded_scale)
-    exact = torch.nn.functional.conv2d(source.double(), weight.to(eight).double(), padding=size // 2)
-    expected = torch.nn.functional.relu(exact * scale[:, None, None] + bias[:, None, None])
-    # The tensor cores keep 14 bits of a sum of such products.
-    assert float((out - expected).norm()) <= 5e-3 * float(expected.norm())
+    shape = (1, outputs, 61, 75)
+    plus = channels_last(random(*shape, seed=1).float().cuda()).to(out_dtype) if added else None
+    out = channels_last(torch.empty(shape, dtype=out_dtype, device="cuda"))
+    cuda_ext.convolve_into(
+        source, packed, padded_bias, 0.1, out, scale=padded_scale, plus=plus, dilation=dilation
+    )
+    exact = torch.nn.functional.conv2d(
+        source.double(), weight.to(source_dtype).double(), padding=size // 2 * dilation, dilation=dilation
+    )
+    exact = exact * scale[:, None, None] + bias[:, None, None] + (0 if plus is None else plus.double())
+    expected = torch.nn.functional.leaky_relu(exact, 0.1)
+    # The tensor cores keep 14 bits of a sum of such products. A result of eight bits has four digits.
+    allowed = 4e-2 if out_dtype == EIGHT else 5e-3
+    assert float((out.double() - expected).norm()) <= allowed * float(expected.norm())
+
+
+@needs_hopper
+def test_eight_bits_hold_no_more_than_448() -> None:
+    source = channels_last(torch.full((1, 32, 9, 9), 400.0, device="cuda")).to(EIGHT)
+    packed, bias = cuda_ext.pack_weight(torch.ones(64, 32, 1, 1).cuda(), torch.zeros(64).cuda(), EIGHT)
+    out = channels_last(torch.empty((1, 64, 9, 9), dtype=EIGHT, device="cuda"))
+    cuda_ext.convolve_into(source, packed, bias, 0.0, out)
+    assert bool((out.float() == 448).all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
@@ -651,6 +691,22 @@ def test_pooling_into_a_slice(mean: bool, shape: tuple[int, int, int, int], dtyp
     cuda_ext.pool_into(source.cpu().float(), mean, expected)
     assert_near([whole[:, 8 : 8 + c].cpu().float()], [expected], TOLERANCE[dtype])
     assert bool((whole[:, :8] == 7).all()) and bool((whole[:, 8 + c :] == 7).all())
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_resampling_eight_bits(flag: bool) -> None:
+    low, high = (slice_of((1, 32, h, w), EIGHT, seed=h)[:, 8:24] for h, w in ((9, 13), (18, 26)))
+    for made, expected in (
+        (torch.empty_like(low), torch.empty(low.shape)),
+        (torch.empty_like(high), torch.empty(high.shape)),
+    ):
+        if made.shape == low.shape:
+            cuda_ext.pool_into(high, flag, made)
+            cuda_ext.pool_into(high.cpu().float(), flag, expected)
+        else:
+            cuda_ext.upsample_add_into(low, high, flag, made)
+            cuda_ext.upsample_add_into(low.cpu().float(), high.cpu().float(), flag, expected)
+        assert float((made.cpu().float() - expected).norm()) <= 4e-2 * float(expected.norm())
 
 
 def test_pooling_shows_what_is_no_number() -> None:

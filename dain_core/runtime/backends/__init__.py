@@ -5,7 +5,8 @@ A new way (another runtime, say) is one more row of `BACKENDS` and a class with 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,26 +15,38 @@ import torch
 from dain_core.network.model import DAIN, ModelConfig
 from dain_core.network.networks import Config, Network, build
 from dain_core.network.refined import RefinedConfig, RefinedDAIN
+from dain_core.runtime.backends import int8
 from dain_core.runtime.backends.cpu import CpuStages
 from dain_core.runtime.backends.fused.network import FusedDAIN
 from dain_core.runtime.backends.fused.stages import FusedStages
 from dain_core.runtime.backends.plain import PlainStages
 from dain_core.runtime.backends.refined import RefinedStages
-from dain_core.runtime.backends.stages import Stages
+from dain_core.runtime.backends.stages import BackendError, Stages
 from dain_core.runtime.budget import Budget
+from dain_core.runtime.calibration import load_calibration, place_of
+from dain_core.runtime.devices import fastest_on_cpu
 from dain_core.runtime.memory import keep_freed_memory
 from dain_core.weights.files import load_weights
 from dain_core.weights.registry import Entry
 
-__all__ = ["BACKENDS", "PRECISIONS", "Backend", "Source", "Stages", "backend_for"]
+__all__ = ["BACKENDS", "EIGHT_BIT_BLOCKS", "PRECISIONS", "Backend", "Source", "Stages", "backend_for"]
 
-#: The dtypes that a network can run in. With fp8 only the convolution that is most of the work has eight bits, and
-#: all else is float16.
+log = logging.getLogger("dain.engine")
+
+#: The dtypes that a network can run in. In those of eight bits only convolutions are computed, and not all of them: see
+#: `EIGHT_BIT_BLOCKS`.
 PRECISIONS = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
     "fp8": torch.float8_e4m3fn,
+    "int8": torch.int8,
+}
+
+#: The blocks of a network, as it names its parts, that eight bits cost next to nothing: see docs/compression.md.
+EIGHT_BIT_BLOCKS = {
+    "fp8": ("depth", "rectify"),
+    "int8": ("depth", "context", "kernels", "refine", "rectify"),
 }
 
 
@@ -45,11 +58,14 @@ class Source:
         entry: the model.
         exports: the folder of exported models, each in a folder of its name.
         provider: see `OnnxStages`.
+        eight_bits: the blocks that the precisions "fp8" and "int8" compute in eight bits, all others being as in
+            the next wider precision of the device; None is `EIGHT_BIT_BLOCKS`.
     """
 
     entry: Entry
     exports: Path = Path("exports")
     provider: str = ""
+    eight_bits: Collection[str] | None = None
 
     @property
     def config(self) -> Config:
@@ -61,6 +77,24 @@ class Source:
             network = build(self.config)
         network.load_state_dict(load_weights(self.entry.weights, self.config), assign=True)
         return network
+
+    def quantised(self, precision: str) -> tuple[Network, tuple[str, ...]]:
+        """Make the network, with the ranges of its activations; return it, and its blocks of eight bits.
+
+        Raises:
+            CalibrationError: the model is not calibrated.
+            BackendError: one of `eight_bits` is no block of the network.
+            WeightsError: the weights cannot be read.
+        """
+        network = self.network()
+        load_calibration(self.entry).apply(network)
+        names = [name for name, _ in network.named_children()]
+        if unknown := set(self.eight_bits or ()) - set(names):
+            raise BackendError(
+                f"{self.entry.name} has no block {min(unknown)!r} to compute in eight bits: it has {', '.join(names)}"
+            )
+        chosen = EIGHT_BIT_BLOCKS[precision] if self.eight_bits is None else self.eight_bits
+        return network, tuple(name for name in names if name in chosen)
 
 
 @dataclass(frozen=True)
@@ -81,19 +115,50 @@ class Backend:
 
 
 def _fused(source: Source, device: torch.device, precision: str, budget: Budget) -> Stages:
-    model = source.network()
-    assert isinstance(model, DAIN)
-    return FusedStages(FusedDAIN(model.to(device), PRECISIONS[precision]), device, budget)
+    if precision == "fp8":
+        model, blocks = _fused_eight_bits(source)
+        return FusedStages(FusedDAIN(model.to(device), torch.float16, blocks), device, budget)
+    network = source.network()
+    assert isinstance(network, DAIN)
+    return FusedStages(FusedDAIN(network.to(device), PRECISIONS[precision]), device, budget)
+
+
+def _fused_eight_bits(source: Source) -> tuple[DAIN, Collection[str]]:
+    """The network, and its blocks of eight bits."""
+    assert isinstance(source.config, ModelConfig)
+    possible = FusedDAIN.eight_bit_blocks(source.config)
+    if unable := set(source.eight_bits or ()) - set(possible):
+        raise BackendError(
+            f"{source.entry.name} has no block {min(unable)!r} that fp8 can compute: choose of {', '.join(possible)}"
+        )
+    if source.eight_bits is None and not place_of(source.entry).is_file():
+        log.warning(
+            "%s is not calibrated: fp8 computes one convolution in eight bits. `dain compress quantise` helps",
+            source.entry.name,
+        )
+        network: Network = source.network()
+        chosen: tuple[str, ...] = ("rectify",)
+    else:
+        network, chosen = source.quantised("fp8")
+    assert isinstance(network, DAIN)
+    return network, [name for name in chosen if name in possible]
 
 
 def _refined(source: Source, device: torch.device, precision: str, budget: Budget) -> Stages:
     model = source.network()
     assert isinstance(model, RefinedDAIN)
-    return RefinedStages(model, device, PRECISIONS[precision], budget)
+    return RefinedStages(
+        model, device, torch.float16 if precision == "fp8" else PRECISIONS[precision], budget
+    )
 
 
 def _cpu(source: Source, device: torch.device, precision: str, budget: Budget) -> Stages:
     keep_freed_memory()
+    if precision == "int8":
+        network, blocks = source.quantised(precision)
+        network.prepare(PRECISIONS[fastest_on_cpu()])
+        int8.quantise(network, blocks)
+        return CpuStages(network, budget)
     return CpuStages(source.network().prepare(PRECISIONS[precision]), budget)
 
 

@@ -15,7 +15,6 @@ from dain_core.network.padding import Padding
 from dain_core.network.refined import FrameFeatures, RefinedDAIN
 from dain_core.runtime.backends.fused.depth import FusedDepth
 from dain_core.runtime.backends.fused.flow import FusedFlow
-from dain_core.runtime.backends.fused.layers import EIGHT_BITS
 from dain_core.runtime.backends.stages import checksum, weight_bytes
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.graphs import Graphed
@@ -30,15 +29,14 @@ class RefinedStages:
     """The stages of `RefinedDAIN`. Memory is not planned: a frame that does not fit is a FrameTooLargeError.
 
     Args:
-        dtype: of the layers; for eight bits, which no layer here has, it is float16.
+        dtype: of the layers.
         budget: what the stages share the device with.
     """
 
     replanned = 0
 
     def __init__(self, model: RefinedDAIN, device: torch.device, dtype: torch.dtype, budget: Budget) -> None:
-        self._device, self._budget = device, budget
-        self._dtype = torch.float16 if dtype == EIGHT_BITS else dtype
+        self._device, self._budget, self._dtype = device, budget, dtype
         model = model.to(device).eval().requires_grad_(False)
         with device:
             self._flow, self._depth = FusedFlow(model.flow, self._dtype), FusedDepth(model.depth, self._dtype)

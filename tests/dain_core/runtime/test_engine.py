@@ -210,6 +210,8 @@ def test_bad_options_are_refused() -> None:
         Interpolator.load(device="cpu", precision="int4")
     with pytest.raises(ValueError, match="fp8 needs a GPU of compute capability 9.0"):
         Interpolator.load(device="cpu", precision="fp8")
+    with pytest.raises(ValueError, match="no block 'head' to compute in eight bits: it has flow, depth"):
+        Interpolator.load("dain-lite", device="cpu", precision="int8", eight_bits={"head"})
     with pytest.raises(DeviceError, match="no device is called 'gpu'"):
         Interpolator.load(device="gpu")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cuda_ext import pool_into, upsample_add_into
 from dain_core.network.modules.depth import Both, Inception, fold_batch_norm
 from dain_core.runtime.backends.fused.bands import Band
-from dain_core.runtime.backends.fused.layers import SliceConv2d, empty
+from dain_core.runtime.backends.fused.layers import EIGHT_BITS, SliceConv2d, empty, unit_of
 from dain_core.runtime.backends.fused.stem import Stem
 
 
@@ -22,9 +22,14 @@ class FusedInception(nn.Module):
     | reduced 1 | reduced 2 | reduced 3 | branch 0 | branch 1 | branch 2 | branch 3 |
     |<--------- written by the 1x1 convolution ---------->|
                                         |<------------ the block's result --------->|
+
+    Args:
+        unit, result: what 1 stands for in the input and in the result, if they have eight bits.
     """
 
-    def __init__(self, block: Inception, dtype: torch.dtype) -> None:
+    def __init__(
+        self, block: Inception, dtype: torch.dtype, unit: float | None = None, result: float | None = None
+    ) -> None:
         super().__init__()
         branches = [
             [layer for layer in branch.children() if isinstance(layer, nn.Conv2d)] for branch in block
@@ -34,8 +39,17 @@ class FusedInception(nn.Module):
         merged = nn.Conv2d(direct.in_channels, sum(conv.out_channels for conv in firsts), 1)
         merged.weight.data = torch.cat([conv.weight for conv in firsts])
         merged.bias = nn.Parameter(torch.cat([cast(Tensor, conv.bias) for conv in firsts]))
-        self.reduce = SliceConv2d(merged, 0.0, dtype)
-        self.convs = nn.ModuleList(SliceConv2d(branch[1], 0.0, dtype) for branch in branches[1:])
+        units: list[float | None] = [None] * len(reduced)
+        between = None
+        if result is not None:
+            units = [unit_of(branch[1]) for branch in branches[1:]]
+            given = zip((*units, result), firsts, strict=True)
+            between = torch.tensor([one for one, conv in given for _ in range(conv.out_channels)])
+        self.reduce = SliceConv2d(merged, 0.0, dtype, unit=unit, result=between)
+        self.convs = nn.ModuleList(
+            SliceConv2d(branch[1], 0.0, dtype, unit=own, result=result)
+            for branch, own in zip(branches[1:], units, strict=True)
+        )
         self.widths = [conv.out_channels for conv in reduced] + [direct.out_channels] * len(branches)
         self.reach = max(branch[1].kernel_size[0] // 2 for branch in branches[1:])
 
@@ -50,14 +64,20 @@ class FusedInception(nn.Module):
 
 
 class FusedBoth(nn.Module):
-    """The sum of a path at the size of its input, and one that runs at half that size and is doubled."""
+    """The sum of a path at the size of its input, and one that runs at half that size and is doubled.
 
-    def __init__(self, both: Both, dtype: torch.dtype) -> None:
+    Args:
+        unit, result: what 1 stands for in the input and in the result, if they have eight bits.
+    """
+
+    def __init__(
+        self, both: Both, dtype: torch.dtype, unit: float | None = None, result: float | None = None
+    ) -> None:
         super().__init__()
-        first, second = (list(cast(nn.Sequential, path)) for path in both.paths)
-        fine, coarse = (first, second) if isinstance(second[-1], nn.Upsample) else (second, first)
+        fine, coarse = _paths(both)
         self.mean = isinstance(coarse[0], nn.AvgPool2d)
-        self.fine, self.coarse = _fuse(fine, dtype), _fuse(coarse[1:-1], dtype)
+        self.fine = _fuse(fine, dtype, unit, result)
+        self.coarse = _fuse(coarse[1:-1], dtype, unit, result)
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.coarse(self.pooled(x))
@@ -71,11 +91,30 @@ class FusedBoth(nn.Module):
         return low
 
 
-def _fuse(path: Iterable[nn.Module], dtype: torch.dtype) -> nn.Sequential:
-    return nn.Sequential(
-        *(FusedBoth(part, dtype) if isinstance(part, Both) else FusedInception(cast(Inception, part), dtype)
-          for part in path)
-    )  # fmt: skip
+def _paths(both: Both) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The path at the size of the input, and the one that begins with pooling and ends with doubling."""
+    first, second = (list(cast(nn.Sequential, path)) for path in both.paths)
+    return (first, second) if isinstance(second[-1], nn.Upsample) else (second, first)
+
+
+def _unit(part: nn.Module) -> float:
+    """What 1 stands for in the input of a part, in eight bits."""
+    if isinstance(part, Both):
+        fine, coarse = _paths(part)
+        return max(_unit(fine[0]), _unit(coarse[1]))
+    return unit_of(cast(nn.Conv2d, cast(nn.Sequential, cast(Inception, part)[0])[0]))
+
+
+def _fuse(
+    path: Sequence[nn.Module], dtype: torch.dtype, unit: float | None, result: float | None
+) -> nn.Sequential:
+    """The parts of a path. Each gives what the next one takes."""
+    inner = [None if unit is None else _unit(part) for part in path[1:]]
+    fused: list[nn.Module] = []
+    for part, before, after in zip(path, (unit, *inner), (*inner, result), strict=True):
+        kind = FusedBoth if isinstance(part, Both) else FusedInception
+        fused.append(kind(part, dtype, before, after))  # type: ignore[arg-type]
+    return nn.Sequential(*fused)
 
 
 class FusedDepth(nn.Module):
@@ -83,16 +122,22 @@ class FusedDepth(nn.Module):
 
     The last convolution is linear: it runs on both paths of the outermost sum before they are added, and on the coarse
     one before that is doubled, as four convolutions that give one pixel of each 2x2.
+
+    Args:
+        dtype: of the network.
+        eight_bits: whether all but the first convolution multiplies eight bits. The network must be calibrated.
     """
 
-    def __init__(self, network: nn.Sequential, dtype: torch.dtype) -> None:
+    def __init__(self, network: nn.Sequential, dtype: torch.dtype, eight_bits: bool = False) -> None:
         super().__init__()
         fold_batch_norm(network)
         stem, hourglass, head = network[0], cast(Both, network[3]), cast(nn.Conv2d, network[4])
-        self.stem = Stem(cast(nn.Conv2d, stem), dtype)
-        self.hourglass = FusedBoth(hourglass, dtype)
-        self.fine_head = SliceConv2d(head, 1.0, dtype, wide_output=True)
-        self.coarse_head = SliceConv2d(_before_doubling(head), 1.0, dtype, wide_output=True)
+        unit, result = (_unit(hourglass), unit_of(head)) if eight_bits else (None, None)
+        self.stem = Stem(cast(nn.Conv2d, stem), dtype, unit)
+        dtype = EIGHT_BITS if eight_bits else dtype
+        self.hourglass = FusedBoth(hourglass, dtype, unit, result)
+        self.fine_head = SliceConv2d(head, 1.0, dtype, wide_output=True, unit=result)
+        self.coarse_head = SliceConv2d(_before_doubling(head), 1.0, dtype, wide_output=True, unit=result)
         fine = cast(Iterable[FusedInception], self.hourglass.fine)
         self.reach = head.kernel_size[0] // 2 + sum(block.reach for block in fine)
 
@@ -107,7 +152,7 @@ class FusedDepth(nn.Module):
             x = self.stem(image)
             return self._coarse(self.hourglass.pooled(x)).add_(self._fine(x))
         bands = list(Band.split(height, rows))
-        pooled = empty(image[:, :, ::2, ::2], self.stem.out_channels, self.stem.dtype)
+        pooled = empty(image[:, :, ::2, ::2], self.stem.out_channels, self.stem.conv.out_dtype)
         for band in bands:
             self.hourglass.pooled(self._stem(image, band), Band(band.top // 2, band.bottom // 2).of(pooled))
         depth = self._coarse(pooled)

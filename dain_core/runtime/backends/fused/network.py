@@ -7,7 +7,7 @@ cuDNN's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -23,7 +23,7 @@ from dain_core.runtime.backends.fused.context import FusedContext
 from dain_core.runtime.backends.fused.depth import FusedDepth
 from dain_core.runtime.backends.fused.flow import FusedFlow
 from dain_core.runtime.backends.fused.kernels import FusedKernels
-from dain_core.runtime.backends.fused.layers import EIGHT_BITS, GROUP, empty
+from dain_core.runtime.backends.fused.layers import GROUP, empty
 from dain_core.runtime.backends.fused.synthesis import FusedRectification
 from dain_core.runtime.graphs import beside
 
@@ -78,21 +78,36 @@ class FusedDAIN(nn.Module):
     """Made on the device of a `DAIN`, of which it takes the weights and which is of no use afterwards.
 
     Args:
-        dtype: of the network; for `EIGHT_BITS` see `FusedRectification`, all else is then float16.
+        dtype: of the network.
+        eight_bits: the blocks that multiply eight bits, of `eight_bit_blocks`.
     """
 
-    def __init__(self, model: DAIN, dtype: torch.dtype) -> None:
+    def __init__(self, model: DAIN, dtype: torch.dtype, eight_bits: Collection[str] = ()) -> None:
         super().__init__()
         model.eval().requires_grad_(False)
-        self.config = model.config
-        self.dtype = torch.float16 if dtype == EIGHT_BITS else dtype
+        self.config, self.dtype = model.config, dtype
         with model.rectify.head.weight.device:  # weights are laid out for the device that they are on
-            self.depth = FusedDepth(model.depth, self.dtype)
+            self.depth = FusedDepth(model.depth, self.dtype, "depth" in eight_bits)
             self.context = FusedContext(model.context, self.dtype)
             self.flow = FusedFlow(model.flow, self.dtype)
             self.kernels = FusedKernels(model.kernels, self.dtype)
-            self.rectify = FusedRectification(model.rectify, model.config, dtype)
+            self.rectify = FusedRectification(
+                model.rectify, model.config, self.dtype, "rectify" in eight_bits
+            )
         self.eval().requires_grad_(False)
+
+    @staticmethod
+    def eight_bit_blocks(config: ModelConfig) -> tuple[str, ...]:
+        """The blocks that can multiply eight bits, of which a tensor core takes 32 channels at once."""
+        depths = (
+            config.depth_stem,
+            config.depth_narrow,
+            config.depth_wide,
+            *(4 * w for w in config.depth_widths),
+        )
+        seen = (config.rectify_width, 6 * config.context_width + BLEND_CHANNELS)
+        blocks = {"depth": depths, "rectify": seen}
+        return tuple(name for name, widths in blocks.items() if not any(width % 32 for width in widths))
 
     @staticmethod
     def supports(config: ModelConfig, device: torch.device) -> bool:

@@ -14,9 +14,12 @@ class Stem(nn.Module):
 
     Three channels would leave most of a tensor core idle at each of 7x7 taps. A row of taps unfolded into channels
     leaves a convolution one column wide.
+
+    Args:
+        result: what 1 stands for in the result, if that has eight bits.
     """
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, result: float | None = None) -> None:
         super().__init__()
         height, self.taps = conv.weight.shape[2:]
         self.reach, self.dtype, self.out_channels = height // 2, dtype, conv.out_channels
@@ -24,7 +27,7 @@ class Stem(nn.Module):
         column = nn.Conv2d(self.channels, conv.out_channels, (height, 1), padding=(self.reach, 0))
         weight = conv.weight.permute(0, 3, 1, 2).flatten(1, 2)[..., None]
         column.weight.data, column.bias = widen(weight, self.channels), conv.bias
-        self.conv = SliceConv2d(column, 0.0, dtype)
+        self.conv = SliceConv2d(column, 0.0, dtype, result=result)
 
     def forward(self, image: Tensor, out: Tensor | None = None) -> Tensor:
         rows = empty(image, self.channels, self.dtype)

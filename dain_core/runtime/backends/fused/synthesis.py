@@ -12,7 +12,14 @@ from cuda_ext import BLEND_CHANNELS
 from dain_core.network.model import ModelConfig
 from dain_core.network.modules.layers import ResidualBlock
 from dain_core.network.modules.synthesis import RectificationNetwork
-from dain_core.runtime.backends.fused.layers import FusedResidualBlock, SliceConv2d, widen
+from dain_core.runtime.backends.fused.layers import (
+    EIGHT_BITS,
+    FusedResidualBlock,
+    SliceConv2d,
+    unit_of,
+    widen,
+)
+from dain_core.runtime.calibration import range_of
 
 
 class FusedRectification(nn.Module):
@@ -21,20 +28,29 @@ class FusedRectification(nn.Module):
     `stem` is not part of `forward` so that its input, the largest tensor of all, can be let go of in between.
 
     Args:
-        dtype: of the network, or `EIGHT_BITS`, in which the first convolution, most of the work, then multiplies.
+        dtype: of the network.
+        eight_bits: whether convolutions multiply eight bits: all of them in a network that is calibrated, else the
+            first, which is most of the work.
 
     Attributes:
         seen_dtype, channels: of what `stem` sees: the warped contexts of both frames and what `blend_into` gathers.
         reach: how many rows above and below a row depends on.
     """
 
-    def __init__(self, network: RectificationNetwork, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(
+        self, network: RectificationNetwork, config: ModelConfig, dtype: torch.dtype, eight_bits: bool = False
+    ) -> None:
         super().__init__()
         blocks = cast(Sequence[ResidualBlock], network.blocks)
-        self.stem = SliceConv2d(_as_gathered(network.stem, config.context_channels), 0.0, dtype)
-        self.seen_dtype, dtype = dtype, self.stem.out_dtype
-        self.blocks = nn.Sequential(*(FusedResidualBlock(block, dtype) for block in blocks))
-        self.head = SliceConv2d(network.head, 1.0, dtype, wide_output=True)
+        self.seen_dtype = EIGHT_BITS if eight_bits else dtype
+        unit = None
+        if eight_bits and range_of(network.head):
+            unit, dtype = unit_of(network.head, *(block.conv1 for block in blocks)), EIGHT_BITS
+        # Colours and pixels of flow are numbers that eight bits hold as they are.
+        stem = _as_gathered(network.stem, config.context_channels)
+        self.stem = SliceConv2d(stem, 0.0, self.seen_dtype, result=unit)
+        self.blocks = nn.Sequential(*(FusedResidualBlock(block, dtype, unit) for block in blocks))
+        self.head = SliceConv2d(network.head, 1.0, dtype, wide_output=True, unit=unit)
         self.channels = 6 * config.context_width + BLEND_CHANNELS
         self.reach = config.rectify_kernel // 2 + 2 * len(blocks) + 1
 

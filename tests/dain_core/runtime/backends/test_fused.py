@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dain_core.compression.calibrate import histograms
 from dain_core.network.model import DAIN, ModelConfig, Motion
 from dain_core.runtime.backends.fused import FusedDAIN, layers
 from dain_core.runtime.backends.fused.network import FusedFeatures
 from dain_core.runtime.backends.fused.stages import FusedStages
 from dain_core.runtime.budget import Budget
+from dain_core.runtime.calibration import Calibration
 from dain_core.runtime.graphs import map_tensors, tensors
 from dain_core.runtime.memory import FrameTooLargeError, is_out_of_memory
 
@@ -221,3 +223,45 @@ def test_tensors_are_found_in_tuples_and_dataclasses() -> None:
     assert [float(x) for x in tensors(doubled)] == [0, 2, 4, 6]
     with pytest.raises(TypeError, match="no tensors in float"):
         map_tensors(lambda x: x, 0.5)
+
+
+EIGHT_BIT_CONFIG = replace(CONFIG, depth_narrow=32, rectify_width=32)
+
+
+def calibrated(network: DAIN, frames: tuple[Tensor, Tensor]) -> None:
+    seen = histograms(network, [frames])
+    ranges = {name: (histogram.low, histogram.high) for name, histogram in seen.items()}
+    Calibration("any", "", "max", 1, ranges, {}).apply(network)
+
+
+@pytest.mark.parametrize("block", ["depth", "rectify"])
+def test_eight_bits_are_close(frames: tuple[Tensor, Tensor], block: str) -> None:
+    """Each tensor in a unit of its own, whatever size its numbers have."""
+    assert FusedDAIN.eight_bit_blocks(EIGHT_BIT_CONFIG) == ("depth", "rectify")
+    torch.manual_seed(0)
+    plain, source = DAIN(EIGHT_BIT_CONFIG).eval(), DAIN(EIGHT_BIT_CONFIG).eval()
+    with torch.no_grad():
+        plain.rectify.stem.weight.mul_(3000)  # of such numbers eight bits hold none
+        plain.rectify.head.weight.div_(3000)
+    source.load_state_dict(plain.state_dict())
+    calibrated(source, frames)
+    fused = FusedDAIN(source, torch.float32, (block,))
+    assert any(module.out_dtype == layers.EIGHT_BITS for module in fused.get_submodule(block).modules()
+               if isinstance(module, layers.SliceConv2d))  # fmt: skip
+    with torch.inference_mode():
+        if block == "depth":
+            expected, found = plain.log_depth(frames[0]), fused.log_depth(frames[0])
+        else:
+            one, two = (plain.features(frame) for frame in frames)
+            made = plain.synthesise(one, two, plain.motion(one, two), 0.5)
+            expected = made.output - made.blend
+            first, second = (fused.features(frame) for frame in frames)
+            time = torch.tensor(0.5)
+            found = fused.synthesise(first, second, fused.motion(first, second), time) - made.blend
+    assert float((found - expected).norm()) < 0.1 * float(expected.norm())
+
+
+def test_without_a_calibration_one_convolution_has_eight_bits() -> None:
+    fused = FusedDAIN(DAIN(EIGHT_BIT_CONFIG), torch.float32, ("rectify",))
+    packed = [name for name, buffer in fused.named_buffers() if buffer.dtype == layers.EIGHT_BITS]
+    assert packed == ["rectify.stem.weight"]

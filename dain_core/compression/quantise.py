@@ -1,0 +1,111 @@
+"""``dain compress quantise``: finds the scales with which a model computes in eight bits, and measures the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor
+
+from dain_core.compression.calibrate import METHODS, histograms
+from dain_core.errors import DainCoreError
+from dain_core.evaluation.clips import Clip, Selection, find_clips
+from dain_core.outputs import writing
+from dain_core.runtime.backends import Source
+from dain_core.runtime.calibration import Calibration, digest_of, place_of
+from dain_core.runtime.devices import named_device
+from dain_core.weights.registry import Entry, UnknownModelError, registry
+
+#: The largest frame to calibrate with, (width, height). The middle of larger ones is taken.
+_LARGEST = (448, 256)
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of videos or frames of the kind that the model is for.",
+)
+@click.option(
+    "--pairs", default=64, show_default=True, type=click.IntRange(1), help="Number of pairs of frames to see."
+)
+@click.option(
+    "--method",
+    default="max",
+    show_default=True,
+    type=click.Choice(list(METHODS)),
+    help="Range of an activation: all of it, a percentile, or that of the least mean square error.",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    envvar="DAIN_MODELS",
+    help="Folder of models of your own; the setting DAIN_MODELS otherwise.",
+)
+def quantise(model: str, data: Path, pairs: int, method: str, device: str, models: Path | None) -> None:
+    """Calibrate MODEL for eight bits on real frames.
+
+    The scales are written beside the weights, as NAME.calibration.json, where the precisions int8 (on CPUs) and fp8 (on
+    GPUs) find them. Weights need no calibration: each output channel has a scale of its own.
+    """
+    try:
+        entry = model_called(model, models)
+        calibration = calibrate(entry, data, pairs, method, named_device(device))
+    except DainCoreError as error:
+        raise click.ClickException(str(error)) from error
+    path = place_of(entry)
+    with writing(path):
+        calibration.write(path)
+    click.echo(
+        f"{path}: the ranges of {len(calibration.ranges)} convolutions of {model} on {calibration.pairs} pairs"
+    )
+
+
+def model_called(name: str, models: Path | None) -> Entry:
+    """Return a model of the registry; raise UnknownModelError if there is none of that name."""
+    entries = registry(models)
+    if name not in entries:
+        raise UnknownModelError(f"no model is called {name!r}: choose one of {', '.join(entries)}")
+    return entries[name]
+
+
+def calibrate(entry: Entry, data: Path, pairs: int, method: str, device: torch.device) -> Calibration:
+    """Return the ranges of a model's activations on pairs of frames from `data`.
+
+    Raises:
+        EvaluationError: `data` holds no frames that can be read.
+        WeightsError: the weights cannot be read.
+    """
+    clips = find_clips(data)
+    network = Source(entry).network().to(device).eval()
+    frames = [(first, last) for first, last in sample_pairs(clips, pairs)]
+    seen = histograms(network, ((first.to(device), last.to(device)) for first, last in frames))
+    ranges = {name: METHODS[method](histogram) for name, histogram in seen.items()}
+    channels = {name: histogram.channels.tolist() for name, histogram in seen.items() if histogram.is_mixed}
+    return Calibration(entry.name, digest_of(entry), method, len(frames), ranges, channels)
+
+
+def sample_pairs(clips: Sequence[Clip], count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give about `count` pairs of frames, (1, 3, H, W) in [0, 1], spread evenly over `clips`, and over each of them.
+
+    Raises:
+        EvaluationError: a clip cannot be read.
+    """
+    share = -(-count // len(clips))
+    for clip in clips[:: -(-len(clips) // count)]:
+        for sample in clip.samples(Selection(limit=share)):
+            first, last = (_middle(frame).float() / 255 for frame in (sample.first, sample.last))
+            yield first, last
+
+
+def _middle(frame: Tensor) -> Tensor:
+    """The middle of a frame, (..., H, W), as far as it is larger than `_LARGEST`."""
+    for axis, most in ((-1, _LARGEST[0]), (-2, _LARGEST[1])):
+        size = frame.shape[axis]
+        frame = frame.narrow(axis, max(size - most, 0) // 2, min(size, most))
+    return frame
