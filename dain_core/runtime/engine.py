@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, wraps
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from dain_core.runtime.budget import Budget
 from dain_core.runtime.devices import current, fastest_on_cpu, named_device
 from dain_core.runtime.interrupt import Interruptible
 from dain_core.runtime.memory import FrameTooLargeError
+from dain_core.runtime.still import covering, filled, stillness
 from dain_core.weights.files import config_for
 from dain_core.weights.registry import Entry, UnknownModelError, registry
 
@@ -37,27 +38,35 @@ class Frame:
     """What is known of one frame: worth keeping for the next pair.
 
     Attributes:
+        image: the frame.
         features: what the network knows.
         range: the least and the largest value of each channel, (1, 3, 1, 1), and at least 0 to 1.
+        mask: what is known to stand still, (1, 1, H, W), in [0, 1].
     """
 
+    image: Tensor
     features: Any
     range: tuple[Tensor, Tensor]
+    mask: Tensor | None = None
 
     @property
     def size(self) -> torch.Size:
         """Height and width."""
-        size: torch.Size = self.features.image.shape[2:]
-        return size
+        return self.image.shape[2:]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What is known of two neighbouring frames, for any time between them."""
+    """What is known of two neighbouring frames, for any time between them.
+
+    Attributes:
+        still: how much the picture between them is what both of them show, (1, 1, H, W), in [0, 1].
+    """
 
     first: Frame
     second: Frame
     motion: Any
+    still: Tensor
 
 
 class Pending:
@@ -221,12 +230,13 @@ class Interpolator:
         return Interruptible(check) if self.device.type == "cpu" else nullcontext()
 
     @_infers
-    def frame(self, rgb: Tensor) -> Frame:
+    def frame(self, rgb: Tensor, mask: Tensor | None = None) -> Frame:
         """The work that a frame needs once, whatever pairs it is in.
 
         Args:
             rgb: (1, 3, H, W), of a floating dtype, on `device`; any size from 1x1. In [0, 1] but for colours that a
                 screen does not have, such as whiter than white: see `dain_core.runtime.color`.
+            mask: 1 where the picture is known to stand still, (1, 1, H, W), on `device`; see `still`.
 
         Raises:
             ValueError: the wrong shape, dtype or device; a FrameTooLargeError if memory does not suffice.
@@ -241,7 +251,12 @@ class Interpolator:
             )
         image = rgb.float().contiguous(memory_format=torch.channels_last)
         lowest, highest = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
-        return Frame(self._stages.features(image), (lowest.clamp(max=0), highest.clamp(min=1)))
+        seen = (
+            image
+            if mask is None
+            else filled(image, covering(mask)).contiguous(memory_format=torch.channels_last)
+        )
+        return Frame(image, self._stages.features(seen), (lowest.clamp(max=0), highest.clamp(min=1)), mask)
 
     @_infers
     def pair(self, first: Frame, second: Frame) -> Pair:
@@ -253,7 +268,11 @@ class Interpolator:
         if first.size != second.size:
             sizes = " and ".join(f"{width}x{height}" for height, width in (first.size, second.size))
             raise ValueError(f"the two frames must have one size, got {sizes}: scale one of them first")
-        return Pair(first, second, self._stages.motion(first.features, second.features))
+        motion = self._stages.motion(first.features, second.features)
+        still = stillness(first.features.image, second.features.image, motion.flows)
+        for frame in (first, second):
+            still = still if frame.mask is None else still.maximum(frame.mask)
+        return Pair(first, second, motion, still)
 
     @_infers
     def submit(self, pair: Pair, time: float) -> Pending:
@@ -269,7 +288,10 @@ class Interpolator:
         first, second = pair.first.features, pair.second.features
         moment = torch.full((), time, device=self.device)
         output, checksum = self._stages.synthesis(first, second, pair.motion, moment)
-        one, two = first.image, second.image  # not the pair, which is large
+        one, two = (
+            replace(frame, features=None) for frame in (pair.first, pair.second)
+        )  # features are large
+        output = output.lerp(one.image.lerp(two.image, time), pair.still)
         (low_1, high_1), (low_2, high_2) = pair.first.range, pair.second.range
         frame = output.clamp(low_1.minimum(low_2), high_1.maximum(high_2))
         return Pending(frame, checksum, lambda: self._recompute(one, two, time))
@@ -289,7 +311,7 @@ class Interpolator:
         """The same network in float32."""
         return Interpolator(self._source, self.device, "fp32", self._budget)
 
-    def _recompute(self, first: Tensor, second: Tensor, time: float) -> Tensor:
+    def _recompute(self, first: Frame, second: Frame, time: float) -> Tensor:
         """The frame in float32. Threads that ask for results wait for each other here."""
         if self.precision == "fp32":
             raise FloatingPointError(
@@ -299,7 +321,8 @@ class Interpolator:
             self.recomputed += 1
             exact = self._exact
             with self._budget.turn(exact._stages):
-                return exact.interpolate(first, second, [time])
+                pair = exact.pair(*(exact.frame(frame.image, frame.mask) for frame in (first, second)))
+                return exact.between(pair, time)
 
 
 def _check_eight_bits(precision: str, device: torch.device) -> None:

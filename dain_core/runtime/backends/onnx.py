@@ -43,6 +43,19 @@ class Known:
     values: Mapping[str, OrtValue]
 
 
+@dataclass(frozen=True)
+class KnownMotion:
+    """What is known of a pair of frames: what the graphs hand on, by name."""
+
+    values: Mapping[str, OrtValue]
+
+    @property
+    def flows(self) -> tuple[Tensor, Tensor]:
+        """The flow from the first frame to the second, and back, (1, 2, H, W) each."""
+        there, back = (torch.from_numpy(self.values[f"flows.{way}"].numpy()) for way in (0, 1))
+        return there, back
+
+
 class OnnxStages:
     """The stages of an exported model.
 
@@ -88,14 +101,14 @@ class OnnxStages:
         given = OrtValue.ortvalue_from_numpy(image.contiguous().numpy(), self._place, 0)
         return Known(image, {"image": given, **self._run("features", {"image": given})})
 
-    def motion(self, first: Known, second: Known) -> Mapping[str, OrtValue]:
-        return self._run("motion", _of_both(first, second))
+    def motion(self, first: Known, second: Known) -> KnownMotion:
+        return KnownMotion(self._run("motion", _of_both(first, second)))
 
     def synthesis(
-        self, first: Known, second: Known, motion: Mapping[str, OrtValue], time: Tensor
+        self, first: Known, second: Known, motion: KnownMotion, time: Tensor
     ) -> tuple[Tensor, Tensor]:
         moment = OrtValue.ortvalue_from_numpy(time.reshape(1).float().numpy(), self._place, 0)
-        made = self._run("synthesis", {**_of_both(first, second), **motion, "time": moment})
+        made = self._run("synthesis", {**_of_both(first, second), **motion.values, "time": moment})
         frame, checksum = (torch.from_numpy(made[name].numpy()) for name in ("frame", "checksum"))
         return frame, checksum
 

@@ -25,7 +25,10 @@ class Stages(Protocol):
         """What is known of one frame (1, 3, H, W); the attribute `image` of the result is that frame."""
 
     def motion(self, first: Any, second: Any) -> Any:
-        """What is known of a pair of frames, given the features of both."""
+        """What is known of a pair of frames, given the features of both.
+
+        The attribute `flows` of the result is the flow from the first to the second and back, (1, 2, H, W) each.
+        """
 
     def synthesis(self, first: Any, second: Any, motion: Any, time: Tensor) -> tuple[Tensor, Tensor]:
         """The frame at a time, and a number that is finite if the frame can be trusted."""
