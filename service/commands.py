@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 
 from service.client import Client
+from service.jobs.notes import Note, sentences
 from service.jobs.problems import figure
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -154,8 +155,8 @@ def _save(client: Client, job: dict[str, Any], target: Path, clip: Path | None, 
     except OSError as error:
         kept = f"the service still has the result, at {str(client.url).rstrip('/')}/jobs/{job['id']}/result"
         raise click.ClickException(f"{path} cannot be written: {error.strerror}; {kept}.") from None
-    for note in job.get("notes", ()):  # an older service has none, or plain sentences
-        click.echo(f"Note: {note['text'] if isinstance(note, dict) else note}", err=True)
+    for sentence in sentences(Note.read_all(job.get("notes", ()))):  # an older service has none
+        click.echo(f"Note: {sentence}", err=True)
     click.echo(f"{path}: {job['output']['frames']} frames at {job['output']['frame_rate']} fps")
 
 

@@ -14,7 +14,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from dain_core.weights.files import WeightsError
 from dain_core.weights.registry import UnknownModelError
 from service.jobs.machine import Claim, Jobs, Refused
 from service.jobs.names import new_token
+from service.jobs.notes import Note
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
 from service.jobs.records import Job, Output, State, UnreadableRecord
@@ -177,14 +178,17 @@ class Attempt:
         for task in ready:
             self._insist(functools.partial(self.runtime.queue.enqueue, self._job_id, task))
 
-    def succeed(self, output: Output) -> None:
-        """Record the job as done.
+    def succeed(self, output: Output, notes: Sequence[Note] = ()) -> None:
+        """Record the job as done, with `notes` besides those it has.
 
         Raises:
             Void: the task is no longer this attempt's.
         """
         jobs, claim = self.runtime.jobs, self.claim
-        if not self._insist(lambda: jobs.finish(self._job_id, State.SUCCEEDED, output=output, claim=claim)):
+        done = functools.partial(
+            jobs.finish, self._job_id, State.SUCCEEDED, output=output, notes=notes, claim=claim
+        )
+        if not self._insist(done):
             raise Void
 
     def redo(self, segments: Mapping[str, StoreDamaged]) -> None:

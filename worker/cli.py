@@ -18,7 +18,7 @@ from dain_core.runtime.backends import PRECISIONS
 from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import WeightsError
-from service.jobs.notes import Note
+from service.jobs.notes import Note, sentences
 from service.jobs.options import SHIPPED_MODELS, Options, parse_rate, parse_seconds, parse_speed, settle_rate
 from worker import pipeline
 from worker.media import sandbox
@@ -167,8 +167,8 @@ def interpolate(
         raise click.ClickException(f"There is too little memory: {error}.") from error
     except (WeightsError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    for note in dict.fromkeys((*plan.notes, *notes)):
-        _say(f"Note: {note.text}")
+    for sentence in sentences([*plan.notes, *notes]):
+        _say(f"Note: {sentence}")
     _say(
         f"{made}: {plan.frames} frames, {float(plan.frame_rate):.5g} a second, {float(plan.duration):.2f} s."
     )
@@ -209,14 +209,16 @@ def _run(
         bar = progress.add_task(source.name, total=plan.frames)
         parts = [Path(scratch, str(index)) for index in range(len(plan.segments))]
         notes: list[Note] = []
+        cuts: list[Fraction] = []
         for index, part in enumerate(parts):
             stats = pipeline.render_segment(
                 plan, index, source, part, interpolator, on_frame=lambda frames: progress.advance(bar, frames)
             )
             notes += stats.notes
+            cuts += stats.cuts
         whole = Path(scratch, "whole")
         pipeline.assemble(plan, parts, source, whole)
-        return _publish(whole, result, overwrite), notes
+        return _publish(whole, result, overwrite), [*notes, *plan.cut_notes(cuts)]
 
 
 def _publish(whole: Path, result: Path, overwrite: bool) -> Path:

@@ -14,18 +14,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dain_core.runtime.color import ColorSpec
 from dain_core.runtime.pixels import PixelFormat
 from service.jobs.notes import Note
-from worker import cuts
 from worker.channel import CHECK_SECONDS, Channel, Closed, checked, nothing
+from worker.cuts import Thumbnail, Transition, transition
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
 from worker.media.join import join
@@ -76,6 +78,9 @@ class SegmentStats:
     seconds_encode: float = 0.0
     vram_peak_bytes: int = 0
     held_frames: int = 0  # source frames that could not be decoded: the frame before is shown in their place
+    cuts: list[Fraction] = field(
+        default_factory=list
+    )  # when the first frames after cuts are shown in the source
 
     @property
     def notes(self) -> list[Note]:
@@ -88,7 +93,7 @@ class SegmentStats:
 
     def sums(self) -> dict[str, float]:
         """The numbers that a job has totals of, by name. The job keeps the largest ``vram_peak_bytes``."""
-        return {name: number for name, number in vars(self).items() if name != "held_frames"}
+        return {name: number for name, number in vars(self).items() if name not in ("held_frames", "cuts")}
 
 
 def render_segment(
@@ -113,7 +118,9 @@ def render_segment(
         MediaError: the source cannot be decoded, or the result not be encoded, or be whole in a strict job.
     """
     info, schedule, segment, options = plan.info, plan.schedule, plan.segments[index], plan.options
-    first, last = segment.first_source, segment.last_source
+    # One frame more at either end tells fades and flashes from motion, as they are told within the segment.
+    first, last = max(segment.first_source - 1, 0), segment.last_source
+    last += last < len(plan.timeline.times) - 1
     with ExitStack() as stack:
         if plan.restarts:
             source_path = stack.enter_context(
@@ -186,9 +193,10 @@ def interpolate(
 ) -> SegmentStats:
     """Write ``frames`` in order to ``sink``, made of the frames of ``source``; copies are the very same planes.
 
-    Between frames that differ by more than ``scene_threshold`` (see ``worker.cuts``) nothing is blended: the
-    nearer one is shown. In the end ``sink`` is closed. Whatever ends this, its threads have ended too; an exception
-    also kills ``source`` and ``sink``. For ``on_frame``, ``check``, ``progressed`` and ``turn`` see `render_segment`.
+    Between frames that differ by more than ``scene_threshold`` nothing is blended: the nearer one is shown. At flashes
+    and fades the network has nothing to do either (see ``worker.cuts``): frames are held or mixed. In the end ``sink``
+    is closed. Whatever ends this, its threads have ended too; an exception also kills ``source`` and ``sink``. For
+    ``on_frame``, ``check``, ``progressed`` and ``turn`` see `render_segment`.
     """
     stats, transfer = SegmentStats(), Transfer(interpolator.device, pixels, colors)
     decoded, made = Channel[Arrival](AHEAD), Channel[Frame | Made](AHEAD)
@@ -233,7 +241,7 @@ class Arrival:
     """A source frame, with what is prepared while the device is busy with the frames before it."""
 
     frame: Frame
-    thumbnail: Plane
+    thumbnail: Thumbnail
     uploaded: Uploaded
 
 
@@ -258,7 +266,7 @@ def _decode(
         for frame in source:
             progressed()
             stats.seconds_decode += time.monotonic() - began
-            thumbnail = cuts.thumbnail(frame.planes[0])
+            thumbnail = Thumbnail.of(frame.planes[0])
             decoded.put(Arrival(frame, thumbnail, transfer.upload(frame.planes)))
             began = time.monotonic()
         decoded.close()
@@ -298,17 +306,26 @@ def _encode(
 
 
 class _Window:
-    """The few source frames in use. Frames before them are forgotten."""
+    """The few source frames in use, and the one before them."""
 
     def __init__(self, frames: Iterator[Arrival]) -> None:
         self._frames = frames
         self._held: deque[Arrival] = deque()
 
     def from_index(self, index: int) -> Arrival:
-        """Return frame ``index``, and forget the frames before it."""
-        while self._held and self._held[0].frame.index < index:
+        """Return frame ``index``, and forget the frames before the one before it."""
+        while self._held and self._held[0].frame.index < index - 1:
             self._held.popleft()
         return self.at(index)
+
+    def thumbnail(self, index: int) -> Thumbnail | None:
+        """That of frame ``index``; None where the source does not have that."""
+        if index < 0 or (self._held and index < self._held[0].frame.index):
+            return None
+        try:
+            return self.at(index).thumbnail
+        except EOFError:
+            return None
 
     def at(self, index: int) -> Arrival:
         """Return frame ``index``, reading on where it has not arrived. EOFError where the source ends before it."""
@@ -332,7 +349,8 @@ class _Maker:
         self._stats = stats
         self._known: dict[int, Any] = {}  # index -> what the interpolator knows of that frame
         self._pair_index = -1
-        self._pair: Any = None  # None at a scene cut
+        self._pair: Any = None  # None where the network has nothing to do
+        self._transition = Transition.MOTION
         if interpolator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(interpolator.device)
 
@@ -342,9 +360,9 @@ class _Maker:
         first, second = window.from_index(action.first), window.at(action.first + 1)
         stopwatch = Stopwatch(self._interpolator.device)
         if self._pair_index != first.frame.index:
-            self._enter(first, second)
-        if self._pair is None:
-            return first.frame if action.t <= 0.5 else second.frame
+            self._enter(first, second, window)
+        if self._transition is not Transition.MOTION:
+            return _shown(self._transition, first.frame, second.frame, action.t)
         self._stats.new_frames += 1
         pending = self._interpolator.submit(self._pair, float(action.t))
         stopwatch.stop()
@@ -355,12 +373,16 @@ class _Maker:
         if self._interpolator.device.type == "cuda":
             self._stats.vram_peak_bytes = torch.cuda.max_memory_allocated(self._interpolator.device)
 
-    def _enter(self, first: Arrival, second: Arrival) -> None:
+    def _enter(self, first: Arrival, second: Arrival, window: _Window) -> None:
         """Prepare the pair of ``first`` and ``second``. What is known of a frame from the pair before is used again."""
         self._pair_index = first.frame.index
         self._pair = None
-        if cuts.difference(first.thumbnail, second.thumbnail) > self._threshold:
+        before, after = window.thumbnail(first.frame.index - 1), window.thumbnail(second.frame.index + 1)
+        self._transition = transition(before, first.thumbnail, second.thumbnail, after, self._threshold)
+        if self._transition is Transition.CUT:
             self._stats.scene_cuts += 1
+            self._stats.cuts.append(second.frame.time)
+        if self._transition is not Transition.MOTION:
             self._known.clear()
             return
         # A frame that is no longer of use is let go of before the next takes its memory.
@@ -371,3 +393,18 @@ class _Maker:
                 rgb = self._transfer.rgb(arrival.uploaded)
                 self._known[arrival.frame.index] = self._interpolator.frame(rgb)
         self._pair = self._interpolator.pair(*(self._known[index] for index in sorted(indices)))
+
+
+def _shown(change: Transition, first: Frame, second: Frame, t: Fraction) -> Frame:
+    """What is shown at ``t`` between frames of which the network could make nothing."""
+    if change is Transition.FADE:
+        planes = (_mixed(*pair, t) for pair in zip(first.planes, second.planes, strict=True))
+        return Frame(first.index, first.time + (second.time - first.time) * t, tuple(planes))
+    if change is Transition.CUT:
+        return first if t <= Fraction(1, 2) else second
+    return first if change is Transition.FLASH else second
+
+
+def _mixed(first: Plane, second: Plane, t: Fraction) -> Plane:
+    mixed: Plane = first + (second.astype(np.float32) - first) * np.float32(t)
+    return mixed.round().astype(first.dtype)

@@ -36,6 +36,8 @@ THIRD = 3  # holds frames across long gaps
 SECOND = 2  # has restarts, or frames that are known by their numbers
 FIRST = 1  # plans without a version are of the first, too
 MOST_TOLD = 20  # notes of one kind
+MOST_CUTS_TOLD = 200
+CUT = "A scene ends and the next begins: nothing is made of both."
 MOST_KEPT = 1_000_000  # source frames in the plans that a worker keeps: a tenth of a gigabyte
 
 
@@ -159,6 +161,12 @@ class JobPlan:
             *_held(self.schedule.long_gaps, self.info.start),
             *self.delivery.notes,
         ]
+
+    def cut_notes(self, cuts: Sequence[Fraction]) -> list[Note]:
+        """Notes on scene cuts, whose second frames are shown at `cuts` on the source's clock."""
+        told = [Note.of("scene-cut", CUT, time=time - self.info.start) for time in cuts[:MOST_CUTS_TOLD]]
+        more = len(cuts) - len(told)
+        return [*told, Note.of("scene-cut", f"There are {more} more scene cuts.")] if more else told
 
     @property
     def suffix(self) -> str:

@@ -8,9 +8,11 @@ attempt that lost its claim removes what it wrote. To RQ a task is over when the
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 from redis.exceptions import RedisError
@@ -122,7 +124,8 @@ def _segment(attempt: Attempt) -> None:
         )
     attempt.megapixels = megapixels(stats.new_frames, plan.info.width, plan.info.height)
     with _published(attempt, made, f"segments/{job.id}/{index}.{claim.token}") as stored:
-        attempt.complete(task=stored.as_fields(), add=stats.sums(), notes=stats.notes)
+        cuts = json.dumps([str(time) for time in stats.cuts])
+        attempt.complete(task=stored.as_fields() | {"cuts": cuts}, add=stats.sums(), notes=stats.notes)
 
 
 def _assemble(attempt: Attempt) -> None:
@@ -150,8 +153,16 @@ def _assemble(attempt: Attempt) -> None:
                 frames=plan.frames,
                 frame_rate=str(plan.frame_rate),
                 duration_seconds=float(plan.duration),
-            )
+            ),
+            notes=plan.cut_notes(_cuts(attempt, len(plan.segments))),
         )
+
+
+def _cuts(attempt: Attempt, segments: int) -> list[Fraction]:
+    """When scenes begin in the source, as far as segments say it: earlier releases did not."""
+    names = [segment_name(index) for index in range(segments)]
+    told = attempt.runtime.jobs.task_fields(attempt.job.id, names, "cuts")
+    return [Fraction(time) for cuts in told for time in json.loads(cuts or "[]")]
 
 
 # -- files of the store: what was put there under its hash, or an error that blames the store ------------------------

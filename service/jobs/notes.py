@@ -7,7 +7,8 @@ that something is lost.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -26,6 +27,7 @@ NOTES: dict[str, tuple[bool, str]] = {
     "times-gap": (False, "The file's times jump ahead; the frame before the gap is held"),
     # the picture
     "frames-held": (True, "Frames cannot be decoded; the frame before stands in their place"),
+    "scene-cut": (False, "One scene ends and the next begins; no frame is made of both"),
     "one-view": (True, "Of a spatial video one view is taken"),
     # the sound
     "audio-encoded": (True, "A sound track is encoded again, and loses by it"),
@@ -89,3 +91,12 @@ def refusal(notes: Iterable[Note]) -> str:
         lost
         and f"The job is strict, and would lose something. {lost} Without strict, the result is made anyway."
     )
+
+
+def sentences(notes: Iterable[Note]) -> Iterator[str]:
+    """What a terminal shows of notes: each sentence once, with all the times at which it is so."""
+    times: dict[str, list[str]] = {}
+    for note in dict.fromkeys(notes):
+        times.setdefault(note.text, []).extend([f"{float(Fraction(note.time)):.2f}"] if note.time else [])
+    for text, at in times.items():
+        yield f"{text} (At {', '.join(at)} s.)" if at else text

@@ -132,6 +132,17 @@ def test_the_notes_of_a_job_say_what_does_not_come_through(
     ]
 
 
+def test_scene_cuts_are_told_with_their_times(bench: Bench, video: MakeVideo, tmp_path: Path) -> None:
+    scenes = ("-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25:duration=0.4")
+    scenes += ("-f", "lavfi", "-i", "mandelbrot=size=64x48:rate=25", "-t", "0.8")
+    joined = ("-filter_complex", "[0][1]concat=n=2", "-c:v", "libx264", "-pix_fmt", "yuv420p")
+    job = bench.accept(video("scenes.mp4", *scenes, *joined), tmp_path)
+    bench.work()
+    done = bench.jobs.get(job.id)
+    assert done.metrics.scene_cuts == 1
+    assert [(note.code, note.time) for note in done.notes] == [("scene-cut", "2/5")]
+
+
 def test_a_strict_job_fails_before_a_frame_is_made_where_something_would_be_lost(
     bench: Bench, video: MakeVideo, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.jobs.notes import NOTES, Note, refusal
+from service.jobs.notes import NOTES, Note, refusal, sentences
 
 HELD = Note.of("frames-held", "1 frame could not be decoded.", time="1/25")
 
@@ -31,3 +31,12 @@ def test_a_note_has_no_character_that_a_terminal_acts_on() -> None:
 def test_a_strict_job_is_refused_where_something_is_lost_alone() -> None:
     assert not refusal([Note.of("times-restart", "…"), Note(text="Plain.")])
     assert "1 frame could not be decoded." in refusal([Note.of("times-restart", "…"), HELD])
+
+
+def test_a_sentence_is_shown_once_with_all_its_times() -> None:
+    cuts = [Note.of("scene-cut", "A cut.", time=time) for time in ("1", "5/2", "1")]
+    assert list(sentences([Note(text="Plain."), *cuts, HELD])) == [
+        "Plain.",
+        "A cut. (At 1.00, 2.50 s.)",
+        "1 frame could not be decoded. (At 0.04 s.)",
+    ]
