@@ -90,7 +90,7 @@ class Exact(click.ParamType):
     type=click.FloatRange(0, 1),
     default=0.3,
     show_default=True,
-    help="How different two frames are at a cut, where nothing is blended: 0 to 1; 1 finds none.",
+    help="How different two frames are at a cut, where nothing is blended: 0 to 1; 1 finds none, nor flashes and fades.",
 )
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
 @click.option(

@@ -109,9 +109,12 @@ def transition(
 ) -> Transition:
     """What happens from the frame ``first`` to the frame ``second``. Frames around them are None where there are none.
 
-    A cut is where they differ by more than ``threshold``: 0 finds one between any two frames, and 1 none. A fade is
-    told from a cut and from motion by its steps: it goes on as it began, and leads to another picture or another light.
+    A cut is where they differ by more than ``threshold``: 0 finds one between any two frames, and 1 leaves all of them
+    to the network, flashes and fades among them. A fade is told from a cut and from motion by its steps: it goes on as
+    it began, and leads to another picture or another light.
     """
+    if threshold == 1:
+        return Transition.MOTION
     differs = difference(first, second)
     if threshold > 0 and (_fades(before, first, second) or _fades(first, second, after)):
         return Transition.FADE

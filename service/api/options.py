@@ -114,7 +114,7 @@ class RequestedOptions(BaseModel):
         le=1,
         allow_inf_nan=False,
         description="How different two frames must be to count as a scene cut, where nothing is blended: "
-        "0 to 1; 1 finds none.",
+        "0 to 1; 1 finds none, nor flashes and fades.",
     )
     quality: int = Field(default=18, ge=0, le=51, description="H.264 CRF: 0 (lossless) to 51 (worst).")
     audio: Literal["copy", "none"] = Field(

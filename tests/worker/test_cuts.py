@@ -93,14 +93,15 @@ def test_what_is_shown_at_a_fade_and_at_a_flash(average: Average) -> None:
 
 
 def test_the_threshold_has_its_ends(scenes: list[Plane], average: Average) -> None:
-    """At 0 nothing is ever blended, and at 1 no cut is found."""
+    """At 0 nothing is ever blended, and at 1 the network makes everything."""
     thumbnails = [
         Thumbnail.of(np.rint(255 * frame).astype(np.uint8)) for scene in scenes for frame in scene[:3]
     ]
     for one, two in itertools.pairwise(thumbnails):
         assert transition(None, one, two, None, 0) is Transition.CUT
-        assert transition(None, one, two, None, 1) is not Transition.CUT
+        assert transition(None, one, two, None, 1) is Transition.MOTION
     assert run(Flat([100, 70, 40]), Sink(), average, Factor(2), threshold=0).scene_cuts == 2
+    assert run(Flat([100, 70, 40]), Sink(), average, Factor(2), threshold=1).new_frames == 2
 
 
 def test_when_the_second_scene_begins_is_told(average: Average) -> None:
