@@ -346,8 +346,9 @@ def convolve_into(
             most.
         slope: the slope for negative values: 0 is ReLU, 1 is no activation.
         out: (N, channels, H, W), with Cout channels at most. It is float32 or has the dtype of `input`, or is float16
-            if `input` is float8_e4m3fn. A half-precision `out` is aligned to 16 bytes and has a multiple of 8 channels.
-            A float32 `out` has 16 channels at most on compute capability 9.0.
+            if `input` is float8_e4m3fn. On compute capability 9.0 it may be float8_e4m3fn for a float16 `input`, too;
+            what would be beyond 448 is then 448. All but a float32 `out` are aligned to 16 bytes and have a multiple of
+            8 channels. A float32 `out` has 16 channels at most on compute capability 9.0.
         scale: the scale of each output channel, with the shape and dtype of `bias`.
         plus: a tensor with the shape, dtype and layout of `out`. It may be `out` itself.
         dilation: the distance between the taps of the kernel in pixels, 1 to 64.
@@ -366,7 +367,8 @@ def adaptive_warp_into(
         image: the rows of the frame from `first_row` on, (N, C, any, W). On a GPU it is not float64, and C is a
             multiple of 8.
         first_row: the row of the frame that is row 0 of `image`.
-        flow, kernel: those of the whole frame, (N, 2, H, W) and (N, 16, H, W), as in `adaptive_warp`.
+        flow, kernel: those of the whole frame, (N, 2, H, W) and (N, 16, H, W), as in `adaptive_warp`; the kernel is
+            float16 for an `image` of float8_e4m3fn, which has a multiple of 16 channels.
         top: the row of the frame that is row 0 of `out`.
         out: the rows of the result from `top` on, (N, C, any, W), a slice of channels as in `convolve_into`. It has the
             dtype of `image`, or is float8_e4m3fn for a float16 `image`.

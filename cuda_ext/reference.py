@@ -433,6 +433,8 @@ def adaptive_warp_into(
     image: Tensor, first_row: int, flow: Tensor, kernel: Tensor, top: int, out: Tensor
 ) -> None:
     (n, _, h, w), there = flow.shape, range(first_row, first_row + image.shape[2])
+    if image.dtype == EIGHT_BITS:
+        image = image.to(kernel.dtype)
     whole = F.pad(image, (0, 0, there.start, h - there.stop)) if len(there) < h else image
     for rows, warped in _warp_in_bands(whole, flow, kernel, range(top, top + out.shape[2])):
         band = out[:, :, rows.start - top : rows.stop - top]

@@ -36,9 +36,43 @@ struct alignas(16) Taps {
   Tap of[16 + 2];
 };
 
-template <typename T, typename O>
+// The sum of what a thread takes of a pixel's taps.
+template <typename T>
+struct Sums {
+  float of[kWidth<T>] = {};
+
+  __device__ void add(const Channels<T>& from, float weight) {
+#pragma unroll
+    for (int k = 0; k < kWidth<T>; ++k) {
+      of[k] += weight * float(from.values[k]);
+    }
+  }
+  __device__ float at(int k) const {
+    return of[k];
+  }
+};
+
+// Eight bits are added two by two as float16, which is far more exact than what they were and become.
+template <>
+struct Sums<__nv_fp8_e4m3> {
+  __half2 of[8] = {};
+
+  __device__ void add(const Channels<__nv_fp8_e4m3>& from, float weight) {
+    const auto* pairs = reinterpret_cast<const __nv_fp8x2_storage_t*>(from.values);
+    const __half2 share = __float2half2_rn(weight);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      of[k] = __hfma2(share, __half2(__nv_cvt_fp8x2_to_halfraw2(pairs[k], __NV_E4M3)), of[k]);
+    }
+  }
+  __device__ float at(int k) const {
+    return k % 2 ? __high2float(of[k / 2]) : __low2float(of[k / 2]);
+  }
+};
+
+template <typename T, typename K, typename O>
 __global__ void warp_slices(const T* image, int64_t pitch, Rows image_rows, View<const float> flow,
-                            View<const T> kernel, O* out, int64_t out_pitch, Rows rows, Shape frame) {
+                            View<const K> kernel, O* out, int64_t out_pitch, Rows rows, Shape frame) {
   __shared__ Taps taps[kTile * kTile];
   const int x0 = blockIdx.x * kTile, row0 = blockIdx.y * kTile, n = blockIdx.z;
   {
@@ -68,20 +102,16 @@ __global__ void warp_slices(const T* image, int64_t pitch, Rows image_rows, View
     if (x >= frame.width || row >= rows.count || taps[pixel].of[0].pixel < 0) {
       continue;
     }
-    float sums[kWidth<T>] = {};
+    Sums<T> sums;
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const Tap tap = taps[pixel].of[i];
-      const auto from = *reinterpret_cast<const Channels<T>*>(source + tap.pixel * pitch + pack * kWidth<T>);
-#pragma unroll
-      for (int k = 0; k < kWidth<T>; ++k) {
-        sums[k] += tap.weight * float(from.values[k]);
-      }
+      sums.add(*reinterpret_cast<const Channels<T>*>(source + tap.pixel * pitch + pack * kWidth<T>), tap.weight);
     }
     Channels<O, kWidth<T>> result;
 #pragma unroll
     for (int k = 0; k < kWidth<T>; ++k) {
-      result.values[k] = O(sums[k]);
+      result.values[k] = O(sums.at(k));
     }
     const int64_t to = (int64_t(row) * frame.width + x) * out_pitch + pack * kWidth<T>;
     *reinterpret_cast<Channels<O, kWidth<T>>*>(target + to) = result;
@@ -202,20 +232,28 @@ void adaptive_warp_into(const Tensor& image, int64_t first_row, const Tensor& fl
   const Shape given = shape_of("image", image), target = shape_of("out", out);
   const Shape frame{given.batch, given.channels, shape_of("flow", flow).height, given.width};
   check("flow", flow, frame.with_channels(2), ScalarType::Float, image);
-  check("kernel", kernel, frame.with_channels(16), image.scalar_type(), image);
+  const bool eight = image.scalar_type() == ScalarType::Float8_e4m3fn;
+  check("kernel", kernel, frame.with_channels(16), eight ? ScalarType::Half : image.scalar_type(), image);
   check("out", out, {frame.batch, frame.channels, target.height, frame.width}, out.scalar_type(), image);
   const Rows image_rows = rows_of("image", first_row, given, frame), rows = rows_of("out", top, target, frame);
   const int64_t pitch = pitch_of("image", image, 16), out_pitch = pitch_of("out", out, 16);
   const Launcher launch(image);
-  dispatch_network(image.scalar_type(), out.scalar_type(), [&](auto zero, auto written) {
+  const auto warp = [&](auto zero, auto of_kernel, auto written) {
     using T = decltype(zero);
+    using K = decltype(of_kernel);
     using O = decltype(written);
     STD_TORCH_CHECK(frame.channels % kWidth<T> == 0, "image must have a multiple of ", kWidth<T>, " channels, not ",
                     frame.channels);
-    launch.blocks(warp_slices<T, O>, {ceil_div(frame.width, kTile), ceil_div(rows.count, kTile), frame.batch},
+    launch.blocks(warp_slices<T, K, O>, {ceil_div(frame.width, kTile), ceil_div(rows.count, kTile), frame.batch},
                   dim3(kTileThreads), static_cast<const T*>(image.const_data_ptr()), pitch, image_rows,
-                  read<float>(flow), read<T>(kernel), static_cast<O*>(out.mutable_data_ptr()), out_pitch, rows, frame);
-  });
+                  read<float>(flow), read<K>(kernel), static_cast<O*>(out.mutable_data_ptr()), out_pitch, rows, frame);
+  };
+  if (eight) {
+    STD_TORCH_CHECK(out.scalar_type() == image.scalar_type(), "out must have the dtype of an image of float8_e4m3fn");
+    return warp(__nv_fp8_e4m3(), __half(), __nv_fp8_e4m3());
+  }
+  dispatch_network(image.scalar_type(), out.scalar_type(),
+                   [&](auto zero, auto written) { warp(zero, zero, written); });
 }
 
 void blend_into(const Tensor& first, const Tensor& second, const Tensor& flow_1, const Tensor& flow_2,

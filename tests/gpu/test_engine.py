@@ -66,6 +66,18 @@ def test_half_precision_is_close(half: Interpolator, exact: Interpolator, size: 
     assert half.recomputed == 0
 
 
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU"
+)
+@pytest.mark.parametrize("model", ["dain", "dain-lite"])
+def test_eight_bits_are_close(model: str) -> None:
+    for size in ((65, 33), (270, 481), (1080, 1920)):
+        first, second = moving_texture(*size, 0), moving_texture(*size, 6)
+        engines = (Interpolator.load(model, device="cuda", precision=name) for name in ("fp8", "fp32"))
+        ours, theirs = (engine.interpolate(first, second, [0.25, 0.5]) for engine in engines)
+        assert psnr(ours, theirs) > 45
+
+
 def test_graphs_change_nothing() -> None:
     """The first frames of a size run without, the next are captured, the last are replays."""
     engine = Interpolator.load(device="cuda", precision="fp16")

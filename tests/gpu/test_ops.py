@@ -693,6 +693,17 @@ def test_pooling_into_a_slice(mean: bool, shape: tuple[int, int, int, int], dtyp
     assert bool((whole[:, :8] == 7).all()) and bool((whole[:, 8 + c :] == 7).all())
 
 
+def test_warping_eight_bits() -> None:
+    n, h, w = 2, 21, 37
+    kernel, flow = channels_last(random(n, 16, h, w).half()), random_flow(n, h, w).float()
+    image = channels_last(random(n, 32, h, w).float()).to(EIGHT)
+    out = channels_last(torch.empty((n, 48, h, w), device="cuda")).to(EIGHT)
+    cuda_ext.adaptive_warp_into(image.cuda(), 0, flow.cuda(), kernel.cuda(), 0, out[:, 16:])
+    expected = torch.empty((n, 32, h, w))
+    cuda_ext.adaptive_warp_into(image.float(), 0, flow, kernel.float(), 0, expected)
+    assert float((out[:, 16:].cpu().float() - expected).norm()) <= 4e-2 * float(expected.norm())
+
+
 @pytest.mark.parametrize("flag", [False, True])
 def test_resampling_eight_bits(flag: bool) -> None:
     low, high = (slice_of((1, 32, h, w), EIGHT, seed=h)[:, 8:24] for h, w in ((9, 13), (18, 26)))

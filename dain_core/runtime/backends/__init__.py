@@ -45,7 +45,7 @@ PRECISIONS = {
 
 #: The blocks of a network, as it names its parts, that eight bits cost next to nothing: see docs/compression.md.
 EIGHT_BIT_BLOCKS = {
-    "fp8": ("depth", "rectify"),
+    "fp8": ("depth", "context", "rectify"),
     "int8": ("depth", "context", "kernels", "refine", "rectify"),
 }
 
@@ -130,6 +130,10 @@ def _fused_eight_bits(source: Source) -> tuple[DAIN, Collection[str]]:
     if unable := set(source.eight_bits or ()) - set(possible):
         raise BackendError(
             f"{source.entry.name} has no block {min(unable)!r} that fp8 can compute: choose of {', '.join(possible)}"
+        )
+    if "context" in (source.eight_bits or ()) and "rectify" not in (source.eight_bits or ()):
+        raise BackendError(
+            "fp8 computes the block context only where it computes rectify, which sees it: name both"
         )
     if source.eight_bits is None and not place_of(source.entry).is_file():
         log.warning(

@@ -11,24 +11,35 @@ from torch import Tensor, nn
 from dain_core.network.modules.context import ContextNetwork
 from dain_core.network.modules.layers import ResidualBlock
 from dain_core.runtime.backends.fused.bands import Band
-from dain_core.runtime.backends.fused.layers import FusedResidualBlock, empty
+from dain_core.runtime.backends.fused.layers import FusedResidualBlock, empty, unit_of
 from dain_core.runtime.backends.fused.stem import Stem
 
 
 class FusedContext(nn.Module):
     """The features of an image (N, 3, H, W) after the first convolution, and after each of the network's blocks.
 
-    Narrow ones are slices of one tensor: what warps them works out a pixel's taps once, and not for each.
+    Narrow ones, and those of eight bits, are slices of one tensor: what warps them works out a pixel's taps once, and
+    not for each.
+
+    Args:
+        dtype: of the network.
+        eight_bits: whether all but the first convolution multiplies eight bits. The network must be calibrated.
+
+    Attributes:
+        unit: what 1 stands for in the features.
     """
 
-    def __init__(self, network: ContextNetwork, dtype: torch.dtype) -> None:
+    def __init__(self, network: ContextNetwork, dtype: torch.dtype, eight_bits: bool = False) -> None:
         super().__init__()
-        stem = Stem(network.stem, dtype)
         blocks = cast(Sequence[ResidualBlock], network.blocks)
-        fused = [FusedResidualBlock(block, dtype) for block in blocks]
+        # What the last block makes is about as large as what it sees.
+        unit = unit_of(*(block.conv1 for block in blocks)) if eight_bits else None
+        stem = Stem(network.stem, dtype, unit)
+        fused = [FusedResidualBlock(block, dtype, unit) for block in blocks]
+        self.unit = unit or 1.0
         self.layers = nn.ModuleList((stem, *fused))
         self.reaches = [stem.reach, *(block.conv1.dilation[0] + 1 for block in blocks)]
-        self.width, self.dtype, self.together = stem.out_channels, dtype, fused[0].narrow
+        self.width, self.dtype, self.together = stem.out_channels, stem.conv.out_dtype, fused[0].narrow
 
     def forward(self, image: Tensor, rows: tuple[int, int] | None = None) -> tuple[Tensor, ...]:
         """The features, or those of the rows from `rows[0]` up to, not including, `rows[1]`: one tensor, or several."""

@@ -79,7 +79,8 @@ class FusedDAIN(nn.Module):
 
     Args:
         dtype: of the network.
-        eight_bits: the blocks that multiply eight bits, of `eight_bit_blocks`.
+        eight_bits: the blocks that multiply eight bits, of `eight_bit_blocks`; context only together with rectify,
+            which sees it.
     """
 
     def __init__(self, model: DAIN, dtype: torch.dtype, eight_bits: Collection[str] = ()) -> None:
@@ -88,11 +89,11 @@ class FusedDAIN(nn.Module):
         self.config, self.dtype = model.config, dtype
         with model.rectify.head.weight.device:  # weights are laid out for the device that they are on
             self.depth = FusedDepth(model.depth, self.dtype, "depth" in eight_bits)
-            self.context = FusedContext(model.context, self.dtype)
+            self.context = FusedContext(model.context, self.dtype, "context" in eight_bits)
             self.flow = FusedFlow(model.flow, self.dtype)
             self.kernels = FusedKernels(model.kernels, self.dtype)
             self.rectify = FusedRectification(
-                model.rectify, model.config, self.dtype, "rectify" in eight_bits
+                model.rectify, model.config, self.dtype, "rectify" in eight_bits, self.context.unit
             )
         self.eval().requires_grad_(False)
 
@@ -106,7 +107,7 @@ class FusedDAIN(nn.Module):
             *(4 * w for w in config.depth_widths),
         )
         seen = (config.rectify_width, 6 * config.context_width + BLEND_CHANNELS)
-        blocks = {"depth": depths, "rectify": seen}
+        blocks = {"depth": depths, "context": (config.context_width, *seen), "rectify": seen}
         return tuple(name for name, widths in blocks.items() if not any(width % 32 for width in widths))
 
     @staticmethod

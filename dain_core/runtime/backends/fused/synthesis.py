@@ -31,6 +31,7 @@ class FusedRectification(nn.Module):
         dtype: of the network.
         eight_bits: whether convolutions multiply eight bits: all of them in a network that is calibrated, else the
             first, which is most of the work.
+        context_unit: what 1 stands for in the contexts.
 
     Attributes:
         seen_dtype, channels: of what `stem` sees: the warped contexts of both frames and what `blend_into` gathers.
@@ -38,7 +39,12 @@ class FusedRectification(nn.Module):
     """
 
     def __init__(
-        self, network: RectificationNetwork, config: ModelConfig, dtype: torch.dtype, eight_bits: bool = False
+        self,
+        network: RectificationNetwork,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        eight_bits: bool = False,
+        context_unit: float = 1.0,
     ) -> None:
         super().__init__()
         blocks = cast(Sequence[ResidualBlock], network.blocks)
@@ -47,7 +53,7 @@ class FusedRectification(nn.Module):
         if eight_bits and range_of(network.head):
             unit, dtype = unit_of(network.head, *(block.conv1 for block in blocks)), EIGHT_BITS
         # Colours and pixels of flow are numbers that eight bits hold as they are.
-        stem = _as_gathered(network.stem, config.context_channels)
+        stem = _as_gathered(network.stem, config.context_channels, context_unit)
         self.stem = SliceConv2d(stem, 0.0, self.seen_dtype, result=unit)
         self.blocks = nn.Sequential(*(FusedResidualBlock(block, dtype, unit) for block in blocks))
         self.head = SliceConv2d(network.head, 1.0, dtype, wide_output=True, unit=unit)
@@ -59,8 +65,8 @@ class FusedRectification(nn.Module):
         return self.head(self.blocks(x), blend, plus=blend)
 
 
-def _as_gathered(stem: nn.Conv2d, context: int) -> nn.Conv2d:
-    """The first convolution for the channels as they lie in memory: features, then `blend_into`'s.
+def _as_gathered(stem: nn.Conv2d, context: int, unit: float) -> nn.Conv2d:
+    """The first convolution for the channels as they lie in memory: features, in a unit, then `blend_into`'s.
 
     A context starts with the image, which is there already once warped: the two weights are added.
     """
@@ -70,7 +76,7 @@ def _as_gathered(stem: nn.Conv2d, context: int) -> nn.Conv2d:
         part.split([3, context - 4, 1], 1) for part in (one, two)
     )
     gathered = torch.cat((blend, image_1 + again_1, image_2 + again_2, motion, depth_1, depth_2), 1)
-    weight = torch.cat((features_1, features_2, widen(gathered, BLEND_CHANNELS)), 1)
+    weight = torch.cat((unit * features_1, unit * features_2, widen(gathered, BLEND_CHANNELS)), 1)
     size, padding = cast(tuple[int, int], stem.kernel_size), cast(tuple[int, int], stem.padding)
     result = nn.Conv2d(weight.shape[1], stem.out_channels, size, padding=padding)
     result.weight.data, result.bias = weight, stem.bias

@@ -225,7 +225,7 @@ def test_tensors_are_found_in_tuples_and_dataclasses() -> None:
         map_tensors(lambda x: x, 0.5)
 
 
-EIGHT_BIT_CONFIG = replace(CONFIG, depth_narrow=32, rectify_width=32)
+EIGHT_BIT_CONFIG = replace(CONFIG, depth_narrow=32, context_width=32, rectify_width=32)
 
 
 def calibrated(network: DAIN, frames: tuple[Tensor, Tensor]) -> None:
@@ -234,10 +234,10 @@ def calibrated(network: DAIN, frames: tuple[Tensor, Tensor]) -> None:
     Calibration("any", "", "max", 1, ranges, {}).apply(network)
 
 
-@pytest.mark.parametrize("block", ["depth", "rectify"])
-def test_eight_bits_are_close(frames: tuple[Tensor, Tensor], block: str) -> None:
+@pytest.mark.parametrize("blocks", [("depth",), ("rectify",), ("context", "rectify")], ids=" ".join)
+def test_eight_bits_are_close(frames: tuple[Tensor, Tensor], blocks: tuple[str, ...]) -> None:
     """Each tensor in a unit of its own, whatever size its numbers have."""
-    assert FusedDAIN.eight_bit_blocks(EIGHT_BIT_CONFIG) == ("depth", "rectify")
+    assert FusedDAIN.eight_bit_blocks(EIGHT_BIT_CONFIG) == ("depth", "context", "rectify")
     torch.manual_seed(0)
     plain, source = DAIN(EIGHT_BIT_CONFIG).eval(), DAIN(EIGHT_BIT_CONFIG).eval()
     with torch.no_grad():
@@ -245,11 +245,15 @@ def test_eight_bits_are_close(frames: tuple[Tensor, Tensor], block: str) -> None
         plain.rectify.head.weight.div_(3000)
     source.load_state_dict(plain.state_dict())
     calibrated(source, frames)
-    fused = FusedDAIN(source, torch.float32, (block,))
-    assert any(module.out_dtype == layers.EIGHT_BITS for module in fused.get_submodule(block).modules()
-               if isinstance(module, layers.SliceConv2d))  # fmt: skip
+    fused = FusedDAIN(source, torch.float32, blocks)
+    layers_of_eight = [
+        name
+        for name, module in fused.named_modules()
+        if isinstance(module, layers.SliceConv2d) and module.out_dtype == layers.EIGHT_BITS
+    ]
+    assert {name.split(".")[0] for name in layers_of_eight} == set(blocks)
     with torch.inference_mode():
-        if block == "depth":
+        if blocks == ("depth",):
             expected, found = plain.log_depth(frames[0]), fused.log_depth(frames[0])
         else:
             one, two = (plain.features(frame) for frame in frames)
