@@ -19,7 +19,15 @@ from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import WeightsError
 from service.jobs.notes import Note, sentences
-from service.jobs.options import SHIPPED_MODELS, Options, parse_rate, parse_seconds, parse_speed, settle_rate
+from service.jobs.options import (
+    SHIPPED_MODELS,
+    Options,
+    parse_color,
+    parse_rate,
+    parse_seconds,
+    parse_speed,
+    settle_rate,
+)
 from worker import pipeline
 from worker.media import sandbox
 from worker.media.delivery import CONTAINERS
@@ -31,9 +39,9 @@ SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if 
 
 
 class Exact(click.ParamType):
-    """A number that `parse` reads as a fraction; its ValueError says what is wrong."""
+    """What `parse` reads; its ValueError says what is wrong."""
 
-    def __init__(self, name: str, parse: Callable[[object], Fraction]) -> None:
+    def __init__(self, name: str, parse: Callable[[object], Fraction | str]) -> None:
         self.name = name
         self._parse = parse
 
@@ -94,6 +102,13 @@ class Exact(click.ParamType):
 )
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
 @click.option(
+    "--background",
+    type=Exact("colour", parse_color),
+    default="#000000",
+    show_default=True,
+    help="Colour behind what is transparent: #rrggbb, or a name such as white.",
+)
+@click.option(
     "--start",
     type=Exact("time", parse_seconds),
     help="Where in IN the result begins: seconds, or 0:01:30.5.",
@@ -124,6 +139,7 @@ def interpolate(
     quality: int,
     scene_threshold: float,
     no_audio: bool,
+    background: str,
     start: str | None,
     duration: str | None,
     loop: bool,
@@ -143,6 +159,7 @@ def interpolate(
         "quality": quality,
         "scene_threshold": scene_threshold,
         "audio": "none" if no_audio else None,
+        "background": background,
         "start": start,
         "duration": duration,
         "loop": loop,

@@ -26,6 +26,7 @@ from torch import Tensor
 from dain_core.runtime.color import ColorSpec
 from dain_core.runtime.pixels import PixelFormat
 from service.jobs.notes import Note
+from worker.alpha import OnBackground
 from worker.channel import CHECK_SECONDS, Channel, Closed, checked, nothing
 from worker.cuts import Thumbnail, Transition, transition
 from worker.media.decode import Decoder, Frame, Plane
@@ -128,14 +129,19 @@ def render_segment(
             )
         decoder = Decoder(source_path, info, first, last, plan.timeline, progressed=progressed)
         stack.enter_context(decoder)
+        colors = ColorSpec(info.color_matrix, info.full_range)
+        frames: Source = decoder
+        if info.alpha:
+            pixels = PixelFormat.named(info.decoded_format)
+            frames = OnBackground(decoder, pixels, colors, options.background)
         encoder = stack.enter_context(Encoder(out_path, plan.delivery))
         stats = interpolate(
-            decoder,
+            frames,
             schedule[segment.first_output : segment.stop_output],
             interpolator,
             encoder,
             PixelFormat.named(plan.delivery.pixel_format),
-            ColorSpec(info.color_matrix, info.full_range),
+            colors,
             scene_threshold=options.scene_threshold,
             on_frame=on_frame,
             check=check,

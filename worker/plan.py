@@ -38,6 +38,10 @@ FIRST = 1  # plans without a version are of the first, too
 MOST_TOLD = 20  # notes of one kind
 MOST_CUTS_TOLD = 200
 CUT = "A scene ends and the next begins: nothing is made of both."
+ON_BACKGROUND = Note.of(
+    "alpha-dropped",
+    "The video is transparent in places, and the result cannot be: it is shown on the colour of the option background.",
+)
 MOST_KEPT = 1_000_000  # source frames in the plans that a worker keeps: a tenth of a gigabyte
 
 
@@ -154,11 +158,13 @@ class JobPlan:
     def notes(self) -> list[Note]:
         """What of the source does not come through as it was."""
         restarts = [self.restarts.note] if self.restarts else []
+        alpha = [ON_BACKGROUND] if self.info.transparent else []
         return [
             *self.info.notes,
             *self.timeline.notes,
             *restarts,
             *_held(self.schedule.long_gaps, self.info.start),
+            *alpha,
             *self.delivery.notes,
         ]
 

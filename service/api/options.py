@@ -22,12 +22,14 @@ from pydantic_core import ErrorDetails
 from service.egress import EgressRefused, parse_url
 from service.jobs.notes import UNPRINTABLE
 from service.jobs.options import (
+    COLORS,
     DEFAULT_FACTOR,
     SHIPPED_MODELS,
     Handling,
     ModelName,
     Options,
     WebhookEvent,
+    parse_color,
     parse_rate,
     parse_seconds,
     parse_speed,
@@ -119,6 +121,11 @@ class RequestedOptions(BaseModel):
     quality: int = Field(default=18, ge=0, le=51, description="H.264 CRF: 0 (lossless) to 51 (worst).")
     audio: Literal["copy", "none"] = Field(
         default="copy", description="The sound: copy keeps it, none drops it."
+    )
+    background: Annotated[str, BeforeValidator(parse_color)] = Field(
+        default="#000000",
+        description="The colour behind a video that is transparent in places, where the result cannot be: #rrggbb, or "
+        f"one of {', '.join(COLORS)}.",
     )
     start: Annotated[str | None, BeforeValidator(lambda v: None if v is None else str(parse_seconds(v)))] = (
         Field(

@@ -29,6 +29,9 @@ SLOWEST = Fraction(1, 16)
 #: A number whose exact denominator is larger becomes the nearest fraction within it. Six decimals stay exact.
 MAX_DENOMINATOR = 10**6
 
+COLORS = {"black": "000000", "white": "ffffff", "gray": "808080", "green": "00ff00", "blue": "0000ff"}
+
+_COLOR = re.compile(r"[0-9a-f]{6}", re.ASCII)
 _WHOLE_OR_DECIMAL = re.compile(r"\d{1,4}(?:\.(\d{1,30}))?", re.ASCII)
 _SECONDS = re.compile(r"\d{1,6}(?:\.\d{1,9})?", re.ASCII)
 _CLOCK = re.compile(r"(?:(\d{1,3}):)?([0-5]?\d):([0-5]?\d(?:\.\d{1,9})?)", re.ASCII)
@@ -83,6 +86,19 @@ def parse_seconds(value: object) -> Fraction:
     if not _SECONDS.fullmatch(text) and not is_ratio:
         raise ValueError(f"{text!r} is no time: give seconds, or hours, minutes and seconds as 1:02:03.5")
     return Fraction(text).limit_denominator(MAX_DENOMINATOR)
+
+
+def parse_color(value: object) -> str:
+    """Read a colour: "#ff8000", "ff8000", or one of `COLORS`. It is returned as "#ff8000".
+
+    Raises:
+        ValueError: `value` is neither.
+    """
+    text = str(value).strip().lower()
+    digits = COLORS.get(text, text).removeprefix("#")
+    if not _COLOR.fullmatch(digits):
+        raise ValueError(f"{text!r} is no colour: give #rrggbb, or one of {', '.join(COLORS)}")
+    return f"#{digits}"
 
 
 def settle_rate(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,6 +172,7 @@ class Options(BaseModel):
     scene_threshold: float = Field(default=0.3, description="How different two frames are at a scene cut.")
     quality: int = Field(default=18, description="H.264 CRF.")
     audio: str = Field(default="copy", description="The sound: copy or none.")
+    background: str = Field(default="#000000", description="The colour behind what is transparent: #rrggbb.")
     start: str | None = Field(
         default=None, description="Seconds of the source that are left out at its beginning."
     )

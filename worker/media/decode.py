@@ -59,6 +59,7 @@ KEYED = {
         "v210",
     ),
 }
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own leave alpha out
 CONVERTIBLE = {
     0,
     1,
@@ -90,7 +91,7 @@ class _Decoded(NamedTuple):
 
 
 class Decoder:
-    """Source frames ``first`` to ``last`` inclusive, each exactly once and in order, in ``info.working_format``.
+    """Source frames ``first`` to ``last`` inclusive, each exactly once and in order, in ``info.decoded_format``.
 
     After the last frame of the timeline comes the first one again, with the number that follows, where ``last`` is that
     number: what comes between the last and the first closes a loop.
@@ -124,7 +125,7 @@ class Decoder:
         self._again = last > self._last
         self._timeline = timeline
         self._progressed = progressed
-        self._format = PixelFormat.named(info.working_format)
+        self._format = PixelFormat.named(info.decoded_format)
         self._process: ffmpeg.Process | None = None
         self._blame: Callable[[MediaError], MediaError] = lambda error: error
         self._messages = ""
@@ -271,6 +272,8 @@ class Decoder:
         options: dict[str, Any] = {"max_pixels": max(2 * info.width * info.height, 1 << 20)}  # codecs pad
         if seek is not None:
             options |= {"ss": f"{float(seek):.6f}", "seek_timestamp": 1, "flags": "-output_corrupt"}
+        if info.alpha and info.codec in ALPHA_DECODERS:
+            options[f"c:{info.stream}"] = ALPHA_DECODERS[info.codec]
         decoded = ffmpeg.source(self._path, **options)[str(info.stream)]
         both = decoded.filter("select", "1" if seek is None else FROM_KEY).filter_multi_output("split")
         level = "full" if info.full_range else "limited"
@@ -279,7 +282,7 @@ class Decoder:
         if info.matrix not in CONVERTIBLE:  # else FFmpeg refuses the frames, though nothing is converted
             planes = planes.filter("setparams", colorspace="bt709")
         planes = planes.filter("scale", info.width, info.height, out_range=level, **colors)
-        planes = planes.filter("format", info.working_format)
+        planes = planes.filter("format", info.decoded_format)
         return ffmpeg.command(
             planes.output("pipe:1", format="rawvideo", fps_mode="passthrough"),
             stamps_output(both[1], f"pipe:{stamps_fd}", info.time_base, bool(self._timeline.checksums)),

@@ -136,6 +136,8 @@ class VideoInfo(Stored):
     rotation: int  #: degrees counterclockwise, 0 to 359, that ``display_matrix`` turns the picture by
     audio: tuple[AudioInfo, ...]
     subtitles: tuple[SubtitleInfo, ...]
+    alpha: bool = False  #: whether pixels may be transparent: decoded frames then have a plane of alpha
+    transparent: bool = False  #: whether they are, as far as the first frame or the file's header tells
     notes: tuple[Note, ...] = ()  #: what of the video does not come through
     version: int = VERSION
 
@@ -166,6 +168,11 @@ class VideoInfo(Stored):
         import av  # the rest of this module is wanted where no video is opened
 
         return is_rgb(av.VideoFormat(self.pixel_format))
+
+    @property
+    def decoded_format(self) -> str:
+        """The planes in which frames are decoded: those of ``working_format``, and alpha where there is one."""
+        return self.working_format.replace("yuv", "yuva") if self.alpha else self.working_format
 
     @property
     def color_matrix(self) -> str:

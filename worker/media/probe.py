@@ -51,6 +51,7 @@ LIBRARIES = (Path(json.__file__).parents[1], Path(av.__file__).parents[1])
 RGB, BT709 = 0, 1  # in the code points of ITU-T H.273
 GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
 VIEW_ID = 29  # AVFrameSideDataType, unknown to PyAV
+OPAQUE = 255  # of alpha in 8 bits
 JPEG_RANGE = 2  # AVColorRange: black is 0 and white the highest code
 
 # A packet of these codecs is a frame that is shown; others hide frames or pack several into a packet.
@@ -268,6 +269,8 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
         sounds = [s for s in container.streams.audio if s.codec_context]
         begins = [s.start_time * s.time_base for s in sounds if s.start_time is not None and s.time_base]
         pixels, rgb = frame.format.name, is_rgb(frame.format)
+        # WebM has alpha in a stream of its own beside the picture, which FFmpeg's own decoders leave out.
+        hidden_alpha = _codec(stream) in ("vp8", "vp9") and stream.metadata.get("alpha_mode") == "1"
         return VideoInfo(
             container=container.format.name,
             codec=stream.codec_context.codec.canonical_name,
@@ -276,6 +279,8 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             height=frame.height,
             pixel_format=pixels,
             working_format=working_format(pixels, frame.width, frame.height),
+            alpha=_has_alpha(frame.format) or hidden_alpha,
+            transparent=hidden_alpha or _is_transparent(frame),
             frames=len(scan.pts),
             time_base=scan.time_base,
             start=min([first, *begins]),
@@ -299,6 +304,15 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             ),
             notes=(ONE_VIEW,) if _has_views(frame) else (),
         )
+
+
+def _has_alpha(pixels: av.VideoFormat) -> bool:
+    return pixels.has_palette or any(part.is_alpha for part in pixels.components)
+
+
+def _is_transparent(frame: av.VideoFrame) -> bool:
+    """Whether any pixel is not opaque."""
+    return _has_alpha(frame.format) and bool(frame.to_ndarray(format="rgba")[..., 3].min() < OPAQUE)
 
 
 def _codec(stream: av.stream.Stream) -> str:
