@@ -47,7 +47,14 @@ def export() -> None:
     type=click.Choice(list(FORMS)),
     help="One file, or a folder of three, so that the work for a frame and for a pair is done once.",
 )
-def onnx(out: Path, model: str, models: Path | None, precision: str, form: str) -> None:
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="A video, or a folder of videos or frames, whose values choose the ranges of eight bits.",
+)
+def onnx(
+    out: Path, model: str, models: Path | None, precision: str, form: str, calibration: Path | None
+) -> None:
     """Write a model to OUT as ONNX, opset 20. Any size, number of frames and time may be given to it.
 
     The export makes a frame of a real pair, and is kept only if that is the network's frame.
@@ -57,7 +64,7 @@ def onnx(out: Path, model: str, models: Path | None, precision: str, form: str) 
         if model not in entries:
             raise click.BadParameter(f"no model is called {model!r}: choose one of {', '.join(entries)}")
         with writing(out):
-            fidelity = write(entries[model], out, precision=precision, form=form)
+            fidelity = write(entries[model], out, precision=precision, form=form, calibration=calibration)
     except DainCoreError as error:
         raise click.ClickException(str(error)) from error
     size = sum(path.stat().st_size for path in (out, *out.glob("*.onnx")) if path.is_file())

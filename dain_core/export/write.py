@@ -7,6 +7,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,22 +17,51 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from dain_core.compression.quantise import sample_pairs
+from dain_core.evaluation.clips import find_clips
+from dain_core.evaluation.pictures import EvaluationError
 from dain_core.export.errors import ExportError
 from dain_core.export.graphs import FORMS, Graph
 from dain_core.export.operators import StandardOperators
+from dain_core.export.quantise import ASYMMETRIC, EightBits, quantise
 from dain_core.network.networks import Network, build
 from dain_core.weights.files import load_weights
 from dain_core.weights.registry import Entry
 
 OPSET = 20
-#: The precisions, and the PSNR in dB below which an exported network is not the network, whose frame is in float32.
-PRECISIONS = {"fp32": (torch.float32, 70.0), "fp16": (torch.float16, 45.0)}
+#: How many pairs of real frames eight bits are calibrated with.
+CALIBRATED = 8
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the layers of an export compute in.
+
+    Attributes:
+        dtype: of the layers.
+        least: the PSNR in dB below which the exported network is not the network, whose frame is in float32.
+        eight_bits: how convolutions have eight bits, if they do.
+    """
+
+    dtype: torch.dtype
+    least: float
+    eight_bits: EightBits | None = None
+
+
+#: The precisions of ONNX files for ONNX Runtime.
+PRECISIONS = {
+    "fp32": Precision(torch.float32, 70.0),
+    "fp16": Precision(torch.float16, 45.0),
+    "int8": Precision(torch.float32, 38.0, ASYMMETRIC),
+}
 
 #: The files of an export in stages.
 _STAGES = {"features.onnx", "motion.onnx", "synthesis.onnx"}
 
 
-def export(entry: Entry, out: Path, *, precision: str = "fp32", form: str = "whole") -> float:
+def export(
+    entry: Entry, out: Path, *, precision: str = "fp32", form: str = "whole", calibration: Path | None = None
+) -> float:
     """Write a model to `out`: a file of the whole network, or a folder with a file for each stage.
 
     Args:
@@ -39,22 +69,17 @@ def export(entry: Entry, out: Path, *, precision: str = "fp32", form: str = "who
         out: is replaced, but only by an export that is complete and right.
         precision: one of `PRECISIONS`.
         form: one of `FORMS`.
+        calibration: a video or a folder of videos or frames, which eight bits are calibrated with.
 
     Returns:
         The PSNR in dB of a frame that the exported network made of a real pair, against that of the network in float32.
 
     Raises:
-        ExportError: a graph is not valid, or its frame is not the network's.
+        ExportError: a graph is not valid, or its frame is not the network's, or there is nothing to calibrate with.
         WeightsError: the weights cannot be read.
         OSError: the place cannot be written to.
     """
     _check_place(out, form)
-    dtype, least = PRECISIONS[precision]
-    first, second = real_pair()
-    time = torch.tensor([0.4])
-    corner = [
-        frame[..., :70, :100] for frame in (first, second)
-    ]  # enough for a trace; all of a network pads it
     properties = {
         "dain.model": entry.name,
         "dain.network": entry.network,
@@ -62,25 +87,66 @@ def export(entry: Entry, out: Path, *, precision: str = "fp32", form: str = "who
         "dain.precision": precision,
         "dain.version": version("dain-service"),
     }
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place, torch.inference_mode():
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
         made = Path(place) / "made"
         made.mkdir()
-        graphs = FORMS[form](_network(entry, dtype), corner[0], corner[1], time)
-        files = {graph.name: made / f"{graph.name}.onnx" for graph in graphs}
-        for graph in graphs:
-            _write(graph, files[graph.name], corner[0].shape[2:], properties)
-        expected = _network(entry, torch.float32)(first, second, time.view(-1, 1, 1, 1)).output
-        error = (run(files, first, second, time) - expected).square().mean()
-        fidelity = float(-10 * error.clamp(min=1e-12).log10())
-        if not fidelity >= least:
+        files = write_graphs(entry, made, PRECISIONS[precision], form, properties, calibration)
+        fidelity = compare(entry, files)
+        if not fidelity >= PRECISIONS[precision].least:
             raise ExportError(
                 f"the exported network makes other frames than {entry.name}: {fidelity:.1f} dB on a real pair, where "
-                f"{precision} should reach {least:.0f} dB. Nothing was kept"
+                f"{precision} should reach {PRECISIONS[precision].least:.0f} dB. Nothing was kept"
             )
         if out.is_dir():  # a folder is not replaced in one step
             os.replace(out, Path(place) / "old")
         os.replace(files["whole"] if form == "whole" else made, out)
     return fidelity
+
+
+@torch.inference_mode()
+def write_graphs(
+    entry: Entry,
+    folder: Path,
+    precision: Precision,
+    form: str,
+    properties: Mapping[str, str],
+    calibration: Path | None = None,
+) -> dict[str, Path]:
+    """Write the graphs of a model to a folder; return the files by the names of the graphs."""
+    pairs = _real_frames(calibration) if precision.eight_bits else []
+    corner = [frame[..., :70, :100] for frame in real_pair()]  # enough for a trace; all of a network pads it
+    graphs = FORMS[form](_network(entry, precision.dtype), corner[0], corner[1], torch.tensor([0.4]))
+    files = {graph.name: folder / f"{graph.name}.onnx" for graph in graphs}
+    for graph in graphs:
+        _write(graph, files[graph.name], corner[0].shape[2:], properties)
+    if precision.eight_bits:
+        seen = [_known(files, first, second, torch.tensor([0.5])) for first, second in pairs]
+        for path in files.values():
+            quantise(
+                path, [{name: x.numpy() for name, x in known.items()} for known in seen], precision.eight_bits
+            )
+    return files
+
+
+def _real_frames(calibration: Path | None) -> list[tuple[Tensor, Tensor]]:
+    if calibration is None:
+        raise ExportError(
+            "eight bits are calibrated with real frames: name a video, or a folder, with --calibration"
+        )
+    try:
+        return list(sample_pairs(find_clips(calibration), CALIBRATED))
+    except EvaluationError as error:
+        raise ExportError(f"there are no real frames to calibrate with: {error}") from error
+
+
+@torch.inference_mode()
+def compare(entry: Entry, files: Mapping[str, Path]) -> float:
+    """Return the PSNR in dB of the frame that graphs make of a real pair, against the network's in float32."""
+    first, second = real_pair()
+    time = torch.tensor([0.4])
+    expected = _network(entry, torch.float32)(first, second, time.view(-1, 1, 1, 1)).output
+    error = (run(files, first, second, time) - expected).square().mean()
+    return float(-10 * error.clamp(min=1e-12).log10())
 
 
 def real_pair() -> tuple[Tensor, Tensor]:
@@ -92,13 +158,19 @@ def real_pair() -> tuple[Tensor, Tensor]:
 
 def run(files: Mapping[str, Path], first: Tensor, second: Tensor, time: Tensor) -> Tensor:
     """Make a frame on the CPU by the graphs in `files`, which are the whole network or its three stages."""
-    known = {"first": first, "second": second, "time": time}
+    return _known(files, first, second, time)["frame"]
+
+
+def _known(files: Mapping[str, Path], first: Tensor, second: Tensor, time: Tensor) -> dict[str, Tensor]:
+    """Return all that goes into graphs and comes out of them, by name."""
+    known = {"first": first, "second": second, "time": time, "image": first}
     if "whole" in files:
-        return _run(files["whole"], known)["frame"]
+        return known | _run(files["whole"], known)
     for which in ("first", "second"):
         made = _run(files["features"], {"image": known[which]})
         known |= {f"{which}.{name}": tensor for name, tensor in {"image": known[which], **made}.items()}
-    return _run(files["synthesis"], known | _run(files["motion"], known))["frame"]
+    known |= _run(files["motion"], known)
+    return known | _run(files["synthesis"], known)
 
 
 def _run(path: Path, known: Mapping[str, Tensor]) -> dict[str, Tensor]:

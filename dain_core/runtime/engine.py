@@ -188,7 +188,8 @@ class Interpolator:
             precision = "fp16" if place.type == "cuda" else fastest_on_cpu()
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r} is none of auto, {', '.join(PRECISIONS)}")
-        _check_eight_bits(precision, place)
+        if runtime == "torch":
+            _check_eight_bits(precision, place)
         budget = memory if isinstance(memory, Budget) else Budget(memory)
         source = Source(
             _entry(model, weights, models or registry()), exports or Path("exports"), provider, eight_bits
@@ -359,6 +360,8 @@ def _for_onnxruntime(device: str, precision: str) -> tuple[str, str]:
         raise BackendError(
             f"the backend onnxruntime chooses its device by its provider, not by the name {device!r}: leave it at auto"
         )
-    if precision not in ("auto", "fp32", "fp16"):
-        raise BackendError(f"the backend onnxruntime has no precision {precision!r}: choose fp32 or fp16")
+    if precision not in ("auto", "fp32", "fp16", "int8"):
+        raise BackendError(
+            f"the backend onnxruntime has no precision {precision!r}: choose fp32, fp16 or int8"
+        )
     return "cpu", "fp32" if precision == "auto" else precision

@@ -77,7 +77,10 @@ class OnnxStages:
 
     def __init__(self, folder: Path, entry: Entry, precision: str, provider: str, budget: Budget) -> None:
         provider = _provider(provider)
-        again = f"`dain export onnx {folder} --model {entry.name} --precision {precision} --form stages`"
+        frames = " --calibration FRAMES" if precision == "int8" else ""
+        again = (
+            f"`dain export onnx {folder} --model {entry.name} --precision {precision}{frames} --form stages`"
+        )
         paths = {stage: folder / f"{stage}.onnx" for stage in _STAGES}
         if not all(path.is_file() for path in paths.values()):
             raise NotExportedError(f"there is no export of {entry.name} in {folder}: {again} makes it")

@@ -16,6 +16,7 @@ from dain_core.export import write
 from dain_core.export.cli import export
 from dain_core.export.graphs import Graph
 from dain_core.network.networks import Network, build, config_named
+from dain_core.runtime.engine import Interpolator
 from dain_core.weights.files import load_weights
 
 
@@ -83,6 +84,31 @@ def test_a_graph_says_what_it_is_and_has_standard_operators_alone(exported: dict
         assert [(each.domain, each.version) for each in model.opset_import] == [("", write.OPSET)]
 
 
+def test_eight_bits_are_in_all_convolutions_but_those_of_flow(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "CALIBRATED", 2)
+    out = tmp_path / "dain-lite"
+    arguments = ["onnx", str(out), "--form", "stages", "--precision", "int8", "--calibration", str(clip)]
+    done = CliRunner().invoke(export, arguments)
+    assert done.exit_code == 0, done.output
+    for path in out.iterdir():
+        model = onnx.load(path)
+        assert {each.key: each.value for each in model.metadata_props}["dain.precision"] == "int8"
+        made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+        for node in model.graph.node:
+            if node.op_type == "Conv":
+                exact = any(part.startswith(("flow", "pyramid")) for part in node.name.split("/"))
+                assert (made_by.get(node.input[0]) == "DequantizeLinear") != exact, node.name
+    assert (
+        40
+        < fidelity({path.stem: path for path in out.iterdir()}, network("dain-lite"), 1, 63, 99, [0.3])
+        < 70
+    )
+    ours = Interpolator.load(backend="onnxruntime:CPU", exports=tmp_path, precision="int8")
+    assert (ours.precision, ours.interpolate(*write.real_pair(), [0.5]).shape) == ("int8", (1, 3, 127, 235))
+
+
 class _Still(nn.Module):
     def forward(self, first: Tensor, second: Tensor, time: Tensor) -> Tensor:
         return first + 0 * second * time
@@ -112,7 +138,13 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
             ["a.onnx", "--model", "dian"],
             "no model is called 'dian': choose one of dain, dain-lite, dain-refined",
         ),
-        (["a.onnx", "--precision", "int8"], "'int8' is not one of 'fp32', 'fp16'"),
+        (["a.onnx", "--precision", "int4"], "'int4' is not one of 'fp32', 'fp16', 'int8'"),
+        (["a.onnx", "--precision", "int8"], "calibrated with real frames: name a video, or a folder, with"),
+        (["a.onnx", "--precision", "int8", "--calibration", "away"], "away: there is no such file or folder"),
+        (
+            ["a.onnx", "--precision", "int8", "--calibration", "mine"],
+            "mine: holds no video, no folder of frames",
+        ),
         (["nowhere/a.onnx"], "there is no folder nowhere"),
         (["mine"], "mine is a folder: name a file"),
         (["file", "--form", "stages"], "file is a file: name a folder"),

@@ -58,6 +58,8 @@ def test_what_cannot_be_run_is_said(exports: Path, tmp_path: Path, monkeypatch: 
         load(model="dain")
     with pytest.raises(WeightsError, match="or in another precision than fp16"):
         load(precision="fp16")
+    with pytest.raises(WeightsError, match="precision than int8: .*--precision int8 --calibration FRAMES"):
+        load(precision="int8")
     shutil.copytree(exports / "dain-lite", tmp_path / "dain-refined")
     with pytest.raises(WeightsError, match="other weights than those of dain-refined"):
         load(model="dain-refined", exports=tmp_path)
