@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 
 from service.client import Client
+from service.jobs.formats import container_of
 from service.jobs.notes import Note, sentences
 from service.jobs.problems import figure
 
@@ -65,9 +66,24 @@ class Clip(click.Path):
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there; never CLIP itself.")
 @click.option("--factor", type=int, help="Frames per source frame, 2 to 16.  [2]")
 @click.option("--target-fps", help="Frame rate instead of a factor: 60, 59.94, 60000/1001.")
-@click.option("--speed", help="Slow motion, without sound: 0.5, 1/3, down to 1/16.")
+@click.option("--speed", help="Slow motion: 0.5, 1/3, down to 1/16.")
 @click.option("--model", help="dain, dain-lite, dain-refined, or auto: what suits the worker.  [auto]")
-@click.option("--quality", type=int, help="H.264 CRF, 0 (lossless) to 51.  [18]")
+@click.option(
+    "--container", help="Kind of file: mp4, mkv, mov, webm, gif, ….  [what OUTPUT's name says, or mp4]"
+)
+@click.option(
+    "--codec", help="h264, hevc, av1, vp9, prores, dnxhr, ffv1, …, or auto: the container's own.  [auto]"
+)
+@click.option("--quality", type=int, help="0 (lossless) to 51, on the scale of H.264's CRF.  [18]")
+@click.option("--preset", help="How hard the encoder tries: ultrafast to veryslow.  [auto]")
+@click.option(
+    "--pixel-format", help="source, compatible (what all browsers play), or yuv420p and the like.  [source]"
+)
+@click.option("--max-bitrate", help="Most bits a second of the pictures: 8M, 800k.")
+@click.option(
+    "--audio",
+    help="copy (what players know), best (all of it), aac, stretch (in slow motion) or none.  [copy]",
+)
 @click.option("--scene-threshold", type=float, help="How unlike two frames at a cut are, 0 to 1.")
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
 @click.option("--background", help="Colour behind what is transparent: #rrggbb, or a name.  [black]")
@@ -106,7 +122,12 @@ def submit(
     **options: object,
 ) -> None:
     """Send CLIP to a service, wait, and fetch the result. CLIP may be a URL, which the service fetches."""
-    given = {**options, "audio": "none" if no_audio else None, "metadata": metadata or None}
+    given = {**options, "metadata": metadata or None}
+    if no_audio:
+        given["audio"] = "none"
+    if output and not output.is_dir():
+        meant = container_of(output.suffix)
+        given["container"] = given["container"] or (meant if meant != "mp4" else None)  # which is the default
     file = clip if isinstance(clip, Path) else None
     folder = file.parent if file else Path()
     if output and not output.is_dir():

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Console
@@ -18,6 +18,7 @@ from dain_core.runtime.backends import PRECISIONS
 from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import WeightsError
+from service.jobs import formats
 from service.jobs.notes import Note, sentences
 from service.jobs.options import (
     SHIPPED_MODELS,
@@ -30,7 +31,6 @@ from service.jobs.options import (
 )
 from worker import pipeline
 from worker.media import sandbox
-from worker.media.delivery import CONTAINERS
 from worker.media.errors import MediaError
 from worker.media.facts import Choice
 from worker.plan import JobPlan
@@ -41,7 +41,7 @@ SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if 
 class Exact(click.ParamType):
     """What `parse` reads; its ValueError says what is wrong."""
 
-    def __init__(self, name: str, parse: Callable[[object], Fraction | str]) -> None:
+    def __init__(self, name: str, parse: Callable[[object], object]) -> None:
         self.name = name
         self._parse = parse
 
@@ -70,7 +70,7 @@ class Exact(click.ParamType):
 @click.option(
     "--speed",
     type=Exact("speed", parse_speed),
-    help="Slow motion, without sound: 0.5, 1/3, down to 1/16.",
+    help="Slow motion: 0.5, 1/3, down to 1/16; without sound, or with --audio stretch.",
 )
 @click.option(
     "--model",
@@ -87,11 +87,47 @@ class Exact(click.ParamType):
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
+    "--container",
+    type=click.Choice(formats.CONTAINERS),
+    help="Kind of file; unless given, the one that OUT's name says, with pictures as PNG in a .zip.",
+)
+@click.option(
+    "--codec",
+    type=click.Choice(["auto", *formats.CODECS]),
+    default="auto",
+    show_default=True,
+    help="Codec of the pictures; auto is h264, vp9 in a .webm.",
+)
+@click.option(
     "--quality",
     type=click.IntRange(0, 51),
     default=18,
     show_default=True,
-    help="H.264 CRF: 0 (lossless) to 51 (worst).",
+    help="0 (lossless) to 51 (worst), on the scale of H.264's CRF for every codec.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(["auto", *formats.PRESETS]),
+    default="auto",
+    show_default=True,
+    help="How hard the encoder tries.",
+)
+@click.option(
+    "--pixel-format",
+    type=click.Choice(["source", "compatible", *formats.PLANES]),
+    default="source",
+    show_default=True,
+    help="Bits and colour resolution; compatible is what all browsers play.",
+)
+@click.option(
+    "--max-bitrate",
+    type=Exact("bitrate", formats.parse_bitrate),
+    help="Most bits a second of the pictures: 8M, 800k.",
+)
+@click.option(
+    "--audio",
+    type=click.Choice(get_args(formats.AudioName)),
+    help="The sound: copy what players know, best keeps all, aac, stretch in slow motion, none.",
 )
 @click.option(
     "--scene-threshold",
@@ -136,7 +172,6 @@ def interpolate(
     model: str,
     precision: str,
     device: str,
-    quality: int,
     scene_threshold: float,
     no_audio: bool,
     background: str,
@@ -146,19 +181,19 @@ def interpolate(
     video_stream: int | None,
     source_fps: str | None,
     strict: bool,
+    **delivered: object,
 ) -> None:
-    """Make the video IN smoother, or slower, and write it to OUT, an MP4.
+    """Make the video IN smoother, or slower, and write it to OUT, whose name says what kind of file it is.
 
-    IN is never changed. OUT appears when it is whole.
+    OUT ends in .mp4, .mkv, .mov, .webm, .gif, .apng, .webp or .zip (of pictures). IN is never changed. OUT appears
+    when it is whole.
     """
     wanted: dict[str, object] = {
         "factor": factor,
         "target_fps": target_fps,
         "speed": speed,
         "model": model,
-        "quality": quality,
         "scene_threshold": scene_threshold,
-        "audio": "none" if no_audio else None,
         "background": background,
         "start": start,
         "duration": duration,
@@ -166,10 +201,15 @@ def interpolate(
         "video_stream": video_stream,
         "source_fps": source_fps,
         "strict": strict,
+        **delivered,
     }
-    _check_result(source, result, overwrite)
+    wanted["container"] = delivered["container"] or formats.container_of(result.suffix)
+    if no_audio:
+        wanted["audio"] = "none"
+    _check_result(source, result, overwrite, wanted["container"])
     try:
         options = Options(**settle_rate(wanted))
+        formats.check_options(options)
         _say(f"Looking into {source.name}.")
         info = sandbox.probe(source, choice=Choice(options.video_stream, options.source_fps))
         plan = JobPlan.make(source, info, options, segment_frames=SEGMENT_FRAMES)
@@ -191,11 +231,11 @@ def interpolate(
     )
 
 
-def _check_result(source: Path, result: Path, overwrite: bool) -> None:
+def _check_result(source: Path, result: Path, overwrite: bool, container: object) -> None:
     """Refuse an OUT of another kind, and one whose writing would lose a file."""
-    suffixes = [suffix for container in CONTAINERS.values() for suffix in container.suffixes]
-    if result.suffix.lower() not in suffixes:
-        what = f"the result is an MP4: give it a name that ends in {' or '.join(suffixes)}"
+    if container is None:
+        suffixes = dict.fromkeys(suffix for kind in formats.CONTAINERS.values() for suffix in kind.suffixes)
+        what = f"give the result a name that ends in {formats.listed(list(suffixes))}, or say --container"
         raise click.BadParameter(what, param_hint="OUT")
     if not os.access(result.parent, os.W_OK):
         what = f"{result.parent} cannot be written to: name a folder that can"

@@ -22,7 +22,7 @@ from pathlib import Path
 from service.jobs.notes import Note, refusal
 from service.jobs.options import Options
 from worker.channel import checked, nothing
-from worker.media import sandbox, sounds
+from worker.media import encode, sandbox, tracks
 from worker.media.delivery import Delivery
 from worker.media.errors import MediaError, exceeded
 from worker.media.facts import Choice, VideoInfo, check_version
@@ -79,8 +79,8 @@ class JobPlan:
         for a while: `scratch` is a folder for it.
 
         Raises:
-            MediaError: the video cannot be read, or the result would have more than `max_frames` frames, or lack
-                something in a strict job.
+            MediaError: the video cannot be read, the codec is not to be had here, or the result would have more than
+                `max_frames` frames, or lack something in a strict job.
             MachineError: the machine was too slow for the file's size.
         """
         restarts = Restarts.find(source, info, check, progressed)
@@ -100,13 +100,14 @@ class JobPlan:
         if max_frames is not None and len(whole) > max_frames:
             raise exceeded(f"{len(whole)} frames in the result", f"{max_frames} frames")
         source_frames = max(1, round(segment_frames * len(timeline.times) / len(whole)))
-        delivery = sounds.that_can_be_made(
+        delivery = tracks.that_can_be_made(
             source,
             info,
             Delivery.choose(info, options, whole.average_rate),
             check=check,
             progressed=progressed,
         )
+        encode.check(delivery)
         cut = tuple(segments(whole, source_frames, check))
         plan = cls(info, timeline, options, delivery, cut, restarts, longest)
         check_losses(options, plan.notes)

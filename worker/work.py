@@ -140,16 +140,16 @@ def _assemble(attempt: Attempt) -> None:
             attempt.redo(damaged)
             return
         pipeline.assemble(plan, segments, source, made, check=attempt.check, progressed=attempt.progressed)
-    file = plan.delivery.file
-    key = f"results/{job.id}/{attempt.claim.token}{file.suffix}"
+    kind = plan.delivery.kind
+    key = f"results/{job.id}/{attempt.claim.token}{kind.suffixes[0]}"
     blocks_sha256 = put_blocks(attempt.runtime.store, made, key, attempt.step)
     with _published(attempt, made, key) as stored:
         attempt.succeed(
             Output(
                 **stored.as_fields(),
                 blocks_sha256=blocks_sha256,
-                filename=f"{Path(job.filename).stem}-{plan.suffix}{file.suffix}",
-                media_type=file.media_type,
+                filename=f"{Path(job.filename).stem}-{plan.suffix}{kind.suffixes[0]}",
+                media_type=kind.media_type,
                 frames=plan.frames,
                 frame_rate=str(plan.frame_rate),
                 duration_seconds=float(plan.duration),

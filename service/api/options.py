@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,15 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from service.egress import EgressRefused, parse_url
+from service.jobs.formats import (
+    AudioName,
+    CodecName,
+    ContainerName,
+    PixelFormatName,
+    PresetName,
+    check_options,
+    parse_bitrate,
+)
 from service.jobs.notes import UNPRINTABLE
 from service.jobs.options import (
     COLORS,
@@ -102,7 +111,7 @@ class RequestedOptions(BaseModel):
         Field(
             default=None,
             description="Slow motion: how fast the result plays, from 1/16 to below 1; a number (0.25) or a "
-            "ratio (1/3). At the source's frame rate or at target_fps; without sound.",
+            "ratio (1/3). At the source's frame rate or at target_fps; without sound, unless audio is stretch.",
         )
     )
     model: ModelName = Field(
@@ -118,9 +127,43 @@ class RequestedOptions(BaseModel):
         description="How different two frames must be to count as a scene cut, where nothing is blended: "
         "0 to 1; 1 finds none, nor flashes and fades.",
     )
-    quality: int = Field(default=18, ge=0, le=51, description="H.264 CRF: 0 (lossless) to 51 (worst).")
-    audio: Literal["copy", "none"] = Field(
-        default="copy", description="The sound: copy keeps it, none drops it."
+    container: ContainerName = Field(
+        default="mp4",
+        description="Kind of file of the result: mp4, mkv, mov or webm; gif, apng or webp (animations); png, jpeg or "
+        "exr (a zip of pictures).",
+    )
+    codec: CodecName = Field(
+        default="auto",
+        description="Codec of the result: auto (h264; vp9 in webm), h264, hevc, av1, vp9, prores, dnxhr, ffv1, or "
+        "h264_nvenc, hevc_nvenc or av1_nvenc where the workers' GPUs encode.",
+    )
+    quality: int = Field(
+        default=18,
+        ge=0,
+        le=51,
+        description="Quality of the pictures on the scale of H.264's CRF, for every codec: "
+        "0 (lossless) to 51 (worst).",
+    )
+    preset: PresetName = Field(
+        default="auto",
+        description="How hard the encoder tries, for smaller files: ultrafast to veryslow; auto keeps up with a GPU.",
+    )
+    pixel_format: PixelFormatName = Field(
+        default="source",
+        description="Bits and colour resolution of the result: source (the video's own), compatible (yuv420p, which "
+        "all browsers play), yuv420p, yuv422p, yuv444p, yuv420p10le, yuv422p10le or yuv444p10le.",
+    )
+    max_bitrate: Annotated[int | None, BeforeValidator(lambda v: None if v is None else parse_bitrate(v))] = (
+        Field(
+            default=None,
+            description="Most bits a second of the pictures: 8000000, 8000k or 8M; 50k to 1000M.",
+        )
+    )
+    audio: AudioName = Field(
+        default="copy",
+        description="The sound: copy (what players of the container know stays as it is), best (all that the "
+        "container can hold stays as it is, nothing is lost), aac (all becomes AAC), stretch (in slow motion, with "
+        "its pitch kept) or none.",
     )
     background: Annotated[str, BeforeValidator(parse_color)] = Field(
         default="#000000",
@@ -164,6 +207,11 @@ class RequestedOptions(BaseModel):
     @classmethod
     def _settle_rate(cls, values: Any) -> Any:
         return settle_rate(values) if isinstance(values, Mapping) else values
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        check_options(self)
+        return self
 
 
 class RequestedHandling(BaseModel):

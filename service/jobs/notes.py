@@ -33,7 +33,22 @@ NOTES: dict[str, tuple[bool, str]] = {
     # the sound
     "audio-encoded": (True, "A sound track is encoded again, and loses by it"),
     "audio-depth": (True, "A sound track has fewer bits a sample than it had"),
+    "audio-stretched": (False, "A sound track is stretched to the speed of slow motion"),
     "audio-dropped": (True, "A sound track is left out"),
+    # the other streams
+    "subtitles-converted": (True, "A subtitle track loses its style"),
+    "subtitles-dropped": (True, "A subtitle track is left out"),
+    "stream-copied": (False, "A further video stream comes along as it is, without new frames"),
+    "stream-dropped": (True, "A cover picture, an attachment, a stream of data or of video is left out"),
+    "chapters-dropped": (True, "The chapters are left out"),
+    "captions-dropped": (True, "Closed captions within the pictures are left out"),
+    "side-data-dropped": (True, "Something that describes the pictures is left out"),
+    # the result
+    "pixels-depth": (True, "The pictures have fewer bits a sample than they had"),
+    "pixels-chroma": (True, "The pictures have less resolution of colour than they had"),
+    "pixels-palette": (True, "The pictures have a palette in the result"),
+    "pixels-padded": (False, "The pictures have an even size in the result"),
+    "pixels-unplayable": (False, "The result has pixels that browsers and most televisions do not play"),
 }
 
 

@@ -102,7 +102,7 @@ def parse_color(value: object) -> str:
 
 
 def settle_rate(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` with what follows from them: the default factor, and no sound in slow motion.
+    """`options` with what follows from them: the default factor, and no sound in slow motion unless it is stretched.
 
     Raises:
         ValueError: two of the options contradict each other.
@@ -110,8 +110,13 @@ def settle_rate(options: Mapping[str, Any]) -> dict[str, Any]:
     given = [name for name in ("factor", "target_fps", "speed") if options.get(name) is not None]
     if "factor" in given and len(given) > 1:
         raise ValueError(f"give factor or {given[1]}, not both")
-    if "speed" in given and options.get("audio") == "copy":
-        raise ValueError("in slow motion there is no sound: leave out audio, or give none")
+    audio = options.get("audio")
+    if "speed" in given and audio in ("copy", "best", "aac"):
+        raise ValueError(
+            "in slow motion sound is left out, or stretched: leave out audio, or give none or stretch"
+        )
+    if "speed" not in given and audio == "stretch":
+        raise ValueError("sound is stretched in slow motion alone: give speed, or another audio than stretch")
     implied: dict[str, Any] = {"audio": "none"} if "speed" in given else {}
     if not given:
         implied["factor"] = DEFAULT_FACTOR
@@ -170,8 +175,13 @@ class Options(BaseModel):
     )
     model: str = Field(default="auto", description="Network that interpolates.")
     scene_threshold: float = Field(default=0.3, description="How different two frames are at a scene cut.")
-    quality: int = Field(default=18, description="H.264 CRF.")
-    audio: str = Field(default="copy", description="The sound: copy or none.")
+    container: str = Field(default="mp4", description="Kind of file: see `service.jobs.formats`.")
+    codec: str = Field(default="auto", description="Codec of the pictures; auto is the container's own.")
+    quality: int = Field(default=18, description="H.264 CRF, or what looks alike with another codec.")
+    preset: str = Field(default="auto", description="How hard the encoder tries, in the words of x264.")
+    pixel_format: str = Field(default="source", description="Bits and colour resolution of the result.")
+    max_bitrate: int | None = Field(default=None, description="Most bits a second of the pictures.")
+    audio: str = Field(default="copy", description="The sound: copy, best, aac, stretch or none.")
     background: str = Field(default="#000000", description="The colour behind what is transparent: #rrggbb.")
     start: str | None = Field(
         default=None, description="Seconds of the source that are left out at its beginning."

@@ -51,6 +51,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "damaged-video": (422, "The video is damaged"),
     "loss-refused": (422, "Something of the video would be lost, and the job is strict"),
     "limit-exceeded": (422, "The video is larger or longer than this service takes"),
+    "codec-unavailable": (422, "The codec cannot be had for this video"),
     # the job
     "job-not-found": (404, "There is no such job"),
     "job-gone": (410, "The job was removed"),

@@ -74,7 +74,10 @@ def test_a_file_that_came_meanwhile_stays_and_the_result_too(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [
-        ("out.mkv", [], "ends in .mp4"),
+        ("out.avi", [], "ends in .mp4"),
+        ("out.mp4", ["--codec", "prores"], "mp4 holds no prores"),
+        ("out.webm", ["--audio", "aac"], "webm holds no AAC"),
+        ("out.mp4", ["--max-bitrate", "9"], "50k to 1000M"),
         ("absent/out.mp4", [], "there is no folder"),
         ("out.mp4", ["--factor", "1"], "factor"),
         ("out.mp4", ["--factor", "2", "--target-fps", "60"], "not both"),

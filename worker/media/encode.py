@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,7 +15,11 @@ from dain_core.runtime.pixels import PixelFormat
 from worker.media import ffmpeg
 from worker.media.decode import Plane
 from worker.media.delivery import Delivery
-from worker.media.errors import MediaError
+from worker.media.errors import MachineError, MediaError
+from worker.media.facts import UNSPECIFIED
+
+ALWAYS = {"h264"}  # the default, whose planes have sizes that it takes
+RGB = 0  # in the code points of H.273: the matrix of pictures that have none
 
 
 class Encoder:
@@ -27,11 +31,11 @@ class Encoder:
     Leaving the context finishes the file. Leaving it by an exception ends FFmpeg at once.
     """
 
-    def __init__(self, path: Path, delivery: Delivery) -> None:
+    def __init__(self, path: Path, delivery: Delivery, muxer: str = "") -> None:
         pixels = PixelFormat.named(delivery.pixel_format)
         self._shapes = pixels.plane_shapes(delivery.width, delivery.height)
         self._itemsize = pixels.dtype.itemsize
-        self._process = ffmpeg.Process(_command(path, delivery), stdin=subprocess.PIPE)
+        self._process = ffmpeg.Process(_command(path, delivery, muxer), stdin=subprocess.PIPE)
 
     def write(self, planes: Sequence[Plane]) -> None:
         """Append a frame: its planes Y, U and V.
@@ -52,6 +56,11 @@ class Encoder:
                 except BrokenPipeError:
                     self._process.wait()
                     raise self._failure() from None
+
+    @property
+    def reason(self) -> str:
+        """What FFmpeg complained about first."""
+        return self._process.reason
 
     def kill(self) -> None:
         """Give up; any thread may call this. A `write` in progress ends with a MediaError."""
@@ -80,13 +89,68 @@ class Encoder:
             self.close()
 
 
-def _command(path: Path, delivery: Delivery) -> list[str]:
+def check(delivery: Delivery) -> None:
+    """Raise MediaError where this machine's FFmpeg cannot encode the pictures of ``delivery``: before one is made.
+
+    What every FFmpeg encodes in every size is not tried.
+    """
+    if delivery.codec in ALWAYS:
+        return
+    pixels = PixelFormat.named(delivery.pixel_format)
+    black = [np.zeros(shape, pixels.dtype) for shape in pixels.plane_shapes(delivery.width, delivery.height)]
+    encoder = Encoder(Path(os.devnull), delivery, muxer="null")
+    try:
+        with encoder:
+            encoder.write(black)
+    except MachineError:
+        raise
+    except MediaError as error:
+        raise MediaError(
+            "codec-unavailable",
+            f"The workers cannot encode pictures of {delivery.width}x{delivery.height} with the codec "
+            f"{delivery.codec} ({encoder.reason}). Choose another codec.",
+        ) from error
+
+
+def _command(path: Path, delivery: Delivery, muxer: str = "") -> list[str]:
     frames = ffmpeg.own_source(
         "pipe:0",
         format="rawvideo",
         pixel_format=delivery.pixel_format,
         video_size=(delivery.width, delivery.height),
         framerate=str(delivery.rate),
+        **delivery.static_metadata,
     )
-    shaped = frames.filter("setsar", sar=str(delivery.sample_aspect_ratio), max=65535)
-    return ffmpeg.command(shaped.output(ffmpeg.url(path), fps_mode="passthrough", **delivery.encoding()))
+    shaped = _converted(_tagged(frames, delivery), delivery)
+    shaped = shaped.filter("setsar", sar=str(delivery.sample_aspect_ratio), max=65535)
+    options = delivery.encoding.command(delivery) | ({"format": muxer} if muxer else {})
+    return ffmpeg.command(shaped.output(ffmpeg.url(path), fps_mode="passthrough", **options))
+
+
+def _tagged(frames: Any, delivery: Delivery) -> Any:
+    """Frames that say what their colours are: every encoder passes this on, and nothing converts them for it."""
+    tags = {
+        "color_primaries": delivery.primaries,
+        "color_trc": delivery.transfer,
+        "colorspace": delivery.matrix,
+    }
+    known = {name: tag for name, tag in tags.items() if tag not in (RGB, UNSPECIFIED)}
+    if delivery.chroma_location:
+        known["chroma_location"] = delivery.chroma_location
+    return frames.filter("setparams", range=2 if delivery.full_range else 1, **known)
+
+
+def _converted(frames: Any, delivery: Delivery) -> Any:
+    """Frames of the size and the pixels of the file."""
+    coded = delivery.coded_format
+    if not coded:
+        return frames
+    (width, height), level = delivery.coded_size, "full" if delivery.full_range else "limited"
+    right, bottom = width - delivery.width, height - delivery.height
+    if right or bottom:
+        frames = frames.filter("pad", width, height)
+        frames = frames.filter("fillborders", right=right, bottom=bottom, mode="smear")
+    frames = frames.filter(
+        "scale", in_range=level, out_range=level, flags="bicubic+accurate_rnd+full_chroma_int"
+    )
+    return frames.filter("format", delivery.encoding.pixels.get(coded, coded))

@@ -108,6 +108,15 @@ class SubtitleInfo(Stored):
 
 
 @dataclass(frozen=True)
+class OtherInfo(Stored):
+    """A stream that is neither the picture, nor sound, nor subtitles."""
+
+    index: int  #: of the stream in the file
+    kind: str  #: "cover" (a still picture), "film" (another video), "data" or "attachment"
+    codec: str
+
+
+@dataclass(frozen=True)
 class VideoInfo(Stored):
     """The facts about a video. Times are seconds on the file's own clock. Colour tags are code points of H.273.
 
@@ -140,6 +149,17 @@ class VideoInfo(Stored):
     transparent: bool = False  #: whether they are, as far as the first frame or the file's header tells
     notes: tuple[Note, ...] = ()  #: what of the video does not come through
     version: int = VERSION
+    depth: int = 8  #: bits of a sample of a decoded frame
+    others: tuple[OtherInfo, ...] = ()
+    chapters: int = 0
+    chroma_location: int = 0  #: FFmpeg's AVChromaLocation: 0 where it is not known
+    mastering: str = ""  #: of HDR10: the mastering display and the light, as FFmpeg's options have them
+    light: str = ""
+    stereo: str = ""  #: how two views are put into a picture, by FFmpeg's name
+    side_data: tuple[str, ...] = ()  #: what else the first frame carries, by FFmpeg's name
+    language: str = ""  #: of the video stream, as its title
+    title: str = ""
+    timecode: str = ""  #: of the first frame
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
@@ -158,6 +178,8 @@ class VideoInfo(Stored):
                 "display_matrix": tuple(stored["display_matrix"]),
                 "audio": tuple(map(AudioInfo.from_dict, stored["audio"])),
                 "subtitles": tuple(map(SubtitleInfo.from_dict, stored["subtitles"])),
+                "side_data": tuple(stored.get("side_data", ())),
+                "others": tuple(map(OtherInfo.from_dict, stored.get("others", ()))),
                 "notes": Note.read_all(stored.get("notes", ())),
             }
         )

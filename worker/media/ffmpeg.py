@@ -11,6 +11,7 @@ import errno
 import fcntl
 import functools
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -31,6 +32,8 @@ from worker.media.moved import Moved
 from worker.media.sandbox import FORMATS, PROTOCOLS
 from worker.media.sandbox import url as url
 
+SPEAKER = re.compile(r"(\[[^]]*\] )+")  # parts of FFmpeg, and their addresses in memory, before what they say
+CHATTER = re.compile(r"Svt\[(info|warn)\]")  # what an encoder says whatever FFmpeg is told
 PIPE_BYTES = 1 << 20  # the most that Linux gives to a process without privileges
 MEMORY_BYTES = 16 << 30  # of address space, which a decoder's threads reserve far more of than they use
 
@@ -71,6 +74,11 @@ def own_source(url: str, **options: Any) -> Any:
 def output(*streams: Any, url: str, **options: Any) -> Any:
     """An output of ffmpeg-python: `streams` of its inputs, written to the file or pipe `url`."""
     return ffmpeg.output(*streams, url, **options)
+
+
+def merged(streams: Sequence[Any], name: str) -> Any:
+    """What the filter `name` makes of several streams."""
+    return ffmpeg.filter(streams, name)
 
 
 def command(*outputs: Any) -> list[str]:
@@ -136,6 +144,12 @@ class Process:
         return (
             "; ".join(list(self._messages)[-8:]) or f"it ended with status {self.poll()} and gave no reason"
         )
+
+    @property
+    def reason(self) -> str:
+        """The first thing it complained about, without the part of FFmpeg that said so."""
+        said = (SPEAKER.sub("", line) for line in self._messages if line and not CHATTER.match(line))
+        return next(said, self.messages)
 
     def blame(self, error: MediaError) -> MediaError:
         """``error``, which its failure seems to be, or a MachineError where the machine gave it too little.

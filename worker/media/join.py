@@ -13,9 +13,11 @@ import av
 import av.container
 
 from worker.channel import checked, nothing
-from worker.media import ffmpeg, sounds
-from worker.media.delivery import COPY, Delivery
+from worker.media import ffmpeg, tracks
+from worker.media.containers import COPY
+from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
+from worker.media.render import render
 
 
 def join(
@@ -49,6 +51,9 @@ def join(
     picture = out_path.with_name(f"{out_path.name}.picture")
     try:
         _join_pictures(segment_paths, ticks, clock, delivery, picture, check, progressed)
+        if file.rendering:
+            render(picture, shown, delivery, out_path, check, progressed)
+            return
         with ffmpeg.Process(
             _muxing(picture, source_path, begin, length, clock, delivery, out_path)
         ) as process:
@@ -77,14 +82,16 @@ def _join_pictures(
         raise _incomplete(f"{sum(map(len, orders))} frames of {len(ticks) - 1} were encoded")
     stamps = iter(_stamps(orders, ticks))
     options = {name: str(value) for name, value in delivery.file.clocks(clock, clock).items()}
-    with av.open(str(path), "w", format=delivery.file.muxer, options=options) as joined:
+    with av.open(str(path), "w", format=delivery.file.picture_muxer, options=options) as joined:
         stream = None
         for segment in segments:
             check()
             with av.open(str(segment)) as part:
                 [template] = part.streams.video
                 if stream is None:
-                    stream = joined.add_stream_from_template(template)
+                    stream = joined.add_stream_from_template(
+                        template, opaque=True
+                    )  # its decoder may be no encoder
                     parameters = template.codec_context.extradata
                     if delivery.display_matrix:
                         stream.set_display_matrix(delivery.display_matrix)
@@ -146,25 +153,23 @@ def _muxing(
 ) -> list[str]:
     """Mux the picture with what else the source has, on one clock that starts at 0."""
     source = ffmpeg.source(source_path, itsoffset=f"{float(-begin):.3f}")
-    streams = [ffmpeg.own_source(ffmpeg.url(picture), copyts=None)["v:0"]]
+    streams = [ffmpeg.own_source(ffmpeg.url(picture), copyts=None, **delivery.static_metadata)["v:0"]]
     streams.append(source["t:99?"])  # matches nothing, but makes the source an input for its metadata
-    streams += [source[str(sound.index)] for sound in delivery.sounds]
-    options: dict[str, Any] = {"c": "copy", **sounds.encoding(delivery.sounds)}
-    for k, text in enumerate(delivery.texts):
-        streams.append(source[str(text.index)])
-        options[f"c:s:{k}"] = text.codec
+    others, options = tracks.mapped(source, delivery)
     if length is not None:
         options |= _cut(float(length), delivery, options)
     # The clock of the whole file places each track's start: it must have a tick for every one of them.
     whole = math.lcm(clock, *(sound.sample_rate for sound in delivery.sounds))
     output = ffmpeg.output(
         *streams,
+        *others,
         url=ffmpeg.url(path),
         format=delivery.file.muxer,
         map_metadata=1,
         map_chapters=1 if delivery.chapters else -1,
         **delivery.file.clocks(clock, whole if whole <= delivery.file.finest_clock else clock),
         **delivery.file.finish,
+        **_description(delivery),
         **options,
     )
     return ffmpeg.command(output)
@@ -190,3 +195,20 @@ def _cut(seconds: float, delivery: Delivery, options: Mapping[str, Any]) -> dict
             f"setts=duration=DURATION+PTS-{begun}:pts={begun}:dts={begun}"
         )
     return cut
+
+
+def _description(delivery: Delivery) -> dict[str, Any]:
+    """FFmpeg's options for what the file says about its picture."""
+    said = {
+        "language": delivery.language,
+        "title": delivery.title,
+        "timecode": delivery.timecode,
+        "stereo_mode": delivery.file.stereo_modes.get(delivery.stereo, ""),
+    }
+    words = [f"{name}={value}" for name, value in said.items() if value]
+    tag = delivery.encoding.tag if delivery.file.has_tags else ""
+    return {
+        "disposition:v:0": "default",
+        **({"metadata:s:v:0": words} if words else {}),
+        **({"tag:v:0": tag} if tag else {}),
+    }

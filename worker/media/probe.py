@@ -14,7 +14,7 @@ import math
 import re
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -39,6 +39,7 @@ from worker.media.facts import (
     AudioInfo,
     Choice,
     Limits,
+    OtherInfo,
     SubtitleInfo,
     VideoInfo,
     is_rgb,
@@ -61,6 +62,33 @@ LOOK_AHEAD = 64  # packets that the filter of `_PictureOrder` holds back
 PROGRESSIVE = {0, 1}  # AVFieldOrder: unknown, progressive. Fields may come in packets of their own.
 PICTURE_SIZE = re.compile(r"Picture size (\d+x\d+) is invalid")  # FFmpeg's words
 NOT_A_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+
+
+CHROMA_LOCATIONS = ("left", "center", "topleft", "top", "bottomleft", "bottom")  # FFmpeg's, from 1 on
+CHROMA_LOCATION = re.compile(rf"[(, ]({'|'.join(CHROMA_LOCATIONS)})\)")
+MASTERING = struct.Struct("=22i")  # AVMasteringDisplayMetadata: ten fractions and two flags
+STEREO = {
+    1: "side by side",
+    2: "top and bottom",
+    3: "frame alternate",
+    4: "checkerboard",
+    5: "side by side (quincunx subsampling)",
+    6: "interleaved lines",
+    7: "interleaved columns",
+}  # AVStereo3DType
+INVERTED = ", right view first"
+TIMECODE = re.compile(r"\d\d:\d\d:\d\d[:;.]\d\d", re.ASCII)
+#: Side data that may not come through, and that the result says so of.
+NOTABLE = {
+    *(SideData.A53_CC, SideData.AFD, SideData.AMBIENT_VIEWING_ENVIRONMENT, SideData.DOVI_METADATA),
+    *(
+        SideData.DOVI_RPU_BUFFER,
+        SideData.DYNAMIC_HDR_PLUS,
+        SideData.DYNAMIC_HDR_VIVID,
+        SideData.FILM_GRAIN_PARAMS,
+    ),
+    *(SideData.ICC_PROFILE, SideData.SPHERICAL),
+}
 
 
 ONE_VIEW = Note.of(
@@ -303,6 +331,14 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
                 SubtitleInfo(s.index, _codec(s)) for s in container.streams.subtitles if s.codec_context
             ),
             notes=(ONE_VIEW,) if _has_views(frame) else (),
+            depth=8 if frame.format.has_palette else max(part.bits for part in frame.format.components),
+            others=tuple(_others(container, stream.index)),
+            chapters=len(container.chapters()),
+            chroma_location=_chroma_location(container, stream.index),
+            **_side_data(frame),
+            language=stream.metadata.get("language", "").removeprefix("und"),
+            title=stream.metadata.get("title", ""),
+            timecode=_timecode(container, stream),
         )
 
 
@@ -313,6 +349,59 @@ def _has_alpha(pixels: av.VideoFormat) -> bool:
 def _is_transparent(frame: av.VideoFrame) -> bool:
     """Whether any pixel is not opaque."""
     return _has_alpha(frame.format) and bool(frame.to_ndarray(format="rgba")[..., 3].min() < OPAQUE)
+
+
+def _others(container: av.container.InputContainer, picture: int) -> Iterator[OtherInfo]:
+    """The streams that are neither the picture, nor sound, nor subtitles."""
+    for stream in container.streams:
+        if stream.type == "video" and stream.index != picture and stream.codec_context:
+            is_still = bool(stream.disposition & NOT_A_FILM)
+            yield OtherInfo(stream.index, "cover" if is_still else "film", _codec(stream))
+        elif stream.type in ("data", "attachment"):
+            yield OtherInfo(stream.index, stream.type, stream.name or "unknown")
+
+
+def _chroma_location(container: av.container.InputContainer, stream: int) -> int:
+    """FFmpeg's number for where chroma samples lie, which PyAV does not give: FFmpeg says it in a dump."""
+    for level in (av.logging.set_level, av.logging.set_libav_level):
+        level(av.logging.VERBOSE)
+    dump: Any = container  # whose annotations lack it
+    lines = dump.dumps_format().splitlines()
+    av.logging.set_level(av.logging.ERROR)
+    line = next((line for line in lines if re.match(rf" *Stream #0:{stream}\D", line)), "")
+    found = CHROMA_LOCATION.search(line)
+    return 1 + CHROMA_LOCATIONS.index(found[1]) if found else 0
+
+
+def _side_data(frame: av.VideoFrame) -> dict[str, Any]:
+    """The facts that come as side data of a frame."""
+    try:
+        given: Any = frame.side_data
+        found = {data.type: bytes(data) for data in given or ()}
+    except ValueError:  # PyAV gives none at all where it does not know one type
+        return {}
+    facts: dict[str, Any] = {"side_data": tuple(sorted(kind.name for kind in found if kind in NOTABLE))}
+    if (data := found.get(SideData.MASTERING_DISPLAY_METADATA)) and len(data) == MASTERING.size:
+        *parts, has_primaries, has_luminance = MASTERING.unpack(data)
+        if has_primaries and has_luminance and all(parts[1::2]):
+            # Primaries come as red, green, blue and white, each x and y; then the least and the most light.
+            values = list(map(Fraction, parts[::2], parts[1::2]))
+            rx, ry, gx, gy, bx, by, wx, wy = (round(value * 50000) for value in values[:8])
+            least, most = (round(value * 10000) for value in values[8:])
+            facts["mastering"] = f"G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({most},{least})"
+    if (data := found.get(SideData.CONTENT_LIGHT_LEVEL)) and len(data) >= 8:
+        facts["light"] = "{},{}".format(*struct.unpack_from("=II", data))
+    if (data := found.get(SideData.STEREO3D)) and len(data) >= 8:
+        kind, flags = struct.unpack_from("=ii", data)
+        if kind in STEREO:
+            facts["stereo"] = STEREO[kind] + (INVERTED if flags & 1 else "")
+    return facts
+
+
+def _timecode(container: av.container.InputContainer, picture: av.video.stream.VideoStream) -> str:
+    """The timecode of the first frame, wherever the file says it."""
+    said = [picture.metadata, container.metadata, *(s.metadata for s in container.streams.data)]
+    return next((each["timecode"] for each in said if TIMECODE.fullmatch(each.get("timecode", ""))), "")
 
 
 def _codec(stream: av.stream.Stream) -> str:

@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import json
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+from PIL import Image
 
 import worker
 from service.api.options import parse_options
-from tests.worker.conftest import Average, MakeVideo, packet_times
+from service.jobs.problems import PROBLEMS
+from tests.worker.conftest import Average, MakeVideo, decoded, packet_times
 from worker import pipeline
-from worker.media import delivery as deliveries
-from worker.media.delivery import Container, Delivery
+from worker.media.delivery import Delivery
+from worker.media.errors import MediaError
 from worker.media.facts import AudioInfo, SubtitleInfo, VideoInfo
 from worker.media.sandbox import probe
 from worker.plan import JobPlan
 
 RATE = Fraction(50)
+
+
+Delivered = Callable[..., tuple[Path, JobPlan]]
+
+
+@pytest.fixture
+def delivered(tmp_path: Path, average: Average) -> Delivered:
+    """Takes a video all the way, in segments: `delivered(path, container="mkv")` gives the result and its plan."""
+
+    def run(source: Path, segment_frames: int = 8, **options: object) -> tuple[Path, JobPlan]:
+        plan = JobPlan.make(source, probe(source), parse_options(options), segment_frames=segment_frames)
+        parts = [tmp_path / str(index) for index in range(len(plan.segments))]
+        for index, part in enumerate(parts):
+            pipeline.render_segment(plan, index, source, part, average)
+        result = tmp_path / f"result{plan.delivery.kind.suffixes[0]}"
+        result.unlink(missing_ok=True)
+        pipeline.assemble(plan, parts, source, result)
+        return result, plan
+
+    return run
 
 
 @pytest.fixture
@@ -51,6 +76,7 @@ def test_streams_are_copied_converted_or_left_out(info: VideoInfo) -> None:
         "Sound track 6 (dts) is encoded again, as AAC",
         "Sound track 7 (pcm_f32le) has at most 24 bits a sample in the result, as FLAC.",
         "Sound track 8 (pcm_s16le) has 16 channels. The result can have 8, so it is left out.",
+        "Subtitle track 5 (hdmv_pgs_subtitle) is left out",
     ]
     assert [(text.index, text.codec) for text in chosen.texts] == [(4, "mov_text")]
     assert chosen.chapters
@@ -70,45 +96,143 @@ def test_a_delivery_is_read_as_it_was_written_with_what_is_not_known(info: Video
     assert Delivery.from_dict(stored).as_dict() == stored
 
 
-def test_another_delivery_is_an_entry_in_each_table(
-    video: MakeVideo, tmp_path: Path, average: Average, monkeypatch: pytest.MonkeyPatch
+SOURCE = (
+    "-f",
+    "lavfi",
+    "-i",
+    "testsrc2=size=96x64:rate=25:duration=0.36",
+    "-f",
+    "lavfi",
+    "-i",
+    "sine=duration=0.36",
+)
+
+CODECS = [
+    *(("mp4", "h264", True), ("mp4", "hevc", True), ("mp4", "av1", True), ("mkv", "vp9", True)),
+    *(("mkv", "ffv1", True), ("mov", "prores", False), ("webm", "vp9", True), ("mov", "hevc", True)),
+]
+
+
+@pytest.mark.parametrize(("container", "codec", "exact"), CODECS)
+def test_each_codec_has_every_frame_at_its_time(
+    video: MakeVideo, delivered: Delivered, container: str, codec: str, exact: bool
 ) -> None:
-    matroska = Container(
-        muxer="matroska",
-        suffixes=(".mkv",),
-        media_type="video/x-matroska",
-        finest_clock=1000,
-        coarsest_clock=1000,
-        clocks=lambda picture, movie: {},
-        finish={},
-        playable_sounds=frozenset({"aac"}),
-        sound_encoder="aac",
-        lossless_encoder="flac",
-        readable_texts=frozenset(),
-        text_encoder="",
-    )
-    monkeypatch.setitem(deliveries.CONTAINERS, "mkv", matroska)
-    monkeypatch.setitem(deliveries.CODECS, "ffv1", lambda _: {"format": "matroska", "vcodec": "ffv1"})
-    tone = ("-f", "lavfi", "-i", "sine=sample_rate=48000:duration=0.6")
-    picture = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=0.6")
-    source = video("delivered.mp4", *picture, *tone, "-pix_fmt", "yuv420p", "-c:a", "aac")
-    plan = JobPlan.make(source, probe(source), parse_options({}), segment_frames=16)
-    plan = replace(plan, delivery=replace(plan.delivery, container="mkv", codec="ffv1"))
-    parts = [tmp_path / str(index) for index in range(len(plan.segments))]
-    for index, part in enumerate(parts):
-        pipeline.render_segment(plan, index, source, part, average)
-    result = tmp_path / "result"
-    pipeline.assemble(plan, parts, source, result)
+    source = video("delivered.mp4", *SOURCE, "-pix_fmt", "yuv420p", "-c:a", "aac")
+    result, plan = delivered(source, container=container, codec=codec, quality=0)
+    assert packet_times(result) == [Fraction(k, 50) for k in range(18)]
+    assert len(plan.segments) > 1
+    if exact:
+        assert np.array_equal(decoded(result, "yuv420p")[::2], decoded(source, "yuv420p"))
     with av.open(str(result)) as made:
-        assert made.format.name.startswith("matroska")
-        assert [stream.codec_context.name for stream in made.streams] == ["ffv1", "aac"]
-    assert packet_times(result) == [Fraction(20 * k, 1000) for k in range(30)]
+        [picture, sound] = made.streams
+        assert picture.codec_context.codec.canonical_name == codec
+        assert picture.disposition & 1 and sound.type == "audio"
+
+
+def test_dnxhr_is_refused_before_the_first_frame_where_it_has_no_such_size(
+    video: MakeVideo, delivered: Delivered
+) -> None:
+    source = video("delivered.mp4", *SOURCE, "-pix_fmt", "yuv420p", "-c:a", "aac")
+    with pytest.raises(MediaError, match="96x64 with the codec dnxhr .*at least 256x120") as caught:
+        delivered(source, container="mov", codec="dnxhr")
+    assert PROBLEMS[caught.value.slug][0] == 422
+
+
+@pytest.mark.parametrize("container", ["gif", "apng", "webp"])
+def test_animations_have_every_frame_at_its_time(
+    video: MakeVideo, delivered: Delivered, container: str
+) -> None:
+    source = video("delivered.mp4", *SOURCE, "-pix_fmt", "yuv420p", "-c:a", "aac")
+    result, plan = delivered(source, container=container)
+    assert {note.code for note in plan.notes} >= {"audio-dropped"}
+    with Image.open(result) as made:
+        assert (made.format, made.size) == ({"apng": "PNG"}.get(container, container.upper()), (96, 64))
+        lengths = []
+        for k in range(made.n_frames):
+            made.seek(k)
+            made.load()
+            lengths.append(made.info["duration"])
+        # The last picture is there twice: WebP makes one of both.
+        assert lengths == ([20] * 16 + [40] if container == "webp" else [20] * 18)
+
+
+@pytest.mark.parametrize(("container", "suffix"), [("png", ".png"), ("jpeg", ".jpg"), ("exr", ".exr")])
+def test_pictures_come_as_a_zip_with_their_times(
+    video: MakeVideo, delivered: Delivered, container: str, suffix: str, tmp_path: Path
+) -> None:
+    source = video("delivered.mp4", *SOURCE, "-pix_fmt", "yuv420p", "-c:a", "aac")
+    result, plan = delivered(source, container=container)
+    with zipfile.ZipFile(result) as made:
+        *names, times = made.namelist()
+        assert names == [f"frame-{k:08}{suffix}" for k in range(1, 19)]
+        lines = made.read(times).decode().splitlines()
+        assert lines[1:] == [f"{name},{Fraction(k, 50)}" for k, name in enumerate(names)]
+        made.extract(names[0], tmp_path)
+    assert not list(result.parent.glob("*.pictures"))
+    with av.open(str(tmp_path / names[0])) as picture, av.open(str(source)) as original:
+        [got], wanted = picture.decode(video=0), next(original.decode(video=0))
+        assert (got.width, got.height) == (96, 64)
+        if container != "exr":
+            difference = got.to_ndarray(format="rgb24").astype(int) - wanted.to_ndarray(format="rgb24")
+            assert np.median(np.abs(difference)) <= 2  # hard edges of colour are as sharp as the scaler
+        else:  # linear light: darker in the middle of the range, white and black the same
+            light = got.reformat(format="gbrpf32le").to_ndarray()
+            assert 0.95 < light.max() < 1.1 and -0.05 < light.min() < 0.05
 
 
 @pytest.mark.parametrize(
-    "word", ["libx264", "h264_metadata", '"mp4"', ".mp4", "video/mp4", "mov_text", "movflags"]
+    ("pixels", "options", "made", "codes"),
+    [
+        ("yuv444p10le", {}, "yuv444p10le", ["pixels-unplayable"]),
+        ("yuv444p10le", {"pixel_format": "compatible"}, "yuv420p", ["pixels-depth", "pixels-chroma"]),
+        ("yuv422p", {"codec": "av1"}, "yuv420p", ["pixels-chroma"]),
+        ("yuv420p", {"pixel_format": "yuv444p10le", "codec": "hevc"}, "yuv444p10le", ["pixels-unplayable"]),
+        ("yuv444p12le", {"container": "mkv", "codec": "ffv1"}, "yuv444p10le", ["pixels-depth"]),
+    ],
 )
-def test_no_other_module_knows_what_comes_out(word: str) -> None:
+def test_pixels_are_those_asked_for_and_notes_say_what_changes(
+    video: MakeVideo, delivered: Delivered, pixels: str, options: dict[str, str], made: str, codes: list[str]
+) -> None:
+    source = video(f"{pixels}.mkv", "-c:v", "ffv1", "-pix_fmt", pixels, "-frames:v", "4")
+    result, plan = delivered(source, **options)
+    assert [note.code for note in plan.notes] == codes
+    with av.open(str(result)) as file:
+        assert next(file.decode(video=0)).format.name == made
+
+
+def test_an_odd_size_is_made_even_without_a_black_line(video: MakeVideo, delivered: Delivered) -> None:
+    white = ("-f", "lavfi", "-i", "color=white:size=97x65:rate=25:duration=0.12")
+    source = video("odd.mkv", *white, "-c:v", "ffv1", "-pix_fmt", "yuv444p")
+    result, plan = delivered(source, pixel_format="compatible")
+    assert [note.code for note in plan.notes] == ["pixels-chroma", "pixels-padded"]
+    with av.open(str(result)) as file:
+        frame = next(file.decode(video=0)).to_ndarray()
+    assert frame.shape == (66 * 3 // 2, 98)
+    assert frame[:66].min() > 225
+
+
+def test_a_cap_holds_the_bitrate(video: MakeVideo, delivered: Delivered) -> None:
+    noise = (
+        "-f",
+        "lavfi",
+        "-i",
+        "nullsrc=size=96x64:rate=25:duration=2,format=gray,geq=random(1)*255:128:128",
+    )
+    source = video("noise.mkv", *noise, "-c:v", "ffv1", "-pix_fmt", "yuv420p")
+    free = delivered(source, segment_frames=200)[0].stat().st_size
+    capped, _ = delivered(source, segment_frames=200, max_bitrate="300k")
+    most = 2 * 300_000 + 150_000  # bits in two seconds, and half a second's at once
+    assert free * 8 > 1.5 * most and capped.stat().st_size * 8 < 1.05 * most
+
+
+@pytest.mark.parametrize(
+    ("word", "knows"),
+    [
+        *(("libx264", "codecs.py"), ("h264_metadata", "codecs.py"), ('"mp4"', "codecs.py containers.py")),
+        *(("mov_text", "containers.py"), ("movflags", "containers.py"), ("video/mp4", ""), ('".mp4"', "")),
+    ],
+)
+def test_no_other_module_knows_what_comes_out(word: str, knows: str) -> None:
     folder = Path(worker.__file__).parent
     modules = [path for path in folder.rglob("*.py") if "bench" not in path.parts]
-    assert [path.name for path in modules if word in path.read_text()] == ["delivery.py"]
+    assert sorted(path.name for path in modules if word in path.read_text()) == knows.split()

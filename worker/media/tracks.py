@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,23 @@ from typing import Any
 from service.jobs.notes import Note
 from worker.channel import nothing
 from worker.media import ffmpeg
-from worker.media.delivery import COPY, Delivery, Sound, encoded
+from worker.media.containers import COPY
+from worker.media.delivery import Delivery, Sound, encoded
 from worker.media.errors import MachineError
 from worker.media.facts import VideoInfo
 
 TRIED_FRAMES = 5  # of each sound track: more than it takes to open an encoder and to write a file's header
-SPEAKER = re.compile(
-    r"(\[[^]]*\] )+"
-)  # the parts of FFmpeg, and their addresses in memory, before what they say
+
+
+def mapped(source: Any, delivery: Delivery) -> tuple[list[Any], dict[str, Any]]:
+    """The streams of ``source``, an input of FFmpeg, that come along, and FFmpeg's options for them."""
+    streams = [source[str(sound.index)] for sound in delivery.sounds]
+    options: dict[str, Any] = {"c": "copy", **encoding(delivery.sounds)}
+    for k, text in enumerate(delivery.texts):
+        streams.append(source[str(text.index)])
+        options[f"c:s:{k}"] = text.codec
+    streams += [source[str(extra.index)] for extra in delivery.extras]
+    return streams, options
 
 
 def encoding(sounds: Sequence[Sound]) -> dict[str, Any]:
@@ -58,7 +66,7 @@ def that_can_be_made(
             error = process.blame(ffmpeg.not_written("tried", process.messages))
             if isinstance(error, MachineError):
                 raise error
-            return SPEAKER.sub("", process.messages.split("; ")[0])
+            return process.reason
 
     if not delivery.sounds or not refusal(*delivery.sounds):
         return delivery
