@@ -24,6 +24,7 @@ COMMANDS = {
     "compress": Entry(
         "dain_core.compression.cli", "compress", "worker", "Make a model faster, at a measured loss."
     ),
+    "edge": Entry("service.up", "edge", "embedded", "Run the whole service on a small machine."),
     "eval": Entry("dain_core.evaluation.cli", "evaluate", "worker", "Compare made frames with true ones."),
     "export": Entry("dain_core.export.cli", "export", "export", "Write a model as ONNX for other runtimes."),
     "fetch": Entry("service.commands", "fetch", "", "Wait for a job, and fetch its result."),

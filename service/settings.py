@@ -267,6 +267,12 @@ class Settings(BaseSettings):
         description="Main memory a worker on a CPU may use; unset: four fifths of what it can have. A frame that would "
         "need more fails its job, in place of the worker.",
     )
+    memory: ByteSize | None = Field(
+        default=None,
+        gt=0,
+        description="Main memory that all processes of `dain edge` may take together, with what a GPU takes that has "
+        "none of its own; unset: as without this.",
+    )
     threads: int = Field(
         default=0, ge=0, description="CPU threads of a worker; 0 leaves the choice to PyTorch."
     )

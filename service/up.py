@@ -1,8 +1,11 @@
-"""`dain up`: the whole service on this machine, supervised.
+"""`dain up`: the whole service on this machine, supervised; `dain edge`: the same for a small machine.
 
-The command starts Redis (unless DAIN_REDIS_URL names one), the API, the janitor, the sender of webhooks, and a worker
+`dain up` starts Redis (unless DAIN_REDIS_URL names one), the API, the janitor, the sender of webhooks, and a worker
 for each GPU, or one on the CPU. supervisord starts again whatever dies. Ctrl-C or SIGTERM ends everything in good
 order. One folder holds all state: whatever ended the last run, the next one goes on with the jobs that were accepted.
+
+`dain edge` runs one worker, and API and janitor in one process. Redis may hold less. Heartbeats are fewer, since each
+is written to the disk. Jobs that name no model get the smallest.
 """
 
 from __future__ import annotations
@@ -23,13 +26,14 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import click
 import httpx
+from pydantic import ByteSize, TypeAdapter, ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -37,23 +41,84 @@ from service.bound import die_with_parent
 from service.jobs.keys import FileKeys, check_exposure
 from service.settings import Settings, read_settings
 
+Command = TypeVar("Command", bound=Callable[..., object])
+
 STOP_SECONDS = 30
 STARTS_TO_GIVE_UP = 100
 SILENCE_SECONDS = 8.0  # without readiness, after which the reason is said
 REDIS_SECONDS = 3.0
 # A line of supervisord's log. The API is left out: `what_is_missing` explains why it does not answer.
 _ENDED = re.compile(r" exited: (?!api\b)(\S+) \(.*not expected\)")
+CANNOT_WORK = 3  # the status of `worker.main --list-devices` where its last words are for the user
 PYTHON = [sys.executable, "-P", "-m"]  # -P: modules in the current folder must not stand in for ours
 
 
+#: What `dain edge` takes for settings that are not set.
+SMALL: Mapping[str, Any] = {"model": "dain-lite", "worker_ttl_seconds": 60}
+SMALL_REDIS = "64mb"
+
+
+class Memory(click.ParamType):
+    """A size of memory: 4GiB, 512MiB or a number of bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            size = int(TypeAdapter(ByteSize).validate_python(value))
+        except ValidationError:
+            self.fail(f"{value!r} is no size of memory. Write it like 4GiB or 512MiB.", param, ctx)
+        if size > (there := main_memory()):
+            self.fail(f"{value} is more than this machine's {ByteSize(there).human_readable()}.", param, ctx)
+        return size
+
+
+def main_memory() -> int:
+    """The bytes of this machine's main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _listening(command: Command) -> Command:
+    """Adds the options of both commands."""
+    for option in (
+        click.option(
+            "--state-dir", type=click.Path(path_type=Path), help="Folder for all state.  [DAIN_STATE_DIR]"
+        ),
+        click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [DAIN_PORT; 8000]"),
+        click.option("--host", help="Address to listen on.  [DAIN_HOST; 127.0.0.1]"),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
-@click.option("--host", help="Address to listen on.  [DAIN_HOST; 127.0.0.1]")
-@click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [DAIN_PORT; 8000]")
-@click.option("--state-dir", type=click.Path(path_type=Path), help="Folder for all state.  [DAIN_STATE_DIR]")
-def up(host: str | None, port: int | None, state_dir: Path | None) -> None:
+@_listening
+def up(**given: Any) -> None:
     """Run the whole service here: Redis, API, workers, janitor, webhooks."""
-    given: dict[str, Any] = {"host": host, "port": port, "state_dir": state_dir}
-    settings = read_settings(**{name: value for name, value in given.items() if value is not None})
+    run(_settings(given))
+
+
+@click.command()
+@_listening
+@click.option("--memory", type=Memory(), help="Main memory that all of it may take, 4GiB.  [DAIN_MEMORY]")
+@click.option("--device", help="auto, cpu, cuda or cuda:1.  [DAIN_DEVICE; auto]")
+def edge(**given: Any) -> None:
+    """Run the whole service on a small machine, in few processes and within a bound of memory."""
+    run(small(_settings(given)), is_small=True)
+
+
+def small(settings: Settings) -> Settings:
+    """The settings of a small service: what is not set is chosen by `SMALL`."""
+    missing = {name: value for name, value in SMALL.items() if name not in settings.model_fields_set}
+    return settings.model_copy(update=missing)
+
+
+def _settings(given: Mapping[str, Any]) -> Settings:
+    return read_settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def run(settings: Settings, *, is_small: bool = False) -> None:
+    """Runs the service of these settings until it is told to stop, and ends this process."""
     try:
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _only_one(settings.state_dir) as (lock, runtime_dir):
@@ -61,7 +126,7 @@ def up(host: str | None, port: int | None, state_dir: Path | None) -> None:
             check_redis(settings.redis_url)
             check_store(settings)
             check_keys(settings)
-            sys.exit(_supervise(settings, runtime_dir, lock))
+            sys.exit(_supervise(settings, runtime_dir, lock, is_small))
     except OSError as error:
         raise click.ClickException(
             f"The state folder {settings.state_dir} cannot be used: {_reason(error)}. "
@@ -69,12 +134,13 @@ def up(host: str | None, port: int | None, state_dir: Path | None) -> None:
         ) from error
 
 
-def _supervise(settings: Settings, runtime_dir: Path, lock: int) -> int:
+def _supervise(settings: Settings, runtime_dir: Path, lock: int, is_small: bool) -> int:
     """Runs supervisord until it ends; returns its exit status."""
     instance = uuid.uuid4().hex
     config = settings.state_dir / "supervisord.conf"
+    workers = _devices(settings)[: 1 if is_small else None]
     with config.open("w") as file:
-        supervisor_config(settings, runtime_dir, workers=_devices(settings)).write(file)
+        supervisor_config(settings, runtime_dir, workers, small=is_small).write(file)
     with (
         (settings.state_dir / "logs" / "supervisord.log").open("a+", errors="replace") as events,
         subprocess.Popen(
@@ -177,9 +243,9 @@ def check_keys(settings: Settings) -> None:
 
 
 def supervisor_config(
-    settings: Settings, runtime_dir: Path, workers: list[str]
+    settings: Settings, runtime_dir: Path, workers: list[str], *, small: bool = False
 ) -> configparser.RawConfigParser:
-    """What supervisord is to run; `workers` are the devices to run one worker on each."""
+    """What supervisord is to run: `workers` are the devices to run one worker on each, `small` is for `dain edge`."""
     state = settings.state_dir
     for folder in ("logs", "redis"):
         (state / folder).mkdir(exist_ok=True, mode=0o700)
@@ -205,17 +271,19 @@ def supervisor_config(
         }
 
     if settings.redis_url is None:
-        program("redis", _redis_command(state / "redis", runtime_dir), 1)
-    program("janitor", [*PYTHON, "service.jobs.janitor"], 2)
-    program("webhooks", [*PYTHON, "service.webhooks"], 2)
+        program("redis", _redis_command(state / "redis", runtime_dir, SMALL_REDIS if small else "0"), 1)
+    if not small:
+        program("janitor", [*PYTHON, "service.jobs.janitor"], 2)
+    if settings.webhook_secret or not small:
+        program("webhooks", [*PYTHON, "service.webhooks"], 2)
     for number, device in enumerate(workers):
         program(f"worker-{number}", [*PYTHON, "worker.main", "--device", device], 3)
-    program("api", [*PYTHON, "service.api.app"], 4)
+    program("api", [*PYTHON, "service.together" if small else "service.api.app"], 4)
     return config
 
 
-def _redis_command(folder: Path, runtime_dir: Path) -> list[str]:
-    """A Redis that acknowledges nothing before it is on disk, and that this user alone can reach."""
+def _redis_command(folder: Path, runtime_dir: Path, memory: str) -> list[str]:
+    """A Redis that acknowledges nothing before it is on disk, and that this user alone can reach; 0: all the memory."""
     options = {
         "port": "0",
         "unixsocket": f"{runtime_dir}/redis.sock",
@@ -224,6 +292,7 @@ def _redis_command(folder: Path, runtime_dir: Path) -> list[str]:
         "appendonly": "yes",
         "appendfsync": "always",
         "save": "",
+        "maxmemory": memory,
         "maxmemory-policy": "noeviction",
     }
     return [redis_server(), *(word for name, value in options.items() for word in (f"--{name}", value))]
@@ -245,10 +314,11 @@ def redis_server() -> str:
 
 
 def _devices(settings: Settings) -> list[str]:
-    """One entry a worker: every GPU that the workers' own torch can use, or the CPU."""
-    if settings.device != "auto":
-        return [settings.device]
-    asked = subprocess.run([*PYTHON, "worker.main", "--list-devices"], capture_output=True, text=True)
+    """One entry a worker: every GPU that the workers' own torch can use, or the CPU; or the device of the settings."""
+    command = [*PYTHON, "worker.main", "--list-devices", "--device", settings.device]
+    asked = subprocess.run(command, capture_output=True, text=True, env=os.environ | _for_workers(settings))
+    if asked.returncode == CANNOT_WORK:
+        raise click.ClickException(asked.stderr.strip())
     if asked.returncode != 0:
         reason = asked.stderr.strip().rpartition("\n")[2]
         raise click.ClickException(
@@ -257,6 +327,15 @@ def _devices(settings: Settings) -> list[str]:
     click.echo(asked.stderr, nl=False, err=True)
     devices: list[str] = json.loads(asked.stdout)
     return devices
+
+
+def _for_workers(settings: Settings) -> dict[str, str]:
+    """The settings of workers that `dain edge` chooses."""
+    return {
+        "DAIN_MODEL": settings.model,
+        "DAIN_WORKER_TTL_SECONDS": str(settings.worker_ttl_seconds),
+        "DAIN_MEMORY": str(int(settings.memory)) if settings.memory else "",
+    }
 
 
 def _environment(settings: Settings, runtime_dir: Path, instance: str) -> Mapping[str, str]:
@@ -268,6 +347,7 @@ def _environment(settings: Settings, runtime_dir: Path, instance: str) -> Mappin
         "DAIN_HOST": settings.host,
         "DAIN_PORT": str(settings.port),
         "DAIN_INSTANCE": instance,
+        **_for_workers(settings),
     }
     if settings.keys_file is not None:
         chosen["DAIN_KEYS_FILE"] = str(settings.keys_file)

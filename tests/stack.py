@@ -22,6 +22,7 @@ PROGRAMS = {
     "worker": "worker.main",
     "janitor": "service.jobs.janitor",
     "webhooks": "service.webhooks",
+    "together": "service.together",
 }
 
 
@@ -69,12 +70,16 @@ def free_port() -> int:
         return port
 
 
-def start(state_dir: Path) -> Stack:
+def start(state_dir: Path, *how: str, before: Callable[[], None] | None = None, **settings: str) -> Stack:
+    """Starts `dain up`, or what `how` says; `before` is called in its process."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DAIN_")}
     environment |= {"DAIN_SEGMENT_FRAMES": "6", "DAIN_WORKER_TTL_SECONDS": "4", "DAIN_MIN_FREE_BYTES": "1"}
+    environment |= settings
     port = free_port()
-    command = [sys.executable, "-m", "service.cli", "up", "--port", str(port), "--state-dir", str(state_dir)]
-    stack = Stack(f"http://127.0.0.1:{port}", state_dir, subprocess.Popen(command, env=environment))
+    where = ["--port", str(port), "--state-dir", str(state_dir)]
+    command = [sys.executable, "-m", "service.cli", *(how or ("up",)), *where]
+    process = subprocess.Popen(command, env=environment, preexec_fn=before)
+    stack = Stack(f"http://127.0.0.1:{port}", state_dir, process)
     try:
         stack.until(stack.ready, "readiness", 120)
     except BaseException:

@@ -34,6 +34,7 @@ from service.jobs.queue import Queue
 from service.jobs.records import Job, Output, State, UnreadableRecord
 from service.settings import Settings
 from service.store import Store, StoreDamaged, StoreUnavailable
+from worker import share
 from worker.media.errors import DISK_FULL, MediaError
 from worker.models import Models
 from worker.plan import RecentPlans
@@ -276,6 +277,9 @@ class Attempt:
     def _settle_failure(self, error: Exception) -> None:
         runtime, number = self.runtime, self.claim.attempt
         problem, is_final = _judge(error, self.claim, self.model)
+        if isinstance(error, FrameTooLargeError):  # another worker's machine may be larger
+            advice = share.advice(error, runtime.settings, runtime.models.device)
+            problem = Problem("limit-exceeded", f"The worker has too little memory: {error}.{advice}")
         log.warning(
             "%s of job %s, attempt %d: %s", self._task, self._job_id, number, error, exc_info=not is_final
         )
@@ -349,8 +353,6 @@ def _judge(error: Exception, claim: Claim, model: str) -> tuple[Problem, bool]:
         return Problem(error.slug, _PATH.sub("", error.detail)), error.slug not in NOT_THE_VIDEO
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Problem("insufficient-storage", DISK_FULL), False
-    if isinstance(error, FrameTooLargeError):  # another worker's machine may be larger
-        return Problem("limit-exceeded", f"The worker has too little memory: {error}."), False
     if isinstance(error, StoreDamaged):
         return Problem("stored-file-damaged", f"{error} Then submit the video again."), False
     if isinstance(error, UnreadableRecord):  # a worker of another version may be able to read it

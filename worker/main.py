@@ -26,20 +26,22 @@ from redis.retry import Retry
 
 from dain_core.errors import DainCoreError
 from dain_core.runtime.budget import Budget
-from dain_core.runtime.devices import named_device, usable_devices
+from dain_core.runtime.devices import is_unified, named_device, usable_devices
 from dain_core.runtime.engine import Interpolator
 from dain_core.weights.registry import registry
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue, WarmWorker
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings, read_settings
-from worker import work
+from worker import share, work
 from worker.attempt import Runtime
 from worker.models import Models
 from worker.telemetry import Telemetry, describe
 from worker.watchdog import HUNG, Watchdog
 
 log = logging.getLogger("dain.worker")
+
+CANNOT_WORK = 3  # the status of --list-devices where there is nothing to run a worker on
 
 
 def connect(settings: Settings) -> Redis:
@@ -57,8 +59,13 @@ def load(settings: Settings) -> Models:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     entries = registry(settings.models)
-    is_cpu = named_device(settings.device).type == "cpu"
-    limit = settings.max_ram_bytes if is_cpu else settings.max_vram_bytes
+    device = named_device(settings.device)
+    limit = share.limit(settings, device)
+    if (
+        limit and device.type == "cuda" and is_unified(device)
+    ):  # what the driver lets a process have is not less
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(limit / total, 1.0), device)
     load_one = partial(
         Interpolator.load,
         device=settings.device,
@@ -136,10 +143,17 @@ def run(settings: Settings) -> int:
     return 0 if draining.is_set() else HUNG
 
 
-def list_usable_devices() -> None:
-    """Print the devices to run one worker on each, as JSON; say so where a GPU is not one of them."""
-    devices = usable_devices()
-    if devices == ["cpu"] and torch.cuda.is_available():
+def print_devices(settings: Settings) -> None:
+    """Print the devices to run one worker on each, as JSON; say so where a GPU is not one of them.
+
+    Where the service has a bound of memory, say what that is enough for.
+    """
+    devices = usable_devices() if settings.device == "auto" else [str(named_device(settings.device))]
+    if settings.memory and devices == ["cpu"]:
+        name = "dain-lite" if settings.model == "auto" else settings.model
+        if entry := registry(settings.models).get(name):  # else the worker says what there is
+            click.echo(share.room(settings.memory, name, entry.config), err=True)
+    if settings.device == "auto" and devices == ["cpu"] and torch.cuda.is_available():
         click.echo(
             "The CUDA kernels are not built, so the GPU is not used: run python -m cuda_ext.build", err=True
         )
@@ -151,11 +165,15 @@ def list_usable_devices() -> None:
 @click.option("--list-devices", is_flag=True, help="Print the devices for one worker each, as JSON, and end.")
 def main(device: str | None, list_devices: bool) -> None:
     """Run one worker."""
-    if list_devices:
-        list_usable_devices()
-        return
     chosen: dict[str, Any] = {"device": device} if device else {}
     settings = read_settings(**chosen)
+    if list_devices:
+        try:
+            print_devices(settings)
+        except DainCoreError as error:
+            click.echo(f"{error}. Nothing was started.", err=True)
+            sys.exit(CANNOT_WORK)
+        return
     logging.basicConfig(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",

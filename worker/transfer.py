@@ -1,6 +1,7 @@
 """Frames on their way to the interpolator's device and back.
 
-They travel as YUV, through pinned memory, on streams of their own: a GPU copies them while the network runs.
+They travel as YUV, through pinned memory, on streams of their own: a GPU copies them while the network runs. Where a
+GPU has its memory of the machine's, pinned copies would only take more of that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dain_core.runtime.color import ColorSpec, to_rgb, to_yuv
-from dain_core.runtime.devices import current
+from dain_core.runtime.devices import current, is_unified
 from dain_core.runtime.pixels import PixelFormat
 from worker.media.decode import Plane
 
@@ -46,6 +47,7 @@ class Transfer:
         self._device = device
         self._pixels = pixels
         self._colors = colors
+        self._pins = not is_unified(device)
         self._in: torch.cuda.Stream | None = None
         self._out: torch.cuda.Stream | None = None
         if device.type == "cuda":
@@ -61,7 +63,8 @@ class Transfer:
         if self._in is None:
             return Uploaded(tensors, None)
         with torch.cuda.stream(self._in):
-            there = [tensor.pin_memory().to(self._device, non_blocking=True) for tensor in tensors]
+            here = [tensor.pin_memory() for tensor in tensors] if self._pins else tensors
+            there = [tensor.to(self._device, non_blocking=self._pins) for tensor in here]
             return Uploaded(there, self._in.record_event())
 
     def rgb(self, uploaded: Uploaded) -> Tensor:
@@ -75,10 +78,11 @@ class Transfer:
         # On the stream of its own the result overtakes that later work.
         with torch.cuda.stream(self._out):
             planes = to_yuv(pending.result(), self._pixels, self._colors)
-            planes = [plane.to("cpu", non_blocking=True) for plane in planes]  # into pinned memory
+            if self._pins:
+                planes = [plane.to("cpu", non_blocking=True) for plane in planes]  # into pinned memory
             if self._out is not None:
                 self._out.record_event(_event()).synchronize()
-        return tuple(plane.numpy() for plane in planes)
+            return tuple(plane.cpu().numpy() for plane in planes)
 
 
 @cache

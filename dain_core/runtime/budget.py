@@ -10,8 +10,9 @@ from weakref import WeakSet, ref
 
 import torch
 
+from dain_core.runtime.devices import is_unified
 from dain_core.runtime.memory import usable_memory
-from dain_core.runtime.ram import usable_ram
+from dain_core.runtime.ram import resident, usable_ram
 
 
 class Member(Protocol):
@@ -31,7 +32,8 @@ class Budget:
     member's turn comes, so that never the working memory of two members is taken at once.
 
     Args:
-        limit: bytes; None is four fifths of what this process can have on the device when a plan is made.
+        limit: bytes; None is four fifths of what this process can have on the device when a plan is made. Where a GPU
+            has its memory of the machine's, what this process has in main memory counts, too.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -58,7 +60,15 @@ class Budget:
 
     def left(self, member: Member, device: torch.device) -> int:
         """The bytes that `member` may take, with its weights and what it keeps."""
-        limit = self.limit
-        if limit is None:
-            limit = usable_ram() if device.type == "cpu" else usable_memory(device)
+        limit = _usable(device) if self.limit is None else self.limit
+        if device.type != "cpu" and is_unified(device):
+            limit -= resident()
         return limit - sum(other.held_bytes() for other in self._members if other is not member)
+
+
+def _usable(device: torch.device) -> int:
+    """Four fifths of what this process can have where `device` has its memory."""
+    if device.type == "cpu":
+        return usable_ram()
+    # CUDA does not count as free what caches of files hold, which the system gives up for whoever needs it.
+    return usable_ram(torch.cuda.memory_reserved(device)) if is_unified(device) else usable_memory(device)

@@ -37,7 +37,7 @@ def named_device(name: str) -> torch.device:
     if backend() != "cuda":
         raise DeviceError(
             f"{device} cannot be used: PyTorch sees no GPU, or the CUDA kernels are not built "
-            "(python -m cuda_ext.build). Use the device cpu meanwhile."
+            "(python -m cuda_ext.build): use the device cpu meanwhile"
         )
     if device.index >= torch.cuda.device_count():
         raise DeviceError(f"there is no {device}: the last GPU is cuda:{torch.cuda.device_count() - 1}")
@@ -52,6 +52,11 @@ def fastest_on_cpu() -> str:
 def usable_devices() -> list[str]:
     """Every GPU, if the compiled operators are there to run on it, else the CPU."""
     return [f"cuda:{index}" for index in range(torch.cuda.device_count()) if backend() == "cuda"] or ["cpu"]
+
+
+def is_unified(device: torch.device) -> bool:
+    """Whether a device's memory is the machine's main memory, as that of a CPU and of a Jetson's GPU is."""
+    return device.type == "cpu" or bool(torch.cuda.get_device_properties(device).is_integrated)
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:

@@ -55,7 +55,15 @@ def _padded(side: int, multiple: int) -> int:
 
 
 class FrameTooLargeError(DainCoreError, ValueError):
-    """The frame does not fit into the memory that may be used, whatever the plan."""
+    """The frame does not fit into the memory that may be used, whatever the plan.
+
+    Attributes:
+        needed: the bytes that it takes at least; 0 where that is not known.
+    """
+
+    def __init__(self, message: str, needed: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,9 @@ class Planner:
         least = min(self.peak(plan) for plan in plans)
         raise FrameTooLargeError(
             f"a frame of {width}x{height} needs at least {least / GIB:.1f} GiB of GPU memory, "
-            f"{budget / GIB:.1f} GiB may be used: free memory on the GPU, allow more of it, or scale the video down"
+            f"{max(budget, 0) / GIB:.1f} GiB may be used: free memory on the GPU, allow more of it, or scale the video "
+            "down",
+            least,
         )
 
     def smaller(self, plan: Plan) -> Plan:

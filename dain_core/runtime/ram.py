@@ -57,22 +57,32 @@ def check_fits(config: Config, height: int, width: int, budget: int) -> None:
 
     A narrower network is taken to need as much as the one that it was pruned from.
     """
-    needs = [need for wide, need in NEEDS.items() if is_narrowed(config, wide)]
-    needed = needs[0].bytes(height, width) if needs else 0
+    needed = needed_bytes(config, height, width)
     if needed > budget:
         raise FrameTooLargeError(
             f"a frame of {width}x{height} needs about {needed / GIB:.1f} GiB of main memory, and "
             f"{max(budget, 0) / GIB:.1f} GiB may be used: use a machine with more of it or with a GPU, "
-            "choose a smaller model, or scale the video down"
+            "choose a smaller model, or scale the video down",
+            needed,
         )
 
 
-def usable_ram() -> int:
-    """Four fifths of the main memory that this process has or can still get, in bytes; no bound where none is known."""
+def needed_bytes(config: Config, height: int, width: int) -> int:
+    """What a frame takes of main memory, as far as `NEEDS` tells of the network; else 0."""
+    needs = [need for wide, need in NEEDS.items() if is_narrowed(config, wide)]
+    return needs[0].bytes(height, width) if needs else 0
+
+
+def usable_ram(beside: int = 0) -> int:
+    """Four fifths of the main memory that this process has or can still get, in bytes; no bound where none is known.
+
+    Args:
+        beside: bytes of it that this process has and that are in none of its pages, as a GPU's are.
+    """
     if sys.platform != "linux":
         return sys.maxsize
     limits = [_available(), *_left_in_groups()]
-    return int(0.8 * (min(limits) + _resident()))
+    return int(0.8 * (min(limits) + resident() + beside))
 
 
 def _available() -> int:
@@ -83,8 +93,8 @@ def _available() -> int:
     raise OSError("/proc/meminfo does not say how much memory is available")
 
 
-def _resident() -> int:
-    """What this process has. What it freed is among it, and is used again."""
+def resident() -> int:
+    """The bytes that this process has. What it freed is among it, and is used again."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 

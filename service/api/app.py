@@ -123,6 +123,11 @@ def main() -> None:
     """Serves the API of the environment's settings until SIGTERM or SIGINT."""
     settings = read_settings()
     log_to_stderr(settings.log_level)
+    serve(settings)
+
+
+def serve(settings: Settings) -> None:
+    """Serves the API until SIGTERM or SIGINT; ends the process where it cannot start."""
     check_exposure(settings)
     config = Config(create_app(settings), host=settings.host, port=settings.port)
     server = Server(config)

@@ -25,12 +25,12 @@ from service.jobs.problems import Problem
 from service.jobs.queue import Queue
 from service.jobs.records import TERMINAL, State
 from service.jobs.workers import WorkerRecord, Workers
-from service.settings import read_settings
+from service.settings import Settings, read_settings
 from service.store import WORKING_KINDS, Store, nothing
 
 log = logging.getLogger("dain.janitor")
 
-INTERVAL = 2.0  # seconds between sweeps
+INTERVAL = 2.0  # seconds between sweeps, or more where workers report seldom
 LOCK_SECONDS = 10.0  # a janitor that is killed in a sweep delays the next sweep by so much
 STOP_SECONDS = 10.0  # for a store that is slow, at the end
 REDIS_SECONDS = 5.0  # time for Redis to answer one command
@@ -49,7 +49,7 @@ MODEL_IS_MISSING = (
 
 
 class Janitor:
-    """Sweeps one service; call `redeliver` and `tidy` every `INTERVAL` seconds, in one thread or two.
+    """Sweeps one service; call `redeliver` and `tidy` every `interval` seconds, in one thread or two.
 
     A fault of the store is logged and ends no sweep: what could not be removed is tried again by the next.
     """
@@ -62,6 +62,7 @@ class Janitor:
         self._workers = workers
         self._store = store
         self._record_ttl = record_ttl_seconds
+        self.interval = max(INTERVAL, workers.heartbeat_seconds * 2 / 3)
         self._suspects: dict[tuple[str, ...], float] = {}  # tasks that seem lost, and since when
         self._looked_at = -math.inf
         self._grace_ends = 0.0
@@ -93,7 +94,7 @@ class Janitor:
         workers = {worker.name: worker for worker in self._workers.all()}
         suspects: dict[tuple[str, ...], float] = {}
         now = time.monotonic()
-        if now - self._looked_at > INTERVAL + self._workers.heartbeat_seconds:
+        if now - self._looked_at > self.interval + self._workers.heartbeat_seconds:
             self.start_over()
         self._looked_at = now
 
@@ -247,24 +248,31 @@ def main() -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    sweep(settings, stop)
+
+
+def sweep(settings: Settings, stop: threading.Event) -> None:
+    """Sweep the service of these settings until `stop` is set, which an error that is not Redis' does, too."""
     redis = Redis.from_url(settings.require_redis_url, socket_timeout=REDIS_SECONDS)
     jobs, store = Jobs.from_settings(redis, settings), settings.open_store()
     workers = Workers(redis, ttl_seconds=settings.worker_ttl_seconds)
     janitor = Janitor(jobs, Queue(redis), workers, store, record_ttl_seconds=settings.record_ttl_seconds)
-    stop = threading.Event()
+    interval = janitor.interval
     tidying = threading.Thread(
-        target=_repeat, args=(redis, "dain:janitor:tidy", janitor.tidy, stop), daemon=True
+        target=_repeat, args=(redis, "dain:janitor:tidy", interval, janitor.tidy, stop), daemon=True
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     tidying.start()
-    _repeat(redis, "dain:janitor", janitor.redeliver, stop, janitor.start_over)
+    _repeat(redis, "dain:janitor", interval, janitor.redeliver, stop, janitor.start_over)
     tidying.join(STOP_SECONDS)
 
 
 def _repeat(
     redis: Redis,
     name: str,
+    interval: float,
     sweep: Callable[[], None],
     stop: threading.Event,
     after_outage: Callable[[], None] = nothing,
@@ -272,7 +280,7 @@ def _repeat(
     """Sweep where no other janitor does, until `stop` is set. An error that is not Redis' sets it, too."""
     lock = redis.lock(name, timeout=LOCK_SECONDS, blocking=False)
     try:
-        while not stop.wait(INTERVAL):
+        while not stop.wait(interval):
             try:
                 if lock.acquire():
                     try:
@@ -281,7 +289,7 @@ def _repeat(
                         with suppress(LockNotOwnedError):  # the sweep outlasted it
                             lock.release()
             except RedisError as error:
-                log.warning("Redis: %s; the next sweep is in %.0f s", error, INTERVAL)
+                log.warning("Redis: %s; the next sweep is in %.0f s", error, interval)
                 after_outage()
     finally:
         stop.set()

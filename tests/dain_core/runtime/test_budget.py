@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dain_core.network.model import DAIN, ModelConfig
+from dain_core.runtime import budget as budget_module
 from dain_core.runtime.backends.fused import FusedDAIN
 from dain_core.runtime.backends.fused.stages import FusedStages
 from dain_core.runtime.budget import Budget
@@ -40,6 +41,17 @@ def test_a_member_may_take_what_the_others_do_not_hold() -> None:
     del one, member
     gc.collect()
     assert budget.left(two, CPU) == 993
+
+
+def test_a_gpu_shares_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the process has in main memory is not there for the GPU; caches of files are."""
+    gpu, member = torch.device("cuda:0"), Member(30)
+    monkeypatch.setattr(budget_module, "is_unified", lambda device: True)
+    monkeypatch.setattr(budget_module, "resident", lambda: 400)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
+    monkeypatch.setattr(budget_module, "usable_ram", lambda beside=0: 2000 + beside)
+    assert Budget(1000).left(member, gpu) == 600 and Budget(1000).left(member, CPU) == 1000
+    assert Budget().left(member, gpu) == 1650 and Budget().left(member, CPU) == 2000
 
 
 def test_a_member_lets_go_when_another_works() -> None:

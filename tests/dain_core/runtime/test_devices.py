@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from dain_core.runtime.devices import DeviceError, named_device, usable_devices
+from dain_core.runtime.devices import DeviceError, is_unified, named_device, usable_devices
 
 
 @pytest.fixture
@@ -21,6 +23,14 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("two_gpus")
 def test_a_name_is_one_device(name: str, device: str) -> None:
     assert named_device(name) == torch.device(device)
+
+
+@pytest.mark.parametrize("integrated", [True, False])
+def test_a_jetsons_memory_is_the_machines(integrated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(is_integrated=int(integrated))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert is_unified(torch.device("cuda:0")) is integrated
+    assert is_unified(torch.device("cpu"))
 
 
 def test_without_a_gpu_a_cpu_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_groups_of_the_first_version_count_too(tmp_path: Path) -> None:
 
 
 def test_what_is_left_is_at_most_what_the_machine_has() -> None:
-    assert 0 < ram.usable_ram() < ram._available() + ram._resident()
+    assert 0 < ram.usable_ram() < ram._available() + ram.resident()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
