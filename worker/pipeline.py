@@ -78,23 +78,14 @@ class SegmentStats:
     seconds_inference: float = 0.0
     seconds_encode: float = 0.0
     vram_peak_bytes: int = 0
-    held_frames: int = 0  # source frames that could not be decoded: the frame before is shown in their place
     cuts: list[Fraction] = field(
         default_factory=list
     )  # when the first frames after cuts are shown in the source
-
-    @property
-    def notes(self) -> list[Note]:
-        """What of the source did not come through."""
-        if not self.held_frames:
-            return []
-        frames = "1 frame" if self.held_frames == 1 else f"{self.held_frames} frames"
-        what = f"{frames} of the video could not be decoded. The frame before is shown in their place."
-        return [Note.of("frames-held", what)]
+    notes: list[Note] = field(default_factory=list)  # on what of the source did not come through
 
     def sums(self) -> dict[str, float]:
         """The numbers that a job has totals of, by name. The job keeps the largest ``vram_peak_bytes``."""
-        return {name: number for name, number in vars(self).items() if name not in ("held_frames", "cuts")}
+        return {name: number for name, number in vars(self).items() if name not in ("cuts", "notes")}
 
 
 def render_segment(
@@ -148,7 +139,7 @@ def render_segment(
             progressed=progressed,
             turn=turn,
         )
-        stats.held_frames = decoder.held
+        stats.notes += decoder.notes
     check_losses(options, stats.notes)
     return stats
 

@@ -198,6 +198,7 @@ class JobPlan:
                 "end": int(self.timeline.end * denominator),
                 "checksums": self.timeline.checksums,
                 "numbered": self.timeline.numbered,
+                "frame_bytes": self.timeline.frame_bytes,
                 "skipped": self.timeline.skipped,
                 "lead": list(map(str, self.timeline.lead)),
                 "timeline_notes": [note.as_dict() for note in self.timeline.notes],
@@ -226,6 +227,7 @@ class JobPlan:
             checksums=stored.get("checksums", []),
             numbered=stored.get("numbered", False),
             notes=Note.read_all(stored.get("timeline_notes", ())),
+            frame_bytes=stored.get("frame_bytes", 0),
             skipped=stored.get("skipped", 0),
             lead=tuple(map(Fraction, stored.get("lead", ()))),
         )

@@ -25,7 +25,11 @@ NOTES: dict[str, tuple[bool, str]] = {
     "times-restart": (False, "The file's times start again; its pieces follow each other in the result"),
     "times-disordered": (False, "The file gives its pictures times in another order than their own"),
     "times-gap": (False, "The file's times jump ahead; the frame before the gap is held"),
+    "file-truncated": (True, "The file breaks off before its end; what comes before the break is taken"),
     # the picture
+    "frames-lost": (True, "Frames cannot be decoded; new ones are made in their place"),
+    "frames-damaged": (True, "Frames are damaged; what could be decoded of them is shown"),
+    "size-changes": (True, "Frames of another size are scaled to that of the others, with their shape kept"),
     "frames-held": (True, "Frames cannot be decoded; the frame before stands in their place"),
     "scene-cut": (False, "One scene ends and the next begins; no frame is made of both"),
     "alpha-dropped": (True, "The result cannot be transparent; the picture is shown on a background"),

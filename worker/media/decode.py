@@ -16,11 +16,12 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 
 from dain_core.runtime.pixels import PixelFormat
+from service.jobs.notes import Note
 from worker.channel import nothing
 from worker.media import ffmpeg
 from worker.media.errors import MachineError, MediaError, damaged
 from worker.media.facts import VideoInfo
-from worker.media.times import REORDER, Timeline, read_stamps, stamps_output
+from worker.media.times import DAMAGE, DAMAGED, REORDER, Timeline, read_stamps, stamps_output
 
 Plane = np.ndarray[Any, np.dtype[Any]]
 
@@ -70,6 +71,7 @@ CONVERTIBLE = {
     7,
     9,
 }  # matrices that FFmpeg's scaler knows, in the code points of ITU-T H.273
+WHOLE, OTHER = 4, 8  # bytes that `_sized` makes of a frame: one of the video's size, or of another
 FROM_KEY = "key+not(isnan(prev_selected_t))"  # the first key frame and all frames after it
 
 
@@ -83,10 +85,14 @@ class Frame:
 
 
 class _Decoded(NamedTuple):
-    """What the decoder gives: the place in the timeline, None where that has no such frame."""
+    """What the decoder gives: the place in the timeline, None where that has no such frame.
+
+    A frame of another size than the video's has been scaled.
+    """
 
     place: int | None
     checksum: int
+    is_scaled: bool
     planes: tuple[Plane, ...]
 
 
@@ -97,8 +103,9 @@ class Decoder:
     number: what comes between the last and the first closes a loop.
 
     Each frame is the same, bit for bit, as if the video were decoded from its start. A frame that the decoder does
-    not give is held: the frame before it is given in its place, as a player does. ``held`` counts held frames.
-    ``progressed`` is called for each decoded frame, those on the way to ``first`` among them.
+    not give is held: the frame before it is given in its place, as a player does. ``held`` counts held frames, and
+    ``notes`` say what else is not as it was. ``progressed`` is called for each decoded frame, those on the way to
+    ``first`` among them.
 
     Iterating raises MediaError("damaged-video") where none of the frames can be decoded, and MachineError where the
     machine ended the decoder.
@@ -132,6 +139,11 @@ class Decoder:
         self._stopped = False
         self._loop: Decoder | None = None
         self.held = 0
+        self._firsts: dict[
+            str, Fraction
+        ] = {}  # code of a note -> when the first frame that it is about is shown
+        self._scaled = 0
+        self._is_damaged = False
 
     def __enter__(self) -> Self:
         return self
@@ -162,12 +174,15 @@ class Decoder:
     def _through(self) -> Iterator[Frame]:
         wanted = self._first
         latest: tuple[Plane, ...] | None = None
-        for index, _, planes in self._decoded():
+        for index, _, is_scaled, planes in self._decoded():
             if latest is None:
                 latest = planes  # nothing comes before the first frame: what follows stands in for it
             if index is not None and index >= wanted:
                 yield from self._hold(wanted, min(index, self._last + 1), latest)
                 if index <= self._last:
+                    if is_scaled:
+                        self._scaled += 1
+                        self._firsts.setdefault("size-changes", self._timeline.times[index])
                     yield Frame(index, self._timeline.times[index], planes)
                 wanted = index + 1
             if wanted > self._last:
@@ -184,7 +199,25 @@ class Decoder:
     def _hold(self, start: int, stop: int, planes: tuple[Plane, ...]) -> Iterator[Frame]:
         for index in range(start, stop):
             self.held += 1
+            self._firsts.setdefault("frames-held", self._timeline.times[index])
             yield Frame(index, self._timeline.times[index], planes)
+
+    @property
+    def notes(self) -> list[Note]:
+        """What of the frames that were given is not as it was. Ask once all are taken."""
+
+        def noted(code: str, what: str) -> Note:
+            return Note.of(code, what, time=self._firsts[code] - self._info.start)
+
+        notes = [DAMAGED] if self._is_damaged else []
+        if self.held:
+            what = "could not be decoded. The frame before is shown in their place."
+            notes.append(noted("frames-held", f"{_frames(self.held)} of the video {what}"))
+        if self._scaled:
+            size = f"{self._info.width}x{self._info.height}"
+            what = f"are of another size than {size}, to which they are scaled with their shape kept."
+            notes.append(noted("size-changes", f"{_frames(self._scaled)} of the video {what}"))
+        return notes
 
     def _decoded(self) -> Iterator[_Decoded]:
         """Decoded frames from ``first`` or a little before, of the nearest seek that is proven to be exact."""
@@ -233,20 +266,26 @@ class Decoder:
                 process = ffmpeg.Process(command, stdout=subprocess.PIPE, pass_fds=[write_end])
             finally:
                 os.close(write_end)
-            with process:
-                self._process = process
-                if self._stopped:
-                    process.kill()
-                stamps = read_stamps(stamp_lines)
-                # The frame first: FFmpeg may not write its stamp before we have taken it.
-                for number in itertools.count():
-                    if not (planes := self._read(process.stdout)) or not (stamp := next(stamps, None)):
-                        break
-                    self._progressed()
-                    index = self._index(stamp.time, number)
-                    yield _Decoded(index, stamp.checksum, planes)
-                process.wait()
-                self._messages, self._blame = process.messages, process.blame
+            whole = self._timeline.frame_bytes if self._timeline.checksums else WHOLE
+            try:
+                with process:
+                    self._process = process
+                    if self._stopped:
+                        process.kill()
+                    stamps = read_stamps(stamp_lines)
+                    # The frame first: FFmpeg may not write its stamp before we have taken it.
+                    for number in itertools.count():
+                        if not (planes := self._read(process.stdout)) or not (stamp := next(stamps, None)):
+                            break
+                        self._progressed()
+                        index = self._index(stamp.time, number)
+                        yield _Decoded(index, stamp.checksum, bool(whole) and stamp.size != whole, planes)
+                    process.wait()
+                    self._messages, self._blame = process.messages, process.blame
+            finally:
+                # In the midst of frames that refer to each other, FFmpeg complains of good ones, too.
+                if seek is None or self._info.container not in UNINDEXED:
+                    self._is_damaged |= process.complains(DAMAGE)
 
     def _index(self, time: Fraction, number: int) -> int | None:
         """The index of the frame that is shown at ``time``; None where the timeline has no such frame.
@@ -275,17 +314,18 @@ class Decoder:
         if info.alpha and info.codec in ALPHA_DECODERS:
             options[f"c:{info.stream}"] = ALPHA_DECODERS[info.codec]
         decoded = ffmpeg.source(self._path, **options)[str(info.stream)]
-        both = decoded.filter("select", "1" if seek is None else FROM_KEY).filter_multi_output("split")
+        decoded = decoded.filter("select", "1" if seek is None else FROM_KEY)
+        if info.matrix not in CONVERTIBLE:  # else FFmpeg refuses the frames, though nothing is converted
+            decoded = decoded.filter("setparams", colorspace="bt709")
+        both = decoded.filter_multi_output("split")
         level = "full" if info.full_range else "limited"
         colors = {"out_color_matrix": "bt709"} if info.is_rgb else {"in_range": level}
-        planes = both[0]
-        if info.matrix not in CONVERTIBLE:  # else FFmpeg refuses the frames, though nothing is converted
-            planes = planes.filter("setparams", colorspace="bt709")
-        planes = planes.filter("scale", info.width, info.height, out_range=level, **colors)
-        planes = planes.filter("format", info.decoded_format)
+        planes = _fitted(both[0], info, out_range=level, **colors)
+        # Where no checksum is wanted, a look at every sample is too much.
+        stamped = both[1] if self._timeline.checksums else _sized(both[1], info)
         return ffmpeg.command(
             planes.output("pipe:1", format="rawvideo", fps_mode="passthrough"),
-            stamps_output(both[1], f"pipe:{stamps_fd}", info.time_base, bool(self._timeline.checksums)),
+            stamps_output(stamped, f"pipe:{stamps_fd}", info.time_base),
         )
 
     def _read(self, pipe: IO[Any]) -> tuple[Plane, ...] | None:
@@ -303,3 +343,24 @@ class Decoder:
         bounds = np.cumsum([rows * columns for rows, columns in shapes])[:-1]
         parts = np.split(samples, bounds)
         return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
+
+
+def _sized(frames: Any, info: VideoInfo) -> Any:
+    """Tiny pictures in place of ``frames``, of WHOLE or OTHER bytes."""
+    rows = f"if(eq(iw,{info.width})*eq(ih,{info.height}),{WHOLE},{OTHER})/2"
+    return frames.filter("scale", 2, rows, flags="neighbor").filter("format", "gray")
+
+
+def _fitted(frames: Any, info: VideoInfo, **colors: Any) -> Any:
+    """``frames`` in the working format. Those of another size keep their shape: bars fill what is left."""
+    width, height = info.width, info.height
+    shape = float(Fraction(width, height) * info.sample_aspect_ratio)
+    is_whole = f"eq(iw,{width})*eq(ih,{height})"
+    columns = f"if({is_whole}+gte(dar,{shape}),{width},max(2,2*round({width}/2*dar/{shape})))"
+    rows = f"if({is_whole}+lte(dar,{shape}),{height},max(2,2*round({height}/2*{shape}/dar)))"
+    fitted = frames.filter("scale", columns, rows, **colors).filter("format", info.decoded_format)
+    return fitted.filter("pad", width, height, "2*trunc((ow-iw)/4)", "2*trunc((oh-ih)/4)")

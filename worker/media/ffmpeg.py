@@ -151,6 +151,10 @@ class Process:
         said = (SPEAKER.sub("", line) for line in self._messages if line and not CHATTER.match(line))
         return next(said, self.messages)
 
+    def complains(self, pattern: re.Pattern[str]) -> bool:
+        """Whether ``pattern`` is in one of the last lines it said."""
+        return any(map(pattern.search, tuple(self._messages)))
+
     def blame(self, error: MediaError) -> MediaError:
         """``error``, which its failure seems to be, or a MachineError where the machine gave it too little.
 

@@ -94,6 +94,10 @@ NOTABLE = {
 ONE_VIEW = Note.of(
     "one-view", "The video is a spatial one, with a view for each eye: the result has the base view alone."
 )
+BREAKS_OFF = Note.of(
+    "file-truncated",
+    "The file breaks off before its end, as its header has it: what there is of it is taken.",
+)
 
 
 def _open(path: Path, limits: Limits) -> av.container.InputContainer:
@@ -153,13 +157,16 @@ class Scan:
     exact: bool
     disordered: bool
     timeless: bool  # the file holds no times: frames are an even ``time_base`` apart
+    whole: bool  # each packet is known to be one shown frame with a time of its own
+    breaks_off: bool  # the file ends before its header says
 
 
 def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
     """Walk through the packets, without decoding, up to the end or to where the file breaks off."""
     stamps: list[int] = []
     lasting = dict[int, int]()
-    begins_whole = False
+    begins_whole = breaks_off = False
+    number = -1
     with _open(path, limits) as container:
         stream = _video_stream(container, choice.stream)
         context = stream.codec_context
@@ -190,17 +197,27 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
         except MemoryError:  # which PyAV makes an FFmpegError, too
             raise
         except av.FFmpegError:
-            pass  # a file cut off: what came before the cut is the video
+            breaks_off = True  # what came before the break is the video
         unit = 1 / _rate(stream, choice) if timeless else stream.time_base or Fraction(1, 25)
         pts = sorted(set(stamps))
         if not pts:
             raise damaged("it holds no frames")
         # Pictures before the first whole one, in order of display, may lack what they refer to.
-        exact = exact and begins_whole and len(pts) == len(stamps) and stamps[0] == pts[0]
+        whole = exact and len(pts) == len(stamps)
+        exact = whole and begins_whole and stamps[0] == pts[0]
         end = pts[-1] + (lasting.get(pts[-1]) or usual_gap(pts, round(1 / (25 * unit))))
         agrees = order.agrees()
-        disordered = order.is_known and agrees is False
-        return Scan(stream.index, unit, pts, end, exact and agrees is True, disordered, timeless)
+        return Scan(
+            stream=stream.index,
+            time_base=unit,
+            pts=pts,
+            end=end,
+            exact=exact and agrees is True,
+            disordered=order.is_known and agrees is False,
+            timeless=timeless,
+            whole=whole and agrees is not False,
+            breaks_off=breaks_off or number + 1 < stream.frames,
+        )
 
 
 class _PictureOrder:
@@ -330,7 +347,7 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             subtitles=tuple(
                 SubtitleInfo(s.index, _codec(s)) for s in container.streams.subtitles if s.codec_context
             ),
-            notes=(ONE_VIEW,) if _has_views(frame) else (),
+            notes=(*([ONE_VIEW] if _has_views(frame) else []), *([BREAKS_OFF] if scan.breaks_off else [])),
             depth=8 if frame.format.has_palette else max(part.bits for part in frame.format.components),
             others=tuple(_others(container, stream.index)),
             chapters=len(container.chapters()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,13 @@ DISORDERED = Note.of(
 )
 
 
+DAMAGED = Note.of("frames-damaged", "The video is damaged: what could be decoded of such frames is shown.")
+#: What FFmpeg says of frames that it decodes as far as it can.
+DAMAGE = re.compile(
+    "error while decoding|concealing|corrupt|damaged|CRC mismatch|Invalid data found|rror at MB|slice mismatch|runcated"
+)
+
+
 @dataclass(frozen=True)
 class Timeline:
     """When each frame of a video is shown, and how a frame is known again. Times are seconds on the file's clock."""
@@ -40,6 +48,7 @@ class Timeline:
     notes: tuple[Note, ...] = ()  #: what is wrong with the file
     skipped: int = 0  #: frames of the file that come before these, and are not wanted
     lead: tuple[Fraction, ...] = ()  #: when the last of those are shown
+    frame_bytes: int = 0  #: size of the first decoded frame; 0 where packets tell the times
 
     def excerpt(self, start: Fraction, end: Fraction | None) -> Timeline:
         """The frames that are shown from ``start`` on and before ``end``; ValueError where there are none."""
@@ -87,10 +96,20 @@ def frame_times(
     timeline = _decoded_times(path, packets.stream, packets.time_base, check, progressed)
     if packets.timeless:
         times = [k * packets.time_base for k in range(len(timeline.times) + 1)]
-        return Timeline(times[:-1], times[-1], numbered=True)
+        return replace(timeline, times=times[:-1], end=times[-1], numbered=True)
     if packets.disordered and timeline.times != packets.times:
-        return replace(timeline, notes=(DISORDERED,))
+        return replace(timeline, notes=(*timeline.notes, DISORDERED))
+    if packets.whole and len(timeline.times) < len(packets.times):
+        lost = sorted({*packets.times}.difference(timeline.times))
+        return replace(timeline, notes=(*timeline.notes, _lost(lost, packets.times[0])))
     return timeline
+
+
+def _lost(times: Sequence[Fraction], begin: Fraction) -> Note:
+    """The note on frames that the file has at ``times``, and that cannot be decoded."""
+    frames = "1 frame" if len(times) == 1 else f"{len(times)} frames"
+    what = f"{frames} of the video cannot be decoded. New ones are made in their place."
+    return Note.of("frames-lost", what, time=times[0] - begin)
 
 
 class _Packets(NamedTuple):
@@ -103,28 +122,22 @@ class _Packets(NamedTuple):
     exact: bool
     disordered: bool  # pictures are in another order than their times
     timeless: bool  # frames are an even `time_base` apart
+    whole: bool  # each packet is one frame that is shown
 
     @classmethod
     def read(cls, answer: dict[str, Any], check: Callable[[], None]) -> _Packets:
         found = answer["times"]
         unit = Fraction(found["time_base"])
         times = [pts * unit for pts in checked(found["pts"], check)]
-        return cls(
-            found["stream"],
-            unit,
-            times,
-            found["end"] * unit,
-            found["exact"],
-            found["disordered"],
-            found["timeless"],
-        )
+        rest = {name: found[name] for name in cls._fields if name not in ("time_base", "times", "end")}
+        return cls(time_base=unit, times=times, end=found["end"] * unit, **rest)
 
 
 def _decoded_times(
     path: Path, stream: int, unit: Fraction, check: Callable[[], None], progressed: Callable[[], None]
 ) -> Timeline:
     """What the decoder says of each frame, by decoding all of them."""
-    command = ffmpeg.command(stamps_output(ffmpeg.source(path)[str(stream)], "pipe:1", unit, True))
+    command = ffmpeg.command(stamps_output(ffmpeg.source(path)[str(stream)], "pipe:1", unit))
     with ffmpeg.Process(command, stdout=subprocess.PIPE) as process:
         with open(process.stdout.fileno(), "rb", closefd=False) as lines:
             stamps = []
@@ -133,6 +146,7 @@ def _decoded_times(
                 progressed()
                 check()
         process.wait()
+        notes = (DAMAGED,) if process.complains(DAMAGE) else ()
         error = process.blame(damaged(f"no frame of it could be decoded ({process.messages})"))
     if not stamps or isinstance(error, MachineError):
         raise error
@@ -140,7 +154,8 @@ def _decoded_times(
     last = max(stamps)
     end = last.time + (last.length or usual_gap(sorted(set(given)), Fraction(1, 25)))
     times = _apart(sorted(given), end)
-    return Timeline(times, end, [stamp.checksum for stamp in stamps], times != given)
+    checksums = [stamp.checksum for stamp in stamps]
+    return Timeline(times, end, checksums, times != given, notes, frame_bytes=stamps[0].size)
 
 
 def _apart(times: Sequence[Fraction], end: Fraction) -> list[Fraction]:
@@ -159,22 +174,24 @@ def _apart(times: Sequence[Fraction], end: Fraction) -> list[Fraction]:
 
 
 class Stamp(NamedTuple):
-    """What ``read_stamps`` reads of a frame: its time and its length in seconds, and a checksum of its samples."""
+    """What ``read_stamps`` reads of a frame: its time and length in seconds, and the size and checksum of its bytes."""
 
     time: Fraction
     length: Fraction
+    size: int
     checksum: int
 
 
-def stamps_output(frames: Any, url: str, unit: Fraction, checksums: bool) -> Any:
+def stamps_output(frames: Any, url: str, unit: Fraction) -> Any:
     """An output of ffmpeg-python that says when each of ``frames`` is shown, for ``read_stamps``.
 
-    Times are whole numbers of ``unit``. Without ``checksums``, which take a look at every sample, these mean nothing.
+    Times are whole numbers of ``unit``.
     """
     return frames.output(
         url,
         format="framecrc",
-        vcodec="rawvideo" if checksums else "wrapped_avframe",
+        vcodec="rawvideo",
+        noautoscale=None,
         flush_packets=1,
         fps_mode="passthrough",
         enc_time_base=f"{unit.numerator}:{unit.denominator}",
@@ -188,5 +205,5 @@ def read_stamps(lines: Iterable[bytes]) -> Iterator[Stamp]:
         if line.startswith(b"#tb 0:"):
             unit = Fraction(line.split(b":")[1].decode().strip())
         elif not line.startswith(b"#"):
-            _, _, pts, length, _, checksum, *_ = line.split(b",")
-            yield Stamp(int(pts) * unit, int(length) * unit, int(checksum, 16))
+            _, _, pts, length, size, checksum, *_ = line.split(b",")
+            yield Stamp(int(pts) * unit, int(length) * unit, int(size), int(checksum, 16))
