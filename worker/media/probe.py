@@ -61,6 +61,7 @@ FRAME_PER_PACKET = {"av1", "dnxhd", "ffv1", "gif", "h264", "hevc", "mjpeg", "pro
 LOOK_AHEAD = 64  # packets that the filter of `_PictureOrder` holds back
 PROGRESSIVE = {0, 1}  # AVFieldOrder: unknown, progressive. Fields may come in packets of their own.
 PICTURE_SIZE = re.compile(r"Picture size (\d+x\d+) is invalid")  # FFmpeg's words
+BREAK = re.compile("partial file|ended prematurely")  # FFmpeg's words, too
 NOT_A_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 
 
@@ -96,7 +97,7 @@ ONE_VIEW = Note.of(
 )
 BREAKS_OFF = Note.of(
     "file-truncated",
-    "The file breaks off before its end, as its header has it: what there is of it is taken.",
+    "The file breaks off before its end: what there is of it is taken.",
 )
 
 
@@ -158,7 +159,7 @@ class Scan:
     disordered: bool
     timeless: bool  # the file holds no times: frames are an even ``time_base`` apart
     whole: bool  # each packet is known to be one shown frame with a time of its own
-    breaks_off: bool  # the file ends before its header says
+    breaks_off: bool  # the file ends in the midst of something
 
 
 def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
@@ -166,8 +167,7 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
     stamps: list[int] = []
     lasting = dict[int, int]()
     begins_whole = breaks_off = False
-    number = -1
-    with _open(path, limits) as container:
+    with _open(path, limits) as container, av.logging.Capture() as messages:
         stream = _video_stream(container, choice.stream)
         context = stream.codec_context
         timeless = container.format.name in TIMELESS
@@ -216,7 +216,7 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
             disordered=order.is_known and agrees is False,
             timeless=timeless,
             whole=whole and agrees is not False,
-            breaks_off=breaks_off or number + 1 < stream.frames,
+            breaks_off=breaks_off or any(map(BREAK.search, (text for _, _, text in messages))),
         )
 
 
