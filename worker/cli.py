@@ -134,9 +134,16 @@ class Exact(click.ParamType):
     type=click.FloatRange(0, 1),
     default=0.3,
     show_default=True,
-    help="How different two frames are at a cut, where nothing is blended: 0 to 1; 1 finds none, nor flashes and fades.",
+    help="How unlike two frames are at a cut, where nothing is blended: 0 to 1; 1 finds none, nor fades and flashes.",
 )
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
+@click.option(
+    "--grain",
+    type=click.Choice(["off", "keep"]),
+    default="off",
+    show_default=True,
+    help="keep gives new frames as much grain as those around them have.",
+)
 @click.option(
     "--background",
     type=Exact("colour", parse_color),
@@ -174,6 +181,7 @@ def interpolate(
     device: str,
     scene_threshold: float,
     no_audio: bool,
+    grain: str,
     background: str,
     start: str | None,
     duration: str | None,
@@ -194,6 +202,7 @@ def interpolate(
         "speed": speed,
         "model": model,
         "scene_threshold": scene_threshold,
+        "grain": grain,
         "background": background,
         "start": start,
         "duration": duration,

@@ -26,6 +26,7 @@ from torch import Tensor
 from dain_core.runtime.color import ColorSpec
 from dain_core.runtime.pixels import PixelFormat
 from service.jobs.notes import Note
+from worker import grain
 from worker.alpha import OnBackground
 from worker.channel import CHECK_SECONDS, Channel, Closed, checked, nothing
 from worker.cuts import Thumbnail, Transition, transition
@@ -34,7 +35,7 @@ from worker.media.encode import Encoder
 from worker.media.join import join
 from worker.plan import JobPlan, check_losses
 from worker.schedule import Between, Copy, OutputFrame
-from worker.transfer import Pending, Stopwatch, Transfer, Uploaded
+from worker.transfer import Finish, Pending, Stopwatch, Transfer, Uploaded
 
 AHEAD = 4  # frames in each queue
 ALWAYS = nullcontext()  # the turn of one who has the interpolator alone
@@ -134,6 +135,7 @@ def render_segment(
             PixelFormat.named(plan.delivery.pixel_format),
             colors,
             scene_threshold=options.scene_threshold,
+            keeps_grain=options.grain == "keep",
             on_frame=on_frame,
             check=check,
             progressed=progressed,
@@ -183,6 +185,7 @@ def interpolate(
     colors: ColorSpec,
     *,
     scene_threshold: float,
+    keeps_grain: bool = False,
     on_frame: Callable[[int], None] = lambda frames: None,
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
@@ -191,9 +194,10 @@ def interpolate(
     """Write ``frames`` in order to ``sink``, made of the frames of ``source``; copies are the very same planes.
 
     Between frames that differ by more than ``scene_threshold`` nothing is blended: the nearer one is shown. At flashes
-    and fades the network has nothing to do either (see ``worker.cuts``): frames are held or mixed. In the end ``sink``
-    is closed. Whatever ends this, its threads have ended too; an exception also kills ``source`` and ``sink``. For
-    ``on_frame``, ``check``, ``progressed`` and ``turn`` see `render_segment`.
+    and fades the network has nothing to do either (see ``worker.cuts``): frames are held or mixed. Where the job
+    ``keeps_grain``, new frames get what they lack of it (see ``worker.grain``). In the end ``sink`` is closed. Whatever
+    ends this, its threads have ended too; an exception also kills ``source`` and ``sink``. For ``on_frame``, ``check``,
+    ``progressed`` and ``turn`` see `render_segment`.
     """
     stats, transfer = SegmentStats(), Transfer(interpolator.device, pixels, colors)
     decoded, made = Channel[Arrival](AHEAD), Channel[Frame | Made](AHEAD)
@@ -207,7 +211,7 @@ def interpolate(
     writer.start()
     try:
         with turn, transfer.on_device():
-            maker = _Maker(interpolator, transfer, scene_threshold, stats)
+            maker = _Maker(interpolator, transfer, scene_threshold, stats, keeps_grain)
             window = _Window(decoded.read(check))
             for frame in frames:
                 check()
@@ -249,6 +253,15 @@ class Made:
     pending: Pending
     stopwatch: Stopwatch
     sources: Sequence[Uploaded]  # that the device may not have looked at yet
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a source frame, as long as it is of use."""
+
+    frame: Any  # to the interpolator
+    grain: Tensor | None  # where new frames are to have it
 
 
 def _decode(
@@ -286,7 +299,7 @@ def _encode(
             if isinstance(item, Made):
                 stats.seconds_inference += item.stopwatch.seconds()
                 recomputed = interpolator.recomputed
-                planes = transfer.download(item.pending)
+                planes = transfer.download(item.pending, item.finish)
                 stats.recomputed_frames += interpolator.recomputed - recomputed
                 progressed()
             else:
@@ -338,13 +351,19 @@ class _Maker:
     """Turns actions into frames. What the interpolator knows of frames and pairs is kept while it is of use."""
 
     def __init__(
-        self, interpolator: Interpolator, transfer: Transfer, threshold: float, stats: SegmentStats
+        self,
+        interpolator: Interpolator,
+        transfer: Transfer,
+        threshold: float,
+        stats: SegmentStats,
+        keeps_grain: bool,
     ) -> None:
         self._interpolator = interpolator
         self._transfer = transfer
         self._threshold = threshold
         self._stats = stats
-        self._known: dict[int, Any] = {}  # index -> what the interpolator knows of that frame
+        self._keeps_grain = keeps_grain
+        self._known: dict[int, Known] = {}  # by index
         self._pair_index = -1
         self._pair: Any = None  # None where the network has nothing to do
         self._transition = Transition.MOTION
@@ -361,9 +380,18 @@ class _Maker:
         if self._transition is not Transition.MOTION:
             return _shown(self._transition, first.frame, second.frame, action.t)
         self._stats.new_frames += 1
+        finish = self._finish(action)  # before the frame, with which it is waited for
         pending = self._interpolator.submit(self._pair, float(action.t))
         stopwatch.stop()
-        return Made(pending, stopwatch, (first.uploaded, second.uploaded))
+        return Made(pending, stopwatch, (first.uploaded, second.uploaded), finish)
+
+    def _finish(self, action: Between) -> Finish | None:
+        """What gives the new frame the grain of those around it."""
+        one, two = (self._known[action.first + place].grain for place in (0, 1))
+        if one is None or two is None:
+            return None
+        wanted, depth = one.lerp(two, float(action.t)), self._transfer.depth
+        return lambda planes: grain.add(planes, wanted, depth, action.first, action.t)
 
     def finish(self) -> None:
         """Note the numbers that are known only at the end."""
@@ -387,9 +415,13 @@ class _Maker:
         self._known = {index: known for index, known in self._known.items() if index in indices}
         for arrival in (first, second):
             if arrival.frame.index not in self._known:
-                rgb = self._transfer.rgb(arrival.uploaded)
-                self._known[arrival.frame.index] = self._interpolator.frame(rgb)
-        self._pair = self._interpolator.pair(*(self._known[index] for index in sorted(indices)))
+                self._known[arrival.frame.index] = self._look(arrival.uploaded)
+        self._pair = self._interpolator.pair(*(self._known[index].frame for index in sorted(indices)))
+
+    def _look(self, uploaded: Uploaded) -> Known:
+        frame = self._interpolator.frame(self._transfer.rgb(uploaded))
+        measured = grain.measure(uploaded.planes, self._transfer.depth) if self._keeps_grain else None
+        return Known(frame, measured)
 
 
 def _shown(change: Transition, first: Frame, second: Frame, t: Fraction) -> Frame:

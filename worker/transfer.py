@@ -7,7 +7,7 @@ GPU has its memory of the machine's, pinned copies would only take more of that.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +21,8 @@ from dain_core.runtime.color import ColorSpec, to_rgb, to_yuv
 from dain_core.runtime.devices import current, is_unified
 from dain_core.runtime.pixels import PixelFormat
 from worker.media.decode import Plane
+
+Finish = Callable[[list[Tensor]], list[Tensor]]
 
 
 class Pending(Protocol):
@@ -53,6 +55,11 @@ class Transfer:
         if device.type == "cuda":
             self._in, self._out = _streams(device)
 
+    @property
+    def depth(self) -> int:
+        """Bits of a sample."""
+        return self._pixels.depth
+
     def on_device(self) -> AbstractContextManager[object]:
         """Within this, CUDA calls of the calling thread mean this device."""
         return current(self._device)
@@ -73,11 +80,15 @@ class Transfer:
             torch.cuda.current_stream(self._device).wait_event(uploaded.arrived)
         return to_rgb(uploaded.planes, self._pixels, self._colors)
 
-    def download(self, pending: Pending) -> tuple[Plane, ...]:
-        """The planes of a new frame, once it is made; the device goes on with what it was given after it."""
+    def download(self, pending: Pending, finish: Finish | None = None) -> tuple[Plane, ...]:
+        """The planes of a new frame, once it is made; the device goes on with what it was given after it.
+
+        `finish` makes of them, on the device, what is shown.
+        """
         # On the stream of its own the result overtakes that later work.
         with torch.cuda.stream(self._out):
             planes = to_yuv(pending.result(), self._pixels, self._colors)
+            planes = finish(planes) if finish else planes
             if self._pins:
                 planes = [plane.to("cpu", non_blocking=True) for plane in planes]  # into pinned memory
             if self._out is not None:

@@ -165,6 +165,11 @@ class RequestedOptions(BaseModel):
         "container can hold stays as it is, nothing is lost), aac (all becomes AAC), stretch (in slow motion, with "
         "its pitch kept) or none.",
     )
+    grain: Literal["off", "keep"] = Field(
+        default="off",
+        description="The grain of new frames: keep gives them as much as the frames around them have, off leaves what "
+        "the network makes, which is less.",
+    )
     background: Annotated[str, BeforeValidator(parse_color)] = Field(
         default="#000000",
         description="The colour behind a video that is transparent in places, where the result cannot be: #rrggbb, or "

@@ -182,6 +182,7 @@ class Options(BaseModel):
     pixel_format: str = Field(default="source", description="Bits and colour resolution of the result.")
     max_bitrate: int | None = Field(default=None, description="Most bits a second of the pictures.")
     audio: str = Field(default="copy", description="The sound: copy, best, aac, stretch or none.")
+    grain: str = Field(default="off", description="The grain of new frames: off or keep.")
     background: str = Field(default="#000000", description="The colour behind what is transparent: #rrggbb.")
     start: str | None = Field(
         default=None, description="Seconds of the source that are left out at its beginning."
