@@ -86,6 +86,7 @@ class Clip(click.Path):
 )
 @click.option("--scene-threshold", type=float, help="How unlike two frames at a cut are, 0 to 1.")
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
+@click.option("--enhance", help="deband, denoise, sharpen, with commas between: all frames.  [none]")
 @click.option("--grain", help="keep: new frames have as much grain as CLIP has.  [off]")
 @click.option("--background", help="Colour behind what is transparent: #rrggbb, or a name.  [black]")
 @click.option("--start", help="Where in CLIP the result begins: seconds, or 0:01:30.5.")

@@ -24,6 +24,7 @@ from service.jobs.options import (
     SHIPPED_MODELS,
     Options,
     parse_color,
+    parse_enhance,
     parse_rate,
     parse_seconds,
     parse_speed,
@@ -138,6 +139,13 @@ class Exact(click.ParamType):
 )
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
 @click.option(
+    "--enhance",
+    type=Exact("list", parse_enhance),
+    default="none",
+    show_default=True,
+    help="What is done with all frames in the end: deband, denoise, sharpen, with commas between.",
+)
+@click.option(
     "--grain",
     type=click.Choice(["off", "keep"]),
     default="off",
@@ -181,6 +189,7 @@ def interpolate(
     device: str,
     scene_threshold: float,
     no_audio: bool,
+    enhance: str,
     grain: str,
     background: str,
     start: str | None,
@@ -202,6 +211,7 @@ def interpolate(
         "speed": speed,
         "model": model,
         "scene_threshold": scene_threshold,
+        "enhance": enhance,
         "grain": grain,
         "background": background,
         "start": start,

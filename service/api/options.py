@@ -39,6 +39,7 @@ from service.jobs.options import (
     Options,
     WebhookEvent,
     parse_color,
+    parse_enhance,
     parse_rate,
     parse_seconds,
     parse_speed,
@@ -164,6 +165,11 @@ class RequestedOptions(BaseModel):
         description="The sound: copy (what players of the container know stays as it is), best (all that the "
         "container can hold stays as it is, nothing is lost), aac (all becomes AAC), stretch (in slow motion, with "
         "its pitch kept) or none.",
+    )
+    enhance: Annotated[str, BeforeValidator(parse_enhance)] = Field(
+        default="none",
+        description="What is done with all frames, the source's own among them, before they are encoded: deband, "
+        "denoise, sharpen, with commas between, or none.",
     )
     grain: Literal["off", "keep"] = Field(
         default="off",

@@ -29,6 +29,8 @@ SLOWEST = Fraction(1, 16)
 #: A number whose exact denominator is larger becomes the nearest fraction within it. Six decimals stay exact.
 MAX_DENOMINATOR = 10**6
 
+#: In the order in which they are done: what is denoised has bands, and neither is to be sharpened.
+ENHANCEMENTS = ("denoise", "deband", "sharpen")
 COLORS = {"black": "000000", "white": "ffffff", "gray": "808080", "green": "00ff00", "blue": "0000ff"}
 
 _COLOR = re.compile(r"[0-9a-f]{6}", re.ASCII)
@@ -86,6 +88,18 @@ def parse_seconds(value: object) -> Fraction:
     if not _SECONDS.fullmatch(text) and not is_ratio:
         raise ValueError(f"{text!r} is no time: give seconds, or hours, minutes and seconds as 1:02:03.5")
     return Fraction(text).limit_denominator(MAX_DENOMINATOR)
+
+
+def parse_enhance(value: object) -> str:
+    """Read a list of `ENHANCEMENTS`, with commas between, or "none". It is returned in order.
+
+    Raises:
+        ValueError: `value` names something else.
+    """
+    wanted = {part.strip().lower() for part in str(value).split(",")} - {"none"}
+    if unknown := wanted.difference(ENHANCEMENTS):
+        raise ValueError(f"{min(unknown)!r} is none of {', '.join(ENHANCEMENTS)}")
+    return ",".join(name for name in ENHANCEMENTS if name in wanted) or "none"
 
 
 def parse_color(value: object) -> str:
@@ -182,6 +196,9 @@ class Options(BaseModel):
     pixel_format: str = Field(default="source", description="Bits and colour resolution of the result.")
     max_bitrate: int | None = Field(default=None, description="Most bits a second of the pictures.")
     audio: str = Field(default="copy", description="The sound: copy, best, aac, stretch or none.")
+    enhance: str = Field(
+        default="none", description="What is done with all frames in the end, with commas between."
+    )
     grain: str = Field(default="off", description="The grain of new frames: off or keep.")
     background: str = Field(default="#000000", description="The colour behind what is transparent: #rrggbb.")
     start: str | None = Field(
@@ -210,6 +227,11 @@ class Options(BaseModel):
     def rate(self) -> Fraction | None:
         """`target_fps` in frames per second; None where `factor` or `speed` decides."""
         return None if self.target_fps is None else Fraction(self.target_fps)
+
+    @property
+    def enhancements(self) -> tuple[str, ...]:
+        """`enhance` in the order in which it is done."""
+        return tuple(name for name in ENHANCEMENTS if name in self.enhance.split(","))
 
     @property
     def is_excerpt(self) -> bool:

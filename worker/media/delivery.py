@@ -104,6 +104,9 @@ class Delivery(Stored):
     language: str = ""
     title: str = ""
     timecode: str = ""  #: of the first frame of the result
+    enhance: tuple[
+        str, ...
+    ] = ()  #: keys of `worker.media.encode.ENHANCEMENTS`, in the order in which they are done
     color_matrix: str = "bt709"  #: by which pictures become RGB, as ``dain_core.runtime.color`` names it
 
     @classmethod
@@ -151,6 +154,7 @@ class Delivery(Stored):
             language=info.language,
             title=info.title,
             timecode=_timecode(info, rate),
+            enhance=options.enhancements,
             color_matrix=info.color_matrix,
         )
 
@@ -166,6 +170,7 @@ class Delivery(Stored):
                 "sounds": tuple(map(Sound.from_dict, stored["sounds"])),
                 "texts": tuple(map(Text.from_dict, stored["texts"])),
                 "notes": Note.read_all(stored.get("notes", ())),
+                "enhance": tuple(map(str, stored.get("enhance", ()))),
                 "extras": tuple(map(Extra.from_dict, stored.get("extras", ()))),
             }
         )

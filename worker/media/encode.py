@@ -22,6 +22,14 @@ ALWAYS = {"h264"}  # the default, whose planes have sizes that it takes
 RGB = 0  # in the code points of H.273: the matrix of pictures that have none
 
 
+#: What can be done with all frames before they are encoded -> FFmpeg's filter and its options.
+ENHANCEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "denoise": ("vaguedenoiser", {"threshold": 3}),
+    "deband": ("deband", {}),
+    "sharpen": ("cas", {"strength": 0.5}),
+}
+
+
 class Encoder:
     """Writes a file of frames at an even rate: one of the segments that ``worker.media.join`` puts together.
 
@@ -121,7 +129,7 @@ def _command(path: Path, delivery: Delivery, muxer: str = "") -> list[str]:
         framerate=str(delivery.rate),
         **delivery.static_metadata,
     )
-    shaped = _converted(_tagged(frames, delivery), delivery)
+    shaped = _converted(_enhanced(_tagged(frames, delivery), delivery), delivery)
     shaped = shaped.filter("setsar", sar=str(delivery.sample_aspect_ratio), max=65535)
     options = delivery.encoding.command(delivery) | ({"format": muxer} if muxer else {})
     return ffmpeg.command(shaped.output(ffmpeg.url(path), fps_mode="passthrough", **options))
@@ -138,6 +146,14 @@ def _tagged(frames: Any, delivery: Delivery) -> Any:
     if delivery.chroma_location:
         known["chroma_location"] = delivery.chroma_location
     return frames.filter("setparams", range=2 if delivery.full_range else 1, **known)
+
+
+def _enhanced(frames: Any, delivery: Delivery) -> Any:
+    """Frames that are enhanced, each by itself: so it does not matter where a segment begins."""
+    for name in delivery.enhance:
+        filter_name, options = ENHANCEMENTS[name]
+        frames = frames.filter(filter_name, **options)
+    return frames
 
 
 def _converted(frames: Any, delivery: Delivery) -> Any:
