@@ -25,6 +25,7 @@ from worker.bench.cuts import cuts
 from worker.bench.job import job
 from worker.bench.load import load
 from worker.bench.measure import EAGER, GIB, SIZES, Baseline, Picture, Row, Size, measure
+from worker.bench.roofline import roofline
 from worker.telemetry import describe
 
 PRECISIONS = (EAGER, "fp32", "tf32", *(name for name in ENGINE_PRECISIONS if name != "fp32"))
@@ -140,3 +141,4 @@ def table(title: str, rows: Sequence[Row]) -> Table:
 bench.add_command(cuts)
 bench.add_command(job)
 bench.add_command(load)
+bench.add_command(roofline)
