@@ -15,9 +15,16 @@ from dain_core.network.modules.depth import DepthNetwork, depth_of, fold_batch_n
 from dain_core.network.modules.flow import FLOW_UNIT, FlowNetwork
 from dain_core.network.modules.layers import convert, downsample, upsample
 from dain_core.network.modules.pyramid import PyramidNetwork, image_pyramid
-from dain_core.network.modules.refinement import Refined, RefinementNetwork, sample_both
+from dain_core.network.modules.refinement import Coarse, Refined, RefinementNetwork, sample_both
 from dain_core.network.modules.unet import MultiscaleRectification
 from dain_core.network.padding import Padding, within_frame
+
+#: The feature maps of a frame, from 1/2 of its size on.
+Maps = Sequence[Tensor]
+
+#: The rows of the frame that a row of the rectified result depends on, above and below, where nothing moves: those of
+#: the finest block of the refinement, and those of a U-Net of four levels.
+REACH = 160
 
 
 @dataclass(frozen=True)
@@ -203,12 +210,8 @@ class RefinedDAIN(nn.Module):
             motion: the motion of the pair.
             time: a number or (N, 1, 1, 1), in (0, 1); the first frame is at 0, the second at 1.
         """
-        image = first.image
-        n = image.shape[0]
-        moment = torch.as_tensor(time, dtype=torch.float32, device=image.device).reshape(-1, 1, 1, 1)
-        return self.refined(
-            first, second, self.projected(first, second, motion, time), moment.expand(n, 1, 1, 1)
-        )
+        projected = self.projected(first, second, motion, time)
+        return self.refined(first, second, projected, _moment(time, first.image))
 
     def refined(
         self, first: FrameFeatures, second: FrameFeatures, projected: Tensor, time: Tensor
@@ -221,32 +224,88 @@ class RefinedDAIN(nn.Module):
             time: (N, 1, 1, 1), float32, in (0, 1).
         """
         padding = self._padding(first.image)
+        steps, coarse = self._coarse(first, second, projected, time)
+        made = self._finished(coarse, (first.context, second.context))
+        return RefinedSynthesis(
+            output=padding.remove(made.output),
+            blend=padding.remove(made.blend),
+            flows=padding.remove(made.flows),
+            share=padding.remove(made.share),
+            images=(padding.remove(made.images[0]), padding.remove(made.images[1])),
+            steps=[*steps, *made.steps],
+        )
+
+    def in_bands(
+        self,
+        first: FrameFeatures,
+        second: FrameFeatures,
+        motion: Motion,
+        time: float | Tensor,
+        rows: int,
+    ) -> Tensor:
+        """Make the frame at `time` as `synthesise` does, in bands, which takes less memory.
+
+        Bands overlap by what their rows depend on: what convolutions reach, and where the flow leads. This waits for
+        the GPU, because it looks at the flow.
+
+        Args:
+            first, second, motion, time: see `synthesise`.
+            rows: the rows of a band, a multiple of 32.
+
+        Returns:
+            The frame, (N, 3, H, W), float32, not clipped to [0, 1].
+        """
+        projected, moment = self.projected(first, second, motion, time), _moment(time, first.image)
+        coarse = self._coarse(first, second, projected, moment)[1]
+        contexts = first.context, second.context
+        height = coarse.flows.shape[2]
+        bands = [self._band(coarse, contexts, top, min(top + rows, height)) for top in range(0, height, rows)]
+        return self._padding(first.image).remove(torch.cat(bands, 2))
+
+    def _band(self, coarse: Coarse, contexts: tuple[Maps, Maps], top: int, bottom: int) -> Tensor:
+        """Return the rows of the frame from `top` up to `bottom`, both multiples of 32."""
+        height, multiple = coarse.flows.shape[2], self.config.context_multiple
+        inner = max(top - REACH, 0), min(bottom + REACH, height)
+        seen = _rows_seen(coarse.rows(*inner).guess(), inner, height)
+        while True:
+            start, end = seen[0] // multiple * multiple, -(-seen[1] // multiple) * multiple
+            one, two = (
+                [level[:, :, start >> k : end >> k] for k, level in enumerate(maps, 1)] for maps in contexts
+            )
+            made = self._finished(coarse.rows(start, end), (one, two))
+            seen = _rows_seen(made.flows[:, :, inner[0] - start : inner[1] - start], inner, height)
+            if start <= seen[0] and seen[1] <= end:
+                return made.output[:, :, top - start : bottom - start]
+            seen = min(seen[0], start), max(seen[1], end)
+
+    def _coarse(
+        self, first: FrameFeatures, second: FrameFeatures, projected: Tensor, time: Tensor
+    ) -> tuple[list[Refined], Coarse]:
+        padding = self._padding(first.image)
         images = (padding.add(first.image), padding.add(second.image))
-        steps, x = self.refine(images, (first.context, second.context), padding.add(projected), time)
-        flows, share = steps[-1].flows, steps[-1].logit.sigmoid()
+        return self.refine.coarse(images, (first.context, second.context), padding.add(projected), time)
+
+    def _finished(self, coarse: Coarse, contexts: tuple[Maps, Maps]) -> RefinedSynthesis:
+        """Make the frame from what `coarse` has come to. Its sides are multiples of `RefinedConfig.context_multiple`.
+
+        A row of the result depends on `REACH` rows above and below, and on those to which the flow leads.
+        """
+        finest, x = self.refine.finest(coarse)
+        flows, share, images = finest.flows, finest.logit.sigmoid(), coarse.images
         warped = (
             self._warped(images[0], flows[:, :2], x, frame=0),
             self._warped(images[1], flows[:, 2:], x, frame=1),
         )
         blend = share * warped[0] + (1 - share) * warped[1]
-        pixels = torch.cat((blend, *warped, steps[-1].logit), 1)
-        output = blend + self.rectify(self._seen(pixels, x, first.context, second.context, flows.detach()))
-        return RefinedSynthesis(
-            output=padding.remove(output),
-            blend=padding.remove(blend),
-            flows=padding.remove(flows),
-            share=padding.remove(share),
-            images=(padding.remove(warped[0]), padding.remove(warped[1])),
-            steps=steps,
-        )
+        pixels = torch.cat((blend, *warped, finest.logit), 1)
+        output = blend + self.rectify(self._seen(pixels, x, *contexts, flows.detach()))
+        return RefinedSynthesis(output, blend, flows, share, warped, [finest])
 
     def _warped(self, image: Tensor, flow: Tensor, x: Tensor, frame: int) -> Tensor:
         """Warp a frame by its kernels, which are the largest maps of all and end here."""
         return adaptive_warp(image, within_frame(flow), self.refine.kernels.of_frame(x, frame))
 
-    def _seen(
-        self, pixels: Tensor, x: Tensor, first: Sequence[Tensor], second: Sequence[Tensor], flows: Tensor
-    ) -> Iterator[Tensor]:
+    def _seen(self, pixels: Tensor, x: Tensor, first: Maps, second: Maps, flows: Tensor) -> Iterator[Tensor]:
         """Give what the rectification sees at each level, when it is there, so that no two levels are kept."""
         scaled = image_pyramid(flows, len(self.config.rectify))
         for level, (one, two) in enumerate(zip(first, second, strict=True)):
@@ -263,3 +322,23 @@ class RefinedDAIN(nn.Module):
 
     def _padding(self, image: Tensor) -> Padding:
         return Padding.of(image, self.config.context_multiple)
+
+
+def _moment(time: float | Tensor, image: Tensor) -> Tensor:
+    """Return `time`, a number or (N, 1, 1, 1), as (N, 1, 1, 1), float32."""
+    moment = torch.as_tensor(time, dtype=torch.float32, device=image.device).reshape(-1, 1, 1, 1)
+    return moment.expand(image.shape[0], 1, 1, 1)
+
+
+def _rows_seen(flows: Tensor, rows: tuple[int, int], height: int) -> tuple[int, int]:
+    """Return the first row that pixels need which move by `flows`, and the row after the last one.
+
+    Args:
+        flows: (N, 4, h, W), in pixels, of the rows of a frame from `rows[0]` up to `rows[1]`.
+        rows: these rows, which are among those needed.
+        height: the number of rows of the frame.
+    """
+    at = torch.arange(*rows, dtype=flows.dtype, device=flows.device)[:, None] + flows[:, 1::2]
+    lowest, highest = torch.stack(at.aminmax()).tolist()
+    first, last = max(math.floor(lowest) - 2, 0), min(math.ceil(highest) + 4, height)
+    return min(rows[0], first), max(rows[1], last)

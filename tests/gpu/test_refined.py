@@ -9,7 +9,7 @@ from torch import Tensor
 import cuda_ext
 from dain_core.evaluation.metrics import psnr
 from dain_core.network.refined import RefinedDAIN
-from dain_core.runtime.backends.refined import RefinedStages
+from dain_core.runtime.backends.refined import RefinedStages, _Plan
 from dain_core.runtime.budget import Budget
 from dain_core.training.refined import begin
 
@@ -92,3 +92,21 @@ def test_training_steps_as_a_graph_are_the_same_as_without() -> None:
             losses.append([float(learn.eager(batch, 0.1)["loss"]) for _ in range(4)])
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
     assert losses[0][-1] < losses[0][0]
+
+
+def test_within_little_memory_bands_make_the_same_frame() -> None:
+    first, second = frames(2160, 3840)
+    whole = RefinedStages(taught(), GPU, torch.float16, Budget())
+    expected = interpolated(whole, first, second, 0.5)
+    peaks = []
+    for rows in (2160, 544):
+        limit = whole._peak(_Plan(2160, 3840, rows))
+        whole.release()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        stages = RefinedStages(taught(), GPU, torch.float16, Budget(limit))
+        assert psnr(interpolated(stages, first, second, 0.5), expected) > 70
+        assert stages._plan == _Plan(2160, 3840, rows) and stages.replanned == 0
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+        assert peaks[-1] < limit
+    assert peaks[1] < 0.7 * peaks[0]

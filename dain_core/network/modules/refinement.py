@@ -40,6 +40,45 @@ class Refined:
     logit: Tensor
 
 
+@dataclass(frozen=True)
+class Coarse:
+    """What the finest block goes on with.
+
+    Attributes:
+        images: both frames, (N, 3, H, W), float32.
+        maps: the features of both frames at 1/2 of the size.
+        flows, halved: the first guess of the flow, (N, 4, H, W), and the same at 1/2 of the size, in pixels of the
+            full-size frame.
+        added: what the blocks have added to flows and logit, (N, 5, H/2, W/2).
+        x: the features of the block before, at 1/4 of the size.
+        time: (N, 1, 1, 1).
+    """
+
+    images: tuple[Tensor, Tensor]
+    maps: tuple[Tensor, Tensor]
+    flows: Tensor
+    halved: Tensor
+    added: Tensor
+    x: Tensor
+    time: Tensor
+
+    def guess(self) -> Tensor:
+        """Return the flow that the finest block refines, (N, 4, H, W), in pixels."""
+        return self.flows + upsample(self.added[:, :4], 2)
+
+    def rows(self, top: int, bottom: int) -> Coarse:
+        """Return the part from row `top` of the frame up to `bottom`, both multiples of 4."""
+
+        def cut(tensor: Tensor, scale: int) -> Tensor:
+            return tensor[:, :, top // scale : bottom // scale]
+
+        (first, second), (one, two) = self.images, self.maps
+        return Coarse(
+            (cut(first, 1), cut(second, 1)), (cut(one, 2), cut(two, 2)), cut(self.flows, 1), cut(self.halved, 2),
+            cut(self.added, 2), cut(self.x, 4), self.time,
+        )  # fmt: skip
+
+
 def sample(image: Tensor, flow: Tensor, scale: float = 1.0) -> Tensor:
     """Sample `image` bilinearly at every pixel plus its flow. Outside the image, its nearest border pixel counts.
 
@@ -159,6 +198,11 @@ class _Block(nn.Module):
         return F.pixel_shuffle(self.head(x), 2), x
 
 
+def _estimate(base: Tensor, added: Tensor, time: Tensor) -> Refined:
+    prior = ((1 - time) / time).log()
+    return Refined(base + added[:, :4], prior + added[:, 4:])
+
+
 class RefinementNetwork(nn.Module):
     """Blocks from the coarsest level of the feature pyramid to the finest.
 
@@ -196,7 +240,24 @@ class RefinementNetwork(nn.Module):
         flows: Tensor,
         time: Tensor,
     ) -> tuple[list[Refined], Tensor]:
-        """Refine `flows` at `time`.
+        """Refine `flows` at `time`, by all blocks. The arguments are those of `coarse`.
+
+        Returns:
+            The estimate after each block, the last one at full size; and the features of the last block, at 1/2 of the
+            size, of which `kernels` makes the kernels of a frame.
+        """
+        results, coarse = self.coarse(images, features, flows, time)
+        finest, x = self.finest(coarse)
+        return [*results, finest], x
+
+    def coarse(
+        self,
+        images: tuple[Tensor, Tensor],
+        features: tuple[Sequence[Tensor], Sequence[Tensor]],
+        flows: Tensor,
+        time: Tensor,
+    ) -> tuple[list[Refined], Coarse]:
+        """Refine `flows` at `time`, by all blocks but the finest.
 
         Args:
             images: both frames, (N, 3, H, W), float32. H and W are multiples of 2 to the power of the number of levels.
@@ -205,37 +266,46 @@ class RefinementNetwork(nn.Module):
             time: (N, 1, 1, 1), float32, in (0, 1).
 
         Returns:
-            The estimate after each block, the last one at full size; and the features of the last block, at 1/2 of the
-            size, of which `kernels` makes the kernels of a frame.
+            The estimate after each of these blocks, and what the finest one goes on with.
         """
         levels = len(self.blocks)
         pixels = [image_pyramid(image, levels) for image in images]
         base = image_pyramid(flows, levels)
-        prior = ((1 - time) / time).log()
         added = base[levels].new_zeros((len(flows), _MOTION, *base[levels].shape[2:]))
         x = base[levels].new_zeros(())  # no block hands anything on to the coarsest block
         results = []
-        for level in range(levels, 0, -1):
+        for level in range(levels, 1, -1):
             maps = features[0][level - 1], features[1][level - 1]
-            known = self._known(level, pixels, base, added.detach(), time)
-            more, x = self.blocks[level - 1](self._seen(level, maps, known, x))
-            flow, logit = more.split((4, 1), 1)
-            added = upsample(added, 2) + torch.cat((2**level / 2 * flow, logit), 1)
-            results.append(Refined(base[level - 1] + added[:, :4], prior + added[:, 4:]))
-        return results, x
+            with torch.no_grad():
+                flow = base[level] + added[:, :4]
+                warped = sample_both(pixels[0][level], pixels[1][level], flow, 2**level)
+            known = self._known(level, warped, flow, added, time)
+            added, x = self._block(level, self._seen(level, maps, known, x), added)
+            results.append(_estimate(base[level - 1], added, time))
+        return results, Coarse(images, (features[0][0], features[1][0]), base[0], base[1], added, x, time)
+
+    def finest(self, coarse: Coarse) -> tuple[Refined, Tensor]:
+        """Refine by the finest block what `coarse` has come to: return the estimate, and the features of the block.
+
+        The block sees the full size, four pixels as one.
+        """
+        with torch.no_grad():
+            warped = F.pixel_unshuffle(sample_both(*coarse.images, coarse.guess(), 1), 2)
+            flow = coarse.halved + coarse.added[:, :4]
+            known = self._known(1, warped, flow, coarse.added, coarse.time)
+        added, x = self._block(1, self._seen(1, coarse.maps, known, coarse.x), coarse.added)
+        return _estimate(coarse.flows, added, coarse.time), x
+
+    def _block(self, level: int, seen: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is added to flows and logit after the block of `level`, and the features of the block."""
+        more, x = self.blocks[level - 1](seen)
+        flow, logit = more.split((4, 1), 1)
+        return upsample(added, 2) + torch.cat((2**level / 2 * flow, logit), 1), x
 
     @staticmethod
     @torch.no_grad()
-    def _known(
-        level: int, pixels: Sequence[Sequence[Tensor]], base: Sequence[Tensor], added: Tensor, time: Tensor
-    ) -> Tensor:
+    def _known(level: int, warped: Tensor, flows: Tensor, added: Tensor, time: Tensor) -> Tensor:
         """Return what is known before the block of `level`: both warped frames, flows, logit and time, float32."""
-        flows = base[level] + added[:, :4]
-        if level == 1:  # the finest block sees the full size, four pixels as one
-            finer = base[0] + upsample(added[:, :4], 2)
-            warped = F.pixel_unshuffle(sample_both(pixels[0][0], pixels[1][0], finer, 1), 2)
-        else:
-            warped = sample_both(pixels[0][level], pixels[1][level], flows, 2**level)
         return torch.cat((warped, flows / 2**level, added[:, 4:], time.expand_as(added[:, 4:])), 1)
 
     def _seen(self, level: int, maps: tuple[Tensor, Tensor], known: Tensor, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dain_core.network import refined
 from dain_core.network.model import CONFIGS
 from dain_core.network.modules.refinement import sample
 from dain_core.network.refined import RefinedConfig, RefinedDAIN
@@ -113,3 +114,21 @@ def test_sampling_is_the_same_with_and_without_a_gradient() -> None:
     free = sample(image, flow, 0.5)
     learning = sample(image.requires_grad_(), flow, 0.5)
     torch.testing.assert_close(free, learning)
+
+
+@pytest.mark.parametrize("rows", [160, 288])
+def test_bands_make_the_whole_frame(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the flow leads far up and down, out of a band and out of the frame."""
+    monkeypatch.setattr(refined, "REACH", 64)  # enough for two levels, so that the flow leads farther
+    model = taught()
+    first, second = frames(475, 38)
+    down = 100 * torch.linspace(0, 20, 475).sin().view(1, 1, -1, 1).expand(1, 1, 475, 38)
+    flows = torch.cat((0 * down, down, 0 * down, -down), 1)
+    monkeypatch.setattr(model, "projected", lambda *_: flows)
+    with torch.inference_mode():
+        one, two = model.features(torch.cat((first, second))).halves()
+        motion = model.motion(one, two)
+        expected = model.synthesise(one, two, motion, 0.3)
+        assert expected.flows[:, 1::2].abs().max() > 90
+        made = model.in_bands(one, two, motion, 0.3, rows)
+    torch.testing.assert_close(made, expected.output, atol=2e-5, rtol=0)
