@@ -46,7 +46,7 @@ PRECISIONS = {
 #: The blocks of a network, as it names its parts, that eight bits cost next to nothing: see docs/compression.md.
 EIGHT_BIT_BLOCKS = {
     "fp8": ("depth", "context", "rectify"),
-    "int8": ("depth", "context", "kernels", "refine", "rectify"),
+    "int8": ("flow", "depth", "context", "kernels", "refine", "rectify"),
 }
 
 

@@ -7,13 +7,13 @@ output's own size. The sums are exact, and become floats.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from dain_core.network.modules.layers import FullPrecision
+from dain_core.network.modules.layers import FullPrecision, ResidualBlock
 from dain_core.runtime.calibration import channels_of, range_of
 
 # Tensors that carry their scale are deprecated. But the function that makes them is the only one that rounds at once.
@@ -32,12 +32,13 @@ class Int8Conv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
+        self.inputs = conv.in_channels  # what a SlackConv2d sees beyond them does not count
         low, high = quantised_range(conv)
         weight = conv.weight.detach().float()
         channels = channels_of(conv)
         self.share: Tensor | None = None
         if channels is not None:  # each channel has a scale of its own, which the weights take on
-            channels = channels.clamp(min=1e-6)
+            channels = channels[: conv.in_channels].clamp(min=1e-6)
             self.share, weight = 1 / channels[:, None, None], weight * channels[:, None, None]
             low, high = max(low, -1.0), 1.0
         self.step, self.zero = (high - low) / 255, round(-low * 255 / (high - low))
@@ -51,17 +52,23 @@ class Int8Conv2d(nn.Module):
             whole, self.weight_steps, self.step, self.zero, *shape, None
         )
         self.bias = None if conv.bias is None else conv.bias.detach().float()
+        self._result = 1.0, 0, conv.weight.dtype, "none"
+
+    def hand_on_to(self, after: Int8Conv2d) -> None:
+        """Make the result what `after` rounds its input to: after a ReLU, in bytes, which a ReLU leaves alone."""
+        if after.share is None and after.zero == 0:
+            self._result = after.step, 0, torch.uint8, "relu"
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution of `x`, (N, C, H, W), in its dtype."""
+        """Return the convolution of `x`, (N, C, H, W), in the network's dtype, or as bytes; `x` may be bytes, too."""
         given = self.step, self.zero, self.weight, self.weight_steps, self.zeros, self.bias
         shape = self.stride, self.padding, self.dilation, 1
-        made: Tensor = torch.ops.onednn.qconv_pointwise(
-            self._rounded(x), *given, *shape, 1.0, 0, x.dtype, "none", [], ""
-        )
+        rounded = x if x.dtype == torch.uint8 else self._rounded(x)
+        made: Tensor = torch.ops.onednn.qconv_pointwise(rounded, *given, *shape, *self._result, [], "")
         return made
 
     def _rounded(self, x: Tensor) -> Tensor:
+        x = x[:, : self.inputs]
         x = x.float() if self.share is None else x * self.share
         x = x.contiguous(memory_format=torch.channels_last)
         rounded = torch.quantize_per_tensor(x, self.step, self.zero, torch.quint8)
@@ -93,6 +100,21 @@ def quantise(network: nn.Module, blocks: Collection[str]) -> None:
             for name, child in list(module.named_children()):
                 if is_quantised(child):
                     setattr(module, name, Int8Conv2d(cast(nn.Conv2d, child)))
+            for first, second in _pairs(module):
+                first.hand_on_to(second)
+
+
+def _pairs(module: nn.Module) -> Iterator[tuple[Int8Conv2d, Int8Conv2d]]:
+    """Give the convolutions between which nothing but a ReLU lies."""
+    if isinstance(module, ResidualBlock):
+        layers: list[nn.Module] = [module.conv1, nn.ReLU(), module.conv2]
+    elif isinstance(module, nn.Sequential):
+        layers = [layer for layer in module if not isinstance(layer, nn.Identity)]
+    else:
+        return
+    for first, between, second in zip(layers, layers[1:], layers[2:], strict=False):
+        if isinstance(first, Int8Conv2d) and isinstance(between, nn.ReLU) and isinstance(second, Int8Conv2d):
+            yield first, second
 
 
 def has_instructions() -> bool:
