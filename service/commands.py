@@ -18,6 +18,7 @@ from rich.table import Column, Table
 from service.client import Client
 from service.jobs.formats import container_of
 from service.jobs.notes import Note, sentences
+from service.jobs.pictures import archived
 from service.jobs.problems import figure
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -48,7 +49,7 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 
 class Clip(click.Path):
-    """A video: a file, or a URL that the service fetches it from."""
+    """A video: a file, a folder of pictures, or a URL that the service fetches it from."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         is_url = isinstance(value, str) and value.startswith(("https://", "http://"))
@@ -56,7 +57,7 @@ class Clip(click.Path):
 
 
 @click.command()
-@click.argument("clip", type=Clip(exists=True, dir_okay=False, path_type=Path))
+@click.argument("clip", type=Clip(exists=True, path_type=Path))
 @click.option(
     "-o",
     "--output",
@@ -123,7 +124,10 @@ def submit(
     token: str | None,
     **options: object,
 ) -> None:
-    """Send CLIP to a service, wait, and fetch the result. CLIP may be a URL, which the service fetches."""
+    """Send CLIP to a service, wait, and fetch the result. CLIP may be a URL, which the service fetches.
+
+    CLIP may be a folder of pictures, too: they are sent as a ZIP archive, in the order of the numbers in their names.
+    """
     given = {**options, "metadata": metadata or None}
     if no_audio:
         given["audio"] = "none"
@@ -134,6 +138,11 @@ def submit(
     folder = file.parent if file else Path()
     if output and not output.is_dir():
         _check_output(output, file, overwrite)
+    if isinstance(clip, Path):
+        try:
+            clip = click.get_current_context().with_resource(archived(clip))
+        except ValueError as error:
+            raise click.BadParameter(f"{error}.", param_hint="CLIP") from None
     with Client(url, token=token) as client:
         if dry_run:
             estimate = (

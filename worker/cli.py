@@ -30,6 +30,7 @@ from service.jobs.options import (
     parse_speed,
     settle_rate,
 )
+from service.jobs.pictures import archived
 from worker import pipeline
 from worker.media import sandbox
 from worker.media.errors import MediaError
@@ -54,7 +55,7 @@ class Exact(click.ParamType):
 
 
 @click.command()
-@click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("source", metavar="IN", type=click.Path(exists=True, path_type=Path))
 @click.argument("result", metavar="OUT", type=OutputFile())
 @click.option("--overwrite", is_flag=True, help="Replace OUT if there is such a file.")
 @click.option(
@@ -227,6 +228,7 @@ def interpolate(
         wanted["audio"] = "none"
     _check_result(source, result, overwrite, wanted["container"])
     try:
+        source = click.get_current_context().with_resource(archived(source))
         options = Options(**settle_rate(wanted))
         formats.check_options(options)
         _say(f"Looking into {source.name}.")

@@ -33,6 +33,7 @@ from worker.cuts import Thumbnail, Transition, transition
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
 from worker.media.join import join
+from worker.media.pictures import ZIP, unpacked
 from worker.plan import JobPlan, check_losses
 from worker.schedule import Between, Copy, OutputFrame
 from worker.transfer import Finish, Pending, Stopwatch, Transfer, Uploaded
@@ -115,10 +116,9 @@ def render_segment(
     first, last = max(segment.first_source - 1, 0), segment.last_source
     last += last < len(plan.timeline.times) - 1
     with ExitStack() as stack:
-        if plan.restarts:
-            source_path = stack.enter_context(
-                plan.restarts.copied(source_path, out_path.parent, check, progressed)
-            )
+        source_path = stack.enter_context(
+            _readable(plan, source_path, out_path.parent, range(first, last + 1), check, progressed)
+        )
         decoder = Decoder(source_path, info, first, last, plan.timeline, progressed=progressed)
         stack.enter_context(decoder)
         colors = ColorSpec(info.color_matrix, info.full_range)
@@ -159,14 +159,15 @@ def assemble(
     shown = [plan.shown(frame.time) for frame in checked(plan.schedule, check)]
     shown.append(plan.shown(plan.schedule.end))
     with ExitStack() as stack:
-        if plan.restarts:
-            source_path = stack.enter_context(
-                plan.restarts.copied(source_path, out_path.parent, check, progressed)
+        source = None  # pictures have nothing that could come along
+        if plan.info.container != ZIP:
+            source = stack.enter_context(
+                _readable(plan, source_path, out_path.parent, range(0), check, progressed)
             )
         join(
             segment_paths,
             shown,
-            source_path,
+            source,
             plan.begin,
             plan.delivery,
             out_path,
@@ -174,6 +175,26 @@ def assemble(
             check=check,
             progressed=progressed,
         )
+
+
+def _readable(
+    plan: JobPlan,
+    source: Path,
+    folder: Path,
+    frames: range,
+    check: Callable[[], None],
+    progressed: Callable[[], None],
+) -> AbstractContextManager[Path]:
+    """The source in the form that the plan is of; `folder` has room for a copy. `frames` are needed of it."""
+    if plan.restarts:
+        return plan.restarts.copied(source, folder, check, progressed)
+    if plan.info.container == ZIP:
+        count = len(plan.timeline.times)
+        numbers = {
+            plan.timeline.skipped + frame % count for frame in frames
+        }  # in a loop the first follows the last
+        return unpacked(source, folder, numbers, check)
+    return nullcontext(source)
 
 
 def interpolate(

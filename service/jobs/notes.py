@@ -33,6 +33,7 @@ NOTES: dict[str, tuple[bool, str]] = {
     "frames-held": (True, "Frames cannot be decoded; the frame before stands in their place"),
     "scene-cut": (False, "One scene ends and the next begins; no frame is made of both"),
     "alpha-dropped": (True, "The result cannot be transparent; the picture is shown on a background"),
+    "light-clipped": (True, "Pictures hold light as such; what is brighter than white is white"),
     "one-view": (True, "Of a spatial video one view is taken"),
     # the sound
     "audio-encoded": (True, "A sound track is encoded again, and loses by it"),

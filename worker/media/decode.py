@@ -258,6 +258,11 @@ class Decoder:
             if not checksums or (frame.place == self._first and frame.checksum == checksums[self._first]):
                 yield frame
 
+    @property
+    def _origin(self) -> Fraction:
+        """The time that the decoder gives as 0: pictures in a folder are numbered from the first that is wanted."""
+        return self._timeline.times[self._first] if self._path.is_dir() else Fraction(0)
+
     def _run(self, seek: Fraction | None) -> Generator[_Decoded]:
         read_end, write_end = os.pipe()
         with open(read_end, "rb") as stamp_lines:
@@ -278,7 +283,7 @@ class Decoder:
                         if not (planes := self._read(process.stdout)) or not (stamp := next(stamps, None)):
                             break
                         self._progressed()
-                        index = self._index(stamp.time, number)
+                        index = self._index(stamp.time + self._origin, number)
                         yield _Decoded(index, stamp.checksum, bool(whole) and stamp.size != whole, planes)
                     process.wait()
                     self._messages, self._blame = process.messages, process.blame
@@ -313,10 +318,18 @@ class Decoder:
             options |= {"ss": f"{float(seek):.6f}", "seek_timestamp": 1, "flags": "-output_corrupt"}
         if info.alpha and info.codec in ALPHA_DECODERS:
             options[f"c:{info.stream}"] = ALPHA_DECODERS[info.codec]
-        decoded = ffmpeg.source(self._path, **options)[str(info.stream)]
+        if self._path.is_dir():
+            first = self._timeline.skipped + self._first
+            decoded = ffmpeg.pictures(self._path, first, 1 / info.time_base, info.codec, **options)["v:0"]
+        else:
+            decoded = ffmpeg.source(self._path, **options)[str(info.stream)]
         decoded = decoded.filter("select", "1" if seek is None else FROM_KEY)
         if info.matrix not in CONVERTIBLE:  # else FFmpeg refuses the frames, though nothing is converted
             decoded = decoded.filter("setparams", colorspace="bt709")
+        if info.codec == "exr":  # which holds light as such
+            shown = {"transfer": "iec61966-2-1", "primaries": "bt709", "matrix": "gbr"}
+            light = {"transferin": "linear", "primariesin": "bt709", "matrixin": "gbr"}
+            decoded = decoded.filter("zscale", **light, **shown).filter("format", "gbrp16le")
         both = decoded.filter_multi_output("split")
         level = "full" if info.full_range else "limited"
         colors = {"out_color_matrix": "bt709"} if info.is_rgb else {"in_range": level}

@@ -6,9 +6,9 @@ from service.errors import DainError
 
 DISK_FULL = "The disk ran full while the video was worked on. Make room on it, and try again."
 TAKEN = (
-    "Taken are MP4, MOV, 3GP, MKV, WebM, AVI, MPEG-TS, MPEG-PS, FLV, Ogg, ASF and WMV, MXF, GXF, DV, RM, WTV, SWF, "
-    "NUT, IVF, Y4M, GIF, APNG, animated AVIF, and streams without a container (H.264, H.265, H.266, H.263, H.261, "
-    "MPEG-1, MPEG-2, MPEG-4, AV1 as OBU, VC-1, Dirac, DNxHD, MJPEG)."
+    "Taken are MP4, MOV, 3GP, MKV, WebM, AVI, MPEG-TS, MPEG-PS, FLV, Ogg, ASF and WMV, MXF, GXF, DV, RM, WTV, "
+    "SWF, NUT, IVF, Y4M, GIF, APNG, animated AVIF and WebP, pictures in a ZIP, and streams without a container "
+    "(H.264, H.265, H.266, H.263, H.261, MPEG-1, MPEG-2, MPEG-4, AV1 as OBU, VC-1, Dirac, DNxHD, MJPEG)."
 )
 EXPORT_AGAIN = "Check that it plays, or export it again as MP4 (H.264)."
 

@@ -18,6 +18,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -62,6 +63,23 @@ def source(path: Path, **options: Any) -> Any:
         format_whitelist=FORMATS,
         noautorotate=None,
         copyts=None,
+        **options,
+    )
+
+
+def pictures(folder: Path, first: int, rate: Fraction, codec: str, **options: Any) -> Any:
+    """An input of ffmpeg-python: strangers' pictures in files of our own names, numbered from ``first`` on."""
+    pattern = f"{url(folder).replace('%', '%%')}/%08d"
+    decoder = {"c:v": codec}  # whatever a file says that it is
+    return ffmpeg.input(
+        pattern,
+        format="image2",
+        start_number=first,
+        framerate=str(rate),
+        protocol_whitelist=PROTOCOLS,
+        noautorotate=None,
+        copyts=None,
+        **decoder,
         **options,
     )
 

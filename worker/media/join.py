@@ -23,7 +23,7 @@ from worker.media.render import render
 def join(
     segment_paths: Sequence[Path],
     shown: Sequence[Fraction],
-    source_path: Path,
+    source_path: Path | None,
     begin: Fraction,
     delivery: Delivery,
     out_path: Path,
@@ -35,7 +35,8 @@ def join(
     """Make the result of segments. Frame k is shown from ``shown[k]`` to ``shown[k + 1]``, in seconds.
 
     The result begins at 0, which is ``begin`` on the source's clock: there its sound is put. Sound, text, chapters and
-    metadata come from the source, as ``delivery`` says; of an excerpt, the ``length`` seconds from there on.
+    metadata come from the source, where there is one, as ``delivery`` says; of an excerpt, the ``length`` seconds from
+    there on.
 
     The picture's clock is such that every time is exact. Where that would take more ticks a second than the container
     has, times are rounded to one of these. ``check`` is called several times a second, and may raise to stop.
@@ -144,7 +145,7 @@ def _incomplete(what: str) -> MediaError:
 
 def _muxing(
     picture: Path,
-    source_path: Path,
+    source_path: Path | None,
     begin: Fraction,
     length: Fraction | None,
     clock: int,
@@ -152,8 +153,9 @@ def _muxing(
     path: Path,
 ) -> list[str]:
     """Mux the picture with what else the source has, on one clock that starts at 0."""
-    source = ffmpeg.source(source_path, itsoffset=f"{float(-begin):.3f}")
-    streams = [ffmpeg.own_source(ffmpeg.url(picture), copyts=None, **delivery.static_metadata)["v:0"]]
+    own = ffmpeg.own_source(ffmpeg.url(picture), copyts=None, **delivery.static_metadata)
+    source = ffmpeg.source(source_path, itsoffset=f"{float(-begin):.3f}") if source_path else own
+    streams = [own["v:0"]]
     streams.append(source["t:99?"])  # matches nothing, but makes the source an input for its metadata
     others, options = tracks.mapped(source, delivery)
     if length is not None:
@@ -165,8 +167,8 @@ def _muxing(
         *others,
         url=ffmpeg.url(path),
         format=delivery.file.muxer,
-        map_metadata=1,
-        map_chapters=1 if delivery.chapters else -1,
+        map_metadata=1 if source_path else -1,
+        map_chapters=1 if source_path and delivery.chapters else -1,
         **delivery.file.clocks(clock, whole if whole <= delivery.file.finest_clock else clock),
         **delivery.file.finish,
         **_description(delivery),

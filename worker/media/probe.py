@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import math
@@ -15,7 +16,7 @@ import re
 import struct
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,14 @@ from worker.media.facts import (
     is_rgb,
     usual_gap,
 )
+from worker.media.pictures import WEBP, ZIP, Pictures
 from worker.media.pieces import Stamp, shifts_of
 
 LIBRARIES = (Path(json.__file__).parents[1], Path(av.__file__).parents[1])
 
-RGB, BT709 = 0, 1  # in the code points of ITU-T H.273
+RGB, BT709, SRGB = 0, 1, 13  # in the code points of ITU-T H.273
+LINEAR = ("exr",)  # codecs of pictures whose samples are light as such
+DEFAULT_RATE = 25  # frames a second of what holds no times
 GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
 VIEW_ID = 29  # AVFrameSideDataType, unknown to PyAV
 OPAQUE = 255  # of alpha in 8 bits
@@ -94,6 +98,11 @@ NOTABLE = {
 
 ONE_VIEW = Note.of(
     "one-view", "The video is a spatial one, with a view for each eye: the result has the base view alone."
+)
+HAS_TIMES = "source_fps is for files that hold no times. This one has its own: leave source_fps out."
+CLIPPED = Note.of(
+    "light-clipped",
+    "The pictures hold light as such. They are shown as sRGB: what is brighter than white is white.",
 )
 BREAKS_OFF = Note.of(
     "file-truncated",
@@ -140,7 +149,7 @@ def _video_stream(
 
 def _rate(stream: av.video.stream.VideoStream, choice: Choice) -> Fraction:
     """How many frames a second a stream without times has: as it is chosen, or as the pictures say, or else 25."""
-    return Fraction(choice.rate or stream.guessed_rate or 25)
+    return Fraction(choice.rate or stream.guessed_rate or DEFAULT_RATE)
 
 
 @dataclass(frozen=True)
@@ -164,6 +173,8 @@ class Scan:
 
 def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
     """Walk through the packets, without decoding, up to the end or to where the file breaks off."""
+    if pictures := _pictures(path, limits, choice):
+        return _scan_of(pictures)
     stamps: list[int] = []
     lasting = dict[int, int]()
     begins_whole = breaks_off = False
@@ -172,8 +183,7 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
         context = stream.codec_context
         timeless = container.format.name in TIMELESS
         if choice.rate and not timeless:
-            detail = "source_fps is for files that hold no times. This one has its own: leave source_fps out."
-            raise MediaError("invalid-option", detail)
+            raise MediaError("invalid-option", HAS_TIMES)
         exact = context.codec.canonical_name in FRAME_PER_PACKET and context.field_order in PROGRESSIVE
         order = _PictureOrder(stream)
         try:
@@ -297,9 +307,48 @@ def _restarts(path: Path, choice: Choice) -> dict[int, list[tuple[int, int]]]:
     return shifts_of(stamps, picture)
 
 
+def _pictures(path: Path, limits: Limits, choice: Choice) -> Pictures | None:
+    """The pictures that the file is made of; None where it is an ordinary video."""
+    found = Pictures.find(path, Fraction(choice.rate or DEFAULT_RATE))
+    if found and found.container == WEBP and choice.rate:
+        raise MediaError("invalid-option", HAS_TIMES)
+    if found and limits.max_frames is not None and len(found.times) - 1 > limits.max_frames:
+        raise exceeded(f"{len(found.times) - 1} pictures", f"{limits.max_frames} pictures")
+    return found
+
+
+def _scan_of(pictures: Pictures) -> Scan:
+    unit = Fraction(1, math.lcm(*(time.denominator for time in pictures.times)))
+    *pts, end = (int(time / unit) for time in pictures.times)
+    return Scan(
+        stream=0,
+        time_base=unit,
+        pts=pts,
+        end=end,
+        exact=True,
+        disordered=False,
+        timeless=pictures.container == ZIP,
+        whole=True,
+        breaks_off=False,
+    )
+
+
+def _first_picture(pictures: Pictures, limits: Limits) -> av.container.InputContainer:
+    """The first picture as a video of one frame."""
+    if pictures.size and pictures.size[0] * pictures.size[1] > limits.max_pixels:
+        size = "x".join(map(str, pictures.size))
+        raise exceeded(f"frames of {size} pixels", f"{limits.max_pixels} pixels a frame")
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        return av.open(io.BytesIO(pictures.first), "r", format=pictures.demuxer)
+    except (av.FFmpegError, ValueError) as error:
+        raise unreadable("its first picture is damaged, or is not what its name says") from error
+
+
 def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
     """Open the file, decode its first frame, walk through its packets."""
-    with _open(path, limits) as container:
+    pictures = _pictures(path, limits, choice)
+    with _first_picture(pictures, limits) if pictures else _open(path, limits) as container:
         stream = _video_stream(container, choice.stream)
         if stream.width * stream.height > limits.max_pixels:
             size = f"frames of {stream.width}x{stream.height} pixels"
@@ -316,21 +365,22 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
         pixels, rgb = frame.format.name, is_rgb(frame.format)
         # WebM has alpha in a stream of its own beside the picture, which FFmpeg's own decoders leave out.
         hidden_alpha = _codec(stream) in ("vp8", "vp9") and stream.metadata.get("alpha_mode") == "1"
-        return VideoInfo(
-            container=container.format.name,
-            codec=stream.codec_context.codec.canonical_name,
+        width, height = (pictures and pictures.size) or (frame.width, frame.height)
+        found = VideoInfo(
+            container=pictures.container if pictures else container.format.name,
+            codec=pictures.codec if pictures else _codec(stream),
             stream=stream.index,
-            width=frame.width,
-            height=frame.height,
+            width=width,
+            height=height,
             pixel_format=pixels,
-            working_format=working_format(pixels, frame.width, frame.height),
+            working_format=working_format(pixels, width, height),
             alpha=_has_alpha(frame.format) or hidden_alpha,
             transparent=hidden_alpha or _is_transparent(frame),
             frames=len(scan.pts),
             time_base=scan.time_base,
             start=min([first, *begins]),
             average_rate=_average_rate(
-                None if scan.timeless else stream.average_rate, len(scan.pts) / duration
+                None if scan.timeless or pictures else stream.average_rate, len(scan.pts) / duration
             ),
             duration=duration,
             primaries=frame.color_primaries,
@@ -357,6 +407,9 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             title=stream.metadata.get("title", ""),
             timecode=_timecode(container, stream),
         )
+        if found.codec not in LINEAR:
+            return found
+        return replace(found, notes=(*found.notes, CLIPPED), primaries=BT709, transfer=SRGB)
 
 
 def _has_alpha(pixels: av.VideoFormat) -> bool:
@@ -365,7 +418,12 @@ def _has_alpha(pixels: av.VideoFormat) -> bool:
 
 def _is_transparent(frame: av.VideoFrame) -> bool:
     """Whether any pixel is not opaque."""
-    return _has_alpha(frame.format) and bool(frame.to_ndarray(format="rgba")[..., 3].min() < OPAQUE)
+    if not _has_alpha(frame.format):
+        return False
+    [plane] = frame.reformat(format="rgba").planes  # by plain Python: the service has no NumPy
+    rows = range(0, plane.line_size * frame.height, plane.line_size)
+    data = memoryview(plane)
+    return any(min(data[row + 3 : row + 4 * frame.width : 4]) < OPAQUE for row in rows)
 
 
 def _others(container: av.container.InputContainer, picture: int) -> Iterator[OtherInfo]:

@@ -44,7 +44,7 @@ TIMED = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,nut,yuv4mpegpipe,a
 TIMELESS = (
     "dirac,dnxhd,h261,h263,h264,hevc,jpeg_pipe,m4v,mjpeg,mpegvideo,obu,vc1,vvc"  # streams without a container
 )
-FORMATS = f"{TIMED},{TIMELESS}"
+FORMATS = f"{TIMED},{TIMELESS},webp_anim"
 PROTOCOLS = "file"
 
 MEMORY_BYTES = 4 << 30  # of address space, which threads and libraries fill faster than memory

@@ -76,8 +76,8 @@ def test_a_file_that_breaks_off_is_taken_up_to_there(video: MakeVideo, tmp_path:
     if kind != "avi":  # which stores no times
         assert [*timeline.times] == sorted({*packet_times(whole)} & {*timeline.times})
     assert ("file-truncated" in codes(notes)) == (
-        kind in ("mp4", "avi")
-    )  # whose headers tell how much there was
+        kind in ("mp4", "mkv")
+    )  # which tell how much there was
 
 
 @pytest.mark.parametrize("kind", ["ts", "mkv"])

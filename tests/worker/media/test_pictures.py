@@ -1,0 +1,168 @@
+"""Pictures in a ZIP archive, or in a folder, and animated WebP."""
+
+from __future__ import annotations
+
+import zipfile
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.jobs.pictures import archived, in_order
+from tests.worker.conftest import Interpolate, MakeVideo, decoded, packet_times
+from worker.media import pictures
+from worker.media.decode import Decoder
+from worker.media.errors import MediaError
+from worker.media.facts import Choice, Limits
+from worker.media.sandbox import probe
+from worker.media.times import frame_times
+
+LINEAR = ",zscale=transferin=iec61966-2-1:transfer=linear:primariesin=709:primaries=709:matrixin=709:matrix=gbr,format=gbrpf32le"
+
+
+def archive_of(video: MakeVideo, folder: Path, suffix: str, *options: str) -> Path:
+    """An archive of twelve pictures, not in their order."""
+    (folder / "pictures").mkdir()
+    made = video("pictures.mkv", "-vf", "trim=end_frame=12", "-c:v", "ffv1", "-pix_fmt", "yuv420p")
+    light = LINEAR if suffix == "exr" else ""
+    for k in range(12):
+        name = folder / "pictures" / f"frame{k}.{suffix}"
+        video(
+            name,
+            "-i",
+            made,
+            "-vf",
+            f"select=eq(n\\,{k}){light}",
+            "-frames:v",
+            "1",
+            *options,
+        )
+    path = folder / "upload"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("__MACOSX/frame0.png", b"not a picture")
+        archive.writestr("read me.txt", b"")
+        for picture in sorted((folder / "pictures").iterdir(), reverse=True):
+            archive.write(picture, f"clip/{picture.name}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"), [("tiff", ("-pix_fmt", "yuv420p")), ("jpg", ("-q:v", "2")), ("exr", ())]
+)
+def test_pictures_come_in_the_order_of_their_numbers(
+    video: MakeVideo, tmp_path: Path, suffix: str, options: tuple[str, ...]
+) -> None:
+    path = archive_of(video, tmp_path, suffix, *options)
+    choice = Choice(rate="24")
+    info = probe(path, choice=choice)
+    timeline = frame_times(path, choice=choice)
+    assert (info.container, info.frames, info.average_rate, info.duration) == ("zip", 12, 24, Fraction(1, 2))
+    assert timeline.times == [Fraction(k, 24) for k in range(12)] and timeline.end == Fraction(1, 2)
+    every = []
+    for first, last in ((0, 11), (7, 9)):
+        with (
+            pictures.unpacked(path, tmp_path, range(first, last + 1)) as folder,
+            Decoder(folder, info, first, last, timeline) as decoder,
+        ):
+            given = list(decoder)
+        assert [frame.index for frame in given] == list(range(first, last + 1)) and not decoder.held
+        every.append([np.concatenate([plane.ravel() for plane in frame.planes]) for frame in given])
+    assert np.array_equal(every[1], every[0][7:10])
+    if suffix == "exr":
+        assert "light-clipped" in [note.code for note in info.notes]
+        luma = [frame[: 96 * 64] for frame in decoded(video("pictures.mkv"), "yuv420p")]
+        given = [frame[: 96 * 64] / 4 for frame in every[0]]
+        assert abs(np.mean(given) - np.mean(luma)) < 1.5
+    else:
+        one = [
+            decoded(tmp_path / "pictures" / f"frame{k}.{suffix}", info.working_format)[0] for k in range(12)
+        ]
+        assert np.array_equal(every[0], one)
+    assert not [place for place in tmp_path.iterdir() if place.is_dir() and place.name != "pictures"]
+
+
+def test_between_two_pictures_come_as_many_as_are_asked_for(
+    video: MakeVideo, interpolated: Interpolate, tmp_path: Path
+) -> None:
+    for name, luma in (("a9.png", 60), ("a10.png", 160)):
+        color = f"color=#{luma:02x}{luma:02x}{luma:02x}:size=64x48"
+        video(tmp_path / name, "-f", "lavfi", "-i", color, "-frames:v", "1")
+    with archived(tmp_path) as archive:
+        result = interpolated(archive, factor=4, quality=0, scene_threshold=1, source_fps="10")
+    means = [frame[: 64 * 48].mean() for frame in decoded(result, "yuv444p")]
+    assert len(means) == 8 and np.allclose(np.diff(means[:5]), np.diff(means[:5])[0], atol=1.5)
+    assert means[4:] == [means[4]] * 4 and packet_times(result)[4] == Fraction(1, 10)
+
+
+def test_a_picture_that_is_damaged_is_held(video: MakeVideo, tmp_path: Path) -> None:
+    path = archive_of(video, tmp_path, "png")
+    with zipfile.ZipFile(path) as archive:
+        at = archive.getinfo("clip/frame5.png").header_offset + 60
+    data = bytearray(path.read_bytes())
+    data[at : at + 300] = bytes(300)
+    path.write_bytes(data)
+    info, timeline = probe(path), frame_times(path)
+    with (
+        pictures.unpacked(path, tmp_path, range(3, 9)) as folder,
+        Decoder(folder, info, 3, 8, timeline) as decoder,
+    ):
+        given = list(decoder)
+    assert [frame.index for frame in given] == list(range(3, 9)) and decoder.held == 1
+    assert given[2].planes is given[1].planes
+    assert [(note.code, note.time) for note in decoder.notes if note.code == "frames-held"] == [
+        ("frames-held", "1/5")
+    ]
+
+
+def test_an_archive_is_not_trusted(tmp_path: Path) -> None:
+    png = b"\x89PNG\r\n\x1a\n"
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("a.png", "b.png"):
+            archive.writestr(name, bytes(32 << 20))
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as archive:
+        for name in ("a.png", "b.png"):
+            archive.writestr(name, png)
+    names = ("/etc/a.png", "C:\\b.png")
+    climbing = tmp_path / "climbing.zip"
+    with zipfile.ZipFile(climbing, "w") as archive:
+        for name in names:
+            archive.writestr(name, png)
+    mixed = tmp_path / "mixed.zip"
+    with zipfile.ZipFile(mixed, "w") as archive:
+        for name in ("a.png", "b.jpg"):
+            archive.writestr(name, png)
+    for path, slug in (
+        (bomb, "limit-exceeded"),
+        (packed, "unreadable-video"),
+        (mixed, "unreadable-video"),
+        (climbing, "damaged-video"),
+    ):
+        with pytest.raises(MediaError) as caught:
+            probe(path)
+        assert caught.value.slug == slug
+    place = tmp_path / "place"
+    place.mkdir()
+    with pictures.unpacked(climbing, place, [0, 1]) as folder:
+        assert sorted(file.name for file in folder.iterdir()) == ["00000000", "00000001"]
+    with pytest.raises(MediaError, match="2 pictures"):
+        probe(climbing, Limits(max_frames=1))
+
+
+def test_numbers_in_names_count_as_numbers() -> None:
+    assert in_order(["b2", "b10", "a3", "b02"]) == ["a3", "b02", "b2", "b10"]
+
+
+@pytest.mark.parametrize("lossless", [0, 1])
+def test_animated_webp_has_its_frames_at_their_times(
+    video: MakeVideo, interpolated: Interpolate, lossless: int
+) -> None:
+    path = video(f"moving{lossless}.webp", "-c:v", "libwebp_anim", "-lossless", str(lossless), "-loop", "0")
+    info, timeline = probe(path), frame_times(path)
+    assert (info.container, info.width, info.height, info.frames) == ("webp_anim", 96, 64, 15)
+    assert timeline.times == [Fraction(k, 25) for k in range(15)] and timeline.end == Fraction(15, 25)
+    with Decoder(path, info, 5, 14, timeline) as decoder:
+        assert len(list(decoder)) == 10 and not decoder.held
+    assert packet_times(interpolated(path, factor=2)) == [Fraction(k, 50) for k in range(30)]
