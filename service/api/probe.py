@@ -160,7 +160,7 @@ def probe(prober: Prober, path: Path, settings: Settings, options: Options) -> d
         raise Problem(slug, error["detail"], headers=headers)
     video: dict[str, Any] = answer["video"]
     check_result_frames(video, settings, options)
-    if options.beginning >= Fraction(video["duration"]):
+    if options.start is not None and options.beginning >= Fraction(video["duration"]):
         lasts = float(Fraction(video["duration"]))
         raise Problem(
             "invalid-option", f"start is {options.start} s, and the video lasts {lasts:g} s: begin earlier."

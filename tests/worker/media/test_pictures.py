@@ -18,14 +18,16 @@ from worker.media.facts import Choice, Limits
 from worker.media.sandbox import probe
 from worker.media.times import frame_times
 
-LINEAR = ",zscale=transferin=iec61966-2-1:transfer=linear:primariesin=709:primaries=709:matrixin=709:matrix=gbr,format=gbrpf32le"
+LINEAR = (
+    ",zscale=transferin=iec61966-2-1:transfer=linear:primariesin=709:primaries=709:matrixin=709:matrix=gbr"
+)
 
 
 def archive_of(video: MakeVideo, folder: Path, suffix: str, *options: str) -> Path:
     """An archive of twelve pictures, not in their order."""
     (folder / "pictures").mkdir()
     made = video("pictures.mkv", "-vf", "trim=end_frame=12", "-c:v", "ffv1", "-pix_fmt", "yuv420p")
-    light = LINEAR if suffix == "exr" else ""
+    light = f"{LINEAR},format=gbrpf32le" if suffix == "exr" else ""
     for k in range(12):
         name = folder / "pictures" / f"frame{k}.{suffix}"
         video(
