@@ -87,6 +87,11 @@ class Clip(click.Path):
 )
 @click.option("--scene-threshold", type=float, help="How unlike two frames at a cut are, 0 to 1.")
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
+@click.option(
+    "--mask",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A PNG that is white where CLIP stands still, such as text and logos.",
+)
 @click.option("--enhance", help="deband, denoise, sharpen, with commas between: all frames.  [none]")
 @click.option("--grain", help="keep: new frames have as much grain as CLIP has.  [off]")
 @click.option("--background", help="Colour behind what is transparent: #rrggbb, or a name.  [black]")
@@ -120,6 +125,7 @@ def submit(
     dry_run: bool,
     no_audio: bool,
     metadata: dict[str, str],
+    mask: Path | None,
     url: str,
     token: str | None,
     **options: object,
@@ -135,6 +141,8 @@ def submit(
         meant = container_of(output.suffix)
         given["container"] = given["container"] or (meant if meant != "mp4" else None)  # which is the default
     file = clip if isinstance(clip, Path) else None
+    if mask and not file:
+        raise click.BadParameter("a mask goes with a file, not with a URL", param_hint="--mask")
     folder = file.parent if file else Path()
     if output and not output.is_dir():
         _check_output(output, file, overwrite)
@@ -150,7 +158,11 @@ def submit(
             )
             click.echo(_summary(estimate))
             return
-        job = client.submit(clip, given) if isinstance(clip, Path) else client.submit_url(clip, given)
+        job = (
+            client.submit(clip, given, mask=mask)
+            if isinstance(clip, Path)
+            else client.submit_url(clip, given)
+        )
         if detach:
             click.echo(job["id"])
             return

@@ -140,6 +140,12 @@ class Exact(click.ParamType):
 )
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
 @click.option(
+    "--mask",
+    "mask_path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A PNG that is white where IN stands still, such as text and logos.",
+)
+@click.option(
     "--enhance",
     type=Exact("list", parse_enhance),
     default="none",
@@ -190,6 +196,7 @@ def interpolate(
     device: str,
     scene_threshold: float,
     no_audio: bool,
+    mask_path: Path | None,
     enhance: str,
     grain: str,
     background: str,
@@ -238,7 +245,7 @@ def interpolate(
         interpolator = Interpolator.load(model, device=device, precision=precision)
         _say(f"Making {plan.frames} frames of {len(plan.timeline.times)} on {interpolator.device}.")
         with writing(result):
-            made, notes = _run(plan, source, result, interpolator, overwrite)
+            made, notes = _run(plan, source, result, interpolator, overwrite, mask_path)
     except MediaError as error:
         raise click.ClickException(error.detail) from error
     except FrameTooLargeError as error:
@@ -276,7 +283,12 @@ def _say(sentence: str) -> None:
 
 
 def _run(
-    plan: JobPlan, source: Path, result: Path, interpolator: pipeline.Interpolator, overwrite: bool
+    plan: JobPlan,
+    source: Path,
+    result: Path,
+    interpolator: pipeline.Interpolator,
+    overwrite: bool,
+    mask_path: Path | None,
 ) -> tuple[Path, list[Note]]:
     """Follow the plan from the first segment to the finished file. Return where that is, and what was changed."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -290,7 +302,13 @@ def _run(
         cuts: list[Fraction] = []
         for index, part in enumerate(parts):
             stats = pipeline.render_segment(
-                plan, index, source, part, interpolator, on_frame=lambda frames: progress.advance(bar, frames)
+                plan,
+                index,
+                source,
+                part,
+                interpolator,
+                mask_path=mask_path,
+                on_frame=lambda frames: progress.advance(bar, frames),
             )
             notes += stats.notes
             cuts += stats.cuts

@@ -26,7 +26,7 @@ from torch import Tensor
 from dain_core.runtime.color import ColorSpec
 from dain_core.runtime.pixels import PixelFormat
 from service.jobs.notes import Note
-from worker import grain
+from worker import grain, mask
 from worker.alpha import OnBackground
 from worker.channel import CHECK_SECONDS, Channel, Closed, checked, nothing
 from worker.cuts import Thumbnail, Transition, transition
@@ -49,7 +49,7 @@ class Interpolator(Protocol):
 
     @property
     def device(self) -> torch.device: ...
-    def frame(self, rgb: Tensor) -> Any: ...
+    def frame(self, rgb: Tensor, mask: Tensor | None = None) -> Any: ...
     def pair(self, first: Any, second: Any) -> Any: ...
     def submit(self, pair: Any, time: float) -> Pending: ...
 
@@ -97,6 +97,7 @@ def render_segment(
     out_path: Path,
     interpolator: Interpolator,
     *,
+    mask_path: Path | None = None,
     on_frame: Callable[[int], None] = lambda frames: None,
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
@@ -104,6 +105,7 @@ def render_segment(
 ) -> SegmentStats:
     """Make the output frames of segment ``index`` of the plan and encode them into ``out_path``.
 
+    ``mask_path`` is a picture of what stands still (see ``worker.mask``).
     ``on_frame`` is told how many more frames are made. ``check`` is called several times a second, and may raise to
     stop. ``progressed`` is called for each frame that is read, made or encoded, by any thread. Within ``turn`` the
     interpolator is used.
@@ -136,6 +138,7 @@ def render_segment(
             colors,
             scene_threshold=options.scene_threshold,
             keeps_grain=options.grain == "keep",
+            still=None if mask_path is None else mask.read(mask_path, info),
             on_frame=on_frame,
             check=check,
             progressed=progressed,
@@ -207,6 +210,7 @@ def interpolate(
     *,
     scene_threshold: float,
     keeps_grain: bool = False,
+    still: Plane | None = None,
     on_frame: Callable[[int], None] = lambda frames: None,
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
@@ -216,9 +220,10 @@ def interpolate(
 
     Between frames that differ by more than ``scene_threshold`` nothing is blended: the nearer one is shown. At flashes
     and fades the network has nothing to do either (see ``worker.cuts``): frames are held or mixed. Where the job
-    ``keeps_grain``, new frames get what they lack of it (see ``worker.grain``). In the end ``sink`` is closed. Whatever
-    ends this, its threads have ended too; an exception also kills ``source`` and ``sink``. For ``on_frame``, ``check``,
-    ``progressed`` and ``turn`` see `render_segment`.
+    ``keeps_grain``, new frames get what they lack of it (see ``worker.grain``). What is ``still``, from 0 to 1, stands
+    so in new frames. In the end ``sink`` is closed. Whatever ends this, its threads have ended too; an
+    exception also kills ``source`` and ``sink``. For ``on_frame``, ``check``, ``progressed`` and ``turn`` see
+    `render_segment`.
     """
     stats, transfer = SegmentStats(), Transfer(interpolator.device, pixels, colors)
     decoded, made = Channel[Arrival](AHEAD), Channel[Frame | Made](AHEAD)
@@ -232,7 +237,7 @@ def interpolate(
     writer.start()
     try:
         with turn, transfer.on_device():
-            maker = _Maker(interpolator, transfer, scene_threshold, stats, keeps_grain)
+            maker = _Maker(interpolator, transfer, scene_threshold, stats, keeps_grain, still)
             window = _Window(decoded.read(check))
             for frame in frames:
                 check()
@@ -378,12 +383,16 @@ class _Maker:
         threshold: float,
         stats: SegmentStats,
         keeps_grain: bool,
+        still: Plane | None,
     ) -> None:
         self._interpolator = interpolator
         self._transfer = transfer
         self._threshold = threshold
         self._stats = stats
         self._keeps_grain = keeps_grain
+        self._still = None
+        if still is not None:
+            self._still = torch.from_numpy(still.copy())[None, None].to(interpolator.device)
         self._known: dict[int, Known] = {}  # by index
         self._pair_index = -1
         self._pair: Any = None  # None where the network has nothing to do
@@ -440,7 +449,7 @@ class _Maker:
         self._pair = self._interpolator.pair(*(self._known[index].frame for index in sorted(indices)))
 
     def _look(self, uploaded: Uploaded) -> Known:
-        frame = self._interpolator.frame(self._transfer.rgb(uploaded))
+        frame = self._interpolator.frame(self._transfer.rgb(uploaded), self._still)
         measured = grain.measure(uploaded.planes, self._transfer.depth) if self._keeps_grain else None
         return Known(frame, measured)
 

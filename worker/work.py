@@ -23,7 +23,7 @@ from service.jobs.work import megapixels
 from service.store import Stored, StoreDamaged, StoreMissing
 from service.store.blocks import put_blocks
 from service.store.hashes import hash_file
-from worker import pipeline
+from worker import mask, pipeline
 from worker.attempt import Attempt, Runtime, Void
 from worker.media.errors import MediaError
 from worker.media.facts import VideoInfo
@@ -77,10 +77,14 @@ def _plan(attempt: Attempt) -> None:
 
 def _make_plan(attempt: Attempt, model: str, segment_frames: int) -> JobPlan:
     job = attempt.job
+    info = VideoInfo.from_dict(job.facts or job.input)  # older records have them there
+    with _mask(attempt) as mask_path:
+        if mask_path is not None:
+            mask.read(mask_path, info)  # one that cannot be read is found before a frame is made
     with _checked_source(attempt) as source:
         return JobPlan.make(
             source,
-            VideoInfo.from_dict(job.facts or job.input),  # older records have them there
+            info,
             job.options.model_copy(update={"model": model}),
             segment_frames=segment_frames,
             max_frames=attempt.runtime.settings.max_frames,
@@ -110,13 +114,14 @@ def _segment(attempt: Attempt) -> None:
         with attempt.turn(), interpolator.interruptible(attempt.step):
             yield
 
-    with _source(attempt) as source:
+    with _source(attempt) as source, _mask(attempt) as mask_path:
         stats = pipeline.render_segment(
             plan,
             index,
             source,
             made,
             interpolator,
+            mask_path=mask_path,
             on_frame=on_frame,
             check=attempt.check,
             progressed=attempt.progressed,
@@ -231,6 +236,17 @@ def _source(attempt: Attempt) -> Iterator[Path]:
     except MediaError:
         with _checked_source(attempt):  # a damaged file is the store's fault, not the video's
             raise
+
+
+@contextmanager
+def _mask(attempt: Attempt) -> Iterator[Path | None]:
+    """The picture of what stands still, whose every byte is what was sent; None where there is none."""
+    sha256 = attempt.job.options.mask
+    if sha256 is None:
+        yield None
+        return
+    with _fetch(attempt, Stored(f"masks/{attempt.job.id}", sha256=sha256)) as path:
+        yield path
 
 
 @contextmanager

@@ -123,6 +123,11 @@ SUBMISSIONS: Schema = {
         "additionalProperties": False,
         "properties": {
             "file": _VIDEO | {"description": "The video."},
+            "mask": _VIDEO
+            | {
+                "description": "A PNG of the video's shape, up to 512 KiB: what is white there stands still in it, "
+                "such as text and logos."
+            },
             "source_url": _SOURCE_URL,
             **_options(),
         },

@@ -33,6 +33,7 @@ MULTIPART_OVERHEAD = MIB  # bytes that a body may have beside the video
 MAX_FIELD_BYTES = 2**15  # metadata of 4096 bytes may be written in escapes, six for one
 MAX_JSON_BYTES = 2**16
 MAX_PARTS = 32
+MAX_MASK_BYTES = MIB // 2
 IDLE_SECONDS = 60.0  # a client that sends nothing for so long has gone, or holds the connection on purpose
 SLOWEST_CLIENT = (
     1000  # bytes a second, on average: a client that sends single bytes holds the connection as well
@@ -54,6 +55,8 @@ CHOOSE_A_TYPE = (
     "Send multipart/form-data with the video in the field `file`, "
     "or the video itself as video/* or application/octet-stream, or its `source_url` in application/json."
 )
+MASK = "mask"  # the part of a form that is a picture of what stands still
+PNG = b"\x89PNG\r\n\x1a\n"
 SOURCE_URL = "source_url"  # the field that names a video, in place of one that is sent
 
 
@@ -71,6 +74,7 @@ class Upload:
     options: Options
     handling: Handling = Handling()
     source_url: str | None = None
+    mask: bytes = b""  #: the picture whose hash is in the options
     counted: bool = False  #: against its owner's quota, since it was announced before it came
 
     @property
@@ -104,12 +108,13 @@ class BrokenOff(Problem):
 class Reader(Protocol):
     """Takes a body piece by piece and writes the video in it to a `VideoFile`.
 
-    `fields` are the options that came with the video, `filename` is its name. `finish` raises Problem 400 where the
-    body is not complete.
+    `fields` are the options that came with the video, `filename` is its name, `mask` the picture beside it. `finish`
+    raises Problem 400 where the body is not complete.
     """
 
     fields: dict[str, str]
     filename: str | None
+    mask: bytes
 
     def feed(self, data: bytes) -> None: ...
     def finish(self) -> None: ...
@@ -164,6 +169,8 @@ class VideoFile:
 class RawReader:
     """Reads a body that is the video itself; the options are in the query."""
 
+    mask = b""
+
     def __init__(self, request: Request, video: VideoFile) -> None:
         self.fields = query_fields(request)
         if SOURCE_URL in self.fields:
@@ -176,12 +183,13 @@ class RawReader:
 
 
 class MultipartReader:
-    """Reads a form: its part `file` is the video, every other part is an option."""
+    """Reads a form: its part `file` is the video, `mask` a picture, and every other part an option."""
 
     def __init__(self, boundary: bytes, request: Request, video: VideoFile, parse: Parse) -> None:
         self.fields = query_fields(request)
         self._parse = parse
         self.filename: str | None = None
+        self.mask = b""
         self._video = video
         self._video_seen = False
         self._whole = False
@@ -239,6 +247,8 @@ class MultipartReader:
         if b"name" not in self._disposition:
             raise invalid_upload("A part of the form has no name.")
         self._name = decoded(self._disposition[b"name"])
+        if self._name == MASK:
+            return
         if self._name != "file":
             if b"filename" in self._disposition and self._name not in FIELDS:
                 raise invalid_upload(
@@ -256,6 +266,9 @@ class MultipartReader:
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == "file":
             self._video.write(data[start:end])
+        elif self._name == MASK:
+            self.mask += data[start:end]
+            check_mask(self.mask)
         elif len(self._data) + end - start > MAX_FIELD_BYTES:
             raise Problem(
                 "invalid-option", f"The field {self._name!r:.100} has more than {MAX_FIELD_BYTES} bytes."
@@ -264,7 +277,7 @@ class MultipartReader:
             self._data += data[start:end]
 
     def _on_part_end(self) -> None:
-        if self._name is None or self._name == "file":
+        if self._name is None or self._name in ("file", MASK):
             return
         add_field(self.fields, self._name, decoded(bytes(self._data)))
 
@@ -276,6 +289,7 @@ class JsonReader:
     """Reads a body of JSON: an object of the options and `source_url`."""
 
     filename: str | None = None
+    mask = b""
 
     def __init__(self, request: Request) -> None:
         self.fields = query_fields(request)
@@ -338,10 +352,29 @@ async def receive(
         await run_in_threadpool(video.flush)
     finally:
         video.close()
-    asked = parse(reader.fields)
+    options, handling = parse(reader.fields)
+    if reader.mask:
+        options = options.model_copy(update={"mask": hashlib.sha256(reader.mask).hexdigest()})
     return Upload(
-        path, video.size_bytes, video.sha256(), clean_filename(reader.filename), *asked, source_url=source_url
+        path,
+        video.size_bytes,
+        video.sha256(),
+        clean_filename(reader.filename),
+        options,
+        handling,
+        source_url=source_url,
+        mask=reader.mask,
     )
+
+
+def check_mask(mask: bytes) -> None:
+    """Raises Problem 422 where `mask`, the beginning of one or the whole, cannot be taken."""
+    if not mask.startswith(PNG[: len(mask)]) or len(mask) > MAX_MASK_BYTES:
+        raise Problem(
+            "invalid-option",
+            f"The mask is no PNG of at most {MAX_MASK_BYTES} bytes; a smaller picture will do, since it is scaled to "
+            "the video's size.",
+        )
 
 
 def check_headers(request: Request, max_bytes: int) -> None:

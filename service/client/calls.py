@@ -70,14 +70,22 @@ class Client:
         self._http.close()
 
     def submit(
-        self, path: Path, options: Mapping[str, Any] | None = None, idempotency_key: str | None = None
+        self,
+        path: Path,
+        options: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        *,
+        mask: Path | None = None,
     ) -> dict[str, Any]:
         """Uploads the video at `path` and returns the job. However often it has to be sent, there is one job.
 
         `options` are those of POST /jobs, e.g. ``{"target_fps": "60", "metadata": {"user": "42"}}``; None counts as
         not given. Two calls with one `idempotency_key` make one job. A large video is sent in pieces: where the
-        connection breaks, one piece is sent again.
+        connection breaks, one piece is sent again. `mask` is a PNG of what stands still in the video; with one, the
+        video is sent in one piece.
         """
+        if mask is not None:
+            return self._submit_with(mask, path, options, idempotency_key)
         size = path.stat().st_size
         answer_seconds = max(self._timeout, ANSWER_SECONDS + size / SLOWEST_DISK)
         upload = ResumableUpload.begin(self._http, size, answer_seconds) if size >= RESUMABLE_BYTES else None
@@ -98,6 +106,24 @@ class Client:
 
         with upload.sent(path) if upload else nullcontext():
             return persist(send, self.url, in_use_seconds=answer_seconds)
+
+    def _submit_with(
+        self, mask: Path, path: Path, options: Mapping[str, Any] | None, idempotency_key: str | None
+    ) -> dict[str, Any]:
+        answer_seconds = max(self._timeout, ANSWER_SECONDS + path.stat().st_size / SLOWEST_DISK)
+        query = _query(path, options)
+        name = query.pop("filename", path.name)
+        headers = {"Idempotency-Key": f'"{idempotency_key or uuid.uuid4()}"'}
+
+        def send() -> dict[str, Any]:
+            with path.open("rb") as video, mask.open("rb") as picture:
+                files = {"mask": (mask.name, picture, "image/png"), "file": (name, video)}
+                timeout = httpx.Timeout(self._timeout, read=answer_seconds)
+                return self._json(
+                    "POST", "/jobs", params=query, headers=headers, files=files, timeout=timeout
+                )
+
+        return persist(send, self.url, in_use_seconds=answer_seconds)
 
     def estimate(self, path: Path, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What a job of the video at `path` would take: frames, work, seconds, place in the queue. None is started."""

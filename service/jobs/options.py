@@ -199,6 +199,9 @@ class Options(BaseModel):
     enhance: str = Field(
         default="none", description="What is done with all frames in the end, with commas between."
     )
+    mask: str | None = Field(
+        default=None, description="SHA-256 of the picture of what stands still, in hexadecimal digits."
+    )
     grain: str = Field(default="off", description="The grain of new frames: off or keep.")
     background: str = Field(default="#000000", description="The colour behind what is transparent: #rrggbb.")
     start: str | None = Field(

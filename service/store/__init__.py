@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from service.errors import DainError
 
-WORKING_KINDS = ("uploads", "plans", "segments")  # what a job needs until it is over
+WORKING_KINDS = ("uploads", "masks", "plans", "segments")  # what a job needs until it is over
 #: `incoming` are uploads that came before a job was made of them: nobody has looked into them.
 KINDS = (*WORKING_KINDS, "results", "incoming")
 CACHE_BYTES = 16 * 2**30  # of copies that a machine keeps of a store elsewhere

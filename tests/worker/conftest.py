@@ -44,8 +44,9 @@ class Average:
         self.frames = 0
         self.pairs = 0
 
-    def frame(self, rgb: Tensor) -> Tensor:
+    def frame(self, rgb: Tensor, mask: Tensor | None = None) -> Tensor:
         self.frames += 1
+        self.mask = mask
         return rgb
 
     def pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

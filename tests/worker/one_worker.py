@@ -69,7 +69,13 @@ class Bench:
         return Interruptible("dain-lite" if name == "auto" else name)
 
     def accept(
-        self, source: Path, tmp_path: Path, upload: bytes | None = None, work: float = 0, **options: object
+        self,
+        source: Path,
+        tmp_path: Path,
+        upload: bytes | None = None,
+        work: float = 0,
+        mask: str | None = None,
+        **options: object,
     ) -> Job:
         """A job on `source`; where `upload` is given, that is what the store holds of it meanwhile."""
         job_id = new_job_id()
@@ -81,7 +87,7 @@ class Bench:
             source=stored.key,
             source_sha256=stored.sha256,
             filename=source.name,
-            options=parse_options(options),
+            options=parse_options(options).model_copy(update={"mask": mask}),
             input={},
             facts=probe(source).as_dict(),
             work=work,

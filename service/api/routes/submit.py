@@ -302,9 +302,13 @@ def accept(
     quota = quota_of(caller, service.settings)
     work = check_work(service, caller, quota, upload, facts)
     job_id = service.jobs.new_id()
-    source = f"uploads/{job_id}"
+    source, mask = f"uploads/{job_id}", f"masks/{job_id}"
     key.check()
     service.store.put(upload.path, source, sha256=upload.sha256)
+    if upload.mask:
+        path = upload.path.with_name("mask")
+        path.write_bytes(upload.mask)
+        service.store.put(path, mask, sha256=upload.options.mask)
     try:
         job = service.jobs.create(
             job_id,
@@ -325,6 +329,7 @@ def accept(
         )
     except Problem:  # the quota: other uploads of the owner were faster
         service.store.delete(source)
+        service.store.delete(mask)
         raise
     try:
         service.queue.enqueue(job_id, PLAN)

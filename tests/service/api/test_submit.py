@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import threading
 import time
@@ -161,6 +162,17 @@ def test_filenames_are_cleaned(given: str | None, shown: str) -> None:
     assert uploads.clean_filename(given) == shown
 
 
+PNG = b"\x89PNG\r\n\x1a\n and what follows"
+
+
+def test_a_mask_comes_beside_the_video(http: httpx.Client, clip: Path, store: Store, jobs: Jobs) -> None:
+    files = {"mask": ("mask.png", PNG), "file": ("clip.mp4", clip.read_bytes())}
+    job = http.post("/jobs", files=files, data={"factor": "3"}).json()
+    assert job["options"]["mask"] == hashlib.sha256(PNG).hexdigest()
+    with store.fetch(f"masks/{job['id']}", sha256=job["options"]["mask"]) as path:
+        assert path.read_bytes() == PNG
+
+
 # -- refused --------------------------------------------------------------------------------------
 
 
@@ -171,6 +183,16 @@ def test_a_bad_option_is_named_and_leaves_nothing(
     problem = assert_problem(post(http, clip, factor="99"), 422, "invalid-option")
     assert "factor" in problem["detail"] and "2 to 16" in problem["detail"] and "'99'" in problem["detail"]
     assert "speed" in assert_problem(post(http, clip, speed="2"), 422, "invalid-option")["detail"]
+    assert debris() == []
+
+
+@pytest.mark.parametrize("mask", [b"GIF89a", PNG + bytes(2**19)])
+def test_a_mask_that_is_no_small_png_leaves_nothing(
+    mask: bytes, http: httpx.Client, clip: Path, debris: Debris
+) -> None:
+    for files in ({"mask": mask, "file": clip.read_bytes()}, {"file": clip.read_bytes(), "mask": mask}):
+        problem = assert_problem(http.post("/jobs", files=files), 422, "invalid-option")
+        assert "no PNG of at most 524288 bytes" in problem["detail"]
     assert debris() == []
 
 
