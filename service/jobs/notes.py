@@ -37,6 +37,7 @@ NOTES: dict[str, tuple[bool, str]] = {
     "one-view": (True, "Of a spatial video one view is taken"),
     # the sound
     "audio-encoded": (True, "A sound track is encoded again, and loses by it"),
+    "audio-converted": (False, "A sound track is encoded again, and loses nothing"),
     "audio-depth": (True, "A sound track has fewer bits a sample than it had"),
     "audio-stretched": (False, "A sound track is stretched to the speed of slow motion"),
     "audio-dropped": (True, "A sound track is left out"),
@@ -46,6 +47,7 @@ NOTES: dict[str, tuple[bool, str]] = {
     "stream-copied": (False, "A further video stream comes along as it is, without new frames"),
     "stream-dropped": (True, "A cover picture, an attachment, a stream of data or of video is left out"),
     "chapters-dropped": (True, "The chapters are left out"),
+    "tags-dropped": (True, "The language of a track is left out"),
     "captions-dropped": (True, "Closed captions within the pictures are left out"),
     "side-data-dropped": (True, "Something that describes the pictures is left out"),
     # the result

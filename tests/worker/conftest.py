@@ -22,6 +22,7 @@ from worker.plan import JobPlan
 
 MakeVideo = Callable[..., Path]
 Interpolate = Callable[..., Path]
+Interpolated = Callable[..., tuple[Path, JobPlan]]
 
 
 class Done:
@@ -91,6 +92,23 @@ def interpolated(tmp_path: Path, average: Average) -> Interpolate:
         result = tmp_path / f"{source.stem}-{segment_frames}.mp4"
         pipeline.assemble(plan, parts, source, result)
         return result
+
+    return run
+
+
+@pytest.fixture
+def delivered(tmp_path: Path, average: Average) -> Interpolated:
+    """Takes a video all the way, in segments: `delivered(path, container="mkv")` gives the result and its plan."""
+
+    def run(source: Path, segment_frames: int = 8, **options: object) -> tuple[Path, JobPlan]:
+        plan = JobPlan.make(source, probe(source), parse_options(options), segment_frames=segment_frames)
+        parts = [tmp_path / str(index) for index in range(len(plan.segments))]
+        for index, part in enumerate(parts):
+            pipeline.render_segment(plan, index, source, part, average)
+        result = tmp_path / f"result{plan.delivery.kind.suffixes[0]}"
+        result.unlink(missing_ok=True)
+        pipeline.assemble(plan, parts, source, result)
+        return result, plan
 
     return run
 

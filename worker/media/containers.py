@@ -30,6 +30,36 @@ _STILLS = frozenset({"mjpeg", "png", "bmp"})
 _FILMS = frozenset({"h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "mjpeg", "prores"})
 
 
+#: Languages that QuickTime has codes for, of those that were tried, and others that it has another name for.
+_MOV_CODES = """
+    alb ara arm ben bul cat ces chi dan dut eng epo est fin fra geo ger gre heb hin hun ice ind iri ita jpn kor lat lav
+    lit mac mlt nor per pol por ron rus slk slv spa sve swa tam tel tha tur ukr urd vie wel bel
+"""
+_MOV_NAMES = {
+    **{
+        "fre": "fra",
+        "deu": "ger",
+        "nld": "dut",
+        "swe": "sve",
+        "nob": "nor",
+        "ell": "gre",
+        "isl": "ice",
+        "zho": "chi",
+    },
+    **{
+        "rum": "ron",
+        "cze": "ces",
+        "slo": "slk",
+        "mkd": "mac",
+        "sqi": "alb",
+        "gle": "iri",
+        "cym": "wel",
+        "kat": "geo",
+    },
+    **{"hye": "arm", "fas": "per"},
+}
+
+
 @dataclass(frozen=True)
 class Rendering:
     """How joined pictures become an animation or a folder of pictures."""
@@ -66,12 +96,20 @@ class Container:
     films: frozenset[str] = frozenset()  #: codecs of further video streams that it can hold
     data: frozenset[str] = frozenset()  #: codecs of data streams that it can hold
     attachments: bool = False
+    covers_attached: bool = False  #: whether a cover picture is an attachment
+    languages: frozenset[str] = ALL  #: that it has codes for
+    renamed_languages: Mapping[str, str] = field(default_factory=dict)  #: codes that it has others for
     chapters: bool = False
     stereo_modes: Mapping[str, str] = field(
         default_factory=dict
     )  #: FFmpeg's name of a way to put views together -> its tag
     #: How an animation or a folder of pictures is made, at the end, of joined pictures that have lost nothing.
     rendering: Callable[[Delivery], Rendering] | None = None
+
+    def language(self, code: str) -> str:
+        """The code that it has for a language; empty where it has none."""
+        code = self.renamed_languages.get(code, code)
+        return code if code and self.holds(self.languages, code) else ""
 
     @property
     def picture_muxer(self) -> str:
@@ -170,7 +208,7 @@ CONTAINERS = {
         texts={**dict.fromkeys(_PLAIN_TEXTS, "mov_text"), "mov_text": COPY, "dvd_subtitle": COPY},
         covers=_STILLS,
         films=_FILMS - {"prores"},
-        data=frozenset({"bin_data"}),
+        data=frozenset({"gpmd"}),  # of action cameras
         has_tags=True,
         chapters=True,
     ),
@@ -184,15 +222,17 @@ CONTAINERS = {
         sound_encoder="aac",
         lossless_encoder="pcm_s24le",
         texts={**dict.fromkeys(_PLAIN_TEXTS, "mov_text"), "mov_text": COPY, "eia_608": COPY},
-        covers=_STILLS,
         films=_FILMS - {"av1", "vp9"},
-        data=frozenset({"bin_data"}),
+        languages=frozenset(_MOV_CODES.split()),
+        renamed_languages=_MOV_NAMES,
+        data=frozenset({"gpmd"}),  # of action cameras
         has_tags=True,
         chapters=True,
     ),
     "mkv": Container(
         muxer="matroska",
         finest_clock=1000,
+        finish={"avoid_negative_ts": "disabled"},  # only times of decoding are, which it does not store
         playable_sounds=ALL,
         sound_encoder="aac",
         lossless_encoder="flac",
@@ -206,6 +246,7 @@ CONTAINERS = {
         covers=_STILLS,
         films=ALL,
         attachments=True,
+        covers_attached=True,
         chapters=True,
         stereo_modes={
             **{"side by side": "left_right", "side by side, right view first": "right_left"},
@@ -222,6 +263,7 @@ CONTAINERS = {
     "webm": Container(
         muxer="webm",
         finest_clock=1000,
+        finish={"avoid_negative_ts": "disabled"},
         playable_sounds=frozenset({"opus", "vorbis"}),
         sound_encoder="libopus",
         texts={**dict.fromkeys(_PLAIN_TEXTS, "webvtt"), "webvtt": COPY},

@@ -18,7 +18,7 @@ from service.jobs.notes import Note
 from service.jobs.options import Options
 from worker.media.codecs import ENCODINGS, FRAME_PACKING, LOSSLESS, Encoding
 from worker.media.containers import CONTAINERS, COPY, Container
-from worker.media.facts import AudioInfo, Stored, VideoInfo, read_fraction
+from worker.media.facts import AudioInfo, Stored, SubtitleInfo, VideoInfo, read_fraction
 
 AUDIO_BITRATE = 96_000  # bits a second and channel, for sound that is encoded again
 MOST_CHANNELS = 8  # that an encoder of sound takes
@@ -52,6 +52,8 @@ class Sound(Stored):
     sample_rate: int
     layouts: str = ""  #: FFmpeg's names of the channel layouts that it can have, between "|"; empty for any
     speed: str = ""  #: how fast it plays in slow motion, a ratio; empty where it plays as fast as it did
+    language: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Text(Stored):
 
     index: int  #: of the stream in the source
     codec: str  #: FFmpeg's name of the encoder, or "copy"
+    language: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Extra(Stored):
 
     index: int  #: of the stream in the source
     kind: str  #: as in `OtherInfo`
+    codec: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ class Delivery(Stored):
             mastering=info.mastering,
             light=info.light,
             stereo=info.stereo,
-            language=info.language,
+            language=file.language(info.language),
             title=info.title,
             timecode=_timecode(info, rate),
             enhance=options.enhancements,
@@ -190,6 +195,10 @@ class Delivery(Stored):
     def encoding(self) -> Encoding:
         """How its segments are encoded. Segments of one delivery can be joined."""
         return ENCODINGS.get(self.codec, LOSSLESS)
+
+    def attaches(self, extra: Extra) -> bool:
+        """Whether a stream of the source becomes an attachment: it is no stream of the result."""
+        return extra.kind == "cover" and self.file.covers_attached
 
     @property
     def static_metadata(self) -> dict[str, str]:
@@ -232,7 +241,7 @@ class _Choice:
         if self.options.speed is not None:
             return ()
         return tuple(
-            Text(text.index, self.file.texts[text.codec])
+            Text(text.index, self.file.texts[text.codec], self.file.language(text.language), text.title)
             for text in self.info.subtitles
             if text.codec in self.file.texts
         )
@@ -241,7 +250,7 @@ class _Choice:
     def extras(self) -> tuple[Extra, ...]:
         """The other streams of the result."""
         return tuple(
-            Extra(other.index, other.kind)
+            Extra(other.index, other.kind, other.codec)
             for other in self.info.others
             if self._holds(other.kind, other.codec)
             and (self.options.speed is None or other.kind in ("cover", "attachment"))
@@ -269,6 +278,15 @@ class _Choice:
                 yield Note.of(
                     "stream-copied", f"{name} comes along as it is, without new frames.", stream=other.index
                 )
+        tracks: list[VideoInfo | AudioInfo | SubtitleInfo]
+        tracks = [self.info, *self.info.audio, *self.info.subtitles]
+        for track in tracks:
+            if track.language and not self.file.language(track.language) and self.file.sound_encoder:
+                index = track.stream if isinstance(track, VideoInfo) else track.index
+                what = f"The language of stream {index} ({track.language}) is left out: "
+                yield Note.of(
+                    "tags-dropped", f"{what}{self.options.container} has no code for it.", stream=index
+                )
         if self.info.chapters and (self._why_not or not self.file.chapters):
             yield self._left_out("chapters-dropped", "The chapters")
 
@@ -294,13 +312,16 @@ class _Choice:
             what = f"has {sound.channels} channels. The result can have {MOST_CHANNELS}, so it is left out."
             return noted("audio-dropped", what)
         made = delivered(sound, self.file, self.options)
-        name = NAMES.get(made.codec, made.codec.upper())
+        name = name_of(made)
         if made.speed:
             return noted(
                 "audio-stretched", f"is stretched to the speed of the picture, and encoded as {name}."
             )
         if made.bitrate:
-            why = "it was asked for" if mode == "aac" else "few players know it in this container"
+            unheard = f"{self.options.container} cannot hold it"
+            if self.file.lossless_encoder:
+                unheard = "few players know it in this container"
+            why = "it was asked for" if mode == "aac" else unheard
             return noted("audio-encoded", f"is encoded again, as {name}: {why}.")
         if sound.codec.startswith(DEEP):
             return noted("audio-depth", f"has at most 24 bits a sample in the result, as {name}.")
@@ -337,24 +358,35 @@ def delivered(sound: AudioInfo, container: Container, options: Options) -> Sound
     if options.audio == "stretch":
         return replace(encoded(sound, container), speed=options.speed or "")
     if options.audio == "aac" and sound.codec != "aac":
-        return _encoded(sound, "aac", AUDIO_BITRATE * max(sound.channels, 2))
+        return _encoded(sound, container, "aac", AUDIO_BITRATE * max(sound.channels, 2))
     if options.audio == "best" or container.holds(container.playable_sounds, sound.codec):
-        return Sound(sound.index, COPY, 0, sound.sample_rate)
+        return replace(encoded(sound, container), codec=COPY, bitrate=0, layouts="")
     return encoded(sound, container)
 
 
 def encoded(sound: AudioInfo, container: Container) -> Sound:
     """A sound track that is encoded again, without loss where it has had none."""
     if is_lossless(sound) and container.lossless_encoder:
-        return _encoded(sound, container.lossless_encoder, 0)
-    return _encoded(sound, container.sound_encoder, AUDIO_BITRATE * max(sound.channels, 2))
+        return _encoded(sound, container, container.lossless_encoder, 0)
+    return _encoded(sound, container, container.sound_encoder, AUDIO_BITRATE * max(sound.channels, 2))
 
 
-def _encoded(sound: AudioInfo, codec: str, bitrate: int) -> Sound:
+def _encoded(sound: AudioInfo, container: Container, codec: str, bitrate: int) -> Sound:
     layouts = LAYOUTS.get(codec, "")
     return Sound(
-        sound.index, codec, bitrate, sound.sample_rate, layouts and PLAIN_LAYOUTS.get(sound.channels, layouts)
+        sound.index,
+        codec,
+        bitrate,
+        sound.sample_rate,
+        layouts and PLAIN_LAYOUTS.get(sound.channels, layouts),
+        language=container.language(sound.language),
+        title=sound.title,
     )
+
+
+def name_of(sound: Sound) -> str:
+    """The name of the codec that a sound track is encoded in, for sentences."""
+    return NAMES.get(sound.codec, sound.codec.upper())
 
 
 def is_lossless(sound: AudioInfo) -> bool:
@@ -389,7 +421,9 @@ def _notes_on_pixels(info: VideoInfo, codec: str, coded: str) -> Iterator[Note]:
         )
         yield Note.of("pixels-padded", what)
     if made not in PLAYABLE.get(codec.removesuffix("_nvenc"), {made}):
-        what = f"The result is {codec.upper()} with pixels of {made}, which browsers and most televisions do not play."
+        what = (
+            f"The result is {codec} with pixels of {made}, which browsers and most televisions do not play."
+        )
         yield Note.of("pixels-unplayable", f"{what} pixel_format=compatible makes a result that they do.")
 
 

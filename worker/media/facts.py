@@ -97,6 +97,8 @@ class AudioInfo(Stored):
     codec: str
     channels: int
     sample_rate: int
+    language: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class SubtitleInfo(Stored):
 
     index: int  #: of the stream in the file
     codec: str
+    language: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class OtherInfo(Stored):
 
     index: int  #: of the stream in the file
     kind: str  #: "cover" (a still picture), "film" (another video), "data" or "attachment"
-    codec: str
+    codec: str  #: or the name of an attachment
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import itertools
 import os
 import re
 import resource
@@ -34,6 +35,7 @@ from worker.media.sandbox import FORMATS, PROTOCOLS
 from worker.media.sandbox import url as url
 
 SPEAKER = re.compile(r"(\[[^]]*\] )+")  # parts of FFmpeg, and their addresses in memory, before what they say
+BETWEEN = "\x1f"  # the members of an option that is given several times
 CHATTER = re.compile(r"Svt\[(info|warn)\]")  # what an encoder says whatever FFmpeg is told
 PIPE_BYTES = 1 << 20  # the most that Linux gives to a process without privileges
 MEMORY_BYTES = 16 << 30  # of address space, which a decoder's threads reserve far more of than they use
@@ -90,8 +92,16 @@ def own_source(url: str, **options: Any) -> Any:
 
 
 def output(*streams: Any, url: str, **options: Any) -> Any:
-    """An output of ffmpeg-python: `streams` of its inputs, written to the file or pipe `url`."""
-    return ffmpeg.output(*streams, url, **options)
+    """An output of ffmpeg-python: `streams` of its inputs, written to the file or pipe `url`.
+
+    An option whose value is a list is given once for each of its members, which ffmpeg-python cannot.
+    """
+    told = {name: _joined(value) if isinstance(value, list) else value for name, value in options.items()}
+    return ffmpeg.output(*streams, url, **told)
+
+
+def _joined(values: list[str]) -> str:
+    return BETWEEN.join(value.replace(BETWEEN, " ").replace("\0", " ") for value in values)
 
 
 def merged(streams: Sequence[Any], name: str) -> Any:
@@ -104,7 +114,13 @@ def command(*outputs: Any) -> list[str]:
     both = ffmpeg.merge_outputs(*outputs) if len(outputs) > 1 else outputs[0]
     quiet = both.global_args("-nostdin", "-v", "error")
     compiled: list[str] = quiet.compile(cmd=binary(), overwrite_output=True)
-    return compiled
+    arguments = [(before, part) for before, part in itertools.pairwise(["", *compiled])]
+    return [
+        word
+        for before, part in arguments
+        for k, member in enumerate(part.split(BETWEEN))
+        for word in ([before, member] if k else [member])
+    ]
 
 
 class Process:

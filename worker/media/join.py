@@ -19,6 +19,9 @@ from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
 from worker.media.render import render
 
+#: Codec of a still picture -> suffix and media type of its file.
+STILLS = {"mjpeg": (".jpg", "image/jpeg"), "png": (".png", "image/png"), "bmp": (".bmp", "image/bmp")}
+
 
 def join(
     segment_paths: Sequence[Path],
@@ -50,18 +53,27 @@ def join(
     clock = min(needed * math.ceil(file.coarsest_clock / needed), file.finest_clock)
     ticks = [round(moment * clock) for moment in checked(shown, check)]
     picture = out_path.with_name(f"{out_path.name}.picture")
+    covers: list[Path] = []
     try:
         _join_pictures(segment_paths, ticks, clock, delivery, picture, check, progressed)
         if file.rendering:
             render(picture, shown, delivery, out_path, check, progressed)
             return
-        with ffmpeg.Process(
-            _muxing(picture, source_path, begin, length, clock, delivery, out_path)
-        ) as process:
-            if process.watch(check, progressed):
-                raise process.blame(_incomplete(process.messages))
+        for extra in filter(delivery.attaches, delivery.extras):
+            covers.append(out_path.with_name(f"{out_path.name}.cover-{len(covers)}{STILLS[extra.codec][0]}"))
+            _run(_cover(source_path, extra.index, covers[-1]), check, progressed)
+        _run(
+            _muxing(picture, source_path, covers, begin, length, clock, delivery, out_path), check, progressed
+        )
     finally:
-        picture.unlink(missing_ok=True)
+        for path in (picture, *covers):
+            path.unlink(missing_ok=True)
+
+
+def _run(command: Sequence[str], check: Callable[[], None], progressed: Callable[[], None]) -> None:
+    with ffmpeg.Process(command) as process:
+        if process.watch(check, progressed):
+            raise process.blame(_incomplete(process.messages))
 
 
 def _join_pictures(
@@ -143,9 +155,29 @@ def _incomplete(what: str) -> MediaError:
     return ffmpeg.not_written("put together", what)
 
 
+def _cover(source_path: Path | None, stream: int, path: Path) -> list[str]:
+    """Copy a cover picture into a file of its own."""
+    assert source_path  # there is a stream of it
+    cover = ffmpeg.source(source_path)[str(stream)]
+    options = {"c": "copy", "frames:v": 1, "update": 1}
+    return ffmpeg.command(ffmpeg.output(cover, url=ffmpeg.url(path), format="image2", **options))
+
+
+def _attached(covers: Sequence[Path], delivery: Delivery) -> dict[str, Any]:
+    """FFmpeg's options that attach cover pictures; the file's other attachments come before them."""
+    options: dict[str, Any] = {"attach": [str(path) for path in covers]} if covers else {}
+    others = sum(extra.kind == "attachment" for extra in delivery.extras)
+    kinds = {suffix: kind for suffix, kind in STILLS.values()}
+    for k, path in enumerate(covers, others):
+        name = f"cover{k - others or ''}{path.suffix}"
+        options[f"metadata:s:t:{k}"] = [f"filename={name}", f"mimetype={kinds[path.suffix]}"]
+    return options
+
+
 def _muxing(
     picture: Path,
     source_path: Path | None,
+    covers: Sequence[Path],
     begin: Fraction,
     length: Fraction | None,
     clock: int,
@@ -172,6 +204,7 @@ def _muxing(
         **delivery.file.clocks(clock, whole if whole <= delivery.file.finest_clock else clock),
         **delivery.file.finish,
         **_description(delivery),
+        **_attached(covers, delivery),
         **options,
     )
     return ffmpeg.command(output)

@@ -15,7 +15,7 @@ import math
 import re
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
@@ -71,6 +71,8 @@ NOT_A_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.ti
 
 CHROMA_LOCATIONS = ("left", "center", "topleft", "top", "bottomleft", "bottom")  # FFmpeg's, from 1 on
 CHROMA_LOCATION = re.compile(rf"[(, ]({'|'.join(CHROMA_LOCATIONS)})\)")
+STREAM_LINE = re.compile(r" *Stream #0:(\d+)\D")
+DATA_TAG = re.compile(r": Data: .*\((\S{4}) / 0x")
 MASTERING = struct.Struct("=22i")  # AVMasteringDisplayMetadata: ten fractions and two flags
 STEREO = {
     1: "side by side",
@@ -362,6 +364,7 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             _check_duration(duration, limits.max_duration)
         sounds = [s for s in container.streams.audio if s.codec_context]
         begins = [s.start_time * s.time_base for s in sounds if s.start_time is not None and s.time_base]
+        lines = _described(container)
         pixels, rgb = frame.format.name, is_rgb(frame.format)
         # WebM has alpha in a stream of its own beside the picture, which FFmpeg's own decoders leave out.
         hidden_alpha = _codec(stream) in ("vp8", "vp9") and stream.metadata.get("alpha_mode") == "1"
@@ -391,20 +394,23 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             display_matrix=_display_matrix(frame),
             rotation=frame.rotation % 360,
             audio=tuple(
-                AudioInfo(s.index, _codec(s), s.codec_context.channels, s.codec_context.sample_rate)
+                AudioInfo(
+                    s.index, _codec(s), s.codec_context.channels, s.codec_context.sample_rate, **_names(s)
+                )
                 for s in sounds
             ),
             subtitles=tuple(
-                SubtitleInfo(s.index, _codec(s)) for s in container.streams.subtitles if s.codec_context
+                SubtitleInfo(s.index, _codec(s), **_names(s))
+                for s in container.streams.subtitles
+                if s.codec_context
             ),
             notes=(*([ONE_VIEW] if _has_views(frame) else []), *([BREAKS_OFF] if scan.breaks_off else [])),
             depth=8 if frame.format.has_palette else max(part.bits for part in frame.format.components),
-            others=tuple(_others(container, stream.index)),
+            others=tuple(_others(container, stream.index, lines)),
             chapters=len(container.chapters()),
-            chroma_location=_chroma_location(container, stream.index),
+            chroma_location=_chroma_location(lines[stream.index]),
             **_side_data(frame),
-            language=stream.metadata.get("language", "").removeprefix("und"),
-            title=stream.metadata.get("title", ""),
+            **_names(stream),
             timecode=_timecode(container, stream),
         )
         if found.codec not in LINEAR:
@@ -426,26 +432,51 @@ def _is_transparent(frame: av.VideoFrame) -> bool:
     return any(min(data[row + 3 : row + 4 * frame.width : 4]) < OPAQUE for row in rows)
 
 
-def _others(container: av.container.InputContainer, picture: int) -> Iterator[OtherInfo]:
-    """The streams that are neither the picture, nor sound, nor subtitles."""
+def _others(
+    container: av.container.InputContainer, picture: int, lines: Sequence[str]
+) -> Iterator[OtherInfo]:
+    """The streams that are neither the picture, nor sound, nor subtitles; timecode and chapters are facts of their own.
+
+    ``lines`` are what FFmpeg says about each stream.
+    """
     for stream in container.streams:
         if stream.type == "video" and stream.index != picture and stream.codec_context:
             is_still = bool(stream.disposition & NOT_A_FILM)
             yield OtherInfo(stream.index, "cover" if is_still else "film", _codec(stream))
-        elif stream.type in ("data", "attachment"):
-            yield OtherInfo(stream.index, stream.type, stream.name or "unknown")
+        elif stream.type == "attachment":
+            yield OtherInfo(stream.index, "attachment", stream.name or "unnamed")
+        elif stream.type == "data":
+            tag = DATA_TAG.search(lines[stream.index])
+            name = tag[1] if tag else stream.name or "unknown"
+            if name not in ("tmcd", "text"):
+                yield OtherInfo(stream.index, "data", name)
 
 
-def _chroma_location(container: av.container.InputContainer, stream: int) -> int:
-    """FFmpeg's number for where chroma samples lie, which PyAV does not give: FFmpeg says it in a dump."""
+def _described(container: av.container.InputContainer) -> list[str]:
+    """What FFmpeg says about each stream, which holds more than PyAV gives."""
     for level in (av.logging.set_level, av.logging.set_libav_level):
         level(av.logging.VERBOSE)
     dump: Any = container  # whose annotations lack it
     lines = dump.dumps_format().splitlines()
     av.logging.set_level(av.logging.ERROR)
-    line = next((line for line in lines if re.match(rf" *Stream #0:{stream}\D", line)), "")
+    found = {int(match[1]): line for line in lines if (match := STREAM_LINE.match(line))}
+    return [found.get(stream.index, "") for stream in container.streams]
+
+
+def _chroma_location(line: str) -> int:
+    """FFmpeg's number for where chroma samples lie, by what it says about the stream."""
     found = CHROMA_LOCATION.search(line)
     return 1 + CHROMA_LOCATIONS.index(found[1]) if found else 0
+
+
+def _names(stream: av.stream.Stream) -> dict[str, Any]:
+    """Language and title, which MP4 calls name."""
+    said = stream.metadata
+    language = said.get("language", "")
+    return {
+        "language": "" if language == "und" else language,
+        "title": said.get("title") or said.get("name", ""),
+    }
 
 
 def _side_data(frame: av.VideoFrame) -> dict[str, Any]:

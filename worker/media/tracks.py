@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,26 @@ from service.jobs.notes import Note
 from worker.channel import nothing
 from worker.media import ffmpeg
 from worker.media.containers import COPY
-from worker.media.delivery import Delivery, Sound, encoded
+from worker.media.delivery import Delivery, Extra, Sound, Text, encoded, name_of
 from worker.media.errors import MachineError
-from worker.media.facts import VideoInfo
+from worker.media.facts import AudioInfo, VideoInfo
 
 TRIED_FRAMES = 5  # of each sound track: more than it takes to open an encoder and to write a file's header
 
 
 def mapped(source: Any, delivery: Delivery) -> tuple[list[Any], dict[str, Any]]:
     """The streams of ``source``, an input of FFmpeg, that come along, and FFmpeg's options for them."""
-    streams = [source[str(sound.index)] for sound in delivery.sounds]
+    streams: list[Any] = []
     options: dict[str, Any] = {"c": "copy", **encoding(delivery.sounds)}
-    for k, text in enumerate(delivery.texts):
-        streams.append(source[str(text.index)])
-        options[f"c:s:{k}"] = text.codec
-    streams += [source[str(extra.index)] for extra in delivery.extras]
+    tracks: list[tuple[str, Sequence[Sound | Text]]] = [("a", delivery.sounds), ("s", delivery.texts)]
+    for kind, several in tracks:
+        for k, track in enumerate(several):
+            streams.append(source[str(track.index)])
+            options[f"c:{kind}:{k}"] = track.codec
+            said = {"language": track.language, "title": track.title}
+            if words := [f"{name}={value}" for name, value in said.items() if value]:
+                options[f"metadata:s:{kind}:{k}"] = words
+    streams += [source[str(extra.index)] for extra in delivery.extras if not delivery.attaches(extra)]
     return streams, options
 
 
@@ -50,17 +55,18 @@ def that_can_be_made(
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
 ) -> Delivery:
-    """``delivery`` without the sound that FFmpeg refuses, which notes name.
+    """``delivery`` without the tracks that FFmpeg refuses, which notes name.
 
-    The beginning of each track is tried. A track that cannot be copied into the container is encoded again where this
-    is possible. ``check`` is called several times a second, and may raise to stop; ``progressed`` while FFmpeg works.
+    The beginning of each track is tried. Sound that cannot be copied into the container is encoded again where this is
+    possible. ``check`` is called several times a second, and may raise to stop; ``progressed`` while FFmpeg works.
 
     Raises:
         MachineError: the machine gave FFmpeg too little.
     """
 
-    def refusal(*sounds: Sound) -> str:
-        with ffmpeg.Process(_trial(source, delivery, sounds)) as process:
+    def refusal(**tracks: tuple[Any, ...]) -> str:
+        nothing_else: dict[str, Any] = {"sounds": (), "texts": (), "extras": ()}
+        with ffmpeg.Process(_trial(source, replace(delivery, **nothing_else | tracks))) as process:
             if not process.watch(check, progressed):
                 return ""
             error = process.blame(ffmpeg.not_written("tried", process.messages))
@@ -68,39 +74,65 @@ def that_can_be_made(
                 raise error
             return process.reason
 
-    if not delivery.sounds or not refusal(*delivery.sounds):
-        return delivery
-    tracks = {track.index: track for track in info.audio}
-    kept, notes = [], list(delivery.notes)
+    def accepted(kind: str, several: tuple[Text | Extra, ...]) -> Iterator[Any]:
+        if not several or not refusal(**{kind: several}):
+            yield from several
+            return
+        for track in several:
+            if why := refusal(**{kind: (track,)}):
+                code = "subtitles-dropped" if isinstance(track, Text) else "stream-dropped"
+                what = f"Stream {track.index} is left out: FFmpeg cannot put it into the result ({why})."
+                notes[:] = [note for note in notes if note.stream != track.index]
+                notes.append(Note.of(code, what, stream=track.index))
+            else:
+                yield track
+
+    notes = list(delivery.notes)
+    sounds = delivery.sounds
+    if sounds and refusal(sounds=sounds):
+        tracks = {track.index: track for track in info.audio}
+        sounds = tuple(_heard(delivery, tracks, lambda sound: refusal(sounds=(sound,)), notes))
+    texts = tuple(accepted("texts", delivery.texts))
+    extras = tuple(accepted("extras", tuple(each for each in delivery.extras if not delivery.attaches(each))))
+    extras += tuple(each for each in delivery.extras if delivery.attaches(each))
+    return replace(delivery, sounds=sounds, texts=texts, extras=extras, notes=tuple(notes))
+
+
+def _heard(
+    delivery: Delivery, tracks: Mapping[int, AudioInfo], refusal: Callable[[Sound], str], notes: list[Note]
+) -> Iterator[Sound]:
+    """The sound tracks that FFmpeg takes, as they are or encoded again. ``notes`` become those on the result."""
     for sound in delivery.sounds:
         track = tracks[sound.index]
         name = f"Sound track {track.index} ({track.codec})"
         why = refusal(sound)
         again = encoded(track, delivery.file)
         if not why:
-            kept.append(sound)
+            yield sound
         elif sound.codec == COPY and not refusal(again):
-            kept.append(again)
-            what = (
-                f"{name} is encoded again, as {again.codec.upper()}: the container does not take it as it is."
+            yield again
+            what = f"{name} is encoded again, as {name_of(again)}: the container does not take it as it is."
+            notes.append(
+                Note.of("audio-encoded" if again.bitrate else "audio-converted", what, stream=track.index)
             )
-            notes.append(Note.of("audio-encoded", what, stream=track.index))
         else:
-            notes = [note for note in notes if note.stream != track.index]  # which told how it comes through
+            notes[:] = [
+                note for note in notes if note.stream != track.index
+            ]  # which told how it comes through
             what = f"{name} is left out: FFmpeg cannot put it into the result ({why})."
             notes.append(Note.of("audio-dropped", what, stream=track.index))
-    return replace(delivery, sounds=tuple(kept), notes=tuple(notes))
 
 
-def _trial(source: Path, delivery: Delivery, sounds: Sequence[Sound]) -> list[str]:
-    """The command line that makes the beginning of sound tracks in the container of the result, and keeps nothing."""
-    file = ffmpeg.source(source)
-    output = ffmpeg.output(
-        *(file[str(sound.index)] for sound in sounds),
-        url=ffmpeg.url(Path(os.devnull)),
-        format=delivery.file.muxer,
-        abort_on="empty_output_stream",  # of a track that holds nothing the result would have no sound, unsaid
-        **{"frames:a": TRIED_FRAMES},
-        **encoding(sounds),
+def _trial(source: Path, delivery: Delivery) -> list[str]:
+    """The command line that makes the beginning of the tracks in the container of the result, and keeps nothing."""
+    streams, options = mapped(ffmpeg.source(source), delivery)
+    if delivery.sounds:
+        options["frames:a"] = TRIED_FRAMES
+        options["abort_on"] = (
+            "empty_output_stream"  # of a track that holds nothing the result would lack it, unsaid
+        )
+    else:
+        options["t"] = 0.1  # the file's header is what a container refuses
+    return ffmpeg.command(
+        ffmpeg.output(*streams, url=ffmpeg.url(Path(os.devnull)), format=delivery.file.muxer, **options)
     )
-    return ffmpeg.command(output)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,35 +16,13 @@ from PIL import Image
 import worker
 from service.api.options import parse_options
 from service.jobs.problems import PROBLEMS
-from tests.worker.conftest import Average, MakeVideo, decoded, packet_times
-from worker import pipeline
+from tests.worker.conftest import Interpolated, MakeVideo, decoded, packet_times
 from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
 from worker.media.facts import AudioInfo, SubtitleInfo, VideoInfo
 from worker.media.sandbox import probe
-from worker.plan import JobPlan
 
 RATE = Fraction(50)
-
-
-Delivered = Callable[..., tuple[Path, JobPlan]]
-
-
-@pytest.fixture
-def delivered(tmp_path: Path, average: Average) -> Delivered:
-    """Takes a video all the way, in segments: `delivered(path, container="mkv")` gives the result and its plan."""
-
-    def run(source: Path, segment_frames: int = 8, **options: object) -> tuple[Path, JobPlan]:
-        plan = JobPlan.make(source, probe(source), parse_options(options), segment_frames=segment_frames)
-        parts = [tmp_path / str(index) for index in range(len(plan.segments))]
-        for index, part in enumerate(parts):
-            pipeline.render_segment(plan, index, source, part, average)
-        result = tmp_path / f"result{plan.delivery.kind.suffixes[0]}"
-        result.unlink(missing_ok=True)
-        pipeline.assemble(plan, parts, source, result)
-        return result, plan
-
-    return run
 
 
 @pytest.fixture
@@ -115,7 +92,7 @@ CODECS = [
 
 @pytest.mark.parametrize(("container", "codec", "exact"), CODECS)
 def test_each_codec_has_every_frame_at_its_time(
-    video: MakeVideo, delivered: Delivered, container: str, codec: str, exact: bool
+    video: MakeVideo, delivered: Interpolated, container: str, codec: str, exact: bool
 ) -> None:
     source = video("delivered.mp4", *SOURCE, "-pix_fmt", "yuv420p", "-c:a", "aac")
     result, plan = delivered(source, container=container, codec=codec, quality=0)
@@ -130,7 +107,7 @@ def test_each_codec_has_every_frame_at_its_time(
 
 
 def test_dnxhr_is_refused_before_the_first_frame_where_it_has_no_such_size(
-    video: MakeVideo, delivered: Delivered
+    video: MakeVideo, delivered: Interpolated
 ) -> None:
     source = video("delivered.mp4", *SOURCE, "-pix_fmt", "yuv420p", "-c:a", "aac")
     with pytest.raises(MediaError, match="96x64 with the codec dnxhr .*at least 256x120") as caught:
@@ -140,7 +117,7 @@ def test_dnxhr_is_refused_before_the_first_frame_where_it_has_no_such_size(
 
 @pytest.mark.parametrize("container", ["gif", "apng", "webp"])
 def test_animations_have_every_frame_at_its_time(
-    video: MakeVideo, delivered: Delivered, container: str
+    video: MakeVideo, delivered: Interpolated, container: str
 ) -> None:
     source = video("delivered.mp4", *SOURCE, "-pix_fmt", "yuv420p", "-c:a", "aac")
     result, plan = delivered(source, container=container)
@@ -158,7 +135,7 @@ def test_animations_have_every_frame_at_its_time(
 
 @pytest.mark.parametrize(("container", "suffix"), [("png", ".png"), ("jpeg", ".jpg"), ("exr", ".exr")])
 def test_pictures_come_as_a_zip_with_their_times(
-    video: MakeVideo, delivered: Delivered, container: str, suffix: str, tmp_path: Path
+    video: MakeVideo, delivered: Interpolated, container: str, suffix: str, tmp_path: Path
 ) -> None:
     source = video("delivered.mp4", *SOURCE, "-pix_fmt", "yuv420p", "-c:a", "aac")
     result, plan = delivered(source, container=container)
@@ -191,7 +168,12 @@ def test_pictures_come_as_a_zip_with_their_times(
     ],
 )
 def test_pixels_are_those_asked_for_and_notes_say_what_changes(
-    video: MakeVideo, delivered: Delivered, pixels: str, options: dict[str, str], made: str, codes: list[str]
+    video: MakeVideo,
+    delivered: Interpolated,
+    pixels: str,
+    options: dict[str, str],
+    made: str,
+    codes: list[str],
 ) -> None:
     source = video(f"{pixels}.mkv", "-c:v", "ffv1", "-pix_fmt", pixels, "-frames:v", "4")
     result, plan = delivered(source, **options)
@@ -200,7 +182,7 @@ def test_pixels_are_those_asked_for_and_notes_say_what_changes(
         assert next(file.decode(video=0)).format.name == made
 
 
-def test_an_odd_size_is_made_even_without_a_black_line(video: MakeVideo, delivered: Delivered) -> None:
+def test_an_odd_size_is_made_even_without_a_black_line(video: MakeVideo, delivered: Interpolated) -> None:
     white = ("-f", "lavfi", "-i", "color=white:size=97x65:rate=25:duration=0.12")
     source = video("odd.mkv", *white, "-c:v", "ffv1", "-pix_fmt", "yuv444p")
     result, plan = delivered(source, pixel_format="compatible")
@@ -211,7 +193,7 @@ def test_an_odd_size_is_made_even_without_a_black_line(video: MakeVideo, deliver
     assert frame[:66].min() > 225
 
 
-def test_a_cap_holds_the_bitrate(video: MakeVideo, delivered: Delivered) -> None:
+def test_a_cap_holds_the_bitrate(video: MakeVideo, delivered: Interpolated) -> None:
     noise = (
         "-f",
         "lavfi",

@@ -134,4 +134,4 @@ def test_sound_that_is_mostly_damaged_does_not_fail_the_job(video: MakeVideo, as
 def test_what_is_tried_is_what_is_made(video: MakeVideo) -> None:
     source = video("wav.mkv", *PICTURE, *TONE, "-c:v", "mpeg4", "-c:a", "pcm_s16le")
     plan = planned(source)
-    assert tracks.that_can_be_made(source, plan.info, plan.delivery) is plan.delivery
+    assert tracks.that_can_be_made(source, plan.info, plan.delivery) == plan.delivery
