@@ -3,6 +3,7 @@
     DainCoreError
     ├── BackendError           dain_core.runtime.backends.stages  a way to run networks cannot be used; a ValueError
     ├── CalibrationError       dain_core.runtime.calibration   what eight bits need is missing or wrong; a ValueError
+    ├── CompressionError       dain_core.compression.errors    a network cannot be pruned or tuned as asked
     ├── DeviceError            dain_core.runtime.devices       a device does not exist or cannot be used; a ValueError
     ├── EvaluationError        dain_core.evaluation.pictures   `dain eval` cannot use a file, an option or a method
     ├── ExportError            dain_core.export.errors         a network cannot be exported, or an export not used

@@ -22,7 +22,7 @@ COMMANDS = {
     "bench": Entry("worker.bench.cli", "bench", "worker", "Measure how fast this machine is."),
     "cancel": Entry("service.commands", "cancel", "", "Stop a job, or remove one that is over."),
     "compress": Entry(
-        "dain_core.compression.cli", "compress", "worker", "Make a model faster, at a measured loss."
+        "dain_core.compression.cli", "compress", "train", "Make a model faster, at a measured loss."
     ),
     "edge": Entry("service.up", "edge", "embedded", "Run the whole service on a small machine."),
     "eval": Entry("dain_core.evaluation.cli", "evaluate", "worker", "Compare made frames with true ones."),

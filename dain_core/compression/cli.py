@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from dain_core.compression.prune import prune
 from dain_core.compression.quantise import quantise
 
 
@@ -12,4 +13,5 @@ def compress() -> None:
     """Make a model faster, at a measured loss."""
 
 
+compress.add_command(prune)
 compress.add_command(quantise)

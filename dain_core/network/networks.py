@@ -12,7 +12,7 @@ from dain_core.network.refined import RefinedConfig, RefinedDAIN
 
 Config = ModelConfig | RefinedConfig
 Network = DAIN | RefinedDAIN
-AnyConfig = TypeVar("AnyConfig", ModelConfig, RefinedConfig)
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 #: The configurations of all networks by name.
 NETWORKS: Mapping[str, Config] = {**CONFIGS, "dain-refined": RefinedConfig()}
@@ -86,7 +86,7 @@ def is_narrowed(config: Config, wide: Config) -> bool:
     if type(config) is not type(wide):
         return False
     ours, theirs = widths(config), widths(wide)
-    grown = with_widths(config, theirs)  # type: ignore[type-var]
+    grown = with_widths(config, theirs)
     return grown == wide and all(ours[name] <= theirs[name] for name in ours)
 
 

@@ -1,0 +1,163 @@
+"""``dain compress prune``: removes the channels of a model that matter least, and trains what is left."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dain_core.compression.channels import trace
+from dain_core.compression.distil import Settings, distil, open_footage, quality
+from dain_core.compression.importance import MEASURES, importance
+from dain_core.compression.selection import choose, pruned
+from dain_core.errors import DainCoreError
+from dain_core.network.networks import Config, Network, build, widths
+from dain_core.network.refined import RefinedConfig
+from dain_core.outputs import OutputFile, writing
+from dain_core.runtime.backends.fused import FusedDAIN
+from dain_core.runtime.devices import named_device
+from dain_core.training.resident import Triplets
+from dain_core.weights.files import FORMATS, config_for, load_weights, save
+
+#: The number of batches of eight triplets by which networks are compared.
+_COMPARED = 4
+
+
+@click.command()
+@click.argument("model", metavar="NAME[=FILE]")
+@click.argument("out", type=OutputFile())
+@click.option(
+    "--keep",
+    default=0.7,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of the multiplications that is left.",
+)
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder of videos to measure and to learn from.  [default: scenes that are made]",
+)
+@click.option(
+    "--importance",
+    "measure",
+    default="second",
+    show_default=True,
+    type=click.Choice(MEASURES),
+    help="What tells how much a channel matters: the loss to first or second order, or the size of its weights.",
+)
+@click.option(
+    "--samples",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Triplets to measure importance by.",
+)
+@click.option(
+    "--minutes", type=click.FloatRange(0), help="Minutes to train for.  [default: 10, without --steps]"
+)
+@click.option("--steps", type=click.IntRange(0), help="Steps to train for; 0 does not train.")
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Triplets in a step.")
+@click.option(
+    "--crop",
+    default=(256, 256),
+    show_default=True,
+    nargs=2,
+    type=click.IntRange(64),
+    help="Height and width of a triplet, multiples of 64.",
+)
+@click.option("--rate", default=1e-4, show_default=True, help="The highest learning rate.")
+@click.option("--layout", default="fp16", show_default=True, type=click.Choice(FORMATS), help="How to store.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--seed", default=0, show_default=True)
+def prune(
+    model: str, out: Path, keep: float, data: tuple[Path, ...], measure: str, samples: int, minutes: float | None,
+    steps: int | None, batch: int, crop: tuple[int, int], rate: float, layout: str, device: str, seed: int,
+) -> None:  # fmt: skip
+    """Remove the channels of a model that matter least, train what is left, and write its weights to OUT.
+
+    The file says which network it is of: `dain eval`, DAIN_MODELS and all other places take it like any other.
+    """
+    _check_options(out, crop)
+    try:
+        place = named_device(device)
+        whole = _load(model).to(place)
+        footage = open_footage(data, crop, place, seed)
+        known = [footage(1) for _ in range(samples)]
+        small, share = _pruned(whole, keep, measure, known)
+    except (DainCoreError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    compared = [footage(8) for _ in range(_COMPARED)]
+    figures = {"before": quality(whole, compared), "pruned": quality(small, compared)}
+    _show(whole.config, small.config, share)
+    settings = Settings(10.0 if minutes is None and steps is None else minutes, steps, batch, rate)
+    if steps != 0 and minutes != 0:
+        distil(small, whole, footage, settings, _report)
+        figures["trained"] = quality(small, compared)
+    with writing(out):
+        save({name: value.cpu() for name, value in small.state_dict().items()}, out, layout, small.config)
+    text = ", ".join(f"{name} {value:.2f} dB" for name, value in figures.items())
+    click.echo(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB, {layout}; {text} on {8 * _COMPARED} triplets of the data"
+    )
+    click.echo(kernels(small.config, place))
+
+
+def _pruned(whole: Network, keep: float, measure: str, known: Sequence[Triplets]) -> tuple[Network, float]:
+    """Return what is left of a network, and its share of the multiplications."""
+    channels = trace(whole.config)
+    pruning = choose(whole.config, channels, importance(whole, channels, measure, known), keep)
+    return pruned(whole, channels, pruning), pruning.share
+
+
+def _check_options(out: Path, crop: tuple[int, int]) -> None:
+    """Refuse before the work what would be refused after it."""
+    if out.suffix != ".safetensors":
+        raise click.BadParameter("must end in .safetensors", param_hint="OUT")
+    if any(side % 64 for side in crop):
+        raise click.BadParameter(
+            f"{crop[0]} {crop[1]}: both sides must be multiples of 64", param_hint="--crop"
+        )
+    with writing(out), tempfile.TemporaryFile(dir=out.parent):
+        pass
+
+
+def _load(spec: str) -> Network:
+    """Load a model, NAME or NAME=FILE, in float32 on the CPU."""
+    name, _, file = spec.partition("=")
+    config = config_for(file or name, name)
+    with torch.device("meta"):
+        network = build(config)
+    network.load_state_dict(load_weights(file or name, config), assign=True)
+    return network.eval()
+
+
+def _report(progress: float, psnr: float) -> None:
+    click.echo(f"trained {progress:.0%}, {psnr:.2f} dB", err=True)
+
+
+def _show(before: Config, after: Config, share: float) -> None:
+    click.echo(f"{share:.0%} of the multiplications are left")
+    table = Table("width", "before", "after")
+    left = widths(after)
+    for name, width in widths(before).items():
+        if left[name] != width:
+            table.add_row(name, str(width), str(left[name]))
+    Console().print(table)
+
+
+def kernels(config: Config, device: torch.device) -> str:
+    """Return a sentence on whether GPUs run a network by the fused kernels."""
+    base = config.base if isinstance(config, RefinedConfig) else config
+    if FusedDAIN.supports(base, device):
+        return "GPUs of compute capability 8.0 and up run it by the fused kernels."
+    return (
+        "No GPU runs it by the fused kernels, because a width is no multiple of 16 or its flow is scaled down: PyTorch "
+        "runs it, slower."
+    )

@@ -1,0 +1,127 @@
+"""Removes the channels of a network that matter least for the work that they cost.
+
+The result is the same network with narrower widths, all multiples of what a tensor core takes at once. So everything
+that runs, exports or plans a network does so with a pruned one, without knowing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dain_core.compression.channels import Channels
+from dain_core.compression.errors import CompressionError
+from dain_core.network.networks import Config, Network, build, widths, with_widths
+from dain_core.runtime.backends.fused.layers import GROUP
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What is to be removed from a network.
+
+    Attributes:
+        config: the configuration of what is left.
+        removed: the channels that are removed.
+        share: the multiplications of what is left, as a share of those of the whole network.
+    """
+
+    config: Config
+    removed: frozenset[int]
+    share: float
+
+
+def choose(config: Config, channels: Channels, importance: Mapping[int, float], share: float) -> Pruning:
+    """Choose the channels to remove.
+
+    In each step that width becomes narrower which loses the least importance for each multiplication saved. It becomes
+    the next smaller multiple of 16, and each of its groups loses its least important channels.
+
+    Args:
+        config: the configuration of the network.
+        channels: its channels.
+        importance: the importance of channels. A width stays if one of its channels has none.
+        share: the multiplications to keep, as a share of those of the whole network, 0 to 1.
+
+    Raises:
+        CompressionError: with every width at its least, more multiplications are left.
+    """
+    ranked = _ranked(channels, importance)
+    whole, before = channels.macs(), widths(config)
+    now = {width: before[width] for width in ranked}
+
+    def macs(changed: Mapping[str, int]) -> float:
+        return channels.macs({name: width / before[name] for name, width in {**now, **changed}.items()})
+
+    steps: list[tuple[str, int]] = []  # the width that a step made narrower, and what it was before
+    while macs({}) > share * whole:
+        costs = {}
+        for width, groups in ranked.items():
+            smaller = _smaller(now[width])
+            if smaller:
+                gone, more = before[width] - now[width], before[width] - smaller
+                lost = sum(importance[channel] for group in groups for channel in group[gone:more])
+                costs[width] = lost / max(macs({}) - macs({width: smaller}), 1e-9)
+        if not costs:
+            raise CompressionError(
+                f"at {GROUP} channels for every width that can be pruned, {macs({}) / whole:.0%} of the "
+                f"multiplications are left, not {share:.0%}: choose a larger --keep"
+            )
+        width = min(costs, key=lambda name: costs[name])
+        steps.append((width, now[width]))
+        now[width] = _smaller(now[width])
+    for width, was in reversed(steps):  # the last step may have saved so much that others need not be
+        if _smaller(was) == now[width] and macs({width: was}) <= share * whole:
+            now[width] = was
+    removed = {
+        channel
+        for width, groups in ranked.items()
+        for group in groups
+        for channel in group[: before[width] - now[width]]
+    }
+    return Pruning(with_widths(config, now), frozenset(removed), macs({}) / whole)
+
+
+def _smaller(width: int) -> int:
+    """Return the next smaller multiple of 16, or 0."""
+    return (width - 1) // GROUP * GROUP
+
+
+def _ranked(channels: Channels, importance: Mapping[int, float]) -> dict[str, list[list[int]]]:
+    """Return for each width that can be pruned the channels of its groups, the least important first."""
+    found: dict[str, list[list[int]]] = {}
+    stay = set()
+    for group in channels.groups:
+        if not group.channels <= importance.keys():
+            stay.add(group.width)
+        else:
+            ranked = sorted(group.channels, key=lambda channel: (importance[channel], channel))
+            found.setdefault(group.width, []).append(ranked)
+    return {width: groups for width, groups in found.items() if width not in stay}
+
+
+def pruned(network: Network, channels: Channels, pruning: Pruning) -> Network:
+    """Return the network without the channels that are removed, on the same device."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        tensor = tensor.detach().clone()
+        for dim, held in channels.dims.get(name, {}).items():
+            kept = [index for index, channel in enumerate(held) if channel not in pruning.removed]
+            scales = [_scale(held[index], channels, pruning) for index in kept]
+            tensor = tensor.index_select(dim, torch.tensor(kept, device=tensor.device))
+            if any(scale != 1 for scale in scales):
+                shape = [-1 if other == dim else 1 for other in range(tensor.dim())]
+                tensor *= torch.tensor(scales, device=tensor.device).view(shape)
+        state[name] = tensor
+    with torch.device("meta"):
+        made = build(pruning.config)
+    made.load_state_dict(state, assign=True)
+    return made.eval()
+
+
+def _scale(channel: int, channels: Channels, pruning: Pruning) -> float:
+    """Return the factor by which a channel must be multiplied: a mean over fewer channels is greater than it was."""
+    over = channels.means.get(channel, ())
+    return sum(each not in pruning.removed for each in over) / len(over) if over else 1.0
