@@ -321,7 +321,8 @@ def _split(tracer: _Tracer, args: Sequence[Any], made: Sequence[Tensor]) -> None
 
 
 def _slice(tracer: _Tracer, args: Sequence[Any], made: Tensor) -> None:
-    x, dim, start, stop, step = [*args, *(0, None, None, 1)[len(args) - 1 :]]
+    x, rest = args[0], list[Any](args[1:])
+    dim, start, stop, step = rest + [0, None, None, 1][len(rest) :]
     if tracer.knows(x):
         tracer.give(made, tracer.of(x)[start:stop:step] if dim == 1 else tracer.of(x))
 
