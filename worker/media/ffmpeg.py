@@ -57,6 +57,14 @@ def binary() -> str:
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
+@functools.cache
+def has_filter(name: str) -> bool:
+    """Whether this ffmpeg has a filter: builds differ in it."""
+    command = [binary(), "-hide_banner", "-h", f"filter={name}"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"Filter {name}" in told.stdout
+
+
 def source(path: Path, **options: Any) -> Any:
     """An input of ffmpeg-python: a stranger's file, its timestamps and its pictures as they are stored."""
     return ffmpeg.input(

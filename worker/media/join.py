@@ -221,7 +221,8 @@ def _cut(seconds: float, delivery: Delivery, options: Mapping[str, Any]) -> dict
         if sound.codec == COPY:
             cut[f"bsf:a:{k}"] = f"noise=drop={outside}"
         else:
-            filters = [f"atrim=start=0:end={seconds:.6f}", options.get(f"filter:a:{k}", "")]
+            heard = seconds * float(Fraction(sound.speed or 1))
+            filters = [f"atrim=start=0:end={heard:.6f}", options.get(f"filter:a:{k}", "")]
             cut[f"filter:a:{k}"] = ",".join(filter(None, filters))
     for k in range(len(delivery.texts)):
         begun = "max(PTS\\,0)"  # what is shown already when the excerpt begins

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,28 @@ def encoding(sounds: Sequence[Sound]) -> dict[str, Any]:
         options[f"c:a:{k}"] = sound.codec
         if sound.bitrate:
             options[f"b:a:{k}"] = sound.bitrate
-        if sound.layouts:
-            options[f"filter:a:{k}"] = f"aformat=channel_layouts={sound.layouts}"
+        filters = [
+            *_stretched(sound),
+            *([f"aformat=channel_layouts={sound.layouts}"] if sound.layouts else []),
+        ]
+        if filters:
+            options[f"filter:a:{k}"] = ",".join(filters)
     return options
+
+
+def _stretched(sound: Sound) -> list[str]:
+    """FFmpeg's filters that make sound slower and keep its pitch. It begins with the picture, with silence if need be.
+
+    Rubber Band's short window keeps attacks in their places to a few milliseconds.
+    """
+    if not sound.speed:
+        return []
+    whole = ["atrim=start=0", "aresample=async=1:first_pts=0"]
+    speed = Fraction(sound.speed)
+    if ffmpeg.has_filter("rubberband"):
+        return [*whole, f"rubberband=tempo={float(speed)}:window=short"]
+    steps = math.ceil(-math.log2(speed))  # atempo halves at most
+    return [*whole, *[f"atempo={float(speed) ** (1 / steps)}"] * steps]
 
 
 def that_can_be_made(

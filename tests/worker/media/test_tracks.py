@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from service.api.options import parse_options
-from tests.worker.conftest import Average, MakeVideo
+from tests.worker.conftest import Average, Interpolated, MakeVideo
 from worker import pipeline
-from worker.media import tracks
+from worker.media import ffmpeg, tracks
 from worker.media.delivery import CONTAINERS, encoded
 from worker.media.facts import AudioInfo
 from worker.media.sandbox import probe
@@ -135,3 +137,53 @@ def test_what_is_tried_is_what_is_made(video: MakeVideo) -> None:
     source = video("wav.mkv", *PICTURE, *TONE, "-c:v", "mpeg4", "-c:a", "pcm_s16le")
     plan = planned(source)
     assert tracks.that_can_be_made(source, plan.info, plan.delivery) == plan.delivery
+
+
+@pytest.mark.parametrize(("filter_there", "within"), [(True, 0.05), (False, 0.2)])
+def test_sound_is_stretched_with_its_pitch_and_stays_with_the_picture(
+    video: MakeVideo,
+    delivered: Interpolated,
+    monkeypatch: pytest.MonkeyPatch,
+    filter_there: bool,
+    within: float,
+) -> None:
+    monkeypatch.setattr(ffmpeg, "has_filter", lambda name: filter_there)
+    beep = "aevalsrc='sin(2*PI*1000*t)*between(t,0.3,0.45)':s=48000:d=0.6"
+    source = video("beep.mkv", *PICTURE, "-f", "lavfi", "-i", beep, "-c:v", "mpeg4", "-c:a", "pcm_s16le")
+    result, plan = delivered(source, speed="0.25", audio="stretch", container="mkv")
+    assert [note.code for note in plan.notes] == ["audio-stretched"]
+    command = [ffmpeg.binary(), "-v", "error", "-i", result, "-f", "f32le", "-ac", "1", "-"]
+    samples = np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, "f4")
+    [loud] = np.nonzero(np.abs(samples) > 0.3)
+    assert abs(loud[0] / 48000 - 1.2) < within and abs(loud[-1] / 48000 - 1.8) < within
+    spectrum = np.abs(np.fft.rfft(samples[loud[0] : loud[-1]]))
+    assert abs(spectrum.argmax() * 48000 / (loud[-1] - loud[0]) - 1000) < 10
+
+
+@pytest.mark.parametrize(
+    ("name", "codecs"),
+    [
+        ("delay.mkv", ("-c:v", "mpeg4", "-c:a", "libvorbis")),
+        ("delay.mpg", ("-c:v", "mpeg2video", "-c:a", "mp2")),
+        ("delay.wmv", ("-c:v", "wmv2", "-c:a", "wmav2")),
+    ],
+)
+def test_sound_that_is_encoded_again_keeps_its_place_to_half_a_millisecond(
+    video: MakeVideo, delivered: Interpolated, name: str, codecs: tuple[str, ...]
+) -> None:
+    noise = "aevalsrc='random(0)*sin(2*PI*4*t)':s=48000:d=0.6"
+    source = video(name, *PICTURE, "-f", "lavfi", "-i", noise, *codecs)
+    result, plan = delivered(source, segment_frames=100)
+    assert [sound.codec for sound in plan.delivery.sounds] == ["aac"]
+
+    def samples(path: Path) -> np.ndarray:
+        placed = "aresample=48000:async=1:first_pts=0"
+        command = [ffmpeg.binary(), "-v", "error", "-copyts", "-i", path, "-map", "0:a", "-af", placed]
+        told = subprocess.run([*command, "-f", "f32le", "-"], check=True, capture_output=True)
+        return np.frombuffer(told.stdout, "f4")
+
+    before, after = samples(source), samples(result)
+    size = len(before) + len(after)
+    alike = np.fft.irfft(np.fft.rfft(before, size) * np.fft.rfft(after, size).conj(), size)
+    moved = int(alike.argmax()) / 48000  # circular, but sound only moves to the front
+    assert abs(moved - plan.begin) < 0.0005
