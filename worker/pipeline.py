@@ -9,6 +9,7 @@ short, so memory stays bounded whatever is slowest.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -34,6 +35,7 @@ from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
 from worker.media.join import join
 from worker.media.pictures import ZIP, unpacked
+from worker.media.times import Moments
 from worker.plan import JobPlan, check_losses
 from worker.schedule import Between, Copy, OutputFrame
 from worker.transfer import Finish, Pending, Stopwatch, Transfer, Uploaded
@@ -159,8 +161,8 @@ def assemble(
     progressed: Callable[[], None] = nothing,
 ) -> None:
     """Join all segments of the plan, and what else of the source is delivered, into the result at ``out_path``."""
-    shown = [plan.shown(frame.time) for frame in checked(plan.schedule, check)]
-    shown.append(plan.shown(plan.schedule.end))
+    moments = itertools.chain((frame.time for frame in checked(plan.schedule, check)), [plan.schedule.end])
+    shown = Moments(map(plan.shown, moments))
     with ExitStack() as stack:
         source = None  # pictures have nothing that could come along
         if plan.info.container != ZIP:

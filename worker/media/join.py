@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -51,7 +52,7 @@ def join(
     needed = math.lcm(*{moment.denominator for moment in checked(shown, check)})
     file = delivery.file
     clock = min(needed * math.ceil(file.coarsest_clock / needed), file.finest_clock)
-    ticks = [round(moment * clock) for moment in checked(shown, check)]
+    ticks = array("q", (round(moment * clock) for moment in checked(shown, check)))
     picture = out_path.with_name(f"{out_path.name}.picture")
     covers: list[Path] = []
     try:
@@ -93,7 +94,7 @@ def _join_pictures(
         progressed()
     if sum(map(len, orders)) != len(ticks) - 1:
         raise _incomplete(f"{sum(map(len, orders))} frames of {len(ticks) - 1} were encoded")
-    stamps = iter(_stamps(orders, ticks))
+    stamps = _stamps(orders, ticks)
     options = {name: str(value) for name, value in delivery.file.clocks(clock, clock).items()}
     with av.open(str(path), "w", format=delivery.file.picture_muxer, options=options) as joined:
         stream = None
@@ -117,7 +118,7 @@ def _join_pictures(
                     progressed()
 
 
-def _stamps(orders: Sequence[Sequence[int]], ticks: Sequence[int]) -> list[tuple[int, int, int]]:
+def _stamps(orders: Sequence[Sequence[int]], ticks: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """For each packet in the order of decoding: when it is shown, when it is decoded, and how long it is shown.
 
     ``orders`` hold the places of a segment's packets in the order of display, ``ticks`` the times of all frames in
@@ -125,30 +126,33 @@ def _stamps(orders: Sequence[Sequence[int]], ticks: Sequence[int]) -> list[tuple
     a packet to the decoding of the next one for the length of the first. So packets are decoded as far apart as their
     frames are long. Decoding begins as early as it must for no frame to be decoded after it is shown.
 
-        >>> _stamps([[0, 2, 1]], [0, 10, 20, 30])
+        >>> list(_stamps([[0, 2, 1]], [0, 10, 20, 30]))
         [(0, -10, 10), (20, 0, 10), (10, 10, 10)]
     """
-    begins = itertools.accumulate(map(len, orders), initial=0)
-    places = [begin + place for begin, order in zip(begins, orders, strict=False) for place in order]
-    lengths = [ticks[place + 1] - ticks[place] for place in places]
-    decoded = list(itertools.accumulate(lengths[:-1], initial=ticks[0]))
-    ahead = max(dts - ticks[place] for dts, place in zip(decoded, places, strict=True))
-    return [
-        (ticks[place], dts - ahead, length)
-        for place, dts, length in zip(places, decoded, lengths, strict=True)
-    ]
+
+    def from_first() -> Iterator[tuple[int, int, int]]:
+        begins = itertools.accumulate(map(len, orders), initial=0)
+        decoded = ticks[0]
+        for begin, order in zip(begins, orders, strict=False):
+            for place in order:
+                length = ticks[begin + place + 1] - ticks[begin + place]
+                yield ticks[begin + place], decoded, length
+                decoded += length
+
+    ahead = max(decoded - shown for shown, decoded, _ in from_first())
+    return ((shown, decoded - ahead, length) for shown, decoded, length in from_first())
 
 
 def _packets(part: av.container.InputContainer) -> Iterator[av.Packet[Any]]:
     return (packet for packet in part.demux(video=0) if packet.size)
 
 
-def _display_order(segment: Path) -> list[int]:
+def _display_order(segment: Path) -> Sequence[int]:
     """The place in the order of display of each packet, in the order of decoding; 0 is the segment's first frame."""
     with av.open(str(segment)) as part:
         stamps = [packet.pts or 0 for packet in _packets(part)]
     place = {pts: shown for shown, pts in enumerate(sorted(stamps))}
-    return [place[pts] for pts in stamps]
+    return array("l", (place[pts] for pts in stamps))
 
 
 def _incomplete(what: str) -> MediaError:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import re
 import subprocess
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from service.jobs.notes import Note
 from worker.channel import checked, nothing
@@ -31,6 +33,32 @@ DAMAGED = Note.of("frames-damaged", "The video is damaged: what could be decoded
 DAMAGE = re.compile(
     "error while decoding|concealing|corrupt|damaged|CRC mismatch|Invalid data found|rror at MB|slice mismatch|runcated"
 )
+
+
+class Moments(Sequence[Fraction]):
+    """Times in eight bytes each: whole numbers of one unit, which is small enough for all of them."""
+
+    def __init__(self, moments: Iterable[Fraction]) -> None:
+        self._parts = 1  # of a second, that the unit is
+        self._ticks = array("q")
+        for moment in moments:
+            if self._parts % moment.denominator:
+                finer = math.lcm(self._parts, moment.denominator)
+                self._ticks = array("q", (tick * (finer // self._parts) for tick in self._ticks))
+                self._parts = finer
+            self._ticks.append(moment.numerator * (self._parts // moment.denominator))
+
+    def __len__(self) -> int:
+        return len(self._ticks)
+
+    @overload
+    def __getitem__(self, index: int) -> Fraction: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Fraction]: ...
+    def __getitem__(self, index: int | slice) -> Fraction | list[Fraction]:
+        if isinstance(index, slice):
+            return [Fraction(tick, self._parts) for tick in self._ticks[index]]
+        return Fraction(self._ticks[index], self._parts)
 
 
 @dataclass(frozen=True)
@@ -128,7 +156,7 @@ class _Packets(NamedTuple):
     def read(cls, answer: dict[str, Any], check: Callable[[], None]) -> _Packets:
         found = answer["times"]
         unit = Fraction(found["time_base"])
-        times = [pts * unit for pts in checked(found["pts"], check)]
+        times = [pts * unit for pts in checked(list(itertools.accumulate(found["pts"])), check)]
         rest = {name: found[name] for name in cls._fields if name not in ("time_base", "times", "end")}
         return cls(time_base=unit, times=times, end=found["end"] * unit, **rest)
 
