@@ -2,13 +2,15 @@
 
 The build needs nvcc and a PyTorch with CUDA, but no GPU. With `--check` the kernels are compiled and not linked, for
 which any PyTorch is enough. The kernels are built for the architectures in TORCH_CUDA_ARCH_LIST (such as
-"8.6;9.0+PTX"). Without it they are built for the GPUs of this machine, or for all of `ARCHS` if it has none.
+"8.6;9.0+PTX"). Without it they are built for the GPUs of this machine, or, if it has none, for all of `ARCHS`, on arm64
+of `ARM_ARCHS`.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -23,6 +25,8 @@ LIBRARY = Path(__file__).parent / "_C.so"
 
 #: The architectures from Turing to Blackwell. Newer GPUs compile the PTX of the last one.
 ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX")
+#: Those beside an arm64 processor: Jetson Orin and Thor, which run only what was built for them, and servers.
+ARM_ARCHS = ("8.7", "9.0", "10.0", "11.0", "12.0+PTX")
 
 #: The oldest PyTorch whose stable ABI the library may use. The library runs on this version and on all later ones.
 STABLE_ABI = "0x020b000000000000"  # 2.11
@@ -71,14 +75,16 @@ def require_cuda_torch() -> None:
 
 
 def default_archs() -> list[str]:
-    """Return the architectures of TORCH_CUDA_ARCH_LIST, or those of the GPUs of this machine, or all."""
+    """Return the architectures of TORCH_CUDA_ARCH_LIST, or of this machine's GPUs, or all that such machines have."""
     if listed := re.findall(r"[^;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "")):
         return listed
     torch_home()
     import torch
 
     found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    return [f"{major}.{minor}" for major, minor in sorted(found)] or list(ARCHS)
+    return [f"{major}.{minor}" for major, minor in sorted(found)] or [
+        *(ARM_ARCHS if platform.machine() == "aarch64" else ARCHS)
+    ]
 
 
 def arch_flags(archs: Iterable[str]) -> list[str]:

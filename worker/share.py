@@ -1,7 +1,7 @@
 """A worker's share of the main memory that all of a service may take on a small machine (the setting DAIN_MEMORY).
 
-API, janitor, Redis and what supervises them take little, whatever the video. Of the rest a fifth is for FFmpeg's
-processes, and for what the system keeps of their files; the worker plans with four fifths.
+API, janitor, Redis and what supervises them take little, whatever the video. Of the rest an eighth is for FFmpeg's
+processes, and for what the system keeps of their files; the worker plans with seven eighths.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.settings import Settings
 
 #: Bytes of the other processes: 0.2 GiB as measured, 64 MiB for Redis, and uploads.
 OTHERS = 5 * GIB // 16
-_OF_THE_REST = 0.8
+_OF_THE_REST = 0.875
 #: Usual sizes of pictures, width and height.
 SIZES = ((640, 480), (1280, 720), (1920, 1080), (2560, 1440), (3840, 2160), (7680, 4320))
 

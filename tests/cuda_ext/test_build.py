@@ -32,7 +32,7 @@ def test_architectures_become_options_of_the_compiler() -> None:
         "-gencode=arch=compute_120,code=sm_120",
         "-gencode=arch=compute_120,code=compute_120",
     ]
-    assert build.arch_flags(build.ARCHS)
+    assert build.arch_flags(build.ARCHS) and build.arch_flags(build.ARM_ARCHS)
 
 
 @pytest.mark.parametrize("arch", ["sm_90", "Hopper", "9", "9.0+", ""])
@@ -44,6 +44,14 @@ def test_what_is_no_architecture_is_refused(arch: str) -> None:
 def test_the_environment_lists_architectures_as_for_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5;8.0 9.0+PTX")
     assert build.default_archs() == ["7.5", "8.0", "9.0+PTX"]
+
+
+def test_arm64_machines_have_architectures_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    for machine, archs in (("aarch64", build.ARM_ARCHS), ("x86_64", build.ARCHS)):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        assert build.default_archs() == list(archs)
 
 
 def test_without_a_compiler_it_says_so() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cuda_ext.build import ARCHS
+from cuda_ext.build import ARCHS, ARM_ARCHS
 from dain_core.runtime.backends.fused.layers import EIGHT_BITS
 from dain_core.runtime.engine import WARM_UP_SIZES
 from tests.cuda_ext.launches import (
@@ -69,7 +69,7 @@ def matching_launch(library: ctypes.CDLL, channels: int, width: int, limit: int)
 
 
 def test_the_limit_of_every_architecture_is_known() -> None:
-    assert SHARED_MEMORY.keys() == {arch.removesuffix("+PTX") for arch in ARCHS}
+    assert SHARED_MEMORY.keys() == {arch.removesuffix("+PTX") for arch in (*ARCHS, *ARM_ARCHS)}
 
 
 @pytest.mark.parametrize("arch", SHARED_MEMORY)

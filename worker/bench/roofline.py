@@ -55,7 +55,7 @@ DEVICES = (
     Device("Jetson AGX Orin 64GB", 42.6, 204.8),
     Device("Jetson Thor T5000", 258, 273),
     Device("Raspberry Pi 5", 0.154, 17.1, gpu=False),
-    Device("mini PC, Intel N100", 0.186, 38.4, gpu=False),
+    Device("mini PC, Intel N100", 0.218, 38.4, gpu=False),
     Device("NVIDIA H100 SXM", 989, 3350),
 )
 #: ms a new frame of 1080p on the last of them, by model (docs/benchmarks.md).
