@@ -35,6 +35,7 @@ from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings, read_settings
 from worker import share, work
 from worker.attempt import Runtime
+from worker.media import encode
 from worker.models import Models
 from worker.telemetry import Telemetry, describe
 from worker.watchdog import HUNG, Watchdog
@@ -95,6 +96,7 @@ def describe_worker(models: Models) -> WorkerRecord:
         backend=interpolator.backend,
         model=interpolator.model_name,
         models=list(models.names),
+        codecs=encode.codecs(has_gpu=interpolator.device.type == "cuda"),
         precision=interpolator.precision,
         ready=False,
         started_at=time.time(),

@@ -249,7 +249,7 @@ class JobPlan:
     @property
     def _version(self) -> int:
         """The oldest version whose readers make the same of the plan."""
-        if self.options.is_excerpt or self.options.loop:
+        if self.options.is_excerpt or self.options.loop or not self.delivery.is_plain:
             return VERSION
         if self.schedule.long_gaps:
             return THIRD

@@ -21,12 +21,16 @@ from pydantic_core import ErrorDetails
 
 from service.egress import EgressRefused, parse_url
 from service.jobs.formats import (
+    COMMON_CODECS,
+    CONTAINERS,
     AudioName,
     CodecName,
     ContainerName,
     PixelFormatName,
     PresetName,
     check_options,
+    codec_of,
+    listed,
     parse_bitrate,
 )
 from service.jobs.notes import UNPRINTABLE
@@ -258,7 +262,9 @@ class RequestedHandling(BaseModel):
 
 
 def parse_request(
-    fields: Mapping[str, object], models: Collection[str] = SHIPPED_MODELS
+    fields: Mapping[str, object],
+    models: Collection[str] = SHIPPED_MODELS,
+    codecs: Collection[str] = COMMON_CODECS,
 ) -> tuple[Options, Handling]:
     """All that form fields or a query ask for: the options of the picture, and how the service handles the job.
 
@@ -266,7 +272,7 @@ def parse_request(
     """
     handling = {name: value for name, value in fields.items() if name in RequestedHandling.model_fields}
     options = {name: value for name, value in fields.items() if name not in handling}
-    return parse_options(options, models), parse_handling(handling)
+    return parse_options(options, models, codecs), parse_handling(handling)
 
 
 def parse_handling(fields: Mapping[str, object]) -> Handling:
@@ -282,14 +288,19 @@ def parse_handling(fields: Mapping[str, object]) -> Handling:
     return Handling(**requested.model_dump())
 
 
-def parse_options(fields: Mapping[str, object], models: Collection[str] = SHIPPED_MODELS) -> Options:
+def parse_options(
+    fields: Mapping[str, object],
+    models: Collection[str] = SHIPPED_MODELS,
+    codecs: Collection[str] = COMMON_CODECS,
+) -> Options:
     """A job's options from form fields or a query, e.g. `parse_options({"target_fps": "59.94"})`.
 
     Args:
         models: the models that a job may name.
+        codecs: the codecs that every worker can encode.
 
     Raises:
-        Problem: 422 `invalid-option`; its detail names each option at fault.
+        Problem: 422 `invalid-option`, whose detail names each option at fault, or `codec-unavailable`.
     """
     try:
         requested = RequestedOptions.model_validate(fields)
@@ -299,6 +310,14 @@ def parse_options(fields: Mapping[str, object], models: Collection[str] = SHIPPE
         raise Problem(
             "invalid-option",
             f"model was {requested.model!r}, which no worker here serves now; choose one of {', '.join(models)}.",
+        )
+    codec = codec_of(requested.container, requested.codec)
+    if codec not in codecs:
+        able = [name for name in CONTAINERS[requested.container].codecs if name in codecs]
+        raise Problem(
+            "codec-unavailable",
+            f"codec was {codec!r}, which not every worker here can encode now; "
+            f"for {requested.container} choose {listed(able) or 'another container'}.",
         )
     return Options(**requested.model_dump())
 

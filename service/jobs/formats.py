@@ -103,6 +103,15 @@ CODECS = {
 }
 
 
+def is_gpu(codec: str) -> bool:
+    """Whether a codec is that of a GPU's encoder, which not every machine has."""
+    return codec.endswith("_nvenc")
+
+
+#: What every worker encodes that does not say more.
+COMMON_CODECS = tuple(name for name in CODECS if not is_gpu(name))
+
+
 @dataclass(frozen=True)
 class Container:
     """A kind of file."""

@@ -42,6 +42,9 @@ class WorkerRecord(BaseModel):
     )
     model: str = Field(description="the model that runs for jobs which name none")
     models: list[str] = Field(default_factory=list, description="every model that a job may name here")
+    codecs: list[str] | None = Field(
+        default=None, description="codecs that a result can have here. Null from a worker that does not say"
+    )
     precision: str
     ready: bool = Field(description="the model is loaded and a warm-up inference ran")
     vram_used_bytes: int = 0

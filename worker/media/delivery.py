@@ -192,6 +192,13 @@ class Delivery(Stored):
         return formats.CONTAINERS[self.container]
 
     @property
+    def is_plain(self) -> bool:
+        """Whether readers that know no other deliveries than H.264 in MP4 make the same of it."""
+        new = (self.coded_format, self.max_bitrate, self.extras, self.mastering, self.light, self.stereo)
+        stretched = any(sound.speed for sound in self.sounds)
+        return (self.container, self.codec) == ("mp4", "h264") and not any(new) and not stretched
+
+    @property
     def encoding(self) -> Encoding:
         """How its segments are encoded. Segments of one delivery can be joined."""
         return ENCODINGS.get(self.codec, LOSSLESS)

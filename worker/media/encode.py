@@ -12,7 +12,9 @@ from typing import Any, Self
 import numpy as np
 
 from dain_core.runtime.pixels import PixelFormat
+from service.jobs.formats import CODECS, is_gpu
 from worker.media import ffmpeg
+from worker.media.codecs import ENCODINGS
 from worker.media.decode import Plane
 from worker.media.delivery import Delivery
 from worker.media.errors import MachineError, MediaError
@@ -95,6 +97,16 @@ class Encoder:
             self._process.close()
         else:
             self.close()
+
+
+def codecs(has_gpu: bool) -> list[str]:
+    """The codecs of pictures that results can have on this machine. What a GPU is to encode is tried."""
+    there = ffmpeg.encoders()
+    found = (name for name, encoding in ENCODINGS.items() if encoding.encoder in there)
+    usable = [
+        name for name in found if not is_gpu(name) or (has_gpu and ffmpeg.encodes(ENCODINGS[name].encoder))
+    ]
+    return usable + [name for name in CODECS if name not in ENCODINGS]
 
 
 def check(delivery: Delivery) -> None:

@@ -65,6 +65,21 @@ def has_filter(name: str) -> bool:
     return f"Filter {name}" in told.stdout
 
 
+def encodes(encoder: str) -> bool:
+    """Whether this ffmpeg has an encoder of pictures, and the machine lets it encode one."""
+    picture = ["-f", "lavfi", "-i", "color=size=320x240:duration=0.04"]
+    command = [binary(), "-v", "quiet", "-nostdin", *picture, "-c:v", encoder, "-f", "null", "-"]
+    return not subprocess.run(command, capture_output=True, check=False).returncode
+
+
+def encoders() -> set[str]:
+    """The encoders that this ffmpeg has, whether the machine can run them or not."""
+    told = subprocess.run(
+        [binary(), "-hide_banner", "-encoders"], capture_output=True, text=True, check=False
+    )
+    return {words[1] for line in told.stdout.splitlines() if len(words := line.split()) > 1}
+
+
 def source(path: Path, **options: Any) -> Any:
     """An input of ffmpeg-python: a stranger's file, its timestamps and its pictures as they are stored."""
     return ffmpeg.input(

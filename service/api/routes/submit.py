@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from service.api.probe import probe
 from service.api.problems import documented
 from service.api.service import Service
 from service.api.views import POLL_SECONDS, JobView
+from service.jobs.formats import CODECS, COMMON_CODECS
 from service.jobs.incoming import incoming_key, join
 from service.jobs.keys import Quota
 from service.jobs.names import PLAN
@@ -29,6 +31,7 @@ from service.jobs.options import SHIPPED_MODELS, Handling
 from service.jobs.problems import Problem, figure
 from service.jobs.records import Job, State
 from service.jobs.work import Work
+from service.jobs.workers import WorkerRecord
 from service.settings import Settings
 from service.store import StoreDamaged, StoreMissing
 from service.store.hashes import hash_file
@@ -48,6 +51,7 @@ REFUSALS = (
     "unsupported-media-type",
     "unsupported-format",
     "invalid-option",
+    "codec-unavailable",
     "webhook-refused",
     "source-refused",
     "source-unreachable",
@@ -138,8 +142,8 @@ async def receive(
 
     Raises Problem as `uploads.receive` and `collect` do.
     """
-    models = await run_in_threadpool(models_served, service)
-    parse = partial(parse_request, models=models)
+    workers = await run_in_threadpool(service.workers.all)
+    parse = partial(parse_request, models=models_served(workers), codecs=codecs_served(workers))
     if NAMED in request.query_params:
         return await collect(request, service, caller, parse, files)
     folder = await files.enter_async_context(contextmanager_in_threadpool(service.store.scratch()))
@@ -261,9 +265,18 @@ def check_work(
     return work
 
 
-def models_served(service: Service) -> list[str]:
+def models_served(workers: Sequence[WorkerRecord]) -> list[str]:
     """The models that a job may name: those that come with the project, and what else the living workers have."""
-    return sorted({*SHIPPED_MODELS}.union(*(worker.models for worker in service.workers.all())))
+    return sorted({*SHIPPED_MODELS}.union(*(worker.models for worker in workers)))
+
+
+def codecs_served(workers: Sequence[WorkerRecord]) -> list[str]:
+    """The codecs that a result may have: those of every living worker, since any may make a part of it.
+
+    A worker of an earlier release says nothing of them, and has one.
+    """
+    told = [worker.codecs or ["h264"] for worker in workers if worker.error is None]
+    return [codec for codec in CODECS if all(codec in codecs for codecs in told or [list(COMMON_CODECS)])]
 
 
 def check_space(service: Service, length: int) -> None:

@@ -324,6 +324,39 @@ def test_a_model_of_ones_own_is_taken_where_a_worker_serves_it(
     assert "model was '../film', which is not accepted" in problem["detail"]
 
 
+def test_a_codec_is_taken_where_every_worker_has_it(
+    http: httpx.Client, clip: Path, redis: Redis, settings: Settings
+) -> None:
+    def ask(options: str) -> httpx.Response:
+        return http.post(f"/jobs?{options}", files={"file": ("clip.mp4", clip.read_bytes())})
+
+    workers = Workers(redis, ttl_seconds=settings.worker_ttl_seconds)
+    record = WorkerRecord(
+        name="ann",
+        host="here",
+        pid=1,
+        device="cpu",
+        device_name="cpu",
+        backend="cpu",
+        model="dain-lite",
+        codecs=["h264", "h264_nvenc", "hevc"],
+        precision="fp32",
+        ready=True,
+        started_at=0.0,
+    )
+    problem = assert_problem(ask("codec=h264_nvenc"), 422, "codec-unavailable")
+    assert "for mp4 choose h264, hevc, av1 or vp9." in problem["detail"]
+    workers.heartbeat(record)
+    assert ask("codec=h264_nvenc").status_code == 202
+    workers.heartbeat(record.model_copy(update={"name": "bob", "codecs": ["h264", "hevc"]}))
+    problem = assert_problem(ask("codec=h264_nvenc"), 422, "codec-unavailable")
+    assert "codec was 'h264_nvenc', which not every worker here can encode now" in problem["detail"]
+    assert "for mp4 choose h264 or hevc." in problem["detail"]
+    assert_problem(ask("container=webm"), 422, "codec-unavailable")
+    workers.heartbeat(record.model_copy(update={"name": "cid", "codecs": None}))  # of an earlier release
+    assert_problem(ask("codec=hevc"), 422, "codec-unavailable")
+
+
 def test_an_option_given_twice_with_one_value(http: httpx.Client, clip: Path) -> None:
     file = {"file": ("clip.mp4", clip.read_bytes())}
     response = http.post("/jobs?model=dain&factor=3", files=file, data={"model": "dain", "quality": "20"})

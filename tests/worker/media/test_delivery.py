@@ -21,6 +21,7 @@ from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
 from worker.media.facts import AudioInfo, SubtitleInfo, VideoInfo
 from worker.media.sandbox import probe
+from worker.plan import VERSION, JobPlan
 
 RATE = Fraction(50)
 
@@ -180,6 +181,15 @@ def test_pixels_are_those_asked_for_and_notes_say_what_changes(
     assert [note.code for note in plan.notes] == codes
     with av.open(str(result)) as file:
         assert next(file.decode(video=0)).format.name == made
+
+
+def test_a_plan_is_refused_by_releases_that_would_make_something_else(clip: Path) -> None:
+    def version(**options: object) -> int:
+        plan = JobPlan.make(clip, probe(clip), parse_options(options), segment_frames=96)
+        return int(json.loads(plan.to_json())["version"])
+
+    assert version() == 1
+    assert {version(container="mkv"), version(pixel_format="yuv444p"), version(max_bitrate="1M")} == {VERSION}
 
 
 def test_an_odd_size_is_made_even_without_a_black_line(video: MakeVideo, delivered: Interpolated) -> None:
