@@ -8,6 +8,7 @@
     ├── EvaluationError        dain_core.evaluation.pictures   `dain eval` cannot use a file, an option or a method
     ├── ExportError            dain_core.export.errors         a network cannot be exported, or an export not used
     ├── FrameTooLargeError     dain_core.runtime.memory        a frame needs more memory than may be used; a ValueError
+    ├── ProfileError           dain_core.runtime.profile       a profile of `dain tune` does not fit here; a ValueError
     ├── TrainingDataError      dain_core.training.batch        training data cannot be read, or do not fit the run
     ├── TrainingError          dain_core.training.errors       a training run cannot start or continue
     │   ├── CheckpointError    dain_core.training.checkpoints  a file of a run cannot be written, read or used

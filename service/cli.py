@@ -33,6 +33,9 @@ COMMANDS = {
     "keys": Entry("service.key_commands", "keys", "service", "Make, list, revoke and rotate API keys."),
     "submit": Entry("service.commands", "submit", "", "Send a video to a service, and fetch the result."),
     "train": Entry("dain_core.training.cli", "train", "train", "Train weights of your own."),
+    "tune": Entry(
+        "dain_core.compression.tune", "tune", "worker", "Choose the precision of each block on this device."
+    ),
     "up": Entry("service.up", "up", "embedded", "Run the whole service here."),
     "weights": Entry("dain_core.weights.cli", "weights", "worker", "List, check and fetch weights."),
     "workers": Entry("service.commands", "workers", "", "List the workers of a service."),

@@ -246,6 +246,11 @@ class Settings(BaseSettings):
         "`fp8` wants an H100 or H200, `int8` a CPU with VNNI or AMX, and both a calibrated model (`dain compress "
         "quantise`).",
     )
+    profile: Path | None = Field(
+        default=None,
+        description="File that `dain tune` wrote on a device of this class: the model that it is of runs each block in "
+        "the precision that was chosen there, others as `DAIN_PRECISION` says.",
+    )
     backend: str = Field(
         default="auto",
         pattern=r"^(auto|torch|onnxruntime(:\w+)?)$",

@@ -28,6 +28,7 @@ from dain_core.errors import DainCoreError
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.devices import is_unified, named_device, usable_devices
 from dain_core.runtime.engine import Interpolator
+from dain_core.runtime.profile import read_profile
 from dain_core.weights.registry import registry
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue, WarmWorker
@@ -75,6 +76,7 @@ def load(settings: Settings) -> Models:
         memory=Budget(limit),  # one, for all models and their float32 twins
         backend=settings.backend,
         exports=settings.exports,
+        profile=read_profile(settings.profile) if settings.profile else None,
     )
     exported_only = settings.backend.startswith("onnxruntime")
     names = [name for name in entries if not exported_only or (settings.exports / name).is_dir()]

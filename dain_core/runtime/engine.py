@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from cuda_ext import backend as operators
+from dain_core.network.networks import build
 from dain_core.runtime.backends import PRECISIONS, Source, backend_for, int8
 from dain_core.runtime.backends.stages import BackendError
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.devices import current, fastest_on_cpu, named_device
 from dain_core.runtime.interrupt import Interruptible
 from dain_core.runtime.memory import FrameTooLargeError
+from dain_core.runtime.profile import Profile
 from dain_core.runtime.still import covering, filled, stillness
 from dain_core.weights.files import config_for
 from dain_core.weights.registry import Entry, UnknownModelError, registry
@@ -151,6 +153,8 @@ class Interpolator:
         backend: str = "auto",
         exports: Path | None = None,
         eight_bits: Collection[str] | None = None,
+        blocks: Mapping[str, str] | None = None,
+        profile: Profile | None = None,
     ) -> Interpolator:
         """Load a model.
 
@@ -169,9 +173,13 @@ class Interpolator:
             exports: the folder of exported models, NAME/ of each.
             eight_bits: the blocks that "fp8" or "int8" computes in eight bits, such as "rectify"; None is those that
                 it costs next to nothing.
+            blocks: the precision of each block by name, in place of `precision` and `eight_bits`. On a GPU they may
+                differ by eight bits only.
+            profile: what `dain tune` wrote; the model that it is of has its `blocks`.
 
         Raises:
             CalibrationError: "fp8" or "int8" of a model that was not calibrated.
+            ProfileError: the profile is of another class of device, of other weights, or of another version.
             ValueError: no such model, device or precision, or a GPU that the operators are not built for.
             WeightsError: the weights cannot be read or do not fit.
         """
@@ -184,6 +192,14 @@ class Interpolator:
         place = named_device(device)
         if model == "auto":
             model = "dain-lite" if place.type == "cpu" else "dain"
+        entry = _entry(model, weights, models or registry())
+        if profile is not None and runtime == "torch":
+            profile.check_device(place)
+            if profile.model == entry.name:
+                profile.check_weights(entry)
+                blocks = profile.blocks
+        if blocks is not None:
+            precision, eight_bits = _by_block(entry, blocks, place)
         if precision == "auto":
             precision = "fp16" if place.type == "cuda" else fastest_on_cpu()
         if precision not in PRECISIONS:
@@ -191,9 +207,8 @@ class Interpolator:
         if runtime == "torch":
             _check_eight_bits(precision, place)
         budget = memory if isinstance(memory, Budget) else Budget(memory)
-        source = Source(
-            _entry(model, weights, models or registry()), exports or Path("exports"), provider, eight_bits
-        )
+        own = blocks if place.type == "cpu" else None
+        source = Source(entry, exports or Path("exports"), provider, eight_bits, own)
         return cls(source, place, precision, budget, runtime)
 
     @property
@@ -310,7 +325,7 @@ class Interpolator:
     @cached_property
     def _exact(self) -> Interpolator:
         """The same network in float32."""
-        return Interpolator(self._source, self.device, "fp32", self._budget)
+        return Interpolator(replace(self._source, blocks=None), self.device, "fp32", self._budget)
 
     def _recompute(self, first: Frame, second: Frame, time: float) -> Tensor:
         """The frame in float32. Threads that ask for results wait for each other here."""
@@ -324,6 +339,37 @@ class Interpolator:
             with self._budget.turn(exact._stages):
                 pair = exact.pair(*(exact.frame(frame.image, frame.mask) for frame in (first, second)))
                 return exact.between(pair, time)
+
+
+def _by_block(entry: Entry, blocks: Mapping[str, str], device: torch.device) -> tuple[str, list[str] | None]:
+    """The precision that the precisions of blocks amount to, and the blocks that it computes in eight bits.
+
+    Raises:
+        BackendError: a block has no precision, is unknown, or cannot have its precision on the device.
+    """
+    with torch.device("meta"):
+        names = {name for name, _ in build(entry.config).named_children()}
+    if names != blocks.keys():
+        odd = min(names ^ blocks.keys())
+        raise BackendError(
+            f"the block {odd!r} "
+            + ("has no precision" if odd in names else f"is none of {entry.name}")
+            + f": its blocks are {', '.join(sorted(names))}"
+        )
+    floats, eight = ({"fp32", "bf16"}, "int8") if device.type == "cpu" else ({"fp16", "bf16", "fp32"}, "fp8")
+    if unknown := set(blocks.values()) - floats - {eight}:
+        raise BackendError(
+            f"{device} has no precision {min(unknown)!r} for a block: choose {eight} or of {', '.join(sorted(floats))}"
+        )
+    chosen = [name for name, precision in blocks.items() if precision == eight]
+    wide = set(blocks.values()) - {eight}
+    if device.type == "cpu":
+        return (eight, chosen) if chosen else ("bf16" if "bf16" in wide else "fp32", None)
+    if len(wide) > 1 or (chosen and wide - {"fp16"}):
+        raise BackendError(
+            f"{device} computes all blocks that are not in {eight} in one precision, beside it in fp16"
+        )
+    return (eight, chosen) if chosen else (min(wide), None)
 
 
 def _check_eight_bits(precision: str, device: torch.device) -> None:

@@ -6,7 +6,7 @@ A new way (another runtime, say) is one more row of `BACKENDS` and a class with 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from dain_core.runtime.backends import int8
 from dain_core.runtime.backends.cpu import CpuStages
 from dain_core.runtime.backends.fused.network import FusedDAIN
 from dain_core.runtime.backends.fused.stages import FusedStages
+from dain_core.runtime.backends.mixed import convert_blocks
 from dain_core.runtime.backends.plain import PlainStages
 from dain_core.runtime.backends.refined import RefinedStages
 from dain_core.runtime.backends.stages import BackendError, Stages
@@ -60,12 +61,14 @@ class Source:
         provider: see `OnnxStages`.
         eight_bits: the blocks that the precisions "fp8" and "int8" compute in eight bits, all others being as in
             the next wider precision of the device; None is `EIGHT_BIT_BLOCKS`.
+        blocks: on a CPU, the precision of each block by name, if they differ.
     """
 
     entry: Entry
     exports: Path = Path("exports")
     provider: str = ""
     eight_bits: Collection[str] | None = None
+    blocks: Mapping[str, str] | None = None
 
     @property
     def config(self) -> Config:
@@ -158,12 +161,23 @@ def _refined(source: Source, device: torch.device, precision: str, budget: Budge
 
 def _cpu(source: Source, device: torch.device, precision: str, budget: Budget) -> Stages:
     keep_freed_memory()
+    if source.blocks is not None:
+        return CpuStages(_mixed(source, source.blocks), budget)
     if precision == "int8":
         network, blocks = source.quantised(precision)
         network.prepare(PRECISIONS[fastest_on_cpu()])
         int8.quantise(network, blocks)
         return CpuStages(network, budget)
     return CpuStages(source.network().prepare(PRECISIONS[precision]), budget)
+
+
+def _mixed(source: Source, precisions: Mapping[str, str]) -> Network:
+    """The network with a precision for each of its blocks, on a CPU."""
+    network, blocks = source.quantised("int8") if source.eight_bits else (source.network(), ())
+    network.prepare(torch.float32)
+    convert_blocks(network, {name: PRECISIONS[each] for name, each in precisions.items() if each != "int8"})
+    int8.quantise(network, blocks)
+    return network
 
 
 def _plain(source: Source, device: torch.device, precision: str, budget: Budget) -> Stages:
