@@ -21,6 +21,7 @@ from dain_core.runtime.backends import PRECISIONS as ENGINE_PRECISIONS
 from dain_core.runtime.devices import DeviceError, named_device
 from dain_core.runtime.memory import is_out_of_memory
 from dain_core.weights.files import SHIPPED
+from worker.bench.claims import claims
 from worker.bench.cuts import cuts
 from worker.bench.job import job
 from worker.bench.load import load
@@ -138,6 +139,7 @@ def table(title: str, rows: Sequence[Row]) -> Table:
     return made
 
 
+bench.add_command(claims)
 bench.add_command(cuts)
 bench.add_command(job)
 bench.add_command(load)

@@ -1,0 +1,289 @@
+"""`dain bench claims`: what was promised of the service's speed, size and fidelity, beside what this machine shows.
+
+Ratios are of one run on one device. What a machine cannot show is said in its row, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dain_core.network.networks import build, config_named
+from dain_core.outputs import OutputFile, writing
+from dain_core.runtime.devices import DeviceError, named_device
+from dain_core.runtime.memory import is_out_of_memory
+from dain_core.training import bench as training
+from dain_core.weights.files import SHIPPED, shipped_path
+from worker.bench.measure import (
+    EAGER,
+    Baseline,
+    Picture,
+    Row,
+    Size,
+    between,
+    load,
+    measure,
+    panned,
+    steady,
+    timed,
+)
+from worker.telemetry import describe
+
+#: What the authors' code takes for a frame in fp32 on an NVIDIA H100 80GB HBM3, as docs/benchmarks.md says.
+ORIGINAL_MS = {"480p": 172.9, "720p": 455.7, "1080p": 999.7}
+TRAINED = "4:256x256"  # batch and crop
+FRAMES = 20
+
+
+class NotMeasured(Exception):
+    """Why a claim cannot be measured here."""
+
+
+class Claim(NamedTuple):
+    """A promise, how it is measured, and the command that measures the same by itself."""
+
+    what: str
+    theirs: str
+    measure: Callable[[Bench], str]
+    repeat: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row of the table. `ours` is None where it was not measured, for the reason `why`."""
+
+    what: str
+    theirs: str
+    ours: str | None
+    why: str | None
+    repeat: str
+
+    @property
+    def said(self) -> str:
+        return self.ours or f"not measured: {self.why}"
+
+
+class Bench:
+    """The measurements that claims share, each of which is done once, when it is first asked for."""
+
+    def __init__(self, model: str, size: Picture, device: torch.device) -> None:
+        self.model, self.size, self.device = model, size, device
+        self.on_gpu = device.type == "cuda"
+        self.half = "fp16" if self.on_gpu else "bf16"
+        self.eight = "fp8" if self.on_gpu else "int8"
+        self._rows: dict[str, tuple[Row, torch.Tensor]] = {}
+
+    def row(self, precision: str) -> Row:
+        """How the model runs in a precision; speed-up and dB are against the plain network in fp32."""
+        if precision not in self._rows:
+            baseline = None
+            if precision != EAGER:
+                plain = self.row(EAGER)
+                baseline = Baseline(plain.ms, self._rows[EAGER][1])
+            if self.on_gpu:
+                torch.cuda.empty_cache()
+            try:
+                self._rows[precision] = measure(
+                    self.model, self.size, precision, self.device, FRAMES if self.on_gpu else 2, baseline
+                )
+            except ValueError as error:  # this device has no such precision
+                raise NotMeasured(str(error)) from error
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise NotMeasured(f"{self.model} in {precision} does not fit at {self.size[0]}") from error
+        return self._rows[precision][0]
+
+    @cached_property
+    def fastest(self) -> Row:
+        """The fastest precision of those within 0.3 dB of any clip's quality, which all are."""
+        rows = []
+        for precision in (self.half, self.eight, "fp32"):
+            try:
+                rows.append(self.row(precision))
+            except NotMeasured:
+                continue
+        return min(rows, key=lambda row: row.ms)
+
+    def processor_share(self, precision: str) -> float:
+        """Seconds of processor time of this process for each new frame in a steady stream."""
+        _, height, width = self.size
+        engine, pictures = load(self.model, precision, self.device), panned(height, width, self.device)
+        for _ in range(2):
+            between(engine, pictures)
+        frames = FRAMES if self.on_gpu else 2
+        began = time.process_time()
+        steady(engine, pictures, frames)
+        return (time.process_time() - began) / frames
+
+    def latency(self, precision: str) -> float:
+        """Median milliseconds from two frames to the one between them, with nothing known of either."""
+        _, height, width = self.size
+        engine, pictures = load(self.model, precision, self.device), panned(height, width, self.device)
+        between(engine, pictures)
+        return statistics.median(timed(self.device, lambda: between(engine, pictures), 5))
+
+
+def _loss(bench: Bench) -> str:
+    return f"{bench.row(bench.half).psnr_db:.1f} dB from fp32 in {bench.half}: {_quality_lost(bench.half, bench)}"
+
+
+def _quality_lost(precision: str, bench: Bench) -> str:
+    """The most that a frame so near to fp32 can lose, for a picture that fp32 makes at 35 dB."""
+    near = bench.row(precision).psnr_db
+    assert near is not None
+    lost = 20 * torch.log10(torch.tensor(1 + 10 ** ((35 - near) / 20)))
+    return f"at most {float(lost):.2f} dB of a picture at 35 dB"
+
+
+def _speed(precision: Callable[[Bench], str]) -> Callable[[Bench], str]:
+    def times(bench: Bench) -> str:
+        row = bench.row(precision(bench))
+        return f"{row.speedup:.1f} times in {row.precision}, {row.psnr_db:.1f} dB from fp32"
+
+    return times
+
+
+def _original(bench: Bench) -> str:
+    if not bench.on_gpu:
+        raise NotMeasured("the operators of the original need a GPU")
+    name = bench.size[0]
+    if bench.model != "dain" or name not in ORIGINAL_MS:
+        raise NotMeasured(f"the original was timed at {', '.join(ORIGINAL_MS)}, as dain")
+    row = bench.fastest
+    return (
+        f"{ORIGINAL_MS[name] / row.ms:.1f} times in {row.precision}, {row.psnr_db:.1f} dB from fp32: "
+        f"{_quality_lost(row.precision, bench)}; the original on an H100 took {ORIGINAL_MS[name]:.0f} ms"
+    )
+
+
+def _memory(bench: Bench) -> str:
+    if not bench.on_gpu:
+        raise NotMeasured("there is no GPU here")
+    plain, half = bench.row(EAGER).vram_allocated_gib, bench.row(bench.half).vram_allocated_gib
+    return f"{half / plain - 1:+.1%} ({plain:.2f} to {half:.2f} GiB in {bench.half})"
+
+
+def _processor(bench: Bench) -> str:
+    precision = bench.fastest.precision
+    plain, ours = bench.processor_share(EAGER), bench.processor_share(precision)
+    return f"{ours / plain - 1:+.1%} ({1000 * plain:.1f} to {1000 * ours:.1f} ms of processor a frame, {precision})"
+
+
+def _latency(bench: Bench) -> str:
+    precision = bench.fastest.precision
+    plain, ours = bench.latency(EAGER), bench.latency(precision)
+    return f"{plain:.1f} to {ours:.1f} ms, {plain / ours:.1f} times less, in {precision}"
+
+
+def _file(bench: Bench) -> str:
+    with torch.device("meta"):
+        network = build(config_named(bench.model))
+    plain, file = (
+        4 * sum(each.numel() for each in network.parameters()),
+        shipped_path(bench.model).stat().st_size,
+    )
+    return f"{file / plain:.2f} of fp32 ({plain / 1e6:.1f} to {file / 1e6:.1f} MB)"
+
+
+def _training(bench: Bench) -> str:
+    if not bench.on_gpu:
+        raise NotMeasured("the memory of training is counted on a GPU")
+    parts = ("flow", "kernels", "context", "rectify")
+    plain, half = (
+        training.measure(training.configure(f"{precision}:{TRAINED}", parts), 1.0, 0)["peak_gib"]
+        for precision in ("fp32", "bf16")
+    )
+    return f"{half / plain:.2f} of fp32 ({plain:.2f} to {half:.2f} GiB in bf16, batch and crop {TRAINED})"
+
+
+CLAIMS = (
+    Claim(
+        "loss of half precision", "at most 0.5 dB", _loss, "dain bench --precision eager --precision {half}"
+    ),
+    Claim(
+        "speed of half precision",
+        "2 to 3 times",
+        _speed(lambda bench: bench.half),
+        "dain bench --precision eager --precision {half}",
+    ),
+    Claim(
+        "speed of eight bits, calibrated",
+        "3 to 4 times",
+        _speed(lambda bench: bench.eight),
+        "dain bench --precision eager --precision {eight}",
+    ),
+    Claim(
+        "speed over the original", "30 times within 0.3 dB", _original, "dain bench --size 1080p --model dain"
+    ),
+    Claim("GPU memory", "-31.6%", _memory, "dain bench --precision eager --precision {half}"),
+    Claim("load of the processor", "-47.1%", _processor, "dain bench claims"),
+    Claim("latency of a frame", "420 to 19 ms, 22 times less", _latency, "dain bench claims"),
+    Claim("file of the model", "half", _file, "dain weights list"),
+    Claim(
+        "memory of training",
+        "half",
+        _training,
+        f"python -m dain_core.training.bench speed fp32:{TRAINED} bf16:{TRAINED}",
+    ),
+)
+
+
+def outcomes(bench: Bench) -> Iterator[Outcome]:
+    """Measure one claim after another."""
+    for claim in CLAIMS:
+        ours, why = None, None
+        try:
+            ours = claim.measure(bench)
+        except NotMeasured as error:
+            why = str(error)
+        repeat = claim.repeat.format(half=bench.half, eight=bench.eight)
+        yield Outcome(claim.what, claim.theirs, ours, why, repeat)
+
+
+@click.command()
+@click.option(
+    "--model", type=click.Choice(list(SHIPPED)), help="[default: dain on a GPU, dain-lite on a CPU]"
+)
+@click.option("--size", type=Size(), help="[default: 1080p on a GPU, 320x192 on a CPU; or WIDTHxHEIGHT]")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--json", "json_path", type=OutputFile(), help="Write the table here too.")
+def claims(model: str | None, size: Picture | None, device: str, json_path: Path | None) -> None:
+    """Set what was promised beside what this machine shows: speed, loss, memory, sizes."""
+    try:
+        place = named_device(device)
+    except DeviceError as error:
+        raise click.ClickException(str(error)) from error
+    on_gpu = place.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(place)
+    chosen: Picture = size or (("1080p", 1080, 1920) if on_gpu else ("320x192", 192, 320))
+    bench = Bench(model or ("dain" if on_gpu else "dain-lite"), chosen, place)
+    found = []
+    for outcome in outcomes(bench):
+        found.append(outcome)
+        click.echo(
+            f"{len(found)}/{len(CLAIMS)} {outcome.what}: {outcome.ours or f'not measured: {outcome.why}'}",
+            err=True,
+        )
+    title = f"{bench.model} at {chosen[0]} on {describe(str(place))}, PyTorch {torch.__version__}"
+    table = Table("claim", "theirs", "ours", "again by", title=title)
+    for outcome in found:
+        table.add_row(outcome.what, outcome.theirs, outcome.said, outcome.repeat)
+    Console(width=160).print(table)
+    if json_path:
+        with writing(json_path):
+            json_path.write_text(
+                json.dumps({"on": title, "claims": [asdict(each) for each in found]}, indent=2)
+            )
