@@ -53,6 +53,7 @@ class Interpolator(Protocol):
     def device(self) -> torch.device: ...
     def frame(self, rgb: Tensor, mask: Tensor | None = None) -> Any: ...
     def pair(self, first: Any, second: Any) -> Any: ...
+    def moved(self, pair: Any, first: Tensor, second: Tensor, time: float) -> Tensor: ...
     def submit(self, pair: Any, time: float) -> Pending: ...
 
 
@@ -126,17 +127,17 @@ def render_segment(
         decoder = Decoder(source_path, info, first, last, plan.timeline, progressed=progressed)
         stack.enter_context(decoder)
         colors = ColorSpec(info.color_matrix, info.full_range)
+        pixels = PixelFormat.named(plan.delivery.pixel_format)
         frames: Source = decoder
-        if info.alpha:
-            pixels = PixelFormat.named(info.decoded_format)
-            frames = OnBackground(decoder, pixels, colors, options.background)
+        if info.alpha and not pixels.alpha:
+            frames = OnBackground(decoder, PixelFormat.named(info.decoded_format), colors, options.background)
         encoder = stack.enter_context(Encoder(out_path, plan.delivery))
         stats = interpolate(
             frames,
             schedule[segment.first_output : segment.stop_output],
             interpolator,
             encoder,
-            PixelFormat.named(plan.delivery.pixel_format),
+            pixels,
             colors,
             scene_threshold=options.scene_threshold,
             keeps_grain=options.grain == "keep",
@@ -282,6 +283,7 @@ class Made:
     stopwatch: Stopwatch
     sources: Sequence[Uploaded]  # that the device may not have looked at yet
     finish: Finish | None = None
+    alpha: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -290,6 +292,7 @@ class Known:
 
     frame: Any  # to the interpolator
     grain: Tensor | None  # where new frames are to have it
+    alpha: Tensor | None  # where the frame has it
 
 
 def _decode(
@@ -327,7 +330,7 @@ def _encode(
             if isinstance(item, Made):
                 stats.seconds_inference += item.stopwatch.seconds()
                 recomputed = interpolator.recomputed
-                planes = transfer.download(item.pending, item.finish)
+                planes = transfer.download(item.pending, item.finish, item.alpha)
                 stats.recomputed_frames += interpolator.recomputed - recomputed
                 progressed()
             else:
@@ -412,10 +415,11 @@ class _Maker:
         if self._transition is not Transition.MOTION:
             return _shown(self._transition, first.frame, second.frame, action.t)
         self._stats.new_frames += 1
-        finish = self._finish(action)  # before the frame, with which it is waited for
+        # Before the frame, with which they are waited for.
+        finish, alpha = self._finish(action), self._alpha(action)
         pending = self._interpolator.submit(self._pair, float(action.t))
         stopwatch.stop()
-        return Made(pending, stopwatch, (first.uploaded, second.uploaded), finish)
+        return Made(pending, stopwatch, (first.uploaded, second.uploaded), finish, alpha)
 
     def _finish(self, action: Between) -> Finish | None:
         """What gives the new frame the grain of those around it."""
@@ -424,6 +428,13 @@ class _Maker:
             return None
         wanted, depth = one.lerp(two, float(action.t)), self._transfer.depth
         return lambda planes: grain.add(planes, wanted, depth, action.first, action.t)
+
+    def _alpha(self, action: Between) -> Tensor | None:
+        """How opaque the new frame is."""
+        one, two = (self._known[action.first + place].alpha for place in (0, 1))
+        if one is None or two is None:
+            return None
+        return self._interpolator.moved(self._pair, one, two, float(action.t))
 
     def finish(self) -> None:
         """Note the numbers that are known only at the end."""
@@ -452,8 +463,8 @@ class _Maker:
 
     def _look(self, uploaded: Uploaded) -> Known:
         frame = self._interpolator.frame(self._transfer.rgb(uploaded), self._still)
-        measured = grain.measure(uploaded.planes, self._transfer.depth) if self._keeps_grain else None
-        return Known(frame, measured)
+        measured = grain.measure(uploaded.planes[:3], self._transfer.depth) if self._keeps_grain else None
+        return Known(frame, measured, self._transfer.alpha(uploaded))
 
 
 def _shown(change: Transition, first: Frame, second: Frame, t: Fraction) -> Frame:

@@ -19,6 +19,7 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
+from dain_core.runtime.pixels import PixelFormat
 from service.jobs.notes import Note, refusal
 from service.jobs.options import Options
 from worker.channel import checked, nothing
@@ -159,7 +160,8 @@ class JobPlan:
     def notes(self) -> list[Note]:
         """What of the source does not come through as it was."""
         restarts = [self.restarts.note] if self.restarts else []
-        alpha = [ON_BACKGROUND] if self.info.transparent else []
+        shown = PixelFormat.named(self.delivery.pixel_format)
+        alpha = [ON_BACKGROUND] if self.info.transparent and not shown.alpha else []
         return [
             *self.info.notes,
             *self.timeline.notes,

@@ -22,6 +22,7 @@ from dain_core.runtime.devices import current, is_unified
 from dain_core.runtime.pixels import PixelFormat
 from worker.media.decode import Plane
 
+FAINTEST = 1 / 1023  # alpha of a pixel of which anything is seen
 Finish = Callable[[list[Tensor]], list[Tensor]]
 
 
@@ -78,17 +79,34 @@ class Transfer:
         """The frame for the network, once it has arrived: the device waits for that, the caller does not."""
         if uploaded.arrived:
             torch.cuda.current_stream(self._device).wait_event(uploaded.arrived)
-        return to_rgb(uploaded.planes, self._pixels, self._colors)
+        rgb = to_rgb(uploaded.planes[:3], self._pixels.opaque, self._colors)
+        alpha = self.alpha(uploaded)
+        return (
+            rgb if alpha is None else rgb * alpha
+        )  # what lies under a transparent pixel must not reach its neighbours
 
-    def download(self, pending: Pending, finish: Finish | None = None) -> tuple[Plane, ...]:
+    def alpha(self, uploaded: Uploaded) -> Tensor | None:
+        """How opaque each pixel of a frame that `rgb` was asked for is, (1, 1, H, W); None without alpha."""
+        if not self._pixels.alpha:
+            return None
+        return uploaded.planes[3][None, None].float() / (2**self.depth - 1)
+
+    def download(
+        self, pending: Pending, finish: Finish | None = None, alpha: Tensor | None = None
+    ) -> tuple[Plane, ...]:
         """The planes of a new frame, once it is made; the device goes on with what it was given after it.
 
-        `finish` makes of them, on the device, what is shown.
+        `finish` makes of them, on the device, what is shown. `alpha` is how opaque each pixel of the frame is.
         """
         # On the stream of its own the result overtakes that later work.
         with torch.cuda.stream(self._out):
-            planes = to_yuv(pending.result(), self._pixels, self._colors)
+            rgb = pending.result()
+            if alpha is not None:
+                rgb = torch.where(alpha > 0, rgb / alpha.clamp(min=FAINTEST), 0).clamp(0, 1)
+            planes = to_yuv(rgb, self._pixels.opaque, self._colors)
             planes = finish(planes) if finish else planes
+            if alpha is not None:
+                planes.append((alpha[0, 0] * (2**self.depth - 1) + 0.5).to(planes[0].dtype))
             if self._pins:
                 planes = [plane.to("cpu", non_blocking=True) for plane in planes]  # into pinned memory
             if self._out is not None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cuda_ext import backend as operators
+from cuda_ext import flow_projection
 from dain_core.network.networks import build
 from dain_core.runtime.backends import PRECISIONS, Source, backend_for, int8
 from dain_core.runtime.backends.stages import BackendError
@@ -23,7 +24,7 @@ from dain_core.runtime.devices import current, fastest_on_cpu, named_device
 from dain_core.runtime.interrupt import Interruptible
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.runtime.profile import Profile
-from dain_core.runtime.still import covering, filled, stillness
+from dain_core.runtime.still import covering, filled, sampled, stillness
 from dain_core.weights.files import config_for
 from dain_core.weights.registry import Entry, UnknownModelError, registry
 
@@ -311,6 +312,26 @@ class Interpolator:
         (low_1, high_1), (low_2, high_2) = pair.first.range, pair.second.range
         frame = output.clamp(low_1.minimum(low_2), high_1.maximum(high_2))
         return Pending(frame, checksum, lambda: self._recompute(one, two, time))
+
+    @_infers
+    def moved(self, pair: Pair, first: Tensor, second: Tensor, time: float) -> Tensor:
+        """Another plane of the pair's frames, such as alpha, at `time`: it moves as the picture does.
+
+        Args:
+            first, second: the plane of each frame, (1, 1, H, W), float32, on `device`.
+
+        Returns:
+            (1, 1, H, W), within the range of both.
+        """
+        there, back = (flow.float() for flow in pair.motion.flows)
+        near = torch.ones_like(first)
+        warped = (
+            sampled(plane, flow_projection(share * flow, near, True))
+            for plane, flow, share in ((first, there, time), (second, back, 1 - time))
+        )
+        plain = first.lerp(second, time)
+        moved = torch.lerp(*warped, time)  # type: ignore[call-overload]
+        return torch.where(moved.isfinite(), moved, plain).lerp(plain, pair.still)
 
     def between(self, pair: Pair, time: float) -> Tensor:
         """The frame at `time` between the pair's first frame (0) and its second (1): see `submit`, `Pending.result`."""

@@ -45,7 +45,7 @@ class PixelFormat:
     @property
     def opaque(self) -> PixelFormat:
         """The layout without alpha."""
-        return FORMATS[self.name.replace("yuva", "yuv")]
+        return FORMATS[self.name.replace("yuva", "yuv")] if self.alpha else self
 
     @property
     def dtype(self) -> np.dtype:

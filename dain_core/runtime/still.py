@@ -127,14 +127,21 @@ def _length(flow: Tensor) -> Tensor:
 
 
 def _sample(planes: tuple[Tensor, ...], flow: Tensor) -> tuple[Tensor, ...]:
-    """Planes (1, 1, H, W) where the flow leads to, and whether that is within the frame."""
+    """Planes (1, 1, H, W) where the flow leads to, as `sampled` has them, and whether that is within the frame."""
     height, width = flow.shape[2:]
     x = torch.arange(width, device=flow.device) + flow[:, 0]
     y = torch.arange(height, device=flow.device)[:, None] + flow[:, 1]
     within = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    return (*sampled(torch.cat(planes, 1), flow).split(1, 1), within[:, None].float())
+
+
+def sampled(planes: Tensor, flow: Tensor) -> Tensor:
+    """Planes (1, C, H, W), bilinear, where the flow (1, 2, H, W) leads to; beyond the frame its border goes on."""
+    height, width = flow.shape[2:]
+    x = torch.arange(width, device=flow.device) + flow[:, 0]
+    y = torch.arange(height, device=flow.device)[:, None] + flow[:, 1]
     grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
-    sampled = F.grid_sample(torch.cat(planes, 1), grid, padding_mode="border", align_corners=False)
-    return (*sampled.split(1, 1), within[:, None].float())
+    return F.grid_sample(planes, grid, padding_mode="border", align_corners=False)
 
 
 def _halved(values: Tensor) -> Tensor:

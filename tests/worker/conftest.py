@@ -54,6 +54,9 @@ class Average:
         self.pairs += 1
         return first, second
 
+    def moved(self, pair: object, first: Tensor, second: Tensor, time: float) -> Tensor:
+        return first * (1 - time) + second * time
+
     def submit(self, pair: tuple[Tensor, Tensor], time: float) -> Done:
         return Done(pair[0] * (1 - time) + pair[1] * time)
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 
+from dain_core.runtime.color import ColorSpec
+from dain_core.runtime.engine import Interpolator
+from dain_core.runtime.pixels import PixelFormat
 from service.api.options import parse_options
-from tests.worker.conftest import Interpolate, MakeVideo, decoded
+from tests.worker.conftest import Done, Interpolate, MakeVideo, decoded
+from worker.media import ffmpeg
 from worker.media.sandbox import probe
 from worker.plan import JobPlan
+from worker.transfer import Transfer
 
 # A third is transparent over something bright, a third is half so, a third is opaque.
 PARTS = "geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='if(lt(X,32),0,if(lt(X,64),128,255))'"
@@ -44,6 +51,78 @@ def test_what_is_transparent_is_background(
     assert len(frames) == 10
     for frame in frames:
         assert np.abs(frame[:, :30] - (0x20, 0x40, 0xC0)).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "pixels"),
+    [
+        ("webm", "vp9", "yuva420p"),
+        ("mov", "prores", "yuva444p10le"),
+        ("mkv", "ffv1", "yuva444p"),
+        ("gif", "gif", "rgba"),
+    ],
+)
+def test_alpha_comes_along_where_the_result_can_hold_it(
+    video: MakeVideo, interpolated: Interpolate, container: str, codec: str, pixels: str
+) -> None:
+    source = video("qtrle.mov", *MADE, "-c:v", "qtrle")
+    result = interpolated(source, factor=2, quality=0, container=container, codec=codec, enhance="sharpen")
+    info = probe(result)
+    assert (info.alpha, info.transparent) == (True, True)
+    decoder = ("-c:v", "libvpx-vp9") if codec == "vp9" else ()
+    command = [
+        ffmpeg.binary(),
+        "-v",
+        "error",
+        *decoder,
+        "-i",
+        result,
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgba",
+        "-",
+    ]
+    data = subprocess.run(command, check=True, capture_output=True).stdout
+    alpha = np.frombuffer(data, np.uint8).reshape(-1, 64, 96, 4)[..., 3].astype(int)
+    assert len(alpha) >= 9
+    assert np.abs(alpha[:, :, :30]).max() <= 2 and alpha[:, :, 66:].min() >= 253
+    assert codec == "gif" or np.abs(alpha[:, :, 36:60] - 128).max() <= 3
+
+
+def test_alpha_moves_as_the_picture_does() -> None:
+    """The edge of a thing and of its alpha are at one place in a new frame."""
+    generator = torch.Generator().manual_seed(2)
+    texture = torch.rand(1, 3, 16, 16, generator=generator)
+    texture = torch.nn.functional.interpolate(texture, size=(64, 64), mode="bicubic").clamp(0, 1) * 0.6 + 0.4
+    lite = Interpolator.load("dain-lite", device="cpu")
+    frames, alphas = [], []
+    for place in (20, 28, 36):
+        alphas.append(torch.zeros(1, 1, 96, 128))
+        frames.append(torch.zeros(1, 3, 96, 128))
+        alphas[-1][..., 16:80, place : place + 64] = 1
+        frames[-1][..., 16:80, place : place + 64] = texture
+    pair = lite.pair(lite.frame(frames[0]), lite.frame(frames[2]))
+    moved = lite.moved(pair, alphas[0], alphas[2], 0.5)
+    blend = (alphas[0] + alphas[2]) / 2
+    assert float((moved - alphas[1]).abs().mean()) < 0.25 * float((blend - alphas[1]).abs().mean())
+    assert float(moved.min()) >= 0 and float(moved.max()) <= 1
+
+
+def test_hidden_colour_does_not_reach_what_is_seen() -> None:
+    pixels = PixelFormat.named("yuva444p")
+    transfer = Transfer(torch.device("cpu"), pixels, ColorSpec("bt709", False))
+    planes = [np.full((8, 8), code, np.uint8) for code in (180, 90, 200, 255)]
+    planes[3][:, :4] = 0
+    uploaded = transfer.upload(planes)
+    rgb, alpha = transfer.rgb(uploaded), transfer.alpha(uploaded)
+    assert alpha is not None and not rgb[..., :4].any()
+    back = transfer.download(Done(rgb), None, alpha)
+    assert [
+        np.abs(ours[:, 4:].astype(int) - plane[:, 4:]).max() <= 1
+        for ours, plane in zip(back, planes, strict=True)
+    ]
+    assert not back[3][:, :4].any()
 
 
 def test_opaque_pixels_stay_and_others_are_mixed(video: MakeVideo, interpolated: Interpolate) -> None:

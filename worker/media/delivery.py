@@ -124,7 +124,7 @@ class Delivery(Stored):
         codec = formats.codec_of(options.container, options.codec)
         file, in_time = CONTAINERS[options.container], options.speed is None
         encoding = ENCODINGS.get(codec, LOSSLESS)
-        coded = _coded_format(info.working_format, codec, options.pixel_format)
+        planes, coded = _pixels(info, codec, options)
         choice = _Choice(info, options, file)
         return cls(
             container=options.container,
@@ -133,7 +133,7 @@ class Delivery(Stored):
             quality=options.quality,
             width=info.width,
             height=info.height,
-            pixel_format=info.working_format,
+            pixel_format=planes,
             rate=min(max(rate, SLOWEST), FASTEST).limit_denominator(1001),
             primaries=info.primaries,
             transfer=info.transfer,
@@ -144,7 +144,7 @@ class Delivery(Stored):
             sounds=choice.sounds,
             texts=choice.texts,
             chapters=in_time and file.chapters,
-            coded_format="" if coded == info.working_format else coded,
+            coded_format="" if coded == planes else coded,
             max_bitrate=options.max_bitrate or 0,
             extras=choice.extras,
             notes=(
@@ -399,6 +399,15 @@ def name_of(sound: Sound) -> str:
 def is_lossless(sound: AudioInfo) -> bool:
     """Whether the sound has lost nothing so far."""
     return sound.codec.startswith("pcm_") or sound.codec in LOSSLESS_SOUNDS
+
+
+def _pixels(info: VideoInfo, codec: str, options: Options) -> tuple[str, str]:
+    """The planes in which frames are made, and their pixel format in the file: with alpha where both can have it."""
+    if info.alpha and formats.holds_alpha(options.container, codec):
+        coded = _coded_format(info.decoded_format, codec, options.pixel_format)
+        if formats.has_alpha(coded):
+            return info.decoded_format, coded
+    return info.working_format, _coded_format(info.working_format, codec, options.pixel_format)
 
 
 def _coded_format(planes: str, codec: str, wanted: str) -> str:

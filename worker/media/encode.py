@@ -141,7 +141,7 @@ def _command(path: Path, delivery: Delivery, muxer: str = "") -> list[str]:
         framerate=str(delivery.rate),
         **delivery.static_metadata,
     )
-    shaped = _converted(_enhanced(_tagged(frames, delivery), delivery), delivery)
+    shaped = _converted(_tagged(_enhanced(frames, delivery), delivery), delivery)
     shaped = shaped.filter("setsar", sar=str(delivery.sample_aspect_ratio), max=65535)
     options = delivery.encoding.command(delivery) | ({"format": muxer} if muxer else {})
     return ffmpeg.command(shaped.output(ffmpeg.url(path), fps_mode="passthrough", **options))
@@ -161,11 +161,16 @@ def _tagged(frames: Any, delivery: Delivery) -> Any:
 
 
 def _enhanced(frames: Any, delivery: Delivery) -> Any:
-    """Frames that are enhanced, each by itself: so it does not matter where a segment begins."""
+    """Frames that are enhanced, each by itself: so it does not matter where a segment begins. Alpha stays."""
+    pixels, alpha = PixelFormat.named(delivery.pixel_format), None
+    if delivery.enhance and pixels.alpha:
+        # The range of alpha is always full, and FFmpeg would convert it to one of the picture that is not.
+        both = frames.filter("setparams", range="full").filter_multi_output("split")
+        frames, alpha = both[0].filter("format", pixels.opaque.name), both[1].filter("extractplanes", "a")
     for name in delivery.enhance:
         filter_name, options = ENHANCEMENTS[name]
         frames = frames.filter(filter_name, **options)
-    return frames
+    return frames if alpha is None else ffmpeg.with_alpha(frames, alpha, pixels.name)
 
 
 def _converted(frames: Any, delivery: Delivery) -> Any:

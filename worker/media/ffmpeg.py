@@ -114,6 +114,11 @@ def own_source(url: str, **options: Any) -> Any:
     return ffmpeg.input(url, **options)
 
 
+def with_alpha(picture: Any, alpha: Any, pixel_format: str) -> Any:
+    """A picture, and another that says how opaque it is, as one of `pixel_format`."""
+    return ffmpeg.filter([picture, alpha], "mergeplanes", 0x00010210, format=pixel_format)
+
+
 def output(*streams: Any, url: str, **options: Any) -> Any:
     """An output of ffmpeg-python: `streams` of its inputs, written to the file or pipe `url`.
 

@@ -106,6 +106,8 @@ def _join_pictures(
                     stream = joined.add_stream_from_template(
                         template, opaque=True
                     )  # its decoder may be no encoder
+                    if "alpha_mode" in template.metadata:  # there is alpha beside VP9's picture
+                        stream.metadata["alpha_mode"] = template.metadata["alpha_mode"]
                     parameters = template.codec_context.extradata
                     if delivery.display_matrix:
                         stream.set_display_matrix(delivery.display_matrix)

@@ -369,7 +369,8 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
         lines = _described(container)
         pixels, rgb = frame.format.name, is_rgb(frame.format)
         # WebM has alpha in a stream of its own beside the picture, which FFmpeg's own decoders leave out.
-        hidden_alpha = _codec(stream) in ("vp8", "vp9") and stream.metadata.get("alpha_mode") == "1"
+        said = {name.lower(): value for name, value in stream.metadata.items()}
+        hidden_alpha = _codec(stream) in ("vp8", "vp9") and said.get("alpha_mode") == "1"
         width, height = (pictures and pictures.size) or (frame.width, frame.height)
         found = VideoInfo(
             container=pictures.container if pictures else container.format.name,
