@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from service.jobs.notes import NOTES, Note, refusal, sentences
@@ -22,6 +24,12 @@ def test_a_new_note_has_a_code_of_the_table() -> None:
     with pytest.raises(KeyError):
         Note.of("frames-hold", "…")
     assert all(meaning and not meaning.endswith(".") for _, meaning in NOTES.values())
+
+
+def test_the_documentation_has_every_code_and_its_meaning() -> None:
+    page = (Path(__file__).parents[3] / "docs/media.md").read_text()
+    rows = {f"| `{code}` | {'yes' if lost else ''} | {meaning} |" for code, (lost, meaning) in NOTES.items()}
+    assert not rows.difference(page.splitlines())
 
 
 def test_a_note_has_no_character_that_a_terminal_acts_on() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.api.options import parse_options
-from tests.worker.conftest import MakeVideo, decoded
+from tests.worker.conftest import MakeVideo, decoded, packet_times
 from worker.media.decode import Decoder
 from worker.media.errors import MediaError
 from worker.media.facts import Choice
@@ -95,3 +96,18 @@ def test_what_is_not_taken_is_told_what_is(tmp_path: Path, video: MakeVideo) -> 
         with pytest.raises(MediaError, match="Taken are MP4") as caught:
             probe(path)
         assert caught.value.slug == "unsupported-format"
+
+
+@pytest.mark.parametrize(("layout", "channels"), [("6.1", 7), ("7.1", 8)])
+def test_sound_of_many_channels_brings_nothing_down(video: MakeVideo, layout: str, channels: int) -> None:
+    tone = ("-f", "lavfi", "-i", f"aevalsrc={'|'.join(['0.1*sin(440*t)'] * channels)}:c={layout}:d=0.4")
+    info = probe(video(f"{channels}.mov", *PICTURE, *tone, "-c:v", "mpeg4", "-c:a", "pcm_s24le"))
+    assert [track.channels for track in info.audio] == [channels]
+
+
+def test_a_gif_keeps_its_many_delays(video: MakeVideo) -> None:
+    late = "setpts='PTS+N*N*0.01/TB'"
+    path = video("delays.gif", *PICTURE, "-vf", f"fps=25,{late},settb=1/100", "-fps_mode", "passthrough")
+    timeline = frame_times(path)
+    gaps = [b - a for a, b in itertools.pairwise(timeline.times)]
+    assert timeline.times == packet_times(path) and len(set(gaps)) > 3
