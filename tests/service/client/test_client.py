@@ -71,6 +71,18 @@ def test_from_upload_to_download(
     assert [path.name for path in tmp_path.glob("out*")] == ["out.mp4"]
 
 
+def test_a_mask_goes_with_the_video(client: Client, clip: Path, tmp_path: Path, jobs: Jobs, store: Store) -> None:
+    mask = tmp_path / "mask.png"
+    mask.write_bytes(b"\x89PNG\r\n\x1a\n")
+    job = client.submit(clip, {"factor": 3}, mask=mask)
+    assert (job["filename"], job["options"]["factor"]) == ("clip.mp4", 3)
+    with store.fetch(jobs.get(job["id"]).source) as upload, store.fetch(f"masks/{job['id']}") as picture:
+        assert upload.read_bytes() == clip.read_bytes()
+        assert picture.read_bytes() == mask.read_bytes()
+    with pytest.raises(ClientError, match="The mask is no PNG"):
+        client.submit(clip, mask=clip)
+
+
 def test_a_refusal_carries_its_problem(client: Client, clip: Path) -> None:
     with pytest.raises(ClientError, match="factor was '99'") as caught:
         client.submit(clip, {"factor": 99})
