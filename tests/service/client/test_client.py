@@ -71,7 +71,9 @@ def test_from_upload_to_download(
     assert [path.name for path in tmp_path.glob("out*")] == ["out.mp4"]
 
 
-def test_a_mask_goes_with_the_video(client: Client, clip: Path, tmp_path: Path, jobs: Jobs, store: Store) -> None:
+def test_a_mask_goes_with_the_video(
+    client: Client, clip: Path, tmp_path: Path, jobs: Jobs, store: Store
+) -> None:
     mask = tmp_path / "mask.png"
     mask.write_bytes(b"\x89PNG\r\n\x1a\n")
     job = client.submit(clip, {"factor": 3}, mask=mask)
