@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -99,21 +100,22 @@ def interpolated(tmp_path: Path, average: Average) -> Interpolate:
     return run
 
 
+def deliver(source: Path, folder: Path, segment_frames: int = 8, **options: object) -> tuple[Path, JobPlan]:
+    """Takes a video all the way, in segments; gives the result, in `folder`, and its plan."""
+    plan = JobPlan.make(source, probe(source), parse_options(options), segment_frames=segment_frames)
+    parts = [folder / str(index) for index in range(len(plan.segments))]
+    for index, part in enumerate(parts):
+        pipeline.render_segment(plan, index, source, part, Average())
+    result = folder / f"result{plan.delivery.kind.suffixes[0]}"
+    result.unlink(missing_ok=True)
+    pipeline.assemble(plan, parts, source, result)
+    return result, plan
+
+
 @pytest.fixture
-def delivered(tmp_path: Path, average: Average) -> Interpolated:
-    """Takes a video all the way, in segments: `delivered(path, container="mkv")` gives the result and its plan."""
-
-    def run(source: Path, segment_frames: int = 8, **options: object) -> tuple[Path, JobPlan]:
-        plan = JobPlan.make(source, probe(source), parse_options(options), segment_frames=segment_frames)
-        parts = [tmp_path / str(index) for index in range(len(plan.segments))]
-        for index, part in enumerate(parts):
-            pipeline.render_segment(plan, index, source, part, average)
-        result = tmp_path / f"result{plan.delivery.kind.suffixes[0]}"
-        result.unlink(missing_ok=True)
-        pipeline.assemble(plan, parts, source, result)
-        return result, plan
-
-    return run
+def delivered(tmp_path: Path) -> Interpolated:
+    """`deliver` into a folder of the test's own: `delivered(path, container="mkv")`."""
+    return partial(deliver, folder=tmp_path)
 
 
 def packet_times(path: Path, kind: str = "video", index: int = 0) -> list[Fraction]:

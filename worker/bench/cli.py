@@ -26,6 +26,7 @@ from worker.bench.cuts import cuts
 from worker.bench.job import job
 from worker.bench.load import load
 from worker.bench.measure import EAGER, GIB, SIZES, Baseline, Picture, Row, Size, measure
+from worker.bench.media import media
 from worker.bench.roofline import roofline
 from worker.telemetry import describe
 
@@ -143,4 +144,5 @@ bench.add_command(claims)
 bench.add_command(cuts)
 bench.add_command(job)
 bench.add_command(load)
+bench.add_command(media)
 bench.add_command(roofline)
