@@ -22,7 +22,7 @@ from dain_core.runtime.backends.stages import BackendError
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.devices import current, fastest_on_cpu, named_device
 from dain_core.runtime.interrupt import Interruptible
-from dain_core.runtime.memory import FrameTooLargeError
+from dain_core.runtime.memory import FrameTooLargeError, is_out_of_memory
 from dain_core.runtime.profile import Profile
 from dain_core.runtime.still import covering, filled, sampled, stillness
 from dain_core.weights.files import config_for
@@ -286,7 +286,7 @@ class Interpolator:
             sizes = " and ".join(f"{width}x{height}" for height, width in (first.size, second.size))
             raise ValueError(f"the two frames must have one size, got {sizes}: scale one of them first")
         motion = self._stages.motion(first.features, second.features)
-        still = stillness(first.features.image, second.features.image, motion.flows)
+        still = self._stillness(first, second, motion)
         for frame in (first, second):
             still = still if frame.mask is None else still.maximum(frame.mask)
         return Pair(first, second, motion, still)
@@ -332,6 +332,17 @@ class Interpolator:
         plain = first.lerp(second, time)
         moved = torch.lerp(*warped, time)  # type: ignore[call-overload]
         return torch.where(moved.isfinite(), moved, plain).lerp(plain, pair.still)
+
+    def _stillness(self, first: Frame, second: Frame, motion: Any) -> Tensor:
+        """`stillness`, which no plan of memory knows: where memory runs out, graphs make room, once."""
+        inputs = first.features.image, second.features.image, motion.flows
+        try:
+            return stillness(*inputs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        self._stages.release()
+        return stillness(*inputs)
 
     def between(self, pair: Pair, time: float) -> Tensor:
         """The frame at `time` between the pair's first frame (0) and its second (1): see `submit`, `Pending.result`."""

@@ -105,6 +105,24 @@ def psnr(one: Tensor, two: Tensor) -> float:
     return float(-10 * torch.log10(((one - two) ** 2).mean()))
 
 
+def test_memory_that_runs_out_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lite = Interpolator.load("dain-lite", device="cpu")
+    failures, released = [torch.OutOfMemoryError(), RuntimeError("another fault")], []
+    monkeypatch.setattr(lite._stages, "release", lambda: released.append(True))
+
+    def short(*inputs: object) -> Tensor:
+        if failures:
+            raise failures.pop(0)
+        return torch.ones(1, 1, 64, 64)
+
+    monkeypatch.setattr("dain_core.runtime.engine.stillness", short)
+    frame = lite.frame(torch.rand(1, 3, 64, 64))
+    with pytest.raises(RuntimeError, match="another fault"):
+        lite.pair(frame, frame)
+    failures.append(torch.OutOfMemoryError())
+    assert lite.pair(frame, frame).still.all() and released == [True, True]
+
+
 def test_the_interpolator_keeps_text_and_all_the_more_what_a_mask_covers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
