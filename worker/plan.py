@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +93,8 @@ class JobPlan:
                 restarts.copied(source, Path(folder), check, progressed) as copy,
             ):
                 stream = Choice(stream=restarts.place(info.stream))
-                info = sandbox.probe(copy, check=check, progressed=progressed, choice=stream)
+                found = sandbox.probe(copy, check=check, progressed=progressed, choice=stream)
+                info = replace(found, notes=tuple(dict.fromkeys((*info.notes, *found.notes))))
                 timeline = frame_times(copy, check, progressed, stream)
         timeline = _excerpt(timeline, info, options)
         longest = longest_gap(timeline.times)

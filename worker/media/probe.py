@@ -101,6 +101,9 @@ NOTABLE = {
 ONE_VIEW = Note.of(
     "one-view", "The video is a spatial one, with a view for each eye: the result has the base view alone."
 )
+ONE_PICTURE = (
+    "The file is a single picture, and nothing lies between. Send two or more pictures in a ZIP archive."
+)
 HAS_TIMES = "source_fps is for files that hold no times. This one has its own: leave source_fps out."
 CLIPPED = Note.of(
     "light-clipped",
@@ -361,6 +364,8 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             _check_duration(stream.duration * (stream.time_base or Fraction(1)), limits.max_duration)
         frame = _first_frame(container, stream, limits)
         scan = _scan(path, limits, choice)
+        if container.format.name in ("jpeg_pipe", "mjpeg") and not pictures and len(scan.pts) == 1:
+            raise MediaError("no-video-stream", ONE_PICTURE)
         first, duration = scan.pts[0] * scan.time_base, (scan.end - scan.pts[0]) * scan.time_base
         if limits.max_duration is not None:
             _check_duration(duration, limits.max_duration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,20 @@ def test_a_strict_job_is_refused_where_the_facts_say_that_something_is_lost(http
         assert "a view for each eye" in problem["detail"]
     [note] = post(http, spatial, "/jobs/estimate").json()["notes"]
     assert (note["code"], note["stream"], note["time"]) == ("one-view", None, None)
+
+
+def test_pictures_in_an_archive_are_taken_at_the_rate_that_is_asked_for(
+    http: httpx.Client, tmp_path: Path
+) -> None:
+    path = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a2.ppm", "a10.ppm", "a1.ppm"):
+            archive.writestr(name, b"P6\n16 16\n255\n" + bytes(16 * 16 * 3))
+    estimate = post(http, path, "/jobs/estimate", source_fps="12", factor="4").json()
+    assert (estimate["frames"], estimate["new_frames"]) == (12, 6)
+    assert (estimate["input"]["average_rate"], estimate["input"]["duration"]) == ("12", "1/4")
+    assert_problem(post(http, path, start="7"), 422, "invalid-option")
+    assert_problem(post(http, path, video_stream="5"), 422, "no-video-stream")
 
 
 class TestWithALimit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -104,3 +105,18 @@ def test_frames_of_another_size_keep_their_shape(
     with pytest.raises(MediaError) as caught:
         pipeline.render_segment(plan, 0, source, tmp_path / "0.mp4", average)
     assert caught.value.slug == "loss-refused"
+
+
+def test_a_header_that_lies_changes_nothing(video: MakeVideo, tmp_path: Path) -> None:
+    whole = video("whole.mp4", *NOISE, *H264)
+    data = bytearray(whole.read_bytes())
+    entry = data.index(b"avc1", data.index(b"stsd")) + 28
+    data[entry : entry + 4] = struct.pack(">HH", 640, 480)  # the size of the picture
+    for box, at in ((b"mvhd", 20), (b"mdhd", 20)):
+        place = data.index(box) + at
+        data[place : place + 4] = struct.pack(">I", 1 << 20)  # the duration
+    lying = tmp_path / "lying.mp4"
+    lying.write_bytes(data)
+    info = probe(lying)
+    assert (info.width, info.height, info.frames, info.duration) == (96, 64, 50, 2)
+    assert np.array_equal(read(lying)[0], decoded(whole, "yuv420p"))

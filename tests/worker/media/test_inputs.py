@@ -89,6 +89,13 @@ def test_one_of_several_video_streams_is_taken(video: MakeVideo) -> None:
         probe(path, choice=Choice(stream=7))
 
 
+def test_a_single_picture_is_no_video(video: MakeVideo, tmp_path: Path) -> None:
+    upload = tmp_path / "upload"
+    upload.write_bytes(video("one.jpg", "-frames:v", "1").read_bytes())
+    with pytest.raises(MediaError, match="two or more pictures in a ZIP"):
+        probe(upload)
+
+
 def test_what_is_not_taken_is_told_what_is(tmp_path: Path, video: MakeVideo) -> None:
     for name, arguments in (("one.png", ("-frames:v", "1")), ("film.roq", ("-c:v", "roqvideo", "-r", "30"))):
         path = tmp_path / "upload"
