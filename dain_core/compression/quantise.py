@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 import torch
 from torch import Tensor
 
-from dain_core.compression.calibrate import METHODS, histograms
+from dain_core.compression.calibrate import METHODS, Histogram, histograms
 from dain_core.errors import DainCoreError
 from dain_core.evaluation.clips import Clip, Selection, find_clips
 from dain_core.outputs import writing
@@ -85,9 +85,14 @@ def calibrate(entry: Entry, data: Path, pairs: int, method: str, device: torch.d
     network = Source(entry).network().to(device).eval()
     frames = [(first, last) for first, last in sample_pairs(clips, pairs)]
     seen = histograms(network, ((first.to(device), last.to(device)) for first, last in frames))
+    return calibration_of(entry, seen, method, len(frames))
+
+
+def calibration_of(entry: Entry, seen: Mapping[str, Histogram], method: str, pairs: int) -> Calibration:
+    """Return the calibration of a model by what its convolutions saw on so many pairs of frames."""
     ranges = {name: METHODS[method](histogram) for name, histogram in seen.items()}
     channels = {name: histogram.channels.tolist() for name, histogram in seen.items() if histogram.is_mixed}
-    return Calibration(entry.name, digest_of(entry), method, len(frames), ranges, channels)
+    return Calibration(entry.name, digest_of(entry), method, pairs, ranges, channels)
 
 
 def sample_pairs(clips: Sequence[Clip], count: int) -> Iterator[tuple[Tensor, Tensor]]:

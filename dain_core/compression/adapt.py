@@ -1,0 +1,109 @@
+"""``dain compress adapt``: trains a model with its eight bits simulated, where it loses too much by them."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from dain_core.compression.calibrate import METHODS, histograms
+from dain_core.compression.distil import Settings, distil, open_footage, quality
+from dain_core.compression.quantise import calibration_of, model_called
+from dain_core.compression.simulate import simulated
+from dain_core.errors import DainCoreError
+from dain_core.outputs import OutputFile, writing
+from dain_core.runtime.backends import EIGHT_BIT_BLOCKS, Source
+from dain_core.runtime.calibration import digest_of, place_of
+from dain_core.runtime.devices import named_device
+from dain_core.weights.files import FORMATS, save
+from dain_core.weights.registry import Entry
+
+#: The number of batches that models are compared on.
+_COMPARED = 4
+
+
+@click.command()
+@click.argument("model")
+@click.argument("out", type=OutputFile())
+@click.option(
+    "--precision", default="int8", show_default=True, type=click.Choice(list(EIGHT_BIT_BLOCKS)), help="Its eight bits."
+)
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder of videos to learn from.  [default: scenes that are made]",
+)
+@click.option(
+    "--loss",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Loss in dB by eight bits up to which nothing is trained.",
+)
+@click.option("--minutes", type=click.FloatRange(0), help="Minutes to train for.  [default: 10, without --steps]")
+@click.option("--steps", type=click.IntRange(1), help="Steps to train for.")
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Triplets in a step.")
+@click.option(
+    "--crop",
+    default=(256, 256),
+    show_default=True,
+    nargs=2,
+    type=click.IntRange(64),
+    help="Height and width of a triplet, multiples of 64.",
+)
+@click.option("--rate", default=2e-5, show_default=True, help="The highest learning rate.")
+@click.option("--layout", default="fp16", show_default=True, type=click.Choice(FORMATS), help="How to store.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    envvar="DAIN_MODELS",
+    help="Folder of models of your own; the setting DAIN_MODELS otherwise.",
+)
+def adapt(
+    model: str, out: Path, precision: str, data: tuple[Path, ...], loss: float, minutes: float | None, steps: int | None,
+    batch: int, crop: tuple[int, int], rate: float, layout: str, device: str, seed: int, models: Path | None,
+) -> None:  # fmt: skip
+    """Train MODEL to lose less in eight bits, if it loses much; write its weights and their calibration to OUT.
+
+    The eight bits are simulated while it trains, and its teacher is the model in float32.
+    """
+    if out.suffix != ".safetensors":
+        raise click.BadParameter("must end in .safetensors", param_hint="OUT")
+    if any(side % 64 for side in crop):
+        raise click.BadParameter(f"{crop[0]} {crop[1]}: both sides must be multiples of 64", param_hint="--crop")
+    settings = Settings(10.0 if minutes is None and steps is None else minutes, steps, batch, rate)
+    try:
+        entry, place = model_called(model, models), named_device(device)
+        teacher = Source(entry).network().to(place).eval()
+        footage = open_footage(data, crop, place, seed)
+        compared = [footage(batch) for _ in range(_COMPARED)]
+        pairs = [(one, last) for part in compared for one, last in zip(part.first.split(1), part.last.split(1), strict=True)]
+        student = deepcopy(teacher)
+        calibration = calibration_of(entry, histograms(teacher, pairs), "max", len(pairs))
+        calibration.apply(student)
+        blocks = EIGHT_BIT_BLOCKS[precision]
+        with simulated(student, precision, blocks):
+            figures = {"fp32": quality(teacher, compared), precision: quality(student, compared)}
+            lost = figures["fp32"] - figures[precision]
+            if lost <= loss:
+                click.echo(f"{model} loses {lost:.3f} dB by {precision}, which is not above {loss}: nothing was trained")
+                return
+            distil(student, teacher, footage, settings, _report)
+            figures["trained"] = quality(student, compared)
+        with writing(out):
+            save({name: value.cpu() for name, value in student.state_dict().items()}, out, layout, student.config)
+            adapted = Entry(out.stem, student.config, out)
+            replace(calibration, model=out.stem, weights=digest_of(adapted)).write(place_of(adapted))
+    except DainCoreError as error:
+        raise click.ClickException(str(error)) from error
+    text = ", ".join(f"{name} {value:.3f} dB" for name, value in figures.items())
+    click.echo(f"{out}: {text} on {batch * _COMPARED} triplets; {place_of(adapted).name} lies beside it")
+
+
+def _report(progress: float, psnr: float) -> None:
+    click.echo(f"trained {progress:.0%}, {psnr:.2f} dB", err=True)
