@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from dain_core.compression.calibrate import METHODS, histograms
+from dain_core.compression.calibrate import histograms
 from dain_core.compression.distil import Settings, distil, open_footage, quality
+from dain_core.compression.prune import check_options
 from dain_core.compression.quantise import calibration_of, model_called
 from dain_core.compression.simulate import simulated
 from dain_core.errors import DainCoreError
@@ -28,7 +29,11 @@ _COMPARED = 4
 @click.argument("model")
 @click.argument("out", type=OutputFile())
 @click.option(
-    "--precision", default="int8", show_default=True, type=click.Choice(list(EIGHT_BIT_BLOCKS)), help="Its eight bits."
+    "--precision",
+    default="int8",
+    show_default=True,
+    type=click.Choice(list(EIGHT_BIT_BLOCKS)),
+    help="Its eight bits.",
 )
 @click.option(
     "--data",
@@ -40,10 +45,12 @@ _COMPARED = 4
     "--loss",
     default=0.05,
     show_default=True,
-    type=click.FloatRange(0),
-    help="Loss in dB by eight bits up to which nothing is trained.",
+    type=float,
+    help="Loss in dB by eight bits up to which nothing is trained; -inf always trains.",
 )
-@click.option("--minutes", type=click.FloatRange(0), help="Minutes to train for.  [default: 10, without --steps]")
+@click.option(
+    "--minutes", type=click.FloatRange(0), help="Minutes to train for.  [default: 10, without --steps]"
+)
 @click.option("--steps", type=click.IntRange(1), help="Steps to train for.")
 @click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Triplets in a step.")
 @click.option(
@@ -65,24 +72,26 @@ _COMPARED = 4
     help="Folder of models of your own; the setting DAIN_MODELS otherwise.",
 )
 def adapt(
-    model: str, out: Path, precision: str, data: tuple[Path, ...], loss: float, minutes: float | None, steps: int | None,
-    batch: int, crop: tuple[int, int], rate: float, layout: str, device: str, seed: int, models: Path | None,
+    model: str, out: Path, precision: str, data: tuple[Path, ...], loss: float, minutes: float | None,
+    steps: int | None, batch: int, crop: tuple[int, int], rate: float, layout: str, device: str, seed: int,
+    models: Path | None,
 ) -> None:  # fmt: skip
     """Train MODEL to lose less in eight bits, if it loses much; write its weights and their calibration to OUT.
 
     The eight bits are simulated while it trains, and its teacher is the model in float32.
     """
-    if out.suffix != ".safetensors":
-        raise click.BadParameter("must end in .safetensors", param_hint="OUT")
-    if any(side % 64 for side in crop):
-        raise click.BadParameter(f"{crop[0]} {crop[1]}: both sides must be multiples of 64", param_hint="--crop")
+    check_options(out, crop)
     settings = Settings(10.0 if minutes is None and steps is None else minutes, steps, batch, rate)
     try:
         entry, place = model_called(model, models), named_device(device)
         teacher = Source(entry).network().to(place).eval()
         footage = open_footage(data, crop, place, seed)
         compared = [footage(batch) for _ in range(_COMPARED)]
-        pairs = [(one, last) for part in compared for one, last in zip(part.first.split(1), part.last.split(1), strict=True)]
+        pairs = [
+            (one, last)
+            for part in compared
+            for one, last in zip(part.first.split(1), part.last.split(1), strict=True)
+        ]
         student = deepcopy(teacher)
         calibration = calibration_of(entry, histograms(teacher, pairs), "max", len(pairs))
         calibration.apply(student)
@@ -91,12 +100,19 @@ def adapt(
             figures = {"fp32": quality(teacher, compared), precision: quality(student, compared)}
             lost = figures["fp32"] - figures[precision]
             if lost <= loss:
-                click.echo(f"{model} loses {lost:.3f} dB by {precision}, which is not above {loss}: nothing was trained")
+                click.echo(
+                    f"{model} loses {lost:.3f} dB by {precision}, which is not above {loss}: nothing was trained"
+                )
                 return
             distil(student, teacher, footage, settings, _report)
             figures["trained"] = quality(student, compared)
         with writing(out):
-            save({name: value.cpu() for name, value in student.state_dict().items()}, out, layout, student.config)
+            save(
+                {name: value.cpu() for name, value in student.state_dict().items()},
+                out,
+                layout,
+                student.config,
+            )
             adapted = Entry(out.stem, student.config, out)
             replace(calibration, model=out.stem, weights=digest_of(adapted)).write(place_of(adapted))
     except DainCoreError as error:

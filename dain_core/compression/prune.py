@@ -84,7 +84,7 @@ def prune(
 
     The file says which network it is of: `dain eval`, DAIN_MODELS and all other places take it like any other.
     """
-    _check_options(out, crop)
+    check_options(out, crop)
     try:
         place = named_device(device)
         whole = _load(model).to(place)
@@ -116,7 +116,7 @@ def _pruned(whole: Network, keep: float, measure: str, known: Sequence[Triplets]
     return pruned(whole, channels, pruning), pruning.share
 
 
-def _check_options(out: Path, crop: tuple[int, int]) -> None:
+def check_options(out: Path, crop: tuple[int, int]) -> None:
     """Refuse before the work what would be refused after it."""
     if out.suffix != ".safetensors":
         raise click.BadParameter("must end in .safetensors", param_hint="OUT")

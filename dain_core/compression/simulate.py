@@ -39,7 +39,7 @@ def simulated(network: Network, precision: str, blocks: Collection[str]) -> Iter
     round_both = {"int8": _int8, "fp8": _fp8}[precision]
     for conv in chosen:
         assert isinstance(conv, nn.Conv2d)
-        conv._conv_forward = _rounding(conv, conv._conv_forward, round_both)  # type: ignore[method-assign]
+        conv._conv_forward = _rounding(conv, conv._conv_forward, round_both)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -48,7 +48,9 @@ def simulated(network: Network, precision: str, blocks: Collection[str]) -> Iter
 
 
 def _rounding(
-    conv: nn.Conv2d, convolve: _Convolve, round_both: Callable[[nn.Conv2d, Tensor, Tensor], tuple[Tensor, Tensor]]
+    conv: nn.Conv2d,
+    convolve: _Convolve,
+    round_both: Callable[[nn.Conv2d, Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> _Convolve:
     def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rounded, steps = round_both(conv, x.float(), weight.float())
@@ -79,4 +81,4 @@ def _fp8(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _e4m3(x: Tensor, unit: float | Tensor) -> Tensor:
     held = (x / unit).clamp(-448, 448)
-    return (held + (held.to(EIGHT_BITS).to(x.dtype) - held)) * unit
+    return (held + (held.to(EIGHT_BITS).to(x.dtype) - held).detach()) * unit
