@@ -258,6 +258,9 @@ def ceiling(device: torch.device, precision: str) -> float:
     if precision == "fp8":
         a8, b8 = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn)
         taken = timed(device, lambda: torch._scaled_mm(a8, b8, one, one, out_dtype=torch.float16), 10)
+    elif precision == "int8":
+        a8, b8 = a.to(torch.int8), b.to(torch.int8)
+        taken = timed(device, lambda: torch._int_mm(a8, b8), 10)
     else:
         taken = timed(device, lambda: a @ b, 10)
     return 2 * side**3 / min(taken) / 1e9

@@ -44,7 +44,8 @@ PRECISIONS = {
     "int8": torch.int8,
 }
 
-#: The blocks of a network, as it names its parts, that eight bits cost next to nothing: see docs/compression.md.
+#: The blocks of a network, as it names its parts, that have eight bits where nobody chooses: docs/compression.md says
+#: what they cost.
 EIGHT_BIT_BLOCKS = {
     "fp8": ("depth", "context", "rectify"),
     "int8": ("flow", "depth", "context", "kernels", "refine", "rectify"),
