@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import io
 import itertools
 import json
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.audio.stream
 import av.container
 import av.logging
 import av.subtitles.stream  # which PyAV imports late: each fork would
@@ -402,9 +404,7 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             display_matrix=_display_matrix(frame),
             rotation=frame.rotation % 360,
             audio=tuple(
-                AudioInfo(
-                    s.index, _codec(s), s.codec_context.channels, s.codec_context.sample_rate, **_names(s)
-                )
+                AudioInfo(s.index, _codec(s), _channels(s), s.codec_context.sample_rate, **_names(s))
                 for s in sounds
             ),
             subtitles=tuple(
@@ -475,6 +475,17 @@ def _chroma_location(line: str) -> int:
     """FFmpeg's number for where chroma samples lie, by what it says about the stream."""
     found = CHROMA_LOCATION.search(line)
     return 1 + CHROMA_LOCATIONS.index(found[1]) if found else 0
+
+
+def _channels(stream: av.audio.stream.AudioStream) -> int:
+    """How many channels there are.
+
+    PyAV 18.1 shares the memory of a layout of channels in an order of its own, and frees it, as its owner does. So the
+    layout is never let go of.
+    """
+    layout = stream.codec_context.layout
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
+    return layout.nb_channels
 
 
 def _names(stream: av.stream.Stream) -> dict[str, Any]:

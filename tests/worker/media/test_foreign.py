@@ -45,7 +45,7 @@ def test_every_frame_is_the_one_that_ffmpeg_decodes_wherever_a_segment_begins(pa
         info = probe(path)
         timeline = frame_times(path, choice=Choice(info.stream))
     except MediaError as error:
-        assert error.slug in {"no-video-stream", "unreadable-video"}, error.detail
+        assert error.slug == "no-video-stream", error.detail
         return
     wanted = reference(path, info)
     count = len(timeline.times)
