@@ -433,3 +433,11 @@ def test_a_janitor_that_dies_in_a_sweep_or_takes_long_stops_no_other(
         next_one.terminate()
         _, said = next_one.communicate()
     assert next_one.returncode == 0 and said == ""
+
+
+@pytest.mark.parametrize(("ttl", "seconds"), [(4, 2), (15, 2), (60, 8)])
+def test_it_sweeps_seldom_where_workers_report_seldom(
+    jobs: Jobs, queue: Queue, store: Store, redis: Redis, ttl: int, seconds: float
+) -> None:
+    workers = Workers(redis, ttl_seconds=ttl)
+    assert Janitor(jobs, queue, workers, store, record_ttl_seconds=1).interval == seconds
