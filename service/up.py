@@ -315,6 +315,8 @@ def redis_server() -> str:
 
 def _devices(settings: Settings) -> list[str]:
     """One entry a worker: every GPU that the workers' own torch can use, or the CPU; or the device of the settings."""
+    if settings.device == "cpu" and settings.memory is None:
+        return ["cpu"]  # every worker can use it
     command = [*PYTHON, "worker.main", "--list-devices", "--device", settings.device]
     asked = subprocess.run(command, capture_output=True, text=True, env=os.environ | _for_workers(settings))
     if asked.returncode == CANNOT_WORK:
