@@ -577,6 +577,8 @@ def test_convolution_of_eight_bits(
     weight = random(outputs, inputs, size, size).float().cuda() / (inputs * size**2) ** 0.5
     bias, scale = random(outputs).float().cuda(), random(outputs).abs().float().cuda()
     packed, padded_bias = cuda_ext.pack_weight(weight, bias, source_dtype)
+    if packed.dim() != 8:
+        pytest.skip("the portable kernel, which few outputs take in half precision, has no eight bits")
     padded_scale = torch.nn.functional.pad(scale, (0, len(padded_bias) - outputs))
     shape = (1, outputs, 61, 75)
     plus = channels_last(random(*shape, seed=1).float().cuda()).to(out_dtype) if added else None
@@ -706,7 +708,7 @@ def test_warping_eight_bits() -> None:
 
 @pytest.mark.parametrize("flag", [False, True])
 def test_resampling_eight_bits(flag: bool) -> None:
-    low, high = (slice_of((1, 32, h, w), EIGHT, seed=h)[:, 8:24] for h, w in ((9, 13), (18, 26)))
+    low, high = (slice_of((1, 40, h, w), EIGHT, seed=h)[:, 8:24] for h, w in ((9, 13), (18, 26)))
     for made, expected in (
         (torch.empty_like(low), torch.empty(low.shape)),
         (torch.empty_like(high), torch.empty(high.shape)),
