@@ -55,6 +55,8 @@ NOTES: dict[str, tuple[bool, str]] = {
     "pixels-chroma": (True, "The pictures have less resolution of colour than they had"),
     "pixels-palette": (True, "The pictures have a palette in the result"),
     "pixels-padded": (False, "The pictures have an even size in the result"),
+    "times-rounded": (False, "The result counts time more coarsely than its frames follow each other"),
+    "times-unplayable": (False, "Browsers show the result more slowly than it is"),
     "pixels-unplayable": (False, "The result has pixels that browsers and most televisions do not play"),
 }
 

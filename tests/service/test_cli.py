@@ -61,6 +61,16 @@ def test_the_result_goes_where_it_is_wanted(submit: Submit, clip: Path, tmp_path
     beside.unlink()
 
 
+def test_the_name_of_the_result_says_what_kind_of_file_it_is(
+    submit: Submit, http: httpx.Client, tmp_path: Path
+) -> None:
+    for options in (("-o", tmp_path / "a.MKV"), ("-o", tmp_path / "a.zip"), ("-o", tmp_path / "a.mp4")):
+        assert submit(*options).returncode == 0
+    assert submit("-o", tmp_path / "b.mkv", "--container", "webm").returncode == 0
+    asked = [job["options"]["container"] for job in http.get("/jobs").json()["jobs"]]
+    assert asked == ["webm", "mp4", "png", "mkv"]
+
+
 def test_a_dry_run_says_what_a_job_would_take_and_starts_none(
     submit: Submit, http: httpx.Client, clip: Path
 ) -> None:

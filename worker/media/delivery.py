@@ -39,6 +39,8 @@ LAYOUTS = {
 PLAIN_LAYOUTS = {1: "mono", 2: "stereo"}  # by the number of channels: FFmpeg would mix "downmix" to "mono"
 NAMES = {"libopus": "OPUS", "pcm_s24le": "PCM"}  # of codecs, for sentences, where the encoder has another
 SLOWEST, FASTEST = Fraction(1), Fraction(1000)  # frames a second that an encoder is told
+COARSE = 1000  # ticks a second, of a file that rounds the times of common frame rates
+GIF_RATE = 50  # frames a second, the most that browsers show
 ANY_SIZE = {"vp9", "ffv1"}  # codecs that have odd sizes where chroma is subsampled
 
 
@@ -151,6 +153,7 @@ class Delivery(Stored):
                 *choice.notes,
                 *_notes_on_pixels(info, codec, coded),
                 *_notes_on_side_data(info, codec, file),
+                *_notes_on_times(rate, options.container, file),
             ),
             chroma_location=info.chroma_location if "420" in coded else 0,
             mastering=info.mastering,
@@ -470,6 +473,16 @@ def _notes_on_side_data(info: VideoInfo, codec: str, file: Container) -> Iterato
         yield Note.of("side-data-dropped", f"The metadata of HDR10 is left out: {codec} cannot hold it.")
     if info.timecode and codec not in ENCODINGS:
         yield Note.of("side-data-dropped", f"The timecode is left out: {codec} cannot hold it.")
+
+
+def _notes_on_times(rate: Fraction, container: str, file: Container) -> Iterator[Note]:
+    """What becomes of times in a file that counts fractions of a second coarsely."""
+    if file.finest_clock <= COARSE and (file.finest_clock / rate).denominator != 1:
+        what = f"The times of frames are rounded to 1/{file.finest_clock} s: {container} counts no finer."
+        yield Note.of("times-rounded", what)
+    if container == "gif" and rate > GIF_RATE:
+        what = f"Browsers show a GIF of more than {GIF_RATE} frames a second more slowly than it is."
+        yield Note.of("times-unplayable", f"{what} target_fps={GIF_RATE} makes one that they show as it is.")
 
 
 def _timecode(info: VideoInfo, rate: Fraction) -> str:

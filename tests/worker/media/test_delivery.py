@@ -192,6 +192,21 @@ def test_a_plan_is_refused_by_releases_that_would_make_something_else(clip: Path
     assert {version(container="mkv"), version(pixel_format="yuv444p"), version(max_bitrate="1M")} == {VERSION}
 
 
+@pytest.mark.parametrize(
+    ("container", "rate", "codes"),
+    [
+        ("mp4", "59.94", []),
+        ("mkv", "50", []),
+        ("mkv", "59.94", ["times-rounded"]),
+        ("gif", "100", ["pixels-palette", "times-unplayable"]),
+    ],
+)
+def test_a_coarse_clock_is_named(info: VideoInfo, container: str, rate: str, codes: list[str]) -> None:
+    bare = replace(info, audio=(), subtitles=(), others=())
+    options = parse_options({"container": container, "target_fps": rate})
+    assert [note.code for note in Delivery.choose(bare, options, options.rate).notes] == codes
+
+
 def test_an_odd_size_is_made_even_without_a_black_line(video: MakeVideo, delivered: Interpolated) -> None:
     white = ("-f", "lavfi", "-i", "color=white:size=97x65:rate=25:duration=0.12")
     source = video("odd.mkv", *white, "-c:v", "ffv1", "-pix_fmt", "yuv444p")
