@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 #: What a preset is for each encoder: as hard a try, from ultrafast to veryslow.
 SVT_PRESETS = dict(zip(PRESETS, (13, 12, 11, 10, 9, 8, 6, 4, 3), strict=True))
-VPX_SPEEDS = dict(zip(PRESETS, (8, 8, 7, 6, 5, 4, 3, 2, 1), strict=True))
+VPX_SPEEDS = dict(zip(PRESETS, (9, 8, 7, 6, 5, 4, 3, 2, 1), strict=True))
+MOST_GOOD_SPEED = 5  # of libvpx: faster ones are those of its other deadline
 NVENC_PRESETS = dict(zip(PRESETS, ("p1", "p1", "p2", "p3", "p4", "p4", "p5", "p6", "p7"), strict=True))
 NVENC_PIXELS = {"yuv420p10le": "p010le", "yuv444p10le": "yuv444p16le"}  # its own words for the same bits
 # Qualities 0, 12, 18, 24, 30, 36 and 51 in the measure of other encoders: there VMAF is the same on a real film, which
@@ -88,7 +89,7 @@ def _av1(delivery: Delivery) -> dict[str, Any]:
 
 def _vp9(delivery: Delivery) -> dict[str, Any]:
     return {
-        "deadline": "good",
+        "deadline": "good" if VPX_SPEEDS[delivery.preset] <= MOST_GOOD_SPEED else "realtime",
         "cpu-used": VPX_SPEEDS[delivery.preset],
         "row-mt": 1,
         "auto-alt-ref": int("yuva" not in delivery.coded_format),

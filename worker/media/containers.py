@@ -232,7 +232,6 @@ CONTAINERS = {
     "mkv": Container(
         muxer="matroska",
         finest_clock=1000,
-        finish={"avoid_negative_ts": "disabled"},  # only times of decoding are, which it does not store
         playable_sounds=ALL,
         sound_encoder="aac",
         lossless_encoder="flac",
@@ -263,7 +262,6 @@ CONTAINERS = {
     "webm": Container(
         muxer="webm",
         finest_clock=1000,
-        finish={"avoid_negative_ts": "disabled"},
         playable_sounds=frozenset({"opus", "vorbis"}),
         sound_encoder="libopus",
         texts={**dict.fromkeys(_PLAIN_TEXTS, "webvtt"), "webvtt": COPY},
