@@ -26,7 +26,7 @@ from redis.retry import Retry
 
 from dain_core.errors import DainCoreError
 from dain_core.runtime.budget import Budget
-from dain_core.runtime.devices import is_unified, named_device, usable_devices
+from dain_core.runtime.devices import named_device, usable_devices
 from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.profile import read_profile
 from dain_core.weights.registry import registry
@@ -63,11 +63,6 @@ def load(settings: Settings) -> Models:
     entries = registry(settings.models)
     device = named_device(settings.device)
     limit = share.limit(settings, device)
-    if (
-        limit and device.type == "cuda" and is_unified(device)
-    ):  # what the driver lets a process have is not less
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(limit / total, 1.0), device)
     load_one = partial(
         Interpolator.load,
         device=settings.device,

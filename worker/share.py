@@ -13,7 +13,7 @@ import torch
 from dain_core.network.networks import Config
 from dain_core.runtime.devices import is_unified
 from dain_core.runtime.memory import GIB, FrameTooLargeError
-from dain_core.runtime.ram import needed_bytes
+from dain_core.runtime.ram import needed_bytes, resident
 from service.settings import Settings
 
 #: Bytes of the other processes: 0.2 GiB as measured, 64 MiB for Redis, and uploads.
@@ -44,7 +44,10 @@ def least(needed: int) -> str:
 def advice(error: FrameTooLargeError, settings: Settings, device: torch.device) -> str:
     """What to add to the error where more of the service's memory would do."""
     if settings.memory and error.needed and is_unified(device):
-        return f" With `dain edge`, the least that is enough is --memory {least(error.needed)}."
+        needed = error.needed + (
+            0 if device.type == "cpu" else resident()
+        )  # what a GPU needs, it needs beside that
+        return f" With `dain edge`, the least that is enough is --memory {least(needed)}."
     return ""
 
 

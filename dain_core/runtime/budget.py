@@ -63,7 +63,14 @@ class Budget:
         limit = _usable(device) if self.limit is None else self.limit
         if device.type != "cpu" and is_unified(device):
             limit -= resident()
+            _bound(device, limit)
         return limit - sum(other.held_bytes() for other in self._members if other is not member)
+
+
+def _bound(device: torch.device, limit: int) -> None:
+    """Let PyTorch keep no more than `limit` bytes of a device: what it has beyond a plan, the machine would lack."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(max(limit / total, 0.0), 1.0), device)
 
 
 def _usable(device: torch.device) -> int:

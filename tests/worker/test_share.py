@@ -83,10 +83,15 @@ def test_a_bound_that_is_enough_for_nothing_is_refused() -> None:
     assert f"the least for them is {share.least(refused.value.needed)}" in str(refused.value)
 
 
-def test_a_job_that_is_too_large_learns_what_would_be_enough(tmp_path: Path, gpu: Gpu) -> None:
+def test_a_job_that_is_too_large_learns_what_would_be_enough(
+    tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     error, bound = FrameTooLargeError("too large", 3 * GIB), settings(tmp_path, memory="2GiB")
     assert f"--memory {share.least(3 * GIB)}" in share.advice(error, bound, CPU)
     assert share.advice(error, settings(tmp_path), CPU) == ""
     assert share.advice(FrameTooLargeError("how much is not known"), bound, CPU) == ""
+    monkeypatch.setattr(share, "resident", lambda: GIB)
+    gpu(True)
+    assert f"--memory {share.least(4 * GIB)}" in share.advice(error, bound, GPU)
     gpu(False)
     assert share.advice(error, bound, GPU) == ""

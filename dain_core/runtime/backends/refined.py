@@ -142,7 +142,9 @@ class RefinedStages:
                 return plan
         raise FrameTooLargeError(
             f"a frame of {width}x{height} needs at least {self._peak(plans[-1]) / GIB:.1f} GiB of GPU memory, "
-            f"{budget / GIB:.1f} GiB may be used: free memory on the GPU, allow more of it, or scale the video down"
+            f"{max(budget, 0) / GIB:.1f} GiB may be used: free memory on the GPU, allow more of it, or scale the video "
+            "down",
+            self._peak(plans[-1]),
         )
 
     def _peak(self, plan: _Plan) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,8 +51,17 @@ def test_a_gpu_shares_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(budget_module, "resident", lambda: 400)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
     monkeypatch.setattr(budget_module, "usable_ram", lambda beside=0: 2000 + beside)
+    bounds: list[float] = []
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=10_000)
+    )
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: bounds.append(share)
+    )
     assert Budget(1000).left(member, gpu) == 600 and Budget(1000).left(member, CPU) == 1000
     assert Budget().left(member, gpu) == 1650 and Budget().left(member, CPU) == 2000
+    assert Budget(300).left(member, gpu) < 0
+    assert bounds == [0.06, 0.165, 0]  # nor does PyTorch keep more
 
 
 def test_a_member_lets_go_when_another_works() -> None:
