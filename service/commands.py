@@ -86,6 +86,8 @@ class Clip(click.Path):
     help="copy (what players know), best (all of it), aac, stretch (in slow motion) or none.  [copy]",
 )
 @click.option("--scene-threshold", type=float, help="How unlike two frames at a cut are, 0 to 1.")
+@click.option("--deinterlace", help="Interlaced video: auto, off, bob or weave.  [auto]")
+@click.option("--dedup", help="Frames that repeat the one before: auto, off or retime.  [auto]")
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
 @click.option(
     "--mask",

@@ -138,6 +138,20 @@ class Exact(click.ParamType):
     show_default=True,
     help="How unlike two frames are at a cut, where nothing is blended: 0 to 1; 1 finds none, nor fades and flashes.",
 )
+@click.option(
+    "--deinterlace",
+    type=click.Choice(["auto", "off", "bob", "weave"]),
+    default="auto",
+    show_default=True,
+    help="What is done with interlaced and telecined video; bob: a frame of each field.",
+)
+@click.option(
+    "--dedup",
+    type=click.Choice(["auto", "off", "retime"]),
+    default="auto",
+    show_default=True,
+    help="What is done with frames that repeat the one before; retime: left out.",
+)
 @click.option("--no-audio", is_flag=True, help="Leave the sound out.")
 @click.option(
     "--mask",
@@ -205,6 +219,8 @@ def interpolate(
     loop: bool,
     video_stream: int | None,
     source_fps: str | None,
+    deinterlace: str,
+    dedup: str,
     strict: bool,
     **delivered: object,
 ) -> None:
@@ -227,6 +243,8 @@ def interpolate(
         "loop": loop,
         "video_stream": video_stream,
         "source_fps": source_fps,
+        "deinterlace": deinterlace,
+        "dedup": dedup,
         "strict": strict,
         **delivered,
     }

@@ -36,6 +36,7 @@ from worker.media.encode import Encoder
 from worker.media.join import join
 from worker.media.pictures import ZIP, unpacked
 from worker.media.times import Moments
+from worker.pictures import Kept, Source
 from worker.plan import JobPlan, check_losses
 from worker.schedule import Between, Copy, OutputFrame
 from worker.transfer import Finish, Pending, Stopwatch, Transfer, Uploaded
@@ -55,12 +56,6 @@ class Interpolator(Protocol):
     def pair(self, first: Any, second: Any) -> Any: ...
     def moved(self, pair: Any, first: Tensor, second: Tensor, time: float) -> Tensor: ...
     def submit(self, pair: Any, time: float) -> Pending: ...
-
-
-class Source(Iterable[Frame], Protocol):
-    """Consecutive source frames; ``kill`` ends a wait for the next one. A ``Decoder``."""
-
-    def kill(self) -> None: ...
 
 
 class Sink(Protocol):
@@ -119,12 +114,14 @@ def render_segment(
     info, schedule, segment, options = plan.info, plan.schedule, plan.segments[index], plan.options
     # One frame more at either end tells fades and flashes from motion, as they are told within the segment.
     first, last = max(segment.first_source - 1, 0), segment.last_source
-    last += last < len(plan.timeline.times) - 1
+    last += last < len(plan.pictures.times) - 1
+    numbers = plan.pictures.numbers
     with ExitStack() as stack:
+        span = range(numbers[first], numbers[last] + 1)
         source_path = stack.enter_context(
-            _readable(plan, source_path, out_path.parent, range(first, last + 1), check, progressed)
+            _readable(plan, source_path, out_path.parent, span, check, progressed)
         )
-        decoder = Decoder(source_path, info, first, last, plan.timeline, progressed=progressed)
+        decoder = Decoder(source_path, info, span[0], span[-1], plan.timeline, progressed=progressed)
         stack.enter_context(decoder)
         colors = ColorSpec(info.color_matrix, info.full_range)
         pixels = PixelFormat.named(plan.delivery.pixel_format)
@@ -133,7 +130,7 @@ def render_segment(
             frames = OnBackground(decoder, PixelFormat.named(info.decoded_format), colors, options.background)
         encoder = stack.enter_context(Encoder(out_path, plan.delivery))
         stats = interpolate(
-            frames,
+            Kept(frames, numbers),
             schedule[segment.first_output : segment.stop_output],
             interpolator,
             encoder,
@@ -408,7 +405,7 @@ class _Maker:
     def make(self, action: Copy | Between, window: _Window) -> Frame | Made:
         if isinstance(action, Copy):
             return window.from_index(action.source).frame
-        first, second = window.from_index(action.first), window.at(action.first + 1)
+        first, second = window.from_index(action.first), window.at(action.second)
         stopwatch = Stopwatch(self._interpolator.device)
         if self._pair_index != first.frame.index:
             self._enter(first, second, window)
@@ -423,7 +420,7 @@ class _Maker:
 
     def _finish(self, action: Between) -> Finish | None:
         """What gives the new frame the grain of those around it."""
-        one, two = (self._known[action.first + place].grain for place in (0, 1))
+        one, two = (self._known[index].grain for index in (action.first, action.second))
         if one is None or two is None:
             return None
         wanted, depth = one.lerp(two, float(action.t)), self._transfer.depth
@@ -431,7 +428,7 @@ class _Maker:
 
     def _alpha(self, action: Between) -> Tensor | None:
         """How opaque the new frame is."""
-        one, two = (self._known[action.first + place].alpha for place in (0, 1))
+        one, two = (self._known[index].alpha for index in (action.first, action.second))
         if one is None or two is None:
             return None
         return self._interpolator.moved(self._pair, one, two, float(action.t))

@@ -14,9 +14,10 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from dain_core.runtime.pixels import PixelFormat
@@ -28,11 +29,13 @@ from worker.media.delivery import Delivery
 from worker.media.errors import MediaError, exceeded
 from worker.media.facts import Choice, VideoInfo, check_version
 from worker.media.restarts import Restarts
-from worker.media.times import Timeline, frame_times
+from worker.media.times import Timeline
+from worker.pictures import Pictures
 from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate, longest_gap, segments
 
 _SEGMENT = [each.name for each in fields(Segment)]
-VERSION = 4  # the newest that is read here
+VERSION = 5  # the newest that is read here
+FOURTH = 4  # takes a part of the video, or loops
 THIRD = 3  # holds frames across long gaps
 SECOND = 2  # has restarts, or frames that are known by their numbers
 FIRST = 1  # plans without a version are of the first, too
@@ -51,7 +54,7 @@ class JobPlan:
     """How one video becomes another."""
 
     info: VideoInfo
-    timeline: Timeline
+    pictures: Pictures
     options: Options
     delivery: Delivery
     segments: tuple[Segment, ...]
@@ -85,23 +88,22 @@ class JobPlan:
             MachineError: the machine was too slow for the file's size.
         """
         restarts = Restarts.find(source, info, check, progressed)
-        if restarts is None:
-            timeline = frame_times(source, check, progressed, Choice(info.stream, options.source_fps))
-        else:
-            with (
-                tempfile.TemporaryDirectory(dir=scratch) as folder,
-                restarts.copied(source, Path(folder), check, progressed) as copy,
-            ):
-                stream = Choice(stream=restarts.place(info.stream))
-                found = sandbox.probe(copy, check=check, progressed=progressed, choice=stream)
+        with ExitStack() as stack:
+            path, choice = source, Choice(info.stream, options.source_fps)
+            if restarts:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
+                path = stack.enter_context(restarts.copied(source, folder, check, progressed))
+                choice = Choice(stream=restarts.place(info.stream))
+                found = sandbox.probe(path, check=check, progressed=progressed, choice=choice)
                 info = replace(found, notes=tuple(dict.fromkeys((*info.notes, *found.notes))))
-                timeline = frame_times(copy, check, progressed, stream)
-        timeline = _excerpt(timeline, info, options)
-        longest = longest_gap(timeline.times)
-        whole = Schedule(timeline.times, timeline.end, _retime(info, options), longest, options.loop)
+            cut_out = partial(_excerpt, info=info, options=options)
+            pictures = Pictures.find(path, info, options, choice, cut_out, check, progressed)
+        info = replace(info, average_rate=pictures.rate(info))
+        longest = longest_gap(pictures.times)
+        whole = _schedule(pictures, info, options, longest)
         if max_frames is not None and len(whole) > max_frames:
             raise exceeded(f"{len(whole)} frames in the result", f"{max_frames} frames")
-        source_frames = max(1, round(segment_frames * len(timeline.times) / len(whole)))
+        source_frames = max(1, round(segment_frames * len(pictures.times) / len(whole)))
         delivery = tracks.that_can_be_made(
             source,
             info,
@@ -111,15 +113,19 @@ class JobPlan:
         )
         encode.check(delivery)
         cut = tuple(segments(whole, source_frames, check))
-        plan = cls(info, timeline, options, delivery, cut, restarts, longest)
+        plan = cls(info, pictures, options, delivery, cut, restarts, longest)
         check_losses(options, plan.notes)
         return plan
 
     @cached_property
     def schedule(self) -> Schedule:
         """Every output frame, in order."""
-        retime = _retime(self.info, self.options)
-        return Schedule(self.timeline.times, self.timeline.end, retime, self.longest_gap, self.options.loop)
+        return _schedule(self.pictures, self.info, self.options, self.longest_gap)
+
+    @property
+    def timeline(self) -> Timeline:
+        """The frames that are decoded."""
+        return self.pictures.timeline
 
     @cached_property
     def begin(self) -> Fraction:
@@ -167,6 +173,7 @@ class JobPlan:
             *self.info.notes,
             *self.timeline.notes,
             *restarts,
+            *self.pictures.notes,
             *_held(self.schedule.long_gaps, self.info.start),
             *alpha,
             *self.delivery.notes,
@@ -205,6 +212,10 @@ class JobPlan:
                 "skipped": self.timeline.skipped,
                 "lead": list(map(str, self.timeline.lead)),
                 "timeline_notes": [note.as_dict() for note in self.timeline.notes],
+                "fields": self.timeline.fields,
+                "repeats": self.pictures.repeats.hex(),
+                "moments": list(map(str, checked(self.pictures.moments, check))),
+                "picture_notes": [note.as_dict() for note in self.pictures.notes],
                 "options": self.options.model_dump(),
                 "delivery": self.delivery.as_dict(),
                 "restarts": self.restarts and self.restarts.as_json(),
@@ -233,15 +244,21 @@ class JobPlan:
             frame_bytes=stored.get("frame_bytes", 0),
             skipped=stored.get("skipped", 0),
             lead=tuple(map(Fraction, stored.get("lead", ()))),
+            fields=stored.get("fields", ""),
+        )
+        pictures = Pictures(
+            timeline,
+            repeats=bytes.fromhex(stored.get("repeats", "")),
+            moments=tuple(map(Fraction, checked(stored.get("moments", ()), check))),
+            notes=Note.read_all(stored.get("picture_notes", ())),
         )
         if "delivery" in stored:
             delivery = Delivery.from_dict(stored["delivery"])
         else:  # releases without it delivered what is chosen by default
-            whole = Schedule(timeline.times, timeline.end, _retime(info, options))
-            delivery = Delivery.choose(info, options, whole.average_rate)
+            delivery = Delivery.choose(info, options, _schedule(pictures, info, options, None).average_rate)
         return cls(
             info=info,
-            timeline=timeline,
+            pictures=pictures,
             options=options,
             delivery=delivery,
             segments=tuple(Segment(**{name: each[name] for name in _SEGMENT}) for each in stored["segments"]),
@@ -252,8 +269,10 @@ class JobPlan:
     @property
     def _version(self) -> int:
         """The oldest version whose readers make the same of the plan."""
-        if self.options.is_excerpt or self.options.loop or not self.delivery.is_plain:
+        if self.timeline.fields or self.pictures.repeats or self.pictures.moments:
             return VERSION
+        if self.options.is_excerpt or self.options.loop or not self.delivery.is_plain:
+            return FOURTH
         if self.schedule.long_gaps:
             return THIRD
         return SECOND if self.restarts or self.timeline.numbered else FIRST
@@ -309,6 +328,12 @@ def _excerpt(timeline: Timeline, info: VideoInfo, options: Options) -> Timeline:
         raise MediaError(
             "invalid-option", f"There is nothing to make: {what}. It lasts {lasts:g} s."
         ) from None
+
+
+def _schedule(pictures: Pictures, info: VideoInfo, options: Options, longest: Fraction | None) -> Schedule:
+    repeats = b"" if pictures.moments else pictures.repeats
+    retime, end = _retime(info, options), pictures.timeline.end
+    return Schedule(pictures.times, end, retime, longest, options.loop, repeats)
 
 
 def _retime(info: VideoInfo, options: Options) -> Retime:

@@ -36,10 +36,16 @@ class Copy:
 
 @dataclass(frozen=True)
 class Between:
-    """A new frame between source frames ``first`` and ``first + 1``, at ``0 < t < 1``."""
+    """A new frame between source frames ``first`` and ``first + span``, at ``0 < t < 1``."""
 
     first: int
     t: Fraction
+    span: int = 1
+
+    @property
+    def second(self) -> int:
+        """The source frame to its right."""
+        return self.first + self.span
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,8 @@ class Schedule(Sequence[OutputFrame]):
     schedule that all source frames make at once.
 
     Between frames that are more than ``longest_gap`` seconds apart nothing is made: the first of them is held. None is
-    no limit. In a ``loop`` the first frame follows the last: there it has the number ``len(times)``.
+    no limit. In a ``loop`` the first frame follows the last: there it has the number ``len(times)``. Source frames
+    whose byte in ``repeats`` is not 0 show the picture of the frame before: new ones lead over them, in their places.
 
         >>> schedule = Schedule([Fraction(0)], None, Factor(2))
         >>> len(schedule)
@@ -130,8 +137,10 @@ class Schedule(Sequence[OutputFrame]):
         rate: Retime,
         longest_gap: Fraction | None = None,
         loop: bool = False,
+        repeats: bytes = b"",
     ) -> None:
         self.rate = rate
+        self.repeats = repeats
         self.loop = loop
         self.longest_gap = longest_gap
         self._times: list[Fraction] = []
@@ -232,27 +241,44 @@ class Schedule(Sequence[OutputFrame]):
 
     def _divided(self, source: int, step: int, steps: int) -> OutputFrame:
         """Output frame ``step`` of the ``steps`` that begin with source frame ``source``."""
-        start, t = self._times[source], Fraction(step, steps)
+        start = self._times[source]
         if not step:
-            return OutputFrame(start, Copy(source))
-        return OutputFrame(start + self._gap(source) * t, self._between(source, t))
+            return OutputFrame(start, self._copy(source))
+        time = start + self._gap(source) * Fraction(step, steps)
+        return OutputFrame(time, self._between(source, time))
 
     def _at(self, time: Fraction) -> OutputFrame:
         """The output frame that is shown at ``time``."""
         source = bisect.bisect_right(self._times, time) - 1
         if source == len(self._times) - 1 and not self.loop:
-            return OutputFrame(time, Copy(source))
+            return OutputFrame(time, self._copy(source))
         after, gap = time - self._times[source], self._gap(source)
         if after <= _near(gap):
-            return OutputFrame(time, Copy(source))
+            return OutputFrame(time, self._copy(source))
         if gap - after <= _near(gap):
-            return OutputFrame(time, Copy(source + 1))
-        return OutputFrame(time, self._between(source, after / gap))
+            return OutputFrame(time, self._copy(source + 1))
+        return OutputFrame(time, self._between(source, time))
 
-    def _between(self, source: int, t: Fraction) -> Copy | Between:
-        """What is shown at ``t`` between source frame ``source`` and the next."""
-        is_last = source == len(self._times) - 1 and not self.loop
-        return Copy(source) if is_last or self._is_long(self._gap(source)) else Between(source, t)
+    def _copy(self, source: int) -> Copy | Between:
+        """What is shown at the time of source frame ``source``: that, unless it is a repeat."""
+        return self._between(source, self._times[source]) if self._repeats(source) else Copy(source)
+
+    def _between(self, source: int, time: Fraction) -> Copy | Between:
+        """What is shown at ``time``, from source frame ``source`` on and before the next."""
+        first, second = source, source + 1
+        while self._repeats(first):
+            first -= 1
+        while self._repeats(second):
+            second += 1
+        is_last = second == len(self._times) and not self.loop
+        if is_last or self._is_long(self._gap(source)):
+            return Copy(source)
+        start = self._times[first]
+        after = self.end if second == len(self._times) else self._times[second]
+        return Between(first, (time - start) / (after - start), second - first)
+
+    def _repeats(self, source: int) -> bool:
+        return source < len(self.repeats) and bool(self.repeats[source])
 
     def _gap(self, source: int) -> Fraction:
         """How long source frame ``source`` is shown."""
@@ -298,7 +324,7 @@ def segments(schedule: Schedule, source_frames: int, check: Callable[[], None] =
     found: list[Segment] = []
     for start, stop in checked(zip(cuts, cuts[1:], strict=False), check):
         final = schedule[stop - 1]
-        last_source = final.source + isinstance(final.action, Between)
+        last_source = final.action.second if isinstance(final.action, Between) else final.source
         found.append(Segment(len(found), schedule[start].source, last_source, start, stop))
     return found
 

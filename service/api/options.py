@@ -206,6 +206,18 @@ class RequestedOptions(BaseModel):
         description="Which moving picture of the file is taken: its number among all streams of the file, from 0; "
         "the largest unless given.",
     )
+    deinterlace: Literal["auto", "off", "bob", "weave"] = Field(
+        default="auto",
+        description="Interlaced video: auto finds it, makes a frame of each field, and takes telecined film back to "
+        "its own frames; off leaves all as it is; bob makes a frame of each field of any video; weave puts fields "
+        "together that belong to one picture.",
+    )
+    dedup: Literal["auto", "off", "retime"] = Field(
+        default="auto",
+        description="Frames that repeat the one before, as in animation: auto replaces them by new ones that lead from "
+        "picture to picture; off takes them as they are; retime leaves them out and spaces the pictures evenly, and "
+        "factor counts pictures.",
+    )
     source_fps: Annotated[
         str | None, BeforeValidator(lambda v: None if v is None else str(parse_rate(v)))
     ] = Field(

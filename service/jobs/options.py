@@ -210,6 +210,8 @@ class Options(BaseModel):
     duration: FractionText | None = Field(default=None, description="Seconds of the source that are taken.")
     loop: bool = Field(default=False, description="Whether new frames lead from the last frame to the first.")
     video_stream: int | None = Field(default=None, description="Number of the video stream in the file.")
+    deinterlace: str = Field(default="auto", description="What is done with fields: auto, off, bob or weave.")
+    dedup: str = Field(default="auto", description="What is done with repeated frames: auto, off or retime.")
     source_fps: FractionText | None = Field(
         default=None, description="Frame rate of a file that holds no times: a whole number or a ratio."
     )

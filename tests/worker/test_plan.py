@@ -76,7 +76,8 @@ def test_long_calculations_look_whether_they_are_to_stop(
 
 def test_the_plans_that_are_kept_have_so_many_frames_together(clip: Path) -> None:
     plan = JobPlan.make(clip, probe(clip), parse_options({}), segment_frames=8)
-    film = replace(plan, timeline=replace(plan.timeline, times=[*plan.timeline.times] * (MOST_KEPT // 12)))
+    timeline = replace(plan.timeline, times=[*plan.timeline.times] * (MOST_KEPT // 12))
+    film = replace(plan, pictures=replace(plan.pictures, timeline=timeline))
     recent, read = RecentPlans(), list[str]()
 
     def get(key: str, plan: JobPlan) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import os
 import subprocess
@@ -18,7 +17,7 @@ import numpy as np
 from dain_core.runtime.pixels import PixelFormat
 from service.jobs.notes import Note
 from worker.channel import nothing
-from worker.media import ffmpeg
+from worker.media import ffmpeg, fields
 from worker.media.errors import MachineError, MediaError, damaged
 from worker.media.facts import VideoInfo
 from worker.media.times import DAMAGE, DAMAGED, REORDER, Timeline, read_stamps, stamps_output
@@ -283,7 +282,8 @@ class Decoder:
                         if not (planes := self._read(process.stdout)) or not (stamp := next(stamps, None)):
                             break
                         self._progressed()
-                        index = self._index(stamp.time + self._origin, number)
+                        time = stamp.time + self._origin
+                        index = self._timeline.index(time, number, self._info.time_base)
                         yield _Decoded(index, stamp.checksum, bool(whole) and stamp.size != whole, planes)
                     process.wait()
                     self._messages, self._blame = process.messages, process.blame
@@ -291,20 +291,6 @@ class Decoder:
                 # In the midst of frames that refer to each other, FFmpeg complains of good ones, too.
                 if seek is None or self._info.container not in UNINDEXED:
                     self._is_damaged |= process.complains(DAMAGE)
-
-    def _index(self, time: Fraction, number: int) -> int | None:
-        """The index of the frame that is shown at ``time``; None where the timeline has no such frame.
-
-        ``number`` frames were decoded before it.
-        """
-        times = self._timeline.times
-        if self._timeline.numbered:
-            index = number - self._timeline.skipped
-            return index if 0 <= index < len(times) else None
-        after = bisect.bisect_left(times, time)
-        neighbours = range(max(after - 1, 0), min(after + 1, len(times)))
-        near = min(neighbours, key=lambda i: abs(times[i] - time))
-        return near if abs(times[near] - time) <= self._info.time_base else None
 
     def _command(self, seek: Fraction | None, stamps_fd: int) -> list[str]:
         """Decode once into two outputs: the planes, and a line with the timestamp and the checksum of each frame.
@@ -330,7 +316,7 @@ class Decoder:
             shown = {"transfer": "iec61966-2-1", "primaries": "bt709", "matrix": "gbr"}
             light = {"transferin": "linear", "primariesin": "bt709", "matrixin": "gbr"}
             decoded = decoded.filter("zscale", **light, **shown).filter("format", "gbrp16le")
-        both = decoded.filter_multi_output("split")
+        both = fields.filtered(decoded, self._timeline.fields).filter_multi_output("split")
         level = "full" if info.full_range else "limited"
         colors = {"out_color_matrix": "bt709"} if info.is_rgb else {"in_range": level}
         planes = _fitted(both[0], info, out_range=level, **colors)
@@ -338,7 +324,7 @@ class Decoder:
         stamped = both[1] if self._timeline.checksums else _sized(both[1], info)
         return ffmpeg.command(
             planes.output("pipe:1", format="rawvideo", fps_mode="passthrough"),
-            stamps_output(stamped, f"pipe:{stamps_fd}", info.time_base),
+            stamps_output(stamped, f"pipe:{stamps_fd}", fields.unit(info.time_base, self._timeline.fields)),
         )
 
     def _read(self, pipe: IO[Any]) -> tuple[Plane, ...] | None:

@@ -151,6 +151,7 @@ class VideoInfo(Stored):
     subtitles: tuple[SubtitleInfo, ...]
     alpha: bool = False  #: whether pixels may be transparent: decoded frames then have a plane of alpha
     transparent: bool = False  #: whether they are, as far as the first frame or the file's header tells
+    field_order: str = ""  #: "tff" or "bff" where the stream says that it is interlaced
     notes: tuple[Note, ...] = ()  #: what of the video does not come through
     version: int = VERSION
     depth: int = 8  #: bits of a sample of a decoded frame

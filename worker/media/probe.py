@@ -65,6 +65,7 @@ JPEG_RANGE = 2  # AVColorRange: black is 0 and white the highest code
 TIMELESS = sandbox.TIMELESS.split(",")
 FRAME_PER_PACKET = {"av1", "dnxhd", "ffv1", "gif", "h264", "hevc", "mjpeg", "prores", "rawvideo", "vp9"}
 LOOK_AHEAD = 64  # packets that the filter of `_PictureOrder` holds back
+FIELD_ORDERS = {2: "tff", 5: "tff", 3: "bff", 4: "bff"}  # AVFieldOrder -> which field is shown first
 PROGRESSIVE = {0, 1}  # AVFieldOrder: unknown, progressive. Fields may come in packets of their own.
 PICTURE_SIZE = re.compile(r"Picture size (\d+x\d+) is invalid")  # FFmpeg's words
 BREAK = re.compile("partial file|ended prematurely")  # FFmpeg's words, too
@@ -411,6 +412,9 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
                 SubtitleInfo(s.index, _codec(s), **_names(s))
                 for s in container.streams.subtitles
                 if s.codec_context
+            ),
+            field_order=FIELD_ORDERS.get(
+                stream.codec_context.field_order, "tff" if frame.interlaced_frame else ""
             ),
             notes=(*([ONE_VIEW] if _has_views(frame) else []), *([BREAKS_OFF] if scan.breaks_off else [])),
             depth=8 if frame.format.has_palette else max(part.bits for part in frame.format.components),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, overload
 
 from service.jobs.notes import Note
 from worker.channel import checked, nothing
-from worker.media import ffmpeg, sandbox
+from worker.media import ffmpeg, fields, sandbox
 from worker.media.errors import MachineError, damaged
 from worker.media.facts import DEFAULT_CHOICE, Choice, usual_gap
 
@@ -77,6 +77,20 @@ class Timeline:
     skipped: int = 0  #: frames of the file that come before these, and are not wanted
     lead: tuple[Fraction, ...] = ()  #: when the last of those are shown
     frame_bytes: int = 0  #: size of the first decoded frame; 0 where packets tell the times
+    fields: str = ""  #: how frames are made of fields: a way of `worker.media.fields`
+
+    def index(self, time: Fraction, number: int, near: Fraction) -> int | None:
+        """The index of the frame that is shown at ``time``; None where there is none within ``near`` seconds of it.
+
+        ``number`` frames of the file were decoded before it.
+        """
+        if self.numbered:
+            index = number - self.skipped
+            return index if 0 <= index < len(self.times) else None
+        after = bisect.bisect_left(self.times, time)
+        neighbours = range(max(after - 1, 0), min(after + 1, len(self.times)))
+        index = min(neighbours, key=lambda i: abs(self.times[i] - time))
+        return index if abs(self.times[index] - time) <= near else None
 
     def excerpt(self, start: Fraction, end: Fraction | None) -> Timeline:
         """The frames that are shown from ``start`` on and before ``end``; ValueError where there are none."""
@@ -100,8 +114,11 @@ def frame_times(
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
     choice: Choice = DEFAULT_CHOICE,
+    way: str = "",
 ) -> Timeline:
     """The exact presentation time of every frame to be displayed, and the end of the last one.
+
+    ``way`` says how frames are made of fields, see `worker.media.fields`.
 
     Times are read from packets, without decoding, where each packet is known to be one shown frame. Other videos are
     decoded, which takes its time. ``check`` is called several times a second, and may raise to stop. ``progressed`` is
@@ -119,12 +136,15 @@ def frame_times(
         check=check,
         progressed=progressed,
     )
-    if packets.exact:
+    if packets.exact and not way:
         return Timeline(packets.times, packets.end)
-    timeline = _decoded_times(path, packets.stream, packets.time_base, check, progressed)
+    timeline = _decoded_times(path, packets.stream, packets.time_base, way, check, progressed)
     if packets.timeless:
-        times = [k * packets.time_base for k in range(len(timeline.times) + 1)]
+        unit = fields.unit(packets.time_base, way)
+        times = [k * unit for k in range(len(timeline.times) + 1)]
         return replace(timeline, times=times[:-1], end=times[-1], numbered=True)
+    if way:
+        return timeline
     if packets.disordered and timeline.times != packets.times:
         return replace(timeline, notes=(*timeline.notes, DISORDERED))
     if packets.whole and len(timeline.times) < len(packets.times):
@@ -162,10 +182,16 @@ class _Packets(NamedTuple):
 
 
 def _decoded_times(
-    path: Path, stream: int, unit: Fraction, check: Callable[[], None], progressed: Callable[[], None]
+    path: Path,
+    stream: int,
+    time_base: Fraction,
+    way: str,
+    check: Callable[[], None],
+    progressed: Callable[[], None],
 ) -> Timeline:
     """What the decoder says of each frame, by decoding all of them."""
-    command = ffmpeg.command(stamps_output(ffmpeg.source(path)[str(stream)], "pipe:1", unit))
+    frames = fields.filtered(ffmpeg.source(path)[str(stream)], way)
+    command = ffmpeg.command(stamps_output(frames, "pipe:1", fields.unit(time_base, way)))
     with ffmpeg.Process(command, stdout=subprocess.PIPE) as process:
         with open(process.stdout.fileno(), "rb", closefd=False) as lines:
             stamps = []
@@ -183,7 +209,7 @@ def _decoded_times(
     end = last.time + (last.length or usual_gap(sorted(set(given)), Fraction(1, 25)))
     times = _apart(sorted(given), end)
     checksums = [stamp.checksum for stamp in stamps]
-    return Timeline(times, end, checksums, times != given, notes, frame_bytes=stamps[0].size)
+    return Timeline(times, end, checksums, times != given, notes, frame_bytes=stamps[0].size, fields=way)
 
 
 def _apart(times: Sequence[Fraction], end: Fraction) -> list[Fraction]:

@@ -1,0 +1,256 @@
+"""Interlaced and telecined video, and frames that repeat the one before: what is shown when, measured in the result."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.api.options import parse_options
+from tests.worker.conftest import Interpolate, decoded, packet_times
+from worker.media import ffmpeg
+from worker.media.sandbox import probe
+from worker.plan import JobPlan
+from worker.repeats import evened, repeated
+
+WIDTH, HEIGHT, SIZE = 128, 64, 24
+H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
+LOSSLESS = (*H264, "-qp", "0")
+
+
+def moving(
+    path: Path, positions: Sequence[float], rate: object, *arguments: object, noise: float = 0
+) -> Path:
+    """A video of a soft bright bar at these columns, before a still pattern."""
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
+    still = 60 + 20 * np.sin(rows / 3)
+    random = np.random.default_rng(0)
+    frames = []
+    for position in positions:
+        bar = 120 * np.clip(SIZE / 2 - abs(columns - position), 0, 4) / 4 * (abs(rows - HEIGHT / 2) < 20)
+        luma = still + bar + random.normal(0, noise, still.shape)
+        frames.append(np.clip(np.rint(luma), 16, 235).astype(np.uint8).tobytes())
+    raw = ("-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(rate), "-i", "-")
+    command = [ffmpeg.binary(), "-y", "-v", "error", *raw, *map(str, arguments), str(path)]
+    subprocess.run(command, input=b"".join(frames), check=True)
+    return path
+
+
+def positions(path: Path) -> np.ndarray:
+    """Where the bar is in each frame: the centre of what is brighter than the median over time."""
+    frames = np.stack([frame[: WIDTH * HEIGHT] for frame in decoded(path, "yuv420p")])
+    light = frames.reshape(-1, HEIGHT, WIDTH)[:, 14:50].mean(axis=1)
+    above = np.clip(light - np.median(light, axis=0), 0, None)
+    above[above < 6] = 0
+    return (above * np.arange(WIDTH)).sum(axis=1) / above.sum(axis=1)
+
+
+def plan_of(source: Path, **options: object) -> JobPlan:
+    return JobPlan.make(source, probe(source), parse_options(options), segment_frames=1000)
+
+
+def codes(plan: JobPlan) -> list[str]:
+    return [note.code for note in plan.notes]
+
+
+def luma(path: Path) -> list[bytes]:
+    return [frame[: WIDTH * HEIGHT].tobytes() for frame in decoded(path, "yuv420p")]
+
+
+# -- fields --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def interlaced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 frames, 25 a second, of 48 fields in which a bar moves by 1.5 columns each."""
+    path = tmp_path_factory.mktemp("fields") / "interlaced.mp4"
+    flags = (
+        "-vf",
+        "interlace=scan=tff:lowpass=0",
+        "-r",
+        25,
+        *LOSSLESS,
+        "-flags",
+        "+ildct+ilme",
+        "-x264opts",
+        "tff=1",
+    )
+    return moving(path, [24 + 1.5 * k for k in range(48)], 50, *flags)
+
+
+def test_each_field_becomes_a_frame_at_its_time(interlaced: Path, interpolated: Interpolate) -> None:
+    plan = plan_of(interlaced)
+    assert plan.timeline.times == [Fraction(k, 50) for k in range(48)] and plan.timeline.end == Fraction(
+        48, 50
+    )
+    assert codes(plan) == ["deinterlaced"] and (plan.frames, plan.frame_rate) == (96, 100)
+    result = interpolated(interlaced, quality=0)
+    assert packet_times(result) == [Fraction(k, 100) for k in range(96)]
+    at = positions(result)[2:-4]
+    assert (
+        np.abs(at - (24 + 0.75 * np.arange(2, 92))).max() < 1.2
+    )  # half a field's way, by the lines of a field
+    assert np.diff(at[::2]).min() > 0.9 and np.diff(at[::2]).max() < 2.1
+
+
+def test_segments_of_fields_are_those_of_the_whole(interlaced: Path, interpolated: Interpolate) -> None:
+    whole, parts = (luma(interpolated(interlaced, frames, quality=0)) for frames in (1000, 14))
+    assert whole == parts
+
+
+def test_fields_that_no_flag_tells_of_are_found(tmp_path: Path) -> None:
+    source = moving(
+        tmp_path / "untagged.avi",
+        [24 + 1.5 * k for k in range(48)],
+        50,
+        *("-vf", "interlace=scan=bff:lowpass=0,setfield=prog", "-r", 25, "-c:v", "ffv1"),
+    )
+    plan = plan_of(source)
+    assert plan.info.field_order == "" and plan.timeline.fields == "bob-bff"
+    assert codes(plan_of(source, deinterlace="off")) == ["interlaced"]
+
+
+def test_whole_pictures_stay_whatever_their_flags_say(tmp_path: Path, interpolated: Interpolate) -> None:
+    flags = (*LOSSLESS, "-flags", "+ildct+ilme", "-x264opts", "tff=1")
+    source = moving(tmp_path / "flagged.mp4", [24 + 3 * k for k in range(24)], 25, *flags)
+    plan = plan_of(source)
+    assert plan.info.field_order == "tff" and not plan.timeline.fields and not codes(plan)
+    assert luma(interpolated(source, quality=0))[::2] == luma(source)
+
+
+@pytest.mark.parametrize("deinterlace", ["off", "bob", "weave"])
+def test_what_is_asked_for_is_done(interlaced: Path, interpolated: Interpolate, deinterlace: str) -> None:
+    result = interpolated(interlaced, quality=0, deinterlace=deinterlace)
+    assert len(packet_times(result)) == (96 if deinterlace == "bob" else 48)
+    assert (luma(result)[::2] == luma(interlaced)) == (deinterlace == "off")
+
+
+# -- telecine ------------------------------------------------------------------------
+
+
+def test_film_is_taken_out_of_hard_telecine(tmp_path: Path, interpolated: Interpolate) -> None:
+    film = [24 + 2 * k for k in range(40)]
+    pulled = (
+        "-vf",
+        "telecine=pattern=23,setfield=tff",
+        "-r",
+        30,
+        *LOSSLESS,
+        "-flags",
+        "+ildct+ilme",
+        "-x264opts",
+        "tff=1",
+    )
+    source = moving(tmp_path / "telecined.mp4", film, 24, *pulled)
+    plan = plan_of(source)
+    assert codes(plan) == ["telecine-undone"]
+    assert plan.info.average_rate == 24 and len(plan.pictures.times) in (39, 40, 41)
+    gaps = Counter(b - a for a, b in zip(plan.pictures.times, plan.pictures.times[1:], strict=False))
+    assert gaps[Fraction(1, 24)] >= 28
+    at = positions(interpolated(source, 22, quality=0))[16:-16:2]
+    assert np.abs(np.diff(at) - 2).max() < 0.6
+
+
+def test_soft_telecine_is_shown_evenly(tmp_path: Path, interpolated: Interpolate) -> None:
+    fields = "settb=1/60000,setpts='(floor(N/2)*5+mod(N,2)*3)*1000'"
+    pulled = ("-vf", fields, "-fps_mode", "passthrough", "-enc_time_base", "1:60000", *LOSSLESS)
+    source = moving(tmp_path / "soft.mp4", [24 + 2 * k for k in range(24)], 24, *pulled)
+    plan = plan_of(source)
+    assert codes(plan) == ["telecine-undone"]
+    gaps = [b - a for a, b in zip(plan.pictures.times, plan.pictures.times[1:], strict=False)]
+    assert set(gaps[3:-3]) == {Fraction(1, 24)} and plan.pictures.times[0] == 0
+    assert luma(interpolated(source, quality=0))[::2] == luma(source)
+    assert not codes(plan_of(source, deinterlace="off"))
+
+
+# -- repeats -------------------------------------------------------------------------
+
+
+def steps(path: Path) -> np.ndarray:
+    return np.diff(positions(path))[6:-10]
+
+
+@pytest.mark.parametrize("held", [2, 3])
+@pytest.mark.parametrize("coded", [LOSSLESS, (*H264, "-crf", "20")], ids=["exact", "compressed"])
+def test_motion_of_animation_is_even(
+    tmp_path: Path, interpolated: Interpolate, held: int, coded: tuple[object, ...]
+) -> None:
+    drawn = [24 + 6 * (k // held) * held / 2 for k in range(24)]
+    source = moving(tmp_path / "twos.mp4", drawn, 24, *coded)
+    off, auto, retimed = (
+        interpolated(source, n, quality=0, dedup=way)
+        for n, way in ((1000, "off"), (1001, "auto"), (1002, "retime"))
+    )
+    assert codes(plan_of(source)) == ["frames-repeat"]
+    assert (np.abs(steps(off)) < 0.2).mean() > 0.4  # it stands still and jumps
+    assert np.abs(steps(auto) - 1.5).max() < 0.5
+    assert packet_times(auto) == packet_times(off)
+    pictures = luma(source)[::held]
+    assert luma(auto)[: -2 * held : 2 * held] == pictures[:-1]  # pictures stay exact, at their times
+    assert luma(retimed)[::2] == pictures and len(luma(retimed)) == 2 * len(pictures)
+
+
+def test_24_in_30_is_evened_by_retime_and_never_stands_still_by_auto(
+    tmp_path: Path, interpolated: Interpolate
+) -> None:
+    film = [24 + 2 * (k * 4 // 5) for k in range(40)]
+    source = moving(tmp_path / "film.mp4", film, 30, *LOSSLESS)
+    off, auto, retimed = (
+        interpolated(source, n, quality=0, dedup=way)
+        for n, way in ((1000, "off"), (1001, "auto"), (1002, "retime"))
+    )
+    assert np.abs(steps(off)).min() < 0.05 and steps(auto).min() > 0.35
+    assert np.abs(steps(retimed) - 1).max() < 0.25
+    assert plan_of(source, dedup="retime").frame_rate == 48
+    times = packet_times(retimed)
+    assert set(np.diff(times)[12:-12]) == {Fraction(1, 48)} and len(luma(retimed)) == 64
+
+
+def test_segments_of_repeats_are_those_of_the_whole(tmp_path: Path, interpolated: Interpolate) -> None:
+    source = moving(tmp_path / "twos.mp4", [24 + 3 * (k // 2) * 2 for k in range(24)], 24, *LOSSLESS)
+    for dedup in ("auto", "retime"):
+        whole, parts = (luma(interpolated(source, n, quality=0, dedup=dedup)) for n in (1000, 6))
+        assert whole == parts
+
+
+@pytest.mark.parametrize("speed", [0, 0.05, 0.3])
+@pytest.mark.parametrize("coded", [LOSSLESS, (*H264, "-crf", "30")], ids=["exact", "compressed"])
+def test_a_scene_that_hardly_moves_has_no_repeats(
+    tmp_path: Path, speed: float, coded: tuple[object, ...]
+) -> None:
+    source = moving(tmp_path / "still.mp4", [60 + speed * k for k in range(48)], 25, *coded, noise=2)
+    plan = plan_of(source)
+    assert not plan.pictures.repeats and not codes(plan)
+
+
+def test_a_real_film_has_no_repeats(bikes: Path) -> None:
+    plan = plan_of(bikes)
+    assert not plan.pictures.repeats and not plan.timeline.fields and not plan.pictures.moments
+
+
+def test_what_rests_for_long_has_no_repeats() -> None:
+    rests = ([0.0] * 20 + [30.0, 30.0]) * 6
+    assert not any(repeated(rests, [Fraction(k, 30) for k in range(len(rests))]))
+    slow = [0.0, 30.0] * 10
+    assert not any(repeated(slow, [Fraction(k, 4) for k in range(20)]))
+    assert sum(repeated(slow, [Fraction(k, 24) for k in range(20)])) == 9
+
+
+def test_repeats_without_a_cadence_stay() -> None:
+    gaps = [4, 6, 4, 5, 4, 4, 6, 4, 6, 4, 5, 2, 7]
+    changes = [change for gap in gaps for change in (30.0, *[0.0] * (gap - 1))]
+    assert not any(repeated(changes, [Fraction(k, 60) for k in range(len(changes))]))
+
+
+def test_a_cadence_is_evened_and_nothing_else() -> None:
+    film = [Fraction(k * 5 // 4, 30) for k in range(24)]
+    even = evened(film)
+    assert {b - a for a, b in zip(even[5:-5], even[6:-5], strict=False)} == {Fraction(1, 24)}
+    assert (even[0], even[-1]) == (film[0], film[-1])
+    uneven = [Fraction(k * k, 100) for k in range(12)]
+    assert evened(uneven) == uneven

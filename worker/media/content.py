@@ -1,0 +1,143 @@
+"""A look at the pictures of a video before it is planned: how their fields lie, and how much each differs.
+
+Most videos are looked at in a few pieces, which costs little however long they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worker.channel import nothing
+from worker.media import ffmpeg, fields
+from worker.media.facts import VideoInfo
+from worker.media.times import Timeline, read_stamps, stamps_output
+
+WHOLE = 160  # frames of a video of which all are looked at
+PIECES, PIECE = 4, 40  # of a longer one, and frames of each
+SQUARE = 16  # samples on a side of the squares by which pictures differ; more where a picture has very many
+MOST_SQUARES = 120  # in a row
+KEY = re.compile(rb"lavfi\.idet\.(single|repeated)\.current_frame=(\w+)")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What some consecutive frames show."""
+
+    scans: list[str] = field(
+        default_factory=list
+    )  #: of each frame: "tff", "bff", "progressive" or "undetermined"
+    repeats: list[str] = field(
+        default_factory=list
+    )  #: the field that is that of the frame before: "top", "bottom"
+    #: of each frame but the first: how far it differs from the one before at the most, in levels of 8 bits, as the
+    #: mean over a square
+    changes: list[float] = field(default_factory=list)
+
+
+def pieces(path: Path, info: VideoInfo, timeline: Timeline) -> list[Piece]:
+    """Looks at the whole of a short video, and at a few pieces of a longer one."""
+    count, first = len(timeline.times), timeline.times[0]
+    if count <= WHOLE or timeline.numbered:
+        return [_piece(path, info, None if timeline.skipped == 0 else first, min(count, WHOLE))]
+    starts = [timeline.times[count * (2 * k + 1) // (2 * PIECES)] for k in range(PIECES)]
+    return [_piece(path, info, start, PIECE) for start in starts]
+
+
+def _piece(path: Path, info: VideoInfo, start: Fraction | None, frames: int) -> Piece:
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb") as lines:
+        try:
+            both = _source(path, info, start).filter("trim", end_frame=frames).filter_multi_output("split")
+            scans = both[1].filter(
+                "idet", intl_thres=1.3
+            )  # by default fine patterns that stand still seem combed
+            for key in ("single", "repeated"):
+                name = f"lavfi.idet.{key}.current_frame"
+                scans = scans.filter("metadata", "print", key=name, file=f"pipe:{write_end}")
+            command = ffmpeg.command(
+                _changes(both[0], info).output("pipe:1", format="rawvideo", fps_mode="passthrough"),
+                scans.output("-", format="null"),
+            )
+            process = ffmpeg.Process(command, stdout=subprocess.PIPE, pass_fds=[write_end])
+        finally:
+            os.close(write_end)
+        with process:
+            changes = list(_read_changes(process, info))
+            found = KEY.findall(lines.read())  # some 30 KB, which the pipe holds
+            process.wait()
+    said = {key: [value.decode() for name, value in found if name == key] for key in (b"single", b"repeated")}
+    return Piece(said[b"single"], said[b"repeated"], changes)
+
+
+def changes(
+    path: Path,
+    info: VideoInfo,
+    timeline: Timeline,
+    check: Callable[[], None] = nothing,
+    progressed: Callable[[], None] = nothing,
+) -> list[float]:
+    """How far each frame of the timeline differs from the one before it, as ``Piece.changes`` has it; first 0."""
+    read_end, write_end = os.pipe()
+    found = [0.0] * len(timeline.times)
+    with open(read_end, "rb") as lines:
+        try:
+            frames = fields.filtered(_source(path, info, None), timeline.fields)
+            both = frames.filter_multi_output("split")
+            unit = fields.unit(info.time_base, timeline.fields)
+            command = ffmpeg.command(
+                _changes(both[0], info).output("pipe:1", format="rawvideo", fps_mode="passthrough"),
+                stamps_output(both[1].filter("scale", 16, 16), f"pipe:{write_end}", unit),
+            )
+            process = ffmpeg.Process(command, stdout=subprocess.PIPE, pass_fds=[write_end])
+        finally:
+            os.close(write_end)
+        with process:
+            stamps = read_stamps(lines)
+            next(stamps, None)
+            for number, (change, stamp) in enumerate(
+                zip(_read_changes(process, info), stamps, strict=False), 1
+            ):
+                check()
+                progressed()
+                if (index := timeline.index(stamp.time, number, info.time_base)) is not None:
+                    found[index] = change
+    found[0] = 0.0
+    return found
+
+
+def _source(path: Path, info: VideoInfo, start: Fraction | None) -> Any:
+    options = {} if start is None else {"ss": f"{float(start):.6f}", "seek_timestamp": 1}
+    return ffmpeg.source(path, **options)[str(info.stream)]
+
+
+def _squares(info: VideoInfo) -> tuple[int, int]:
+    side = max(SQUARE, info.width // MOST_SQUARES)
+    return -(-info.width // side), -(-info.height // side)
+
+
+def _changes(frames: Any, info: VideoInfo) -> Any:
+    """The differences of neighbouring frames, as pictures whose samples are the means of squares in 16 bits."""
+    differences = frames.filter("format", "gray").filter("tblend", all_mode="difference")
+    return differences.filter("format", "gray16le").filter("scale", *_squares(info), flags="area")
+
+
+def _read_changes(process: ffmpeg.Process, info: VideoInfo) -> Iterator[float]:
+    columns, rows = _squares(info)
+    with open(process.stdout.fileno(), "rb", closefd=False) as pictures:
+        while len(picture := pictures.read(2 * columns * rows)) == 2 * columns * rows:
+            yield float(np.frombuffer(picture, "<u2").max()) / 257
+
+
+def all_of(pieces: Sequence[Piece], name: str) -> list[str]:
+    """What all pieces say of their frames."""
+    return list(itertools.chain.from_iterable(getattr(piece, name) for piece in pieces))
