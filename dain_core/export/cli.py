@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dain_core.errors import DainCoreError
-from dain_core.export import tensorrt
+from dain_core.export import engines, tensorrt
 from dain_core.export.graphs import FORMS
 from dain_core.export.write import PRECISIONS
 from dain_core.export.write import export as write
 from dain_core.outputs import OutputFile, writing
-from dain_core.weights.registry import registry
+from dain_core.weights.registry import Entry, registry
 
 
 class _Out(OutputFile):
@@ -21,6 +23,22 @@ class _Out(OutputFile):
     def __init__(self) -> None:
         super().__init__()
         self.dir_okay = True
+
+
+class _Size(click.ParamType):
+    name = "WIDTHxHEIGHT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> engines.Size:
+        if match := re.fullmatch(r"(\d+)x(\d+)", str(value)):
+            return int(match[1]), int(match[2])
+        self.fail(f"{value!r} is no size such as 1920x1088", param, ctx)
+
+
+def _entry(model: str, models: Path | None) -> Entry:
+    entries = registry(models)
+    if model not in entries:
+        raise click.BadParameter(f"no model is called {model!r}: choose one of {', '.join(entries)}")
+    return entries[model]
 
 
 @click.group()
@@ -60,17 +78,96 @@ def onnx(
     The export makes a frame of a real pair, and is kept only if that is the network's frame.
     """
     try:
-        entries = registry(models)
-        if model not in entries:
-            raise click.BadParameter(f"no model is called {model!r}: choose one of {', '.join(entries)}")
+        entry = _entry(model, models)
         with writing(out):
-            fidelity = write(entries[model], out, precision=precision, form=form, calibration=calibration)
+            fidelity = write(entry, out, precision=precision, form=form, calibration=calibration)
     except DainCoreError as error:
         raise click.ClickException(str(error)) from error
     size = sum(path.stat().st_size for path in (out, *out.glob("*.onnx")) if path.is_file())
     click.echo(
         f"{out}: {model}, {precision}, {size / 1e6:.1f} MB; {fidelity:.1f} dB from the network on a real pair"
     )
+
+
+@export.command("tensorrt")
+@click.argument("out", metavar="FOLDER", type=_Out())
+@click.option(
+    "--model", default="dain-lite", show_default=True, help="A model that comes with the project, or yours."
+)
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    envvar="DAIN_MODELS",
+    help="Folder of models of your own; the setting DAIN_MODELS otherwise.",
+)
+@click.option("--precision", default="fp16", show_default=True, type=click.Choice(list(engines.PRECISIONS)))
+@click.option(
+    "--least", default="256x256", show_default=True, type=_Size(), help="Smallest frames, WIDTHxHEIGHT."
+)
+@click.option("--usual", default="1920x1088", show_default=True, type=_Size(), help="Frames to be fast for.")
+@click.option("--most", default="3840x2176", show_default=True, type=_Size(), help="Largest frames.")
+@click.option(
+    "--workspace",
+    default=4.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    metavar="GIB",
+    help="Memory of a layer.",
+)
+@click.option(
+    "--timing-cache", type=OutputFile(), help="File of what TensorRT measured; it is made, or added to."
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="A video, or a folder of videos or frames, whose values choose the ranges of eight bits.",
+)
+@click.option(
+    "--compute-capability", metavar="X.Y", help="GPU to build for, if TensorRT-RTX does; not the one here."
+)
+@click.option("--refittable", is_flag=True, help="Build engines that can be given other weights.")
+@click.option(
+    "--refit", is_flag=True, help="Give the engines in FOLDER the weights of the model; build nothing."
+)
+def tensorrt_engines(
+    out: Path,
+    model: str,
+    models: Path | None,
+    precision: str,
+    least: engines.Size,
+    usual: engines.Size,
+    most: engines.Size,
+    workspace: float,
+    timing_cache: Path | None,
+    calibration: Path | None,
+    compute_capability: str | None,
+    refittable: bool,
+    refit: bool,
+) -> None:
+    """Build the three stages of a model in FOLDER as engines of TensorRT, or of TensorRT-RTX.
+
+    Engines that can be run here make a frame of a real pair, and are kept only if that is the network's frame.
+    """
+    try:
+        entry = _entry(model, models)
+        with writing(out):
+            if refit:
+                engines.refit(entry, out, calibration=calibration, say=click.echo)
+                return
+            order = engines.Order(precision, least, usual, most, int(workspace * 2**30), refittable)
+            fidelity = engines.build(
+                entry,
+                out,
+                order,
+                timing_cache=timing_cache,
+                calibration=calibration,
+                compute_capability=compute_capability,
+                say=click.echo,
+            )
+    except DainCoreError as error:
+        raise click.ClickException(str(error)) from error
+    if fidelity is not None:
+        click.echo(f"{out}: {fidelity:.1f} dB from the network on a real pair")
 
 
 @export.command()

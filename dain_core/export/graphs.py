@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from dain_core.network.model import DAIN, Features, Motion
-from dain_core.network.networks import Network
+from dain_core.network.networks import Config, Network, build
 from dain_core.network.refined import FrameFeatures
 
 #: The features of a frame that a stage reads, as fields of the network's features, besides the image.
@@ -161,3 +162,11 @@ FORMS: dict[str, Callable[[Network, Tensor, Tensor, Tensor], list[Graph]]] = {
     "whole": whole,
     "stages": stages,
 }
+
+
+def input_shapes(config: Config, form: str, height: int, width: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return the shapes of the inputs of each graph for one pair of frames of a size, without computing anything."""
+    with FakeTensorMode(), torch.no_grad():
+        frame, time = torch.zeros(1, 3, height, width), torch.zeros(1)
+        graphs = FORMS[form](build(config).eval(), frame, frame, time)
+    return {graph.name: {name: tuple(x.shape) for name, x in graph.inputs.items()} for graph in graphs}

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from dain_core.export.graphs import FORMS, Graph
 from dain_core.export.operators import StandardOperators
 from dain_core.export.quantise import ASYMMETRIC, EightBits, quantise
 from dain_core.network.networks import Network, build
+from dain_core.network.padding import Padding
 from dain_core.weights.files import load_weights
 from dain_core.weights.registry import Entry
 
@@ -80,18 +81,13 @@ def export(
         OSError: the place cannot be written to.
     """
     _check_place(out, form)
-    properties = {
-        "dain.model": entry.name,
-        "dain.network": entry.network,
-        "dain.weights": hashlib.sha256(entry.path.read_bytes()).hexdigest(),
-        "dain.precision": precision,
-        "dain.version": version("dain-service"),
-    }
+    first, second = real_pair()
+    corner = first[..., :70, :100], second[..., :70, :100]  # enough for a trace; all of a network pads it
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
         made = Path(place) / "made"
         made.mkdir()
-        files = write_graphs(entry, made, PRECISIONS[precision], form, properties, calibration)
-        fidelity = compare(entry, files)
+        files = write_graphs(entry, made, precision, PRECISIONS[precision], form, corner, calibration)
+        fidelity = compare(entry, lambda time: run(files, first, second, time), first, second)
         if not fidelity >= PRECISIONS[precision].least:
             raise ExportError(
                 f"the exported network makes other frames than {entry.name}: {fidelity:.1f} dB on a real pair, where "
@@ -107,25 +103,48 @@ def export(
 def write_graphs(
     entry: Entry,
     folder: Path,
+    name: str,
     precision: Precision,
     form: str,
-    properties: Mapping[str, str],
+    example: tuple[Tensor, Tensor],
     calibration: Path | None = None,
 ) -> dict[str, Path]:
-    """Write the graphs of a model to a folder; return the files by the names of the graphs."""
+    """Write the graphs of a model to a folder.
+
+    Args:
+        name: of the precision.
+        example: two frames to trace with. If the network pads them, the graphs pad frames; if their sides are multiples
+            of `multiple`, the graphs are for such frames alone.
+
+    Returns:
+        The files by the names of their graphs.
+    """
     pairs = _real_frames(calibration) if precision.eight_bits else []
-    corner = [frame[..., :70, :100] for frame in real_pair()]  # enough for a trace; all of a network pads it
-    graphs = FORMS[form](_network(entry, precision.dtype), corner[0], corner[1], torch.tensor([0.4]))
+    properties = {
+        "dain.model": entry.name,
+        "dain.network": entry.network,
+        "dain.weights": hashlib.sha256(entry.path.read_bytes()).hexdigest(),
+        "dain.precision": name,
+        "dain.version": version("dain-service"),
+    }
+    network = _network(entry, precision.dtype)
+    graphs = FORMS[form](network, *example, torch.tensor([0.4]))
     files = {graph.name: folder / f"{graph.name}.onnx" for graph in graphs}
     for graph in graphs:
-        _write(graph, files[graph.name], corner[0].shape[2:], properties)
+        _write(graph, files[graph.name], example[0].shape[2:], properties)
     if precision.eight_bits:
-        seen = [_known(files, first, second, torch.tensor([0.5])) for first, second in pairs]
+        padded = [[padding(frame, entry).add(frame) for frame in pair] for pair in pairs]
+        seen = [_known(files, first, second, torch.tensor([0.5])) for first, second in padded]
         for path in files.values():
             quantise(
                 path, [{name: x.numpy() for name, x in known.items()} for known in seen], precision.eight_bits
             )
     return files
+
+
+def padding(frame: Tensor, entry: Entry) -> Padding:
+    """Return what must be added to a frame so that the network pads it no more."""
+    return Padding.of(frame, entry.config.multiple)
 
 
 def _real_frames(calibration: Path | None) -> list[tuple[Tensor, Tensor]]:
@@ -140,12 +159,11 @@ def _real_frames(calibration: Path | None) -> list[tuple[Tensor, Tensor]]:
 
 
 @torch.inference_mode()
-def compare(entry: Entry, files: Mapping[str, Path]) -> float:
-    """Return the PSNR in dB of the frame that graphs make of a real pair, against the network's in float32."""
-    first, second = real_pair()
+def compare(entry: Entry, make: Callable[[Tensor], Tensor], first: Tensor, second: Tensor) -> float:
+    """Return the PSNR in dB of the frame that `make` makes at a time, against the network's own in float32."""
     time = torch.tensor([0.4])
     expected = _network(entry, torch.float32)(first, second, time.view(-1, 1, 1, 1)).output
-    error = (run(files, first, second, time) - expected).square().mean()
+    error = (make(time) - expected).square().mean()
     return float(-10 * error.clamp(min=1e-12).log10())
 
 
