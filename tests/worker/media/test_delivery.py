@@ -21,7 +21,7 @@ from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
 from worker.media.facts import AudioInfo, SubtitleInfo, VideoInfo
 from worker.media.sandbox import probe
-from worker.plan import VERSION, JobPlan
+from worker.plan import FOURTH, JobPlan
 
 RATE = Fraction(50)
 
@@ -189,7 +189,7 @@ def test_a_plan_is_refused_by_releases_that_would_make_something_else(clip: Path
         return int(json.loads(plan.to_json())["version"])
 
     assert version() == 1
-    assert {version(container="mkv"), version(pixel_format="yuv444p"), version(max_bitrate="1M")} == {VERSION}
+    assert {version(container="mkv"), version(pixel_format="yuv444p"), version(max_bitrate="1M")} == {FOURTH}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,11 @@ def test_a_cap_holds_the_bitrate(video: MakeVideo, delivered: Interpolated) -> N
 @pytest.mark.parametrize(
     ("word", "knows"),
     [
-        *(("libx264", "codecs.py"), ("h264_metadata", "codecs.py"), ('"mp4"', "codecs.py containers.py")),
+        *(
+            ("libx264", "codecs.py"),
+            ("h264_metadata", "codecs.py"),
+            ('"mp4"', "codecs.py containers.py delivery.py"),
+        ),
         *(("mov_text", "containers.py"), ("movflags", "containers.py"), ("video/mp4", ""), ('".mp4"', "")),
     ],
 )
