@@ -112,6 +112,12 @@ class Order:
     workspace: int
     refittable: bool = False
 
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Order:
+        """Return the order that `engines.json` holds."""
+        sizes = {name: tuple(record[name]) for name in ("least", "usual", "most")}
+        return cls(**{**record, **sizes})
+
     def check(self, multiple: int) -> None:
         """Raise ExportError for sizes that engines cannot have."""
         for width, height in (self.least, self.usual, self.most):
@@ -207,8 +213,7 @@ def refit(
                 f"the engines in {out} are of {record[name]}, and here is {here}: engines run nowhere else. Build "
                 "them again, without --refit"
             )
-    fields: dict[str, Any] = record["order"]
-    order = Order(**{name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()})
+    order = Order.read(record["order"])
     if record["network"] != entry.network or not order.refittable:
         raise ExportError(
             f"the engines in {out} cannot take the weights of {entry.name}: "

@@ -36,7 +36,7 @@ class EightBits:
     Attributes:
         activations, weights: the types of their numbers.
         method: how the range of an activation is chosen.
-        symmetric: whether zero is in the middle of that range.
+        symmetric: whether zero is in the middle of that range. Biases have no eight bits then.
     """
 
     activations: QuantType
@@ -82,7 +82,11 @@ def quantise(path: Path, seen: Sequence[Arrays], kind: EightBits) -> None:
             activation_type=kind.activations,
             weight_type=kind.weights,
             calibrate_method=kind.method,
-            extra_options={"ActivationSymmetric": kind.symmetric, "WeightSymmetric": True},
+            extra_options={
+                "ActivationSymmetric": kind.symmetric,
+                "WeightSymmetric": True,
+                "QuantizeBias": not kind.symmetric,  # TensorRT takes no integers of 32 bits for that
+            },
         )
         quantised = onnx.load(made)
         del quantised.metadata_props[:]

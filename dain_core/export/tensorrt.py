@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, defs
+from onnx import ModelProto, NodeProto, TensorProto, defs, numpy_helper
 
 from dain_core.export.errors import ExportError
 
@@ -42,11 +42,13 @@ class _Graph:
         types: those whose type is known.
         ranks: the numbers of dimensions of those whose shape is known.
         constants: those that are known before the graph runs.
+        zeros: those of the constants that hold nothing but zeros.
     """
 
     types: Mapping[str, str]
     ranks: Mapping[str, int]
     constants: frozenset[str]
+    zeros: frozenset[str]
 
     @classmethod
     def of(cls, model: ModelProto) -> _Graph:
@@ -65,6 +67,11 @@ class _Graph:
             {name: _TYPES.get(kind, TensorProto.DataType.Name(kind)) for name, kind in types.items() if kind},
             ranks,
             frozenset({each.name for each in graph.initializer} | made),
+            frozenset(
+                each.name
+                for each in graph.initializer
+                if each.name.endswith("zero_point") and not numpy_helper.to_array(each).any()
+            ),
         )
 
 
@@ -121,6 +128,13 @@ def _sample(node: NodeProto, graph: _Graph) -> str | None:
     return None if graph.ranks.get(node.input[0]) == 4 else "its input must have four dimensions"
 
 
+def _quantisation(node: NodeProto, graph: _Graph) -> str | None:
+    if node.input[1] not in graph.constants:
+        return "its scale must be constant"
+    shifted = len(node.input) > 2 and node.input[2] and node.input[2] not in graph.zeros
+    return "its zero point must be zero" if shifted else None
+
+
 def _plain_constant(node: NodeProto, graph: _Graph) -> str | None:
     wrong = {each.name for each in node.attribute} & {"sparse_value", "value_string", "value_strings"}
     return f"it must not have a {min(wrong)}" if wrong else None
@@ -134,6 +148,8 @@ _RULES: Mapping[str, Callable[[NodeProto, _Graph], str | None]] = {
     "MaxPool": _pooling,
     "Constant": _plain_constant,
     "CumSum": _constant(1, "axis"),
+    "DequantizeLinear": _quantisation,
+    "QuantizeLinear": _quantisation,
     "GridSample": _sample,
     "Resize": _resize,
     "ScatterND": _scatter,

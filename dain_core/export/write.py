@@ -127,7 +127,7 @@ def write_graphs(
         "dain.precision": name,
         "dain.version": version("dain-service"),
     }
-    network = _network(entry, precision.dtype)
+    network = network_of(entry, precision.dtype)
     graphs = FORMS[form](network, *example, torch.tensor([0.4]))
     files = {graph.name: folder / f"{graph.name}.onnx" for graph in graphs}
     for graph in graphs:
@@ -162,7 +162,7 @@ def _real_frames(calibration: Path | None) -> list[tuple[Tensor, Tensor]]:
 def compare(entry: Entry, make: Callable[[Tensor], Tensor], first: Tensor, second: Tensor) -> float:
     """Return the PSNR in dB of the frame that `make` makes at a time, against the network's own in float32."""
     time = torch.tensor([0.4])
-    expected = _network(entry, torch.float32)(first, second, time.view(-1, 1, 1, 1)).output
+    expected = network_of(entry, torch.float32)(first, second, time.view(-1, 1, 1, 1)).output
     error = (make(time) - expected).square().mean()
     return float(-10 * error.clamp(min=1e-12).log10())
 
@@ -198,7 +198,8 @@ def _run(path: Path, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in zip(outputs, arrays, strict=True)}
 
 
-def _network(entry: Entry, dtype: torch.dtype) -> Network:
+def network_of(entry: Entry, dtype: torch.dtype) -> Network:
+    """Return a model's network with its weights, whose layers have `dtype`."""
     with torch.device("meta"):
         network = build(entry.config)
     network.load_state_dict(load_weights(entry.weights, entry.config), assign=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -15,6 +17,7 @@ from onnx import TensorProto, helper
 from dain_core.export import engines
 from dain_core.export.cli import export
 from dain_core.export.errors import ExportError
+from dain_core.weights.registry import Entry
 from tests.dain_core.export import standin
 
 SMALL = ["--least", "64x64", "--usual", "256x128", "--most", "256x128"]
@@ -39,6 +42,15 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_engines_are_built_compared_kept_and_given_other_weights(
     tensorrt: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    written, write = tmp_path / "written", engines._graphs
+
+    def once(entry: Entry, folder: Path, *more: Any) -> dict[str, Path]:
+        if not written.exists():
+            written.mkdir()
+            write(entry, written, *more)
+        return {path.stem: shutil.copy(path, folder / path.name) for path in written.iterdir()}
+
+    monkeypatch.setattr(engines, "_graphs", once)
     out, cache = tmp_path / "engines", tmp_path / "timing"
     given = [out, *SMALL, "--refittable", "--workspace", "0.5", "--timing-cache", cache]
     built = command(*given)

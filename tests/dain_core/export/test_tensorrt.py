@@ -42,6 +42,10 @@ def test_exports_are_taken(exports: Path) -> None:
             helper.make_node("CumSum", ["x", "axis"], ["y"]),
             "CumSum is not taken so: its axis must be constant.",
         ),
+        (
+            helper.make_node("QuantizeLinear", ["x", "x"], ["y"]),
+            "QuantizeLinear is not taken so: its scale must be constant.",
+        ),
         (helper.make_node("LpPool", ["x"], ["y"], kernel_shape=[2, 2]), "LpPool is taken with restrictions"),
         (
             helper.make_node("ScatterND", ["x", "axis", "x"], ["y"], reduction="add"),
