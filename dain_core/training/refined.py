@@ -35,6 +35,7 @@ from dain_core.network.refined import RefinedDAIN, RefinedSynthesis
 from dain_core.runtime.devices import DeviceError, named_device
 from dain_core.training import losses
 from dain_core.training.batch import TrainingDataError
+from dain_core.training.muon import Muon
 from dain_core.training.resident import ResidentFootage, Triplets
 from dain_core.weights.files import WeightsError, load_weights, read, save
 
@@ -44,6 +45,10 @@ Teacher = Callable[[Tensor, Tensor, Tensor], Tensor]
 PARTS = ("context", "refine", "rectify")
 #: The learning rate at the end, as a share of the highest rate.
 _LAST_RATE = 0.01
+#: The share of a weight that a step of rate 1 takes away.
+_DECAY = 1e-4
+#: The weight of the distance to the teacher's flow where that flow is not better than ours, by stage.
+_FLOORS = (0.5, 0.1, 0.0)
 #: The number of steps between log entries, which say how far a step moves each layer.
 _LOOK_EVERY = 200
 
@@ -67,7 +72,7 @@ class Settings:
     crop: tuple[int, int] = (256, 384)
     rate: float = 4e-4
     flow_first: float = 0.3
-    flow: float = 0.02
+    flow: float = 0.06
     psnr: float = 0.01
 
 
@@ -156,7 +161,7 @@ class Objective(nn.Module):
             loss = loss + self._settings.psnr * losses.log_error(made.output - truth)
         if self._teacher is not None and self._settings.flow:
             target, figures["psnr_teacher"] = self._target(batch, self._teacher)
-            distance, figures["epe"] = taught(batch, steps, target, (0.1, 0.03, 0.0)[stage])
+            distance, figures["epe"] = taught(batch, steps, target, _FLOORS[stage])
             loss = loss + self._settings.flow * distance
         return loss, figures
 
@@ -188,7 +193,9 @@ def psnr(made: Tensor, truth: Tensor) -> Tensor:
 
 
 class Step:
-    """A step of learning: it computes and clips the gradients of a batch, and the optimiser changes the weights.
+    """A step of learning: it computes and clips the gradients of a batch, and the optimisers change the weights.
+
+    `Muon` moves the weights of convolutions, and AdamW their biases.
 
     On a GPU a step is a CUDA graph. It has about three thousand kernels, most of which are short, so that launching
     them one by one takes longer than running them.
@@ -208,8 +215,10 @@ class Step:
     ) -> None:
         self._objective, self._weights, self._device = objective, list(weights), device
         self.rate = torch.tensor(rate, device=device)
+        self._muon = Muon([weight for weight in self._weights if weight.dim() == 4], self.rate, _DECAY)
+        biases = [weight for weight in self._weights if weight.dim() < 4]
         self._optimiser = torch.optim.AdamW(
-            self._weights, lr=self.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True,
+            biases, lr=self.rate, betas=(0.9, 0.99), weight_decay=_DECAY, fused=True,
             capturable=device.type == "cuda",
         )  # fmt: skip
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -234,16 +243,22 @@ class Step:
 
     def eager(self, batch: Triplets, progress: float) -> dict[str, Tensor]:
         """Make the same step without a CUDA graph."""
-        self._optimiser.zero_grad(set_to_none=True)
+        self._clear()
         return self._learn(batch, progress)
+
+    def _clear(self) -> None:
+        for weight in self._weights:
+            weight.grad = None
 
     def _learn(self, batch: Triplets, progress: float) -> dict[str, Tensor]:
         loss, figures = self._objective(batch, progress)
         loss.backward()
         figures["gradient"] = torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         figures["loss"] = loss.detach()
+        sound = figures["gradient"].isfinite()
+        self._muon.step(sound)
         # The fused optimiser does not change the weights if this is 1.
-        self._optimiser.found_inf = 1 - figures["gradient"].isfinite().float()  # type: ignore[attr-defined]
+        self._optimiser.found_inf = 1 - sound.float()  # type: ignore[attr-defined]
         self._optimiser.grad_scale = None  # type: ignore[attr-defined]
         self._optimiser.step()
         return figures
@@ -256,7 +271,7 @@ class Step:
             for _ in range(3):
                 self.eager(batch, progress)
         torch.cuda.current_stream(self._device).wait_stream(side)
-        self._optimiser.zero_grad(set_to_none=True)
+        self._clear()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             self._figures = self._learn(batch, progress)

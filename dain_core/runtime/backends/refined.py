@@ -34,9 +34,9 @@ _MULTIPLE, _LEAST_ROWS = 32, 64
 #: Of the caller's images, of two frames and of what lies between them.
 _KEPT = 72 + 130
 #: Of that part of a stage which sees the whole frame.
-_WHOLE = 190
+_WHOLE = 258
 #: Of the finest part of the synthesis, which can be made in bands.
-_BANDED = 330
+_BANDED = 260
 #: Of what a graph copies.
 _COPIES = 260
 #: Bytes for the workspaces of libraries.
