@@ -1,9 +1,9 @@
 """What a machine says of its heat, of what slows it down, and of its power mode.
 
 Linux says it in sysfs: thermal zones and what cools them, hwmon, the counters of x86 processors, the firmware of a
-Raspberry Pi. NVIDIA's driver says it by NVML. A Jetson has no whole NVML: its over-current protection is a hwmon, and
-its power mode is in the files of nvpmodel. What a machine does not have, or does not let this process read, is left
-out.
+Raspberry Pi. NVIDIA's driver says it by NVML, where nvidia-ml-py is installed. A Jetson has no whole NVML: its
+over-current protection is a hwmon, and its power mode is in the files of nvpmodel. What a machine does not have, or
+does not let this process read, is left out.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pynvml
 import torch
 
-#: NVML's clocks-event reasons, by their bits; the others say nothing of trouble.
-_OF_NVML = {
-    pynvml.nvmlClocksEventReasonSwThermalSlowdown: "heat",
-    pynvml.nvmlClocksEventReasonHwThermalSlowdown: "heat",
-    pynvml.nvmlClocksEventReasonSwPowerCap: "power-cap",
-    pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "power-brake",
-}
+try:
+    import pynvml
+except ModuleNotFoundError:  # only a machine with an NVIDIA GPU needs it
+    pynvml = None
+
+#: NVML's clocks-event reasons, by their bits (nvml.h); the others say nothing of trouble.
+_OF_NVML = {0x4: "power-cap", 0x20: "heat", 0x40: "heat", 0x80: "power-brake"}
 #: What a Raspberry Pi's firmware says of now, by its bits: https://www.raspberrypi.com/documentation/computers/os.html
 _OF_RASPBERRY_PI = {0x1: "under-voltage", 0x4: "heat", 0x8: "heat"}
 #: Cooling devices that slow processors down, as Linux and Jetson's device trees call them. Fans slow nothing down.
@@ -81,7 +80,7 @@ class Sensors:
     @cached_property
     def _gpu(self) -> Any:
         """NVML's handle of the worker's GPU; None where NVML does not know it."""
-        if self.device.startswith("cuda"):
+        if pynvml is not None and self.device.startswith("cuda"):
             with suppress(pynvml.NVMLError, RuntimeError):
                 pynvml.nvmlInit()
                 uuid = torch.cuda.get_device_properties(self.device).uuid

@@ -105,7 +105,7 @@ class Average:
     def __init__(self) -> None:
         self._random = random.Random(1)
 
-    def frame(self, rgb: Tensor) -> Tensor:
+    def frame(self, rgb: Tensor, mask: Tensor | None = None) -> Tensor:
         return rgb
 
     def pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -156,6 +158,15 @@ class TestNvml:
 
         monkeypatch.setattr(pynvml, "nvmlInit", missing)
         assert Sensors("cuda:0", tmp_path).read().celsius == {}
+
+    def test_no_package(self, tmp_path: Path) -> None:
+        program = (
+            "import sys; sys.modules['pynvml'] = None\n"
+            "from pathlib import Path; from worker.sensors import Sensors\n"
+            "print(Sensors('cuda:0', Path(sys.argv[1])).read().celsius)"
+        )
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "{}\n"
 
 
 def test_a_workers_record_says_it(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
