@@ -249,7 +249,7 @@ def running(
             }
         )
         commands = {
-            "redis": redis_command(folder / "redis", folder),
+            "redis": redis_command(folder / "redis", folder, memory="0"),
             "api": [*PYTHON, "service.api.app"],
             "janitor-0": JANITOR,
             "webhooks": [*PYTHON, "tests.faults.sender"],
