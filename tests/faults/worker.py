@@ -26,14 +26,14 @@ ERRORS = {
 take_frame = Interpolator.frame
 
 
-def take_or_fail(self: Interpolator, rgb: torch.Tensor) -> Any:
+def take_or_fail(self: Interpolator, rgb: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
     if rgb.shape[-1] == POISON:
         os.kill(os.getpid(), signal.SIGKILL)
     for name, error in ERRORS.items():
         with suppress(FileNotFoundError):
             Path(os.environ["DAIN_FAULTS"], name).unlink()
             raise error
-    return take_frame(self, rgb)
+    return take_frame(self, rgb, mask)
 
 
 if __name__ == "__main__":
