@@ -9,6 +9,7 @@ from typing import Any
 
 from service.api.options import RequestedHandling, RequestedOptions
 from service.api.problems import ANYWHERE, KEYED, ProblemDocument, documented
+from service.jobs.formats import CONTAINERS
 
 Schema = dict[str, Any]
 
@@ -87,8 +88,11 @@ def _options() -> Schema:
 
 
 _VIDEO = {"type": "string", "format": "binary"}
-#: A result. Its Content-Type says what it is; a client that is generated knows no videos, but bytes.
-FILE = {"video/mp4": {"schema": _VIDEO}, "application/octet-stream": {"schema": _VIDEO}}
+#: A result, of any container. A client that is generated knows no videos, but bytes.
+FILE = {
+    kind: {"schema": _VIDEO}
+    for kind in ("application/octet-stream", *(each.media_type for each in CONTAINERS.values()))
+}
 PARTS: Schema = {
     "parameters": [
         {
@@ -182,7 +186,8 @@ SUBMISSION: Schema = {
     "requestBody": {
         "required": False,
         "description": "A form with the video in `file`, or the video itself with the options in the query, also as "
-        "`video/*`, or JSON with the URL of a video in `source_url`. Wanted unless `upload` is given.",
+        "`video/*`, `image/*` or `application/zip`, or JSON with the URL of a video in `source_url`. "
+        "Wanted unless `upload` is given.",
         "content": {
             "multipart/form-data": {"schema": {"$ref": "#/components/schemas/Submission"}},
             "application/json": {

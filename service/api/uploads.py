@@ -53,8 +53,12 @@ _PLAIN_FILENAME = re.compile(r';\s*filename\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s"
 
 CHOOSE_A_TYPE = (
     "Send multipart/form-data with the video in the field `file`, "
-    "or the video itself as video/* or application/octet-stream, or its `source_url` in application/json."
+    "or the video itself as video/*, image/*, application/zip or application/octet-stream, "
+    "or its `source_url` in application/json."
 )
+RAW = re.compile(
+    rb"(video|image)/.+|application/(octet-stream|zip|x-zip-compressed|mxf|ogg)"
+)  # what a body may be
 MASK = "mask"  # the part of a form that is a picture of what stands still
 PNG = b"\x89PNG\r\n\x1a\n"
 SOURCE_URL = "source_url"  # the field that names a video, in place of one that is sent
@@ -400,7 +404,7 @@ def choose_reader(request: Request, video: VideoFile, parse: Parse) -> Reader:
             raise invalid_upload(f"The multipart boundary is not usable: {error}.") from None
     if kind == b"application/json":
         return JsonReader(request)
-    if kind == b"application/octet-stream" or kind.startswith(b"video/"):
+    if RAW.fullmatch(kind):
         return RawReader(request, video)
     raise Problem("unsupported-media-type", f"The Content-Type is {header!r:.100}. {CHOOSE_A_TYPE}")
 

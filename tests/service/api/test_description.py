@@ -11,6 +11,7 @@ from service.api.description import HEADERS
 from service.api.options import RequestedHandling, RequestedOptions
 from service.api.problems import MEDIA_TYPE
 from service.api.views import EXAMPLE, JobView
+from service.jobs.formats import CONTAINERS
 from service.jobs.problems import PROBLEMS
 from service.settings import Settings
 
@@ -92,6 +93,14 @@ def test_the_forms_and_the_query_take_every_option_and_send_no_default(document:
             fields = document["components"]["schemas"][schema]["properties"]
             assert options <= fields.keys()
             assert not [field for field in fields.values() if "default" in field]
+
+
+def test_a_result_may_be_of_every_container(document: Schema) -> None:
+    for status in ("200", "206"):
+        content = calls(document)["GET /jobs/{job_id}/result"]["responses"][status]["content"]
+        assert content.keys() == {each.media_type for each in CONTAINERS.values()} | {
+            "application/octet-stream"
+        }
 
 
 def test_the_example_of_a_job_is_one(document: Schema) -> None:

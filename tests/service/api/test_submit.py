@@ -104,7 +104,10 @@ def test_a_number_of_many_digits_is_the_nearest_fraction(
     assert http.delete(f"/jobs/{job['id']}").status_code == 200
 
 
-@pytest.mark.parametrize("content_type", ["video/mp4", "video/x-matroska", "APPLICATION/Octet-Stream", None])
+@pytest.mark.parametrize(
+    "content_type",
+    ["video/mp4", "video/x-matroska", "image/gif", "application/zip", "APPLICATION/Octet-Stream", None],
+)
 def test_content_types_of_a_raw_body(content_type: str | None, http: httpx.Client, clip: Path) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     assert http.post("/jobs", content=clip.read_bytes(), headers=headers).status_code == 202

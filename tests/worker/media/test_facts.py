@@ -21,6 +21,15 @@ def stored(clip: Path) -> dict[str, Any]:
     return facts
 
 
+def keeps(read: Any, written: Any) -> bool:
+    """Whether all that was written is read, beside fields that were not there then."""
+    if isinstance(written, dict):
+        return all(name in read and keeps(read[name], value) for name, value in written.items())
+    if isinstance(written, list):
+        return len(read) == len(written) and all(map(keeps, read, written))
+    return bool(read == written)
+
+
 def test_facts_are_read_as_they_were_written(stored: dict[str, Any]) -> None:
     info = VideoInfo.from_dict(stored)
     assert info.as_dict() == stored and VideoInfo.from_dict(info.as_dict()) == info
@@ -29,15 +38,14 @@ def test_facts_are_read_as_they_were_written(stored: dict[str, Any]) -> None:
 @pytest.mark.parametrize("path", sorted(COMPAT.glob("*/facts.json")), ids=lambda path: path.parent.name)
 def test_facts_of_every_release_are_read(path: Path) -> None:
     written = json.loads(path.read_text())
-    read = VideoInfo.from_dict(written).as_dict()
-    assert {name: read[name] for name in written} == written
+    assert keeps(VideoInfo.from_dict(written).as_dict(), written)
 
 
 def test_what_a_later_release_added_is_ignored_and_kept(stored: dict[str, Any]) -> None:
-    stored |= {"hdr": {"max_cll": 1000}, "subtitles": [{"index": 3, "codec": "subrip", "language": "deu"}]}
+    stored |= {"hdr": {"max_cll": 1000}, "subtitles": [{"index": 3, "codec": "subrip", "cues": 7}]}
     info = VideoInfo.from_dict(stored)
     assert info.subtitles[0].codec == "subrip"
-    assert info.as_dict() == stored
+    assert keeps(info.as_dict(), stored)
 
 
 def test_facts_of_a_newer_version_are_refused_in_a_sentence(stored: dict[str, Any]) -> None:
