@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Callable
 from fractions import Fraction
@@ -73,11 +74,12 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> MakeVideo:
     folder = tmp_path_factory.mktemp("videos")
 
     def make(name: str, *arguments: object) -> Path:
-        path = folder / name
+        given = [str(argument) for argument in arguments]
+        if "-i" not in given:
+            given = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=0.6", *given]
+        path = folder / hashlib.md5(repr(given).encode()).hexdigest() / name  # another test may use the name
+        path.parent.mkdir(exist_ok=True)
         if not path.exists():
-            given = [str(argument) for argument in arguments]
-            if "-i" not in given:
-                given = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=0.6", *given]
             subprocess.run([ffmpeg.binary(), "-nostdin", "-v", "error", *given, str(path)], check=True)
         return path
 

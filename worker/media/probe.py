@@ -226,7 +226,7 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
         exact = whole and begins_whole and stamps[0] == pts[0]
         length = lasting if pts[-1] == latest else 0
         end = pts[-1] + (length or usual_gap(pts, round(1 / (25 * unit))))
-        agrees = order.agrees()
+        agrees = order.agrees() if begins_whole else None  # what pictures before a key frame say is no order
         return Scan(
             stream=stream.index,
             time_base=unit,
@@ -287,6 +287,8 @@ class _PictureOrder:
         try:
             if not self._is_broken:
                 self._places += [made.pts for made in self._filter.filter(packet)]
+                # Soon after a picture that it knows no place for, the filter may abort the process.
+                self._is_broken = None in self._places[-1:] and len(self._places) < len(self._stamps)
         except MemoryError:
             raise
         except av.FFmpegError:

@@ -156,7 +156,7 @@ def frame_times(
 def _lost(times: Sequence[Fraction], begin: Fraction) -> Note:
     """The note on frames that the file has at ``times``, and that cannot be decoded."""
     frames = "1 frame" if len(times) == 1 else f"{len(times)} frames"
-    what = f"{frames} of the video cannot be decoded. New ones are made in their place."
+    what = f"{frames} of the video cannot be decoded. New ones are made between the frames around them."
     return Note.of("frames-lost", what, time=times[0] - begin)
 
 

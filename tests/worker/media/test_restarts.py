@@ -74,6 +74,26 @@ def test_the_plan_says_that_there_are_pieces(video: MakeVideo, tmp_path: Path) -
     assert Restarts.find(piece, probe(piece)) is None
 
 
+@pytest.mark.parametrize(
+    "codec",
+    [
+        ("-c:v", "libx264", "-x264-params", "open-gop=1:keyint=12"),
+        ("-c:v", "libx265", "-x265-params", "log-level=none:open-gop=1:keyint=12"),
+    ],
+)
+def test_a_piece_may_begin_between_key_frames(
+    video: MakeVideo, tmp_path: Path, codec: tuple[str, ...]
+) -> None:
+    long = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=1.5")
+    whole = video(f"{codec[1]}.ts", *long, *codec, "-bf", "3", "-pix_fmt", "yuv420p").read_bytes()
+    source = tmp_path / "pieces.ts"
+    for data in (whole + whole[188 * 30 :], whole[188 * 30 :] + whole):
+        source.write_bytes(data)
+        plan = JobPlan.make(source, probe(source), parse_options({}), segment_frames=1000)
+        assert len(plan.timeline.times) == len(decoded(source, "yuv420p"))
+        assert {note.code for note in plan.notes} <= {"times-restart", "frames-lost"}
+
+
 def test_sound_belongs_to_the_piece_whose_picture_it_follows() -> None:
     stamps = [
         Stamp(0, 0, 0, 0, 10),
