@@ -55,6 +55,14 @@ def test_an_excerpt_has_its_frames_and_its_sound(
     assert -0.05 < sounds[0] < 0.03 and 1.14 < sounds[-1] < 1.2
 
 
+def test_an_excerpt_on_a_clock_that_ticks_once_a_frame_begins_with_its_own_frame(
+    video: MakeVideo, interpolated: Interpolate
+) -> None:
+    source = video("coarse.mp4", *PICTURE, *H264, "-video_track_timescale", 25)
+    result = interpolated(source, factor=2, quality=0, start="0.32", duration="0.8")
+    assert np.array_equal(decoded(result, "yuv420p")[::2], decoded(source, "yuv420p")[8:28])
+
+
 def test_texts_of_an_excerpt_are_those_that_are_shown_in_it(
     video: MakeVideo, interpolated: Interpolate, tmp_path: Path
 ) -> None:

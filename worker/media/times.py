@@ -87,6 +87,8 @@ class Timeline:
         if self.numbered:
             index = number - self.skipped
             return index if 0 <= index < len(self.times) else None
+        if time >= self.end or (self.lead and abs(self.lead[-1] - time) < abs(self.times[0] - time)):
+            return None  # of the frames around an excerpt, on a clock that ticks once a frame
         after = bisect.bisect_left(self.times, time)
         neighbours = range(max(after - 1, 0), min(after + 1, len(self.times)))
         index = min(neighbours, key=lambda i: abs(self.times[i] - time))
