@@ -41,6 +41,9 @@ class Encoding:
     preset: str = ""
     tag: str = ""  #: four letters by which players of MP4 and MOV know the codec, where FFmpeg chooses others
     pixels: Mapping[str, str] = field(default_factory=dict)  #: the encoder's own names for pixel formats
+    says_range: bool = (
+        True  #: whether its stream has room for full range, or else takes none: the file says it then
+    )
 
     def command(self, delivery: Delivery) -> dict[str, Any]:
         """FFmpeg's options for a segment of ``delivery``."""
@@ -155,7 +158,7 @@ FRAME_PACKING = {
     "top and bottom": 4,
 }
 
-LOSSLESS = Encoding("ffv1", "matroska", _ffv1)
+LOSSLESS = Encoding("ffv1", "matroska", _ffv1, says_range=False)
 
 #: Codec -> how its segments are encoded. What is not here is made of lossless segments: see `worker.media.containers`.
 ENCODINGS = {

@@ -143,6 +143,8 @@ def _command(path: Path, delivery: Delivery, muxer: str = "") -> list[str]:
     )
     shaped = _converted(_tagged(_enhanced(frames, delivery), delivery), delivery)
     shaped = shaped.filter("setsar", sar=str(delivery.sample_aspect_ratio), max=65535)
+    if not delivery.encoding.says_range:  # FFmpeg would convert the planes of full range for it
+        shaped = shaped.filter("setparams", range="limited")
     options = delivery.encoding.command(delivery) | ({"format": muxer} if muxer else {})
     return ffmpeg.command(shaped.output(ffmpeg.url(path), fps_mode="passthrough", **options))
 

@@ -249,8 +249,10 @@ def _description(delivery: Delivery) -> dict[str, Any]:
     }
     words = [f"{name}={value}" for name, value in said.items() if value]
     tag = delivery.encoding.tag if delivery.file.has_tags else ""
+    unsaid = delivery.full_range and not delivery.encoding.says_range
     return {
         "disposition:v:0": "default",
         **({"metadata:s:v:0": words} if words else {}),
         **({"tag:v:0": tag} if tag else {}),
+        **({"color_range:v:0": "pc"} if unsaid else {}),
     }

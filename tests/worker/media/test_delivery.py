@@ -183,6 +183,35 @@ def test_pixels_are_those_asked_for_and_notes_say_what_changes(
         assert next(file.decode(video=0)).format.name == made
 
 
+@pytest.fixture
+def full_range(video: MakeVideo) -> Path:
+    """Black, dark and white, in codes from 0 to 255."""
+    shades = "geq=lum='if(lt(X,32),0,if(lt(X,64),20,255))':cb=128:cr=128"
+    filters = f"format=yuv444p,setparams=range=full:colorspace=bt709,{shades}"
+    return video("full.mp4", "-vf", filters, "-c:v", "libx264", "-qp", 0, "-pix_fmt", "yuvj444p")
+
+
+def test_lossless_video_keeps_full_range(full_range: Path, delivered: Interpolated) -> None:
+    assert probe(full_range).full_range
+    result, _ = delivered(full_range, container="mkv", codec="ffv1")
+    assert probe(result).full_range
+    frames = decoded(result, "yuv444p")[::2]
+    assert all(map(np.array_equal, frames, decoded(full_range, "yuvj444p")))
+
+
+@pytest.mark.parametrize("container", ["gif", "apng", "webp", "png", "jpeg"])
+def test_pictures_of_full_range_have_its_light(
+    full_range: Path, delivered: Interpolated, tmp_path: Path, container: str
+) -> None:
+    result, _ = delivered(full_range, container=container, duration="0.08")
+    if zipfile.is_zipfile(result):
+        with zipfile.ZipFile(result) as pictures:
+            result = Path(pictures.extract(pictures.namelist()[0], tmp_path))
+    with Image.open(result) as picture:
+        shades = np.asarray(picture.convert("L"))[32, [16, 48, 80]]
+    assert np.abs(shades.astype(int) - [0, 20, 255]).max() <= 3
+
+
 def test_a_plan_is_refused_by_releases_that_would_make_something_else(clip: Path) -> None:
     def version(**options: object) -> int:
         plan = JobPlan.make(clip, probe(clip), parse_options(options), segment_frames=96)
