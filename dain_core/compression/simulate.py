@@ -65,7 +65,7 @@ def _int8(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     channels = channels_of(conv)
     if channels is not None:
         sizes = channels[: weight.shape[1]].clamp(min=1e-6).to(x.device)[:, None, None]
-        x, weight, low, high = x[:, : weight.shape[1]] / sizes, weight * sizes, max(low, -1.0), 1.0
+        x, weight = x[:, : weight.shape[1]] / sizes, weight * sizes
     step = (high - low) / 255
     x = torch.fake_quantize_per_tensor_affine(x, step, round(-low / step), 0, 255)
     steps = weight.detach().abs().amax((1, 2, 3)).clamp(min=1e-12) / 127

@@ -40,7 +40,6 @@ class Int8Conv2d(nn.Module):
         if channels is not None:  # each channel has a scale of its own, which the weights take on
             channels = channels[: conv.in_channels].clamp(min=1e-6)
             self.share, weight = 1 / channels[:, None, None], weight * channels[:, None, None]
-            low, high = max(low, -1.0), 1.0
         self.step, self.zero = (high - low) / 255, round(-low * 255 / (high - low))
         self.stride, self.dilation = list(conv.stride), list(conv.dilation)
         self.padding = list(cast(tuple[int, int], conv.padding))
@@ -79,9 +78,14 @@ class Int8Conv2d(nn.Module):
 
 
 def quantised_range(conv: nn.Conv2d) -> tuple[float, float]:
-    """The range of a convolution's input, with 0 in it, so that what lies beyond the border is exact."""
+    """The range of a convolution's input, with 0 in it, so that what lies beyond the border is exact.
+
+    Where channels have scales of their own, it is in these scales: of a channel only the greatest magnitude is known.
+    """
     span = range_of(conv)
     assert span is not None
+    if channels_of(conv) is not None:
+        return (-1.0 if span[0] < 0 else 0.0), 1.0
     low, high = min(span[0], 0.0), max(span[1], 0.0)
     return low, max(high, low + 1e-6)
 

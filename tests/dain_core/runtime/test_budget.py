@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +15,7 @@ from dain_core.runtime import budget as budget_module
 from dain_core.runtime.backends.fused import FusedDAIN
 from dain_core.runtime.backends.fused.stages import FusedStages
 from dain_core.runtime.budget import Budget
-from dain_core.runtime.engine import Interpolator
+from dain_core.runtime.engine import Interpolator, Pair
 
 CPU = torch.device("cpu")
 
@@ -124,16 +123,16 @@ def test_frames_are_made_again_by_one_thread_at_a_time(monkeypatch: pytest.Monke
     pending = [engine.submit(pair, 0.5) for _ in range(4)]
     inside, most, twins = 0, 0, set()
 
-    def interpolate(self: Interpolator, first: Tensor, second: Tensor, times: Sequence[float]) -> Tensor:
+    def between(self: Interpolator, pair: Pair, time: float) -> Tensor:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
         twins.add(self)
         threading.Event().wait(0.05)
         inside -= 1
-        return first
+        return pair.first.image
 
-    monkeypatch.setattr(Interpolator, "interpolate", interpolate)
+    monkeypatch.setattr(Interpolator, "between", between)
     threads = [threading.Thread(target=frame.result) for frame in pending]
     for thread in threads:
         thread.start()

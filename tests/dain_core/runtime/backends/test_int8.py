@@ -62,6 +62,20 @@ def test_channels_of_different_sizes_have_scales_of_their_own() -> None:
 
 
 @torch.inference_mode()
+def test_negative_values_of_small_channels_are_not_cut() -> None:
+    """The large channel is positive, so the least value of all is that of the small ones: -1 in their own scale."""
+    torch.manual_seed(0)
+    network = nn.ModuleDict({"conv": nn.Conv2d(8, 8, 3, padding=1)})
+    sizes = torch.tensor([50.0, *[0.1] * 7])
+    with torch.no_grad():
+        network["conv"].weight.div_(sizes[:, None, None])
+    x = (torch.rand(1, 8, 16, 16) - torch.tensor([0.0, *[0.5] * 7])[:, None, None]) * sizes[:, None, None]
+    expected = network["conv"](x)
+    eight = quantised(network, {"conv": (-0.05, 50.0)}, conv=x.abs().amax((0, 2, 3)).tolist())
+    assert error(eight["conv"](x), expected) < 0.02
+
+
+@torch.inference_mode()
 def test_bytes_are_handed_on_within_a_block() -> None:
     torch.manual_seed(0)
     block = ResidualBlock(16)
