@@ -18,8 +18,8 @@ from rich.table import Column, Table
 from service.client import Client
 from service.jobs.formats import container_of
 from service.jobs.notes import Note, sentences
-from service.jobs.pictures import archived
 from service.jobs.problems import figure
+from service.jobs.stills import archived
 
 Command = TypeVar("Command", bound=Callable[..., object])
 

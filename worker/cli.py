@@ -30,7 +30,7 @@ from service.jobs.options import (
     parse_speed,
     settle_rate,
 )
-from service.jobs.pictures import archived
+from service.jobs.stills import archived
 from worker import pipeline
 from worker.media import sandbox
 from worker.media.errors import MediaError

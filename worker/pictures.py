@@ -14,10 +14,10 @@ from service.jobs.notes import Note
 from service.jobs.options import Options
 from worker.channel import nothing
 from worker.media import content, fields
-from worker.media.content import Piece
 from worker.media.decode import Frame
 from worker.media.facts import Choice, VideoInfo
-from worker.media.pictures import ZIP
+from worker.media.fields import Piece
+from worker.media.stills import ZIP
 from worker.media.times import Timeline, frame_times
 from worker.repeats import ALMOST, evened, repeated
 

@@ -34,7 +34,7 @@ from worker.cuts import Thumbnail, Transition, transition
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
 from worker.media.join import join
-from worker.media.pictures import ZIP, unpacked
+from worker.media.stills import ZIP, unpacked
 from worker.media.times import Moments
 from worker.pictures import Kept, Source
 from worker.plan import JobPlan, check_losses

@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from worker.channel import nothing
 from worker.media import ffmpeg, fields
 from worker.media.facts import VideoInfo
+from worker.media.fields import Piece
 from worker.media.times import Timeline, read_stamps, stamps_output
 
 WHOLE = 160  # frames of a video of which all are looked at
@@ -27,21 +27,6 @@ PIECES, PIECE = 4, 40  # of a longer one, and frames of each
 SQUARE = 16  # samples on a side of the squares by which pictures differ; more where a picture has very many
 MOST_SQUARES = 120  # in a row
 KEY = re.compile(rb"lavfi\.idet\.(single|repeated)\.current_frame=(\w+)")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What some consecutive frames show."""
-
-    scans: list[str] = field(
-        default_factory=list
-    )  #: of each frame: "tff", "bff", "progressive" or "undetermined"
-    repeats: list[str] = field(
-        default_factory=list
-    )  #: the field that is that of the frame before: "top", "bottom"
-    #: of each frame but the first: how far it differs from the one before at the most, in levels of 8 bits, as the
-    #: mean over a square
-    changes: list[float] = field(default_factory=list)
 
 
 def pieces(path: Path, info: VideoInfo, timeline: Timeline) -> list[Piece]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from service.jobs.notes import Note
 from worker.media.facts import VideoInfo
-
-if TYPE_CHECKING:
-    from worker.media.content import Piece
 
 BOB = "bwdif=mode=send_field:parity={order}:deint=all"
 #: Fields that belong to one picture are put together; what is still combed then is deinterlaced.
@@ -37,6 +35,19 @@ CYCLE = 5  # frames of hard telecine: of these, one repeats its top field and on
 STEADY = 0.7  # the share of cycles that must be so
 #: Pixel formats that the filter that matches fields takes.
 MATCHED = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv411p", "gray"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What some consecutive frames show."""
+
+    #: Of each frame: "tff", "bff", "progressive" or "undetermined"
+    scans: list[str] = field(default_factory=list)
+    #: The field that is that of the frame before: "top", "bottom"
+    repeats: list[str] = field(default_factory=list)
+    #: of each frame but the first: how far it differs from the one before at the most, in levels of 8 bits, as the
+    #: mean over a square
+    changes: list[float] = field(default_factory=list)
 
 
 def choose(info: VideoInfo, wanted: str, pieces: Sequence[Piece]) -> tuple[str, list[Note]]:

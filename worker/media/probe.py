@@ -48,8 +48,8 @@ from worker.media.facts import (
     is_rgb,
     usual_gap,
 )
-from worker.media.pictures import WEBP, ZIP, Pictures
 from worker.media.pieces import Stamp, shifts_of
+from worker.media.stills import WEBP, ZIP, Stills
 
 LIBRARIES = (Path(json.__file__).parents[1], Path(av.__file__).parents[1])
 
@@ -319,9 +319,9 @@ def _restarts(path: Path, choice: Choice) -> dict[int, list[tuple[int, int]]]:
     return shifts_of(stamps, picture)
 
 
-def _pictures(path: Path, limits: Limits, choice: Choice) -> Pictures | None:
+def _pictures(path: Path, limits: Limits, choice: Choice) -> Stills | None:
     """The pictures that the file is made of; None where it is an ordinary video."""
-    found = Pictures.find(path, Fraction(choice.rate or DEFAULT_RATE))
+    found = Stills.find(path, Fraction(choice.rate or DEFAULT_RATE))
     if found and found.container == WEBP and choice.rate:
         raise MediaError("invalid-option", HAS_TIMES)
     if found and limits.max_frames is not None and len(found.times) - 1 > limits.max_frames:
@@ -329,7 +329,7 @@ def _pictures(path: Path, limits: Limits, choice: Choice) -> Pictures | None:
     return found
 
 
-def _scan_of(pictures: Pictures) -> Scan:
+def _scan_of(pictures: Stills) -> Scan:
     unit = Fraction(1, math.lcm(*(time.denominator for time in pictures.times)))
     *pts, end = (int(time / unit) for time in pictures.times)
     return Scan(
@@ -345,7 +345,7 @@ def _scan_of(pictures: Pictures) -> Scan:
     )
 
 
-def _first_picture(pictures: Pictures, limits: Limits) -> av.container.InputContainer:
+def _first_picture(pictures: Stills, limits: Limits) -> av.container.InputContainer:
     """The first picture as a video of one frame."""
     if pictures.size and pictures.size[0] * pictures.size[1] > limits.max_pixels:
         size = "x".join(map(str, pictures.size))

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.jobs.pictures import archived, in_order
+from service.jobs.stills import archived, in_order
 from tests.worker.conftest import Interpolate, MakeVideo, decoded, packet_times
-from worker.media import pictures
+from worker.media import stills
 from worker.media.decode import Decoder
 from worker.media.errors import MediaError
 from worker.media.facts import Choice, Limits
@@ -26,7 +26,7 @@ LINEAR = (
 def archive_of(video: MakeVideo, folder: Path, suffix: str, *options: str) -> Path:
     """An archive of twelve pictures, not in their order."""
     (folder / "pictures").mkdir()
-    made = video("pictures.mkv", "-vf", "trim=end_frame=12", "-c:v", "ffv1", "-pix_fmt", "yuv420p")
+    made = video("stills.mkv", "-vf", "trim=end_frame=12", "-c:v", "ffv1", "-pix_fmt", "yuv420p")
     light = f"{LINEAR},format=gbrpf32le" if suffix == "exr" else ""
     for k in range(12):
         name = folder / "pictures" / f"frame{k}.{suffix}"
@@ -64,7 +64,7 @@ def test_pictures_come_in_the_order_of_their_numbers(
     every = []
     for first, last in ((0, 11), (7, 9)):
         with (
-            pictures.unpacked(path, tmp_path, range(first, last + 1)) as folder,
+            stills.unpacked(path, tmp_path, range(first, last + 1)) as folder,
             Decoder(folder, info, first, last, timeline) as decoder,
         ):
             given = list(decoder)
@@ -73,7 +73,7 @@ def test_pictures_come_in_the_order_of_their_numbers(
     assert np.array_equal(every[1], every[0][7:10])
     if suffix == "exr":
         assert "light-clipped" in [note.code for note in info.notes]
-        luma = [frame[: 96 * 64] for frame in decoded(video("pictures.mkv"), "yuv420p")]
+        luma = [frame[: 96 * 64] for frame in decoded(video("stills.mkv"), "yuv420p")]
         given = [frame[: 96 * 64] / 4 for frame in every[0]]
         assert abs(np.mean(given) - np.mean(luma)) < 1.5
     else:
@@ -106,7 +106,7 @@ def test_a_picture_that_is_damaged_is_held(video: MakeVideo, tmp_path: Path) -> 
     path.write_bytes(data)
     info, timeline = probe(path), frame_times(path)
     with (
-        pictures.unpacked(path, tmp_path, range(3, 9)) as folder,
+        stills.unpacked(path, tmp_path, range(3, 9)) as folder,
         Decoder(folder, info, 3, 8, timeline) as decoder,
     ):
         given = list(decoder)
@@ -147,7 +147,7 @@ def test_an_archive_is_not_trusted(tmp_path: Path) -> None:
         assert caught.value.slug == slug
     place = tmp_path / "place"
     place.mkdir()
-    with pictures.unpacked(climbing, place, [0, 1]) as folder:
+    with stills.unpacked(climbing, place, [0, 1]) as folder:
         assert sorted(file.name for file in folder.iterdir()) == ["00000000", "00000001"]
     with pytest.raises(MediaError, match="2 pictures"):
         probe(climbing, Limits(max_frames=1))

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Self
 
-from service.jobs.pictures import SIGNATURE, in_order, kind
+from service.jobs.stills import SIGNATURE, in_order, kind
 from worker.channel import nothing
 from worker.media.errors import damaged, exceeded, unreadable
 
@@ -29,7 +29,7 @@ PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Stills:
     """The pictures of a file, in order; picture k is shown from ``times[k]`` to ``times[k + 1]``, in seconds."""
 
     container: str  #: ZIP or WEBP
