@@ -155,6 +155,13 @@ def _open(path: Path, provider: str) -> Any:
     # The threads of the three sessions would take turns at waiting busily, beside those that read and encode.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(path, options, providers=[provider])
+        session = onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # ONNX Runtime's errors have no base but this
         raise WeightsError(f"ONNX Runtime cannot open {path}: {error}. Export the model again") from error
+    if provider not in session.get_providers():  # it warns, and takes the CPU
+        name = provider.removesuffix("ExecutionProvider")
+        raise BackendError(
+            f"ONNX Runtime's provider {name} did not start here, for a reason that its warning gives: install the driver "
+            "and libraries that it needs, or choose `onnxruntime:CPU`"
+        )
+    return session

@@ -69,3 +69,16 @@ def test_what_cannot_be_run_is_said(exports: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(BackendError, match="needs the package onnxruntime"):
         load()
+
+
+@pytest.mark.parametrize(
+    ("backend", "named"), [("onnxruntime", "CUDA"), ("onnxruntime:OpenVINO", "OpenVINO")]
+)
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_does_not_start_is_not_the_cpu(
+    backend: str, named: str, exports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = ["CUDAExecutionProvider", "OpenVINOExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: installed)
+    with pytest.raises(BackendError, match=f"provider {named} did not start here.*choose `onnxruntime:CPU`"):
+        Interpolator.load(backend=backend, exports=exports)
