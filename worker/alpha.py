@@ -20,10 +20,12 @@ from worker.media.decode import Decoder, Frame, Plane
 class OnBackground:
     """The frames of a decoder of `pixels`, which have alpha, on `background`, a colour such as "#00ff00".
 
-    An opaque pixel stays what it is, to the bit, and of a transparent one nothing is left.
+    An opaque pixel stays what it is, to the bit, and of a transparent one nothing is left. ``was_seen`` tells whether
+    any frame so far was transparent.
     """
 
     def __init__(self, decoder: Decoder, pixels: PixelFormat, colors: ColorSpec, background: str) -> None:
+        self.was_seen = False
         self._decoder = decoder
         self._pixels = pixels
         rgb = torch.tensor([int(background[k : k + 2], 16) / 255 for k in (1, 3, 5)])
@@ -40,6 +42,7 @@ class OnBackground:
         most = 2**self._pixels.depth - 1
         if alpha.min() == most:
             return tuple(pictures)
+        self.was_seen = True
         halved = _halved(alpha, self._pixels)
         return tuple(
             _mixed(plane, opacity, code, most)

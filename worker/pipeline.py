@@ -37,7 +37,7 @@ from worker.media.join import join
 from worker.media.stills import ZIP, unpacked
 from worker.media.times import Moments
 from worker.pictures import Kept, Source
-from worker.plan import JobPlan, check_losses
+from worker.plan import ON_BACKGROUND, JobPlan, check_losses
 from worker.schedule import Between, Copy, OutputFrame
 from worker.transfer import Finish, Pending, Stopwatch, Transfer, Uploaded
 
@@ -145,6 +145,8 @@ def render_segment(
             turn=turn,
         )
         stats.notes += decoder.notes
+        if isinstance(frames, OnBackground) and frames.was_seen:  # the first frame alone was looked at before
+            stats.notes.append(ON_BACKGROUND)
     check_losses(options, stats.notes)
     return stats
 

@@ -14,8 +14,10 @@ from dain_core.runtime.color import ColorSpec
 from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.pixels import PixelFormat
 from service.api.options import parse_options
-from tests.worker.conftest import Done, Interpolate, MakeVideo, decoded
+from tests.worker.conftest import Average, Done, Interpolate, MakeVideo, decoded
+from worker import pipeline
 from worker.media import ffmpeg
+from worker.media.errors import MediaError
 from worker.media.sandbox import probe
 from worker.plan import JobPlan
 from worker.transfer import Transfer
@@ -148,3 +150,19 @@ def test_a_note_says_so_where_something_is_transparent(video: MakeVideo) -> None
     assert "alpha-dropped" in codes(clear)
     assert probe(whole).alpha and not probe(whole).transparent
     assert "alpha-dropped" not in codes(whole)
+
+
+def test_what_is_transparent_later_on_has_a_note(video: MakeVideo, average: Average, tmp_path: Path) -> None:
+    later = PARTS.replace("lt(X,32)", "lt(X,32)*gte(N,5)").replace("lt(X,64)", "lt(X,64)*gte(N,5)")
+    made = ("-f", "lavfi", "-i", f"testsrc2=size=96x64:rate=25:duration=0.32,format=rgba,{later}")
+    source = video("later.mov", *made, "-c:v", "qtrle")
+    plan = JobPlan.make(source, probe(source), parse_options({}), segment_frames=4)
+    assert not probe(source).transparent
+    found = []
+    for k in range(len(plan.segments)):
+        notes = pipeline.render_segment(plan, k, source, tmp_path / f"{k}.mp4", average).notes
+        found.append("alpha-dropped" in {note.code for note in notes})
+    assert len(found) > 2 and not found[0] and found[-1]
+    strict = JobPlan.make(source, probe(source), parse_options({"strict": "true"}), segment_frames=99)
+    with pytest.raises(MediaError, match="transparent"):
+        pipeline.render_segment(strict, 0, source, tmp_path / "0.mp4", average)

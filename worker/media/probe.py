@@ -341,7 +341,7 @@ def _scan_of(pictures: Stills) -> Scan:
         disordered=False,
         timeless=pictures.container == ZIP,
         whole=True,
-        breaks_off=False,
+        breaks_off=pictures.breaks_off,
     )
 
 
@@ -390,7 +390,7 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             height=height,
             pixel_format=pixels,
             working_format=working_format(pixels, width, height),
-            alpha=_has_alpha(frame.format) or hidden_alpha,
+            alpha=_has_alpha(frame.format) or hidden_alpha or (pictures is not None and pictures.alpha),
             transparent=hidden_alpha or _is_transparent(frame),
             frames=len(scan.pts),
             time_base=scan.time_base,

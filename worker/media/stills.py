@@ -6,6 +6,7 @@ unpacked under the names that are in it, and not beyond the sizes that it tells 
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 import zlib
@@ -25,6 +26,7 @@ ZIP, WEBP = "zip", "webp_anim"  # names of containers, as those of FFmpeg's demu
 MOST_PICTURES = 100_000
 MOST_BYTES = 1 << 30  # of one picture
 MOST_TIMES_LARGER = 200  # than the archive: no picture is packed so small, but a bomb is
+ALPHA = 0x10  # in the flags of WebP
 PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -37,6 +39,8 @@ class Stills:
     first: bytes  #: the first picture as a file of its own
     times: list[Fraction]
     size: tuple[int, int] | None = None  #: in pixels, where the first picture does not tell
+    alpha: bool = False  #: whether any may be transparent, where the first picture does not tell
+    breaks_off: bool = False  #: the file ends in the midst of something
 
     @property
     def demuxer(self) -> str:
@@ -71,22 +75,26 @@ class Stills:
     @classmethod
     def _webp(cls, file: IO[bytes]) -> Self:
         """Animated WebP: https://developers.google.com/speed/webp/docs/riff_container."""
-        file.seek(12)
-        size, ticks, first = (0, 0), [0], b""
+        there = os.fstat(file.fileno()).st_size
+        file.seek(4)
+        breaks_off = there < 8 + int.from_bytes(file.read(8)[:4], "little")
+        size, alpha, ticks, first = (0, 0), False, [0], b""
         while len(head := file.read(8)) == 8:
             name, length = head[:4], int.from_bytes(head[4:], "little")
             following = file.tell() + length + length % 2
             if name == b"VP8X":
                 flags = file.read(10)
+                alpha = bool(flags[0] & ALPHA)
                 size = (1 + int.from_bytes(flags[4:7], "little"), 1 + int.from_bytes(flags[7:10], "little"))
-            elif name == b"ANMF":
+            elif name == b"ANMF" and length >= 16 and following <= there:
                 frame = file.read(16)
                 ticks.append(ticks[-1] + (int.from_bytes(frame[12:15], "little") or 100))
                 first = first or _still(frame, file.read(min(length - 16, MOST_BYTES)))
             file.seek(following)
         if not first:
             raise damaged("it holds no frames")
-        return cls(WEBP, WEBP, first, [Fraction(tick, 1000) for tick in ticks], size)
+        times = [Fraction(tick, 1000) for tick in ticks]
+        return cls(WEBP, WEBP, first, times, size, alpha, breaks_off)
 
 
 @contextmanager
@@ -142,6 +150,6 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
 
 def _still(frame: bytes, chunks: bytes) -> bytes:
     """A frame of an animated WebP as a picture of its own."""
-    flags = bytes([0x10 if chunks[:4] == b"ALPH" else 0, 0, 0, 0])
+    flags = bytes([ALPHA if chunks[:4] == b"ALPH" else 0, 0, 0, 0])
     body = b"WEBPVP8X" + struct.pack("<I", 10) + flags + frame[6:12] + chunks
     return b"RIFF" + struct.pack("<I", len(body)) + body

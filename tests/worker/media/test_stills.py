@@ -21,12 +21,13 @@ from worker.media.times import frame_times
 LINEAR = (
     ",zscale=transferin=iec61966-2-1:transfer=linear:primariesin=709:primaries=709:matrixin=709:matrix=gbr"
 )
+TWELVE = ("-vf", "trim=end_frame=12", "-c:v", "ffv1", "-pix_fmt", "yuv420p")
 
 
 def archive_of(video: MakeVideo, folder: Path, suffix: str, *options: str) -> Path:
     """An archive of twelve pictures, not in their order."""
     (folder / "pictures").mkdir()
-    made = video("stills.mkv", "-vf", "trim=end_frame=12", "-c:v", "ffv1", "-pix_fmt", "yuv420p")
+    made = video("stills.mkv", *TWELVE)
     light = f"{LINEAR},format=gbrpf32le" if suffix == "exr" else ""
     for k in range(12):
         name = folder / "pictures" / f"frame{k}.{suffix}"
@@ -73,7 +74,7 @@ def test_pictures_come_in_the_order_of_their_numbers(
     assert np.array_equal(every[1], every[0][7:10])
     if suffix == "exr":
         assert "light-clipped" in [note.code for note in info.notes]
-        luma = [frame[: 96 * 64] for frame in decoded(video("stills.mkv"), "yuv420p")]
+        luma = [frame[: 96 * 64] for frame in decoded(video("stills.mkv", *TWELVE), "yuv420p")]
         given = [frame[: 96 * 64] / 4 for frame in every[0]]
         assert abs(np.mean(given) - np.mean(luma)) < 1.5
     else:
@@ -168,3 +169,24 @@ def test_animated_webp_has_its_frames_at_their_times(
     with Decoder(path, info, 5, 14, timeline) as decoder:
         assert len(list(decoder)) == 10 and not decoder.held
     assert packet_times(interpolated(path, factor=2)) == [Fraction(k, 50) for k in range(30)]
+
+
+def test_animated_webp_may_be_transparent_later_on(video: MakeVideo) -> None:
+    later = "format=rgba,geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='if(gte(N,2)*lt(X,32),0,255)'"
+    made = ("-f", "lavfi", "-i", f"testsrc2=size=96x64:rate=25:duration=0.2,{later}")
+    path = video("later.webp", *made, "-c:v", "libwebp_anim", "-lossless", "0")
+    info, timeline = probe(path), frame_times(path)
+    assert info.alpha and not info.transparent
+    with Decoder(path, info, 0, 4, timeline) as decoder:
+        assert [int(frame.planes[3].min()) for frame in decoder] == [255, 255, 0, 0, 0]
+
+
+def test_animated_webp_that_breaks_off_has_its_whole_frames(video: MakeVideo, tmp_path: Path) -> None:
+    whole = video("moving0.webp", "-c:v", "libwebp_anim", "-lossless", "0", "-loop", "0")
+    path = tmp_path / "cut.webp"
+    path.write_bytes(whole.read_bytes()[:-2000])
+    info, timeline = probe(path), frame_times(path)
+    assert 5 < info.frames == len(timeline.times) < 15
+    assert [note.code for note in info.notes] == ["file-truncated"] and not probe(whole).notes
+    with Decoder(path, info, 0, info.frames - 1, timeline) as decoder:
+        assert len(list(decoder)) == info.frames and not decoder.held
