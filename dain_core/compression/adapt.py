@@ -10,12 +10,13 @@ import click
 
 from dain_core.compression.calibrate import histograms
 from dain_core.compression.distil import Settings, distil, open_footage, quality
+from dain_core.compression.errors import CompressionError
 from dain_core.compression.prune import check_options
 from dain_core.compression.quantise import calibration_of, model_called
 from dain_core.compression.simulate import simulated
 from dain_core.errors import DainCoreError
 from dain_core.outputs import OutputFile, writing
-from dain_core.runtime.backends import EIGHT_BIT_BLOCKS, Source
+from dain_core.runtime.backends import Source, eight_bit_blocks
 from dain_core.runtime.calibration import digest_of, place_of
 from dain_core.runtime.devices import named_device
 from dain_core.weights.files import FORMATS, save
@@ -32,7 +33,7 @@ _COMPARED = 4
     "--precision",
     default="int8",
     show_default=True,
-    type=click.Choice(list(EIGHT_BIT_BLOCKS)),
+    type=click.Choice(("int8", "fp8")),
     help="Its eight bits.",
 )
 @click.option(
@@ -84,6 +85,11 @@ def adapt(
     settings = Settings(10.0 if minutes is None and steps is None else minutes, steps, batch, rate)
     try:
         entry, place = model_called(model, models), named_device(device)
+        blocks = eight_bit_blocks(precision, entry.config)
+        if not blocks:
+            raise CompressionError(
+                f"{precision} computes no block of {model} in eight bits: it has nothing to lose"
+            )
         teacher = Source(entry).network().to(place).eval()
         footage = open_footage(data, crop, place, seed)
         compared = [footage(batch) for _ in range(_COMPARED)]
@@ -95,7 +101,6 @@ def adapt(
         student = deepcopy(teacher)
         calibration = calibration_of(entry, histograms(teacher, pairs), "max", len(pairs))
         calibration.apply(student)
-        blocks = EIGHT_BIT_BLOCKS[precision]
         with simulated(student, precision, blocks):
             figures = {"fp32": quality(teacher, compared), precision: quality(student, compared)}
             lost = figures["fp32"] - figures[precision]

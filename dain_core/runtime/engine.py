@@ -173,7 +173,7 @@ class Interpolator:
                 Runtime's. "onnxruntime:NAME" names its execution provider, such as OpenVINO.
             exports: the folder of exported models, NAME/ of each.
             eight_bits: the blocks that "fp8" or "int8" computes in eight bits, such as "rectify"; None is
-                `EIGHT_BIT_BLOCKS`.
+                `eight_bit_blocks`.
             blocks: the precision of each block by name, in place of `precision` and `eight_bits`. On a GPU they may
                 differ by eight bits only.
             profile: what `dain tune` wrote; the model that it is of has its `blocks`.

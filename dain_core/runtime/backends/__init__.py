@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from dain_core.network.model import DAIN, ModelConfig
-from dain_core.network.networks import Config, Network, build
+from dain_core.network.networks import NETWORKS, Config, Network, build, is_narrowed
 from dain_core.network.refined import RefinedConfig, RefinedDAIN
 from dain_core.runtime.backends import int8
 from dain_core.runtime.backends.cpu import CpuStages
@@ -30,12 +30,12 @@ from dain_core.runtime.memory import keep_freed_memory
 from dain_core.weights.files import load_weights
 from dain_core.weights.registry import Entry
 
-__all__ = ["BACKENDS", "EIGHT_BIT_BLOCKS", "PRECISIONS", "Backend", "Source", "Stages", "backend_for"]
+__all__ = ["BACKENDS", "PRECISIONS", "Backend", "Source", "Stages", "backend_for", "eight_bit_blocks"]
 
 log = logging.getLogger("dain.engine")
 
 #: The dtypes that a network can run in. In those of eight bits only convolutions are computed, and not all of them: see
-#: `EIGHT_BIT_BLOCKS`.
+#: `eight_bit_blocks`.
 PRECISIONS = {
     "fp32": torch.float32,
     "fp16": torch.float16,
@@ -44,12 +44,19 @@ PRECISIONS = {
     "int8": torch.int8,
 }
 
-#: The blocks of a network, as it names its parts, that have eight bits where nobody chooses: docs/compression.md says
-#: what they cost.
-EIGHT_BIT_BLOCKS = {
-    "fp8": ("depth", "context", "rectify"),
-    "int8": ("flow", "depth", "context", "kernels", "refine", "rectify"),
-}
+
+def eight_bit_blocks(precision: str, config: Config) -> tuple[str, ...]:
+    """Return the blocks, as a network names its parts, that "fp8" or "int8" computes in eight bits if nobody chooses.
+
+    docs/compression.md says what they cost. It is too much in the flow of the official network and in what is pruned of
+    it. On a GPU flow and kernels have no eight bits at all.
+    """
+    if precision == "fp8":
+        return FusedDAIN.eight_bit_blocks(config) if isinstance(config, ModelConfig) else ()
+    with torch.device("meta"):
+        names = [name for name, _ in build(config).named_children()]
+    kept = "flow" if is_narrowed(config, NETWORKS["dain"]) else ""
+    return tuple(name for name in names if name != kept)
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Source:
         exports: the folder of exported models, each in a folder of its name.
         provider: see `OnnxStages`.
         eight_bits: the blocks that the precisions "fp8" and "int8" compute in eight bits, all others being as in
-            the next wider precision of the device; None is `EIGHT_BIT_BLOCKS`.
+            the next wider precision of the device; None is `eight_bit_blocks`.
         blocks: on a CPU, the precision of each block by name, if they differ.
     """
 
@@ -97,7 +104,7 @@ class Source:
             raise BackendError(
                 f"{self.entry.name} has no block {min(unknown)!r} to compute in eight bits: it has {', '.join(names)}"
             )
-        chosen = EIGHT_BIT_BLOCKS[precision] if self.eight_bits is None else self.eight_bits
+        chosen = eight_bit_blocks(precision, self.config) if self.eight_bits is None else self.eight_bits
         return network, tuple(name for name in names if name in chosen)
 
 

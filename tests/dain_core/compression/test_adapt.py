@@ -39,3 +39,7 @@ def test_what_cannot_be_done_is_said(models: Path) -> None:
     assert done.exit_code == 2 and "must end in .safetensors" in done.output
     done = CliRunner().invoke(compress, ["adapt", "owl", str(models / "x.safetensors")])
     assert done.exit_code == 1 and "no model is called 'owl'" in done.output
+    done = CliRunner().invoke(
+        compress, ["adapt", "dain-refined", str(models / "x.safetensors"), "--precision", "fp8"]
+    )
+    assert done.exit_code == 1 and "fp8 computes no block of dain-refined in eight bits" in done.output
