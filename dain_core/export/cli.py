@@ -29,7 +29,7 @@ class _Size(click.ParamType):
     name = "WIDTHxHEIGHT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> engines.Size:
-        if match := re.fullmatch(r"(\d+)x(\d+)", str(value)):
+        if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", str(value)):
             return int(match[1]), int(match[2])
         self.fail(f"{value!r} is no size such as 1920x1088", param, ctx)
 

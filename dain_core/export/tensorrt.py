@@ -170,6 +170,8 @@ def refused(path: Path) -> tuple[list[str], Counter[str]]:
         graph = _Graph.of(model)
     except Exception as error:  # whatever a file that is damaged makes the parser of protocol buffers say
         raise ExportError(f"{path} cannot be read as ONNX: {error}") from error
+    if not model.graph.node:  # as in an empty file, which is a message without fields
+        raise ExportError(f"{path} has no graph in it: it is empty or cut off. Export the model again")
     with Path(__file__).with_suffix(".tsv").open(newline="") as file:
         table = {row["operator"]: row for row in csv.DictReader(file, delimiter="\t")}
     opsets = {each.domain: each.version for each in model.opset_import}

@@ -119,6 +119,8 @@ def write_graphs(
     Returns:
         The files by the names of their graphs.
     """
+    if calibration and not precision.eight_bits:
+        raise ExportError(f"{name} is not calibrated: leave --calibration away, or choose eight bits")
     pairs = _real_frames(calibration) if precision.eight_bits else []
     properties = {
         "dain.model": entry.name,

@@ -161,7 +161,7 @@ def _open(path: Path, provider: str) -> Any:
     if provider not in session.get_providers():  # it warns, and takes the CPU
         name = provider.removesuffix("ExecutionProvider")
         raise BackendError(
-            f"ONNX Runtime's provider {name} did not start here, for a reason that its warning gives: install the driver "
-            "and libraries that it needs, or choose `onnxruntime:CPU`"
+            f"ONNX Runtime's provider {name} did not start here, for a reason that its warning gives: install the "
+            "driver and libraries that it needs, or choose `onnxruntime:CPU`"
         )
     return session

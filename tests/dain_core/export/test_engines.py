@@ -97,6 +97,7 @@ def test_what_cannot_be_built_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
         for arguments, sentence in (
             (["out", "--usual", "1920x1080"], "1920x1080 is not: choose 1920x1088"),
             (["out", "--least", "3840x2176"], "no side may be larger in --least"),
+            (["out", "--least", "0x64"], "'0x64' is no size such as 1920x1088"),
             (["out", "--usual", "large"], "'large' is no size such as 1920x1088"),
             (["out", "--precision", "int8", *SMALL], "calibrated with real frames"),
             (["mine"], "mine holds other files: name a new folder"),

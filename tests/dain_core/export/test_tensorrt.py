@@ -80,6 +80,7 @@ def test_the_command_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
         "a.onnx: Det is not taken. (2 times)",
         "a.onnx: Opset 25 is none of 9 to 24.",
     ]
-    (tmp_path / "b.onnx").write_bytes(b"no model")
-    done = CliRunner().invoke(export, ["check", str(tmp_path / "b.onnx")])
-    assert done.exit_code == 1 and "b.onnx cannot be read as ONNX" in done.output
+    for content, said in ((b"no model", "b.onnx cannot be read as ONNX"), (b"", "b.onnx has no graph in it")):
+        (tmp_path / "b.onnx").write_bytes(content)
+        done = CliRunner().invoke(export, ["check", str(tmp_path / "b.onnx")])
+        assert done.exit_code == 1 and said in done.output

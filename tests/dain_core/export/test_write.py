@@ -145,6 +145,7 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
             ["a.onnx", "--precision", "int8", "--calibration", "mine"],
             "mine: holds no video, no folder of frames",
         ),
+        (["a.onnx", "--calibration", "mine"], "fp32 is not calibrated: leave --calibration away"),
         (["nowhere/a.onnx"], "there is no folder nowhere"),
         (["mine"], "mine is a folder: name a file"),
         (["file", "--form", "stages"], "file is a file: name a folder"),
