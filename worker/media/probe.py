@@ -203,6 +203,8 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
                 if packet.is_discard:  # outside the edit list
                     order.add(packet, is_shown=False)
                     continue
+                if limits.max_frames is not None and len(stamps) == limits.max_frames:
+                    raise exceeded(f"more than {limits.max_frames} frames", f"{limits.max_frames} frames")
                 if packet.pts is None or timeless:  # to be counted; the decoder will know the time
                     exact = False
                     stamps.append(len(stamps) if timeless or packet.dts is None else packet.dts)
@@ -211,8 +213,6 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
                 if latest is None or packet.pts > latest:
                     latest, lasting = packet.pts, packet.duration or 0
                 order.add(packet, is_shown=True)
-                if limits.max_frames is not None and len(stamps) > limits.max_frames:
-                    raise exceeded(f"more than {limits.max_frames} frames", f"{limits.max_frames} frames")
         except MemoryError:  # which PyAV makes an FFmpegError, too
             raise
         except av.FFmpegError:
@@ -453,7 +453,10 @@ def _others(
 
     ``lines`` are what FFmpeg says about each stream.
     """
+    is_avif = container.metadata.get("major_brand") == "avis"
     for stream in container.streams:
+        if is_avif and stream.type == "video" and stream.frames == 1:
+            continue  # the still picture that the sequence begins with
         if stream.type == "video" and stream.index != picture and stream.codec_context:
             is_still = bool(stream.disposition & NOT_A_FILM)
             yield OtherInfo(stream.index, "cover" if is_still else "film", _codec(stream))

@@ -199,6 +199,17 @@ def test_limits(video: MakeVideo, limits: Limits) -> None:
     assert refused(whole, limits) == "limit-exceeded"
 
 
+def test_frames_without_times_are_counted(video: MakeVideo) -> None:
+    bare = video("bare.h264", *H264)
+    assert probe(bare, Limits(max_frames=15)).frames == 15
+    assert refused(bare, Limits(max_frames=14)) == "limit-exceeded"
+
+
+def test_the_still_picture_of_an_animation_is_no_other_stream(video: MakeVideo) -> None:
+    moving = video("moving.avif", "-c:v", "libaom-av1", "-cpu-used", "8", "-pix_fmt", "yuv420p")
+    assert (probe(moving).frames, probe(moving).others) == (15, ())
+
+
 def test_the_command_answers_in_json_and_exits_well(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     command = [sys.executable, "-m", "worker.media.probe", "probe", str(tmp_path / "text.mp4")]
