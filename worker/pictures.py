@@ -19,7 +19,7 @@ from worker.media.facts import Choice, VideoInfo
 from worker.media.fields import Piece
 from worker.media.stills import ZIP
 from worker.media.times import Timeline, frame_times
-from worker.repeats import ALMOST, evened, repeated
+from worker.repeats import ALMOST, evened, pulled_down, repeated
 
 PULLDOWN = Fraction(3, 2)  # how long one frame of soft telecine is shown, by how long the next is
 
@@ -47,7 +47,7 @@ class Pictures:
     ) -> Pictures:
         """Look at the video. ``excerpt`` takes the part of a timeline that is wanted. Raises as `frame_times` does."""
         timeline = frame_times(path, check, progressed, choice)
-        found = [] if info.container == ZIP else content.pieces(path, info, timeline)
+        found = [] if info.container == ZIP else content.pieces(path, info, timeline, check, progressed)
         way, notes = fields.choose(info, options.deinterlace, found)
         if way:
             timeline = frame_times(path, check, progressed, choice, way)
@@ -55,7 +55,8 @@ class Pictures:
         is_film = any(note.code == "telecine-undone" for note in notes)
         repeats = b""
         if is_film or (options.dedup != "off" and not way and any(map(_seem_repeated, found))):
-            repeats = repeated(content.changes(path, info, timeline, check, progressed), timeline.times)
+            changes = content.changes(path, info, timeline, check, progressed)
+            repeats = pulled_down(changes) if is_film else repeated(changes, timeline.times)
         times = [time for index, time in enumerate(timeline.times) if not (repeats and repeats[index])]
         moments: tuple[Fraction, ...] = ()
         if not any(repeats):

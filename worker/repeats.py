@@ -14,6 +14,9 @@ CLEAR = 5  # times: how much more the pictures around a repeat differ than the r
 SEEN = 2.0  # levels of 8 bits, over a square: a change that can be seen
 LEAST, CYCLES = 5, 3  # pictures in a row, and times of a cadence, for the gaps between them to be one
 ALMOST = Fraction(1, 500)  # seconds: how far clocks that count in milliseconds move a gap
+CYCLE = 5  # frames of telecine, one of which repeats the one before
+AROUND = 2  # cycles before and after one, that say where in it the repeat is
+FILM = 0.6  # how much the repeats of film differ, by what the other frames do
 LONGEST_CADENCE = 5  # pictures after which the gaps between them come again
 
 
@@ -40,6 +43,26 @@ def repeated(changes: Sequence[float], times: Sequence[Fraction]) -> bytes:
             if times[min(start + length, count - 1)] - times[start - 1] <= LONGEST:
                 found[start : start + length] = 1
     return _steady(found).tobytes()
+
+
+def pulled_down(changes: Sequence[float]) -> bytes:
+    """For each frame 1 where telecine repeats the frame before it, else 0.
+
+    Of every `CYCLE` frames it is the one that differs least from the one before it, summed over the cycles around, as
+    compression makes a repeat differ. Where it differs as much as the others, the part is no film, and keeps all.
+    """
+    count = len(changes)
+    change = np.asarray(changes, np.float64)
+    change = np.append(change, np.full(-count % CYCLE, change[-1])).reshape(-1, CYCLE)
+    usual = np.maximum(np.median(change, axis=1, keepdims=True), SEEN)
+    share = np.minimum(change / usual, 1)
+    share[0, 0] = 1  # nothing comes before the first frame
+    around = np.stack([share[max(k - AROUND, 0) : k + AROUND + 1].mean(axis=0) for k in range(len(share))])
+    found = np.zeros(change.shape, np.uint8)
+    cycles = np.arange(len(found))
+    places = around.argmin(axis=1)
+    found[cycles, places] = around[cycles, places] <= FILM
+    return found.ravel()[:count].tobytes()
 
 
 def _steady(found: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -181,7 +181,8 @@ def machine_failed(detail: str) -> Problem:
 
 def check_result_frames(video: dict[str, Any], settings: Settings, options: Options) -> None:
     """Raise Problem 422 where the result would have too many frames."""
-    frames, _ = count_frames(video, options)
+    # What flags say of fields may be wrong: the frames of these are counted when the video is planned.
+    frames, _ = count_frames(video, options.model_copy(update={"deinterlace": "off"}))
     if frames > settings.max_frames:
         raise Problem(
             "limit-exceeded",

@@ -29,7 +29,7 @@ class Work:
     def of(cls, video: Mapping[str, Any], options: Options) -> Work:
         """The work of a job with `options` on a video, of which `video` has the prober's facts.
 
-        Scene cuts and frames that are not evenly spaced, which the facts do not tell, are passed over.
+        Scene cuts, telecine and frames that are not evenly spaced, which the facts do not tell, are passed over.
         """
         frames, new = count_frames(video, options)
         return cls(frames, new, megapixels(new, video["width"], video["height"]))
@@ -37,14 +37,20 @@ class Work:
 
 def count_frames(video: Mapping[str, Any], options: Options) -> tuple[int, int]:
     """How many frames the result has, and how many of them are new."""
-    stretch, part = options.stretch, _part_wanted(video, options)
-    sources = max(round(int(video["frames"]) * part), 1)
+    stretch, part, fields = options.stretch, _part_wanted(video, options), _frames_of_one(video, options)
+    sources = max(round(int(video["frames"]) * part), 1) * fields
     if options.rate is None and (options.factor or stretch.denominator == 1):
         factor = options.factor or stretch.numerator
         return factor * sources, (factor - 1) * max(sources - (not options.loop), 0)
-    average, wanted = Fraction(video["average_rate"]), Fraction(video["duration"]) * part
+    average, wanted = Fraction(video["average_rate"]) * fields, Fraction(video["duration"]) * part
     rate, until_last = (options.rate or average) * stretch, max(wanted - 1 / average, Fraction(0))
     return int(wanted * rate), max(int(until_last * rate) - int(until_last * _in_both(rate, average)), 0)
+
+
+def _frames_of_one(video: Mapping[str, Any], options: Options) -> int:
+    """How many frames deinterlacing makes of one, as far as the flags of the video tell."""
+    doubles = options.deinterlace == "bob" or (options.deinterlace == "auto" and video.get("field_order"))
+    return 2 if doubles else 1
 
 
 def _part_wanted(video: Mapping[str, Any], options: Options) -> Fraction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import pytest
 from service.api.options import parse_options
 from tests.worker.conftest import Interpolate, decoded, packet_times
 from worker.media import ffmpeg
+from worker.media.content import WHOLE, pieces
+from worker.media.fields import Piece, choose
 from worker.media.sandbox import probe
+from worker.media.times import frame_times
 from worker.plan import JobPlan
-from worker.repeats import evened, repeated
+from worker.repeats import evened, pulled_down, repeated
 
 WIDTH, HEIGHT, SIZE = 128, 64, 24
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
@@ -130,6 +134,28 @@ def test_what_is_asked_for_is_done(interlaced: Path, interpolated: Interpolate, 
     assert (luma(result)[::2] == luma(interlaced)) == (deinterlace == "off")
 
 
+def test_two_whole_pictures_are_too_few_to_doubt_a_flag(interlaced: Path) -> None:
+    info = replace(probe(interlaced), field_order="tff")
+    still = ["undetermined"] * 38
+    for scans, way in [
+        ([*still, "progressive", "progressive"], "bob-tff"),
+        (["progressive", "progressive", "progressive", "tff", "tff"] * 8, "bob-tff"),  # telecine
+        (["progressive"] * 38 + ["tff"] * 2, ""),
+    ]:
+        assert choose(info, "auto", [Piece(scans)])[0] == way
+
+
+def test_a_look_asks_whether_to_stop(interlaced: Path) -> None:
+    timeline, asked = frame_times(interlaced), []
+    pieces(interlaced, probe(interlaced), timeline, lambda: asked.append("check"), lambda: asked.append("on"))
+    assert Counter(asked)["check"] >= 23 and Counter(asked)["on"] >= 23
+
+
+def test_where_no_seek_finds_a_frame_the_beginning_is_looked_at(interlaced: Path) -> None:
+    later = replace(frame_times(interlaced), times=[Fraction(1000 + k) for k in range(WHOLE + 1)])
+    assert [len(piece.scans) for piece in pieces(interlaced, probe(interlaced), later)] == [24]
+
+
 # -- telecine ------------------------------------------------------------------------
 
 
@@ -154,6 +180,42 @@ def test_film_is_taken_out_of_hard_telecine(tmp_path: Path, interpolated: Interp
     assert gaps[Fraction(1, 24)] >= 28
     at = positions(interpolated(source, 22, quality=0))[16:-16:2]
     assert np.abs(np.diff(at) - 2).max() < 0.6
+
+
+def test_one_of_five_frames_of_film_repeats_however_it_is_compressed() -> None:
+    film = [
+        0.0,
+        46,
+        15,
+        27,
+        34,
+        32,
+        33,
+        7,
+        25,
+        22,
+        27,
+        30,
+        9,
+        37,
+        35,
+        38,
+        38,
+        1,
+        35,
+        28,
+        0,
+        0,
+        0,
+        0,
+        0,
+        30,
+        29,
+        4,
+    ]
+    video = [20.0, 21, 19, 22, 20] * 8
+    assert [k for k, repeats in enumerate(pulled_down(film)) if repeats] == [2, 7, 12, 17, 22, 27]
+    assert not any(pulled_down([*film[:20], *video])[30:])
 
 
 def test_soft_telecine_is_shown_evenly(tmp_path: Path, interpolated: Interpolate) -> None:

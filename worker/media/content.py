@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import select
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -16,33 +17,59 @@ from typing import Any
 
 import numpy as np
 
-from worker.channel import nothing
+from worker.channel import CHECK_SECONDS, nothing
 from worker.media import ffmpeg, fields
 from worker.media.facts import VideoInfo
 from worker.media.fields import Piece
+from worker.media.moved import Moved
 from worker.media.times import Timeline, read_stamps, stamps_output
 
 WHOLE = 160  # frames of a video of which all are looked at
 PIECES, PIECE = 4, 40  # of a longer one, and frames of each
+LONG = 2000  # frames: in a longer one a piece begins with a key frame, which may be minutes before the wanted frame
 SQUARE = 16  # samples on a side of the squares by which pictures differ; more where a picture has very many
 MOST_SQUARES = 120  # in a row
 KEY = re.compile(rb"lavfi\.idet\.(single|repeated)\.current_frame=(\w+)")
 
 
-def pieces(path: Path, info: VideoInfo, timeline: Timeline) -> list[Piece]:
-    """Looks at the whole of a short video, and at a few pieces of a longer one."""
-    count, first = len(timeline.times), timeline.times[0]
-    if count <= WHOLE or timeline.numbered:
-        return [_piece(path, info, None if timeline.skipped == 0 else first, min(count, WHOLE))]
-    starts = [timeline.times[count * (2 * k + 1) // (2 * PIECES)] for k in range(PIECES)]
-    return [_piece(path, info, start, PIECE) for start in starts]
+def pieces(
+    path: Path,
+    info: VideoInfo,
+    timeline: Timeline,
+    check: Callable[[], None] = nothing,
+    progressed: Callable[[], None] = nothing,
+) -> list[Piece]:
+    """Looks at the whole of a short video, and at a few pieces of a longer one.
+
+    Where no seek finds a frame, as in a file without an index, the beginning is looked at.
+    """
+    count = len(timeline.times)
+
+    def piece(start: Fraction | None, frames: int) -> Piece:
+        begins = {} if start is None else {"ss": f"{float(start):.6f}", "seek_timestamp": 1}
+        if count > LONG:
+            begins["noaccurate_seek"] = None
+        return _piece(path, info, begins, frames, check, progressed)
+
+    if count > WHOLE and not timeline.numbered:
+        starts = [timeline.times[count * (2 * k + 1) // (2 * PIECES)] for k in range(PIECES)]
+        if found := [each for each in (piece(start, PIECE) for start in starts) if each.scans]:
+            return found
+    return [piece(None, WHOLE)]
 
 
-def _piece(path: Path, info: VideoInfo, start: Fraction | None, frames: int) -> Piece:
+def _piece(
+    path: Path,
+    info: VideoInfo,
+    begins: dict[str, Any],
+    frames: int,
+    check: Callable[[], None],
+    progressed: Callable[[], None],
+) -> Piece:
     read_end, write_end = os.pipe()
     with open(read_end, "rb") as lines:
         try:
-            both = _source(path, info, start).filter("trim", end_frame=frames).filter_multi_output("split")
+            both = _source(path, info, **begins).filter("trim", end_frame=frames).filter_multi_output("split")
             scans = both[1].filter(
                 "idet", intl_thres=1.3
             )  # by default fine patterns that stand still seem combed
@@ -57,7 +84,7 @@ def _piece(path: Path, info: VideoInfo, start: Fraction | None, frames: int) -> 
         finally:
             os.close(write_end)
         with process:
-            changes = list(_read_changes(process, info))
+            changes = list(_read_changes(process, info, check, progressed))
             found = KEY.findall(lines.read())  # some 30 KB, which the pipe holds
             process.wait()
     said = {key: [value.decode() for name, value in found if name == key] for key in (b"single", b"repeated")}
@@ -76,7 +103,7 @@ def changes(
     found = [0.0] * len(timeline.times)
     with open(read_end, "rb") as lines:
         try:
-            frames = fields.filtered(_source(path, info, None), timeline.fields)
+            frames = fields.filtered(_source(path, info), timeline.fields)
             both = frames.filter_multi_output("split")
             unit = fields.unit(info.time_base, timeline.fields)
             command = ffmpeg.command(
@@ -89,19 +116,15 @@ def changes(
         with process:
             stamps = read_stamps(lines)
             next(stamps, None)
-            for number, (change, stamp) in enumerate(
-                zip(_read_changes(process, info), stamps, strict=False), 1
-            ):
-                check()
-                progressed()
+            differences = _read_changes(process, info, check, progressed)
+            for number, (change, stamp) in enumerate(zip(differences, stamps, strict=False), 1):
                 if (index := timeline.index(stamp.time, number, info.time_base)) is not None:
                     found[index] = change
     found[0] = 0.0
     return found
 
 
-def _source(path: Path, info: VideoInfo, start: Fraction | None) -> Any:
-    options = {} if start is None else {"ss": f"{float(start):.6f}", "seek_timestamp": 1}
+def _source(path: Path, info: VideoInfo, **options: Any) -> Any:
     return ffmpeg.source(path, **options)[str(info.stream)]
 
 
@@ -116,10 +139,20 @@ def _changes(frames: Any, info: VideoInfo) -> Any:
     return differences.filter("format", "gray16le").filter("scale", *_squares(info), flags="area")
 
 
-def _read_changes(process: ffmpeg.Process, info: VideoInfo) -> Iterator[float]:
+def _read_changes(
+    process: ffmpeg.Process, info: VideoInfo, check: Callable[[], None], progressed: Callable[[], None]
+) -> Iterator[float]:
     columns, rows = _squares(info)
+    moved = Moved(process.pid, progressed)
     with open(process.stdout.fileno(), "rb", closefd=False) as pictures:
-        while len(picture := pictures.read(2 * columns * rows)) == 2 * columns * rows:
+        while True:
+            while not select.select([pictures], [], [], CHECK_SECONDS)[0]:  # it decodes what comes before
+                check()
+                moved.look()
+            if len(picture := pictures.read(2 * columns * rows)) < 2 * columns * rows:
+                return
+            check()
+            progressed()
             yield float(np.frombuffer(picture, "<u2").max()) / 257
 
 

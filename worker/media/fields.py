@@ -30,7 +30,7 @@ WAYS: dict[str, tuple[str, int]] = {
 
 
 SMALLEST = 8  # samples on a side, of a picture that has fields
-LEAST_FRAMES = 8  # in which fields show another moment, for an unflagged video to be an interlaced one
+LEAST_FRAMES = 8  # that are combed, or whole, for a video to be taken for what its flags do not say
 CYCLE = 5  # frames of hard telecine: of these, one repeats its top field and one its bottom field
 STEADY = 0.7  # the share of cycles that must be so
 #: Pixel formats that the filter that matches fields takes.
@@ -75,14 +75,15 @@ def choose(info: VideoInfo, wanted: str, pieces: Sequence[Piece]) -> tuple[str, 
 def _order(info: VideoInfo, pieces: Sequence[Piece]) -> str:
     """Which field comes first in an interlaced video: "tff" or "bff"; "" where it is progressive.
 
-    Flags are often wrong: a video that is flagged is interlaced unless its pictures are whole, and one that is not is
-    interlaced where most of its pictures are combed.
+    Flags are often wrong: a video that is flagged is interlaced unless nearly all of its pictures that tell are whole,
+    and one that is not is interlaced where most of its pictures are combed.
     """
     scans = Counter(scan for piece in pieces for scan in piece.scans)
     order = max(("tff", "bff"), key=lambda name: scans[name])
     combed, whole, frames = scans[order], scans["progressive"], sum(scans.values())
     if info.field_order:
-        return "" if whole > combed else order if combed else info.field_order
+        is_whole = whole > 3 * combed and whole >= min(LEAST_FRAMES, frames / 2)
+        return "" if is_whole else order if combed else info.field_order
     is_combed = combed >= LEAST_FRAMES and combed >= 0.6 * frames and combed > 3 * whole
     return order if is_combed else ""
 
