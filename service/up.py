@@ -29,11 +29,11 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Annotated, Any, TypeVar
 
 import click
 import httpx
-from pydantic import ByteSize, TypeAdapter, ValidationError
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -65,12 +65,9 @@ class Memory(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
-            size = int(TypeAdapter(ByteSize).validate_python(value))
+            return int(TypeAdapter(Annotated[ByteSize, Field(gt=0)]).validate_python(value))
         except ValidationError:
             self.fail(f"{value!r} is no size of memory. Write it like 4GiB or 512MiB.", param, ctx)
-        if size > (there := main_memory()):
-            self.fail(f"{value} is more than this machine's {ByteSize(there).human_readable()}.", param, ctx)
-        return size
 
 
 def main_memory() -> int:
@@ -108,7 +105,15 @@ def edge(**given: Any) -> None:
 
 
 def small(settings: Settings) -> Settings:
-    """The settings of a small service: what is not set is chosen by `SMALL`."""
+    """The settings of a small service: what is not set is chosen by `SMALL`.
+
+    Raises ClickException where the service may take more memory than the machine has.
+    """
+    if settings.memory and settings.memory > (there := main_memory()):
+        wanted, most = (ByteSize(size).human_readable() for size in (settings.memory, there))
+        raise click.ClickException(
+            f"{wanted} is more than this machine's {most} (--memory, DAIN_MEMORY). Nothing was started."
+        )
     missing = {name: value for name, value in SMALL.items() if name not in settings.model_fields_set}
     return settings.model_copy(update=missing)
 

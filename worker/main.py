@@ -29,7 +29,7 @@ from dain_core.runtime.budget import Budget
 from dain_core.runtime.devices import named_device, usable_devices
 from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.profile import read_profile
-from dain_core.weights.registry import registry
+from dain_core.weights.registry import named, registry
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue, WarmWorker
 from service.jobs.workers import WorkerRecord, Workers
@@ -146,12 +146,15 @@ def print_devices(settings: Settings) -> None:
     """Print the devices to run one worker on each, as JSON; say so where a GPU is not one of them.
 
     Where the service has a bound of memory, say what that is enough for.
+
+    Raises:
+        DainCoreError: no such device or model, or a bound that is enough for nothing.
     """
     devices = usable_devices() if settings.device == "auto" else [str(named_device(settings.device))]
+    name = "dain-lite" if settings.model == "auto" else settings.model
+    entry = named(name, registry(settings.models))
     if settings.memory and devices == ["cpu"]:
-        name = "dain-lite" if settings.model == "auto" else settings.model
-        if entry := registry(settings.models).get(name):  # else the worker says what there is
-            click.echo(share.room(settings.memory, name, entry.config), err=True)
+        click.echo(share.room(settings.memory, name, entry.config), err=True)
     if settings.device == "auto" and devices == ["cpu"] and torch.cuda.is_available():
         click.echo(
             "The CUDA kernels are not built, so the GPU is not used: run python -m cuda_ext.build", err=True

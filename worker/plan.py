@@ -44,7 +44,8 @@ MOST_CUTS_TOLD = 200
 CUT = "A scene ends and the next begins: nothing is made of both."
 ON_BACKGROUND = Note.of(
     "alpha-dropped",
-    "The video is transparent in places, and the result cannot be: it is shown on the colour of the option background.",
+    "The video is transparent in places, and the result cannot be: it is shown on the colour of the option background. "
+    "A result of codec=prores (MOV), ffv1 (MKV) or vp9 (WebM) is transparent, too.",
 )
 MOST_KEPT = 1_000_000  # source frames in the plans that a worker keeps: a tenth of a gigabyte
 

@@ -16,7 +16,7 @@ from dain_core.outputs import writing
 from dain_core.runtime.backends import Source
 from dain_core.runtime.calibration import Calibration, digest_of, place_of
 from dain_core.runtime.devices import named_device
-from dain_core.weights.registry import Entry, UnknownModelError, registry
+from dain_core.weights.registry import Entry, named, registry
 
 #: The largest frame to calibrate with, (width, height). The middle of larger ones is taken.
 _LARGEST = (448, 256)
@@ -68,10 +68,7 @@ def quantise(model: str, data: Path, pairs: int, method: str, device: str, model
 
 def model_called(name: str, models: Path | None) -> Entry:
     """Return a model of the registry; raise UnknownModelError if there is none of that name."""
-    entries = registry(models)
-    if name not in entries:
-        raise UnknownModelError(f"no model is called {name!r}: choose one of {', '.join(entries)}")
-    return entries[name]
+    return named(name, registry(models))
 
 
 def calibrate(entry: Entry, data: Path, pairs: int, method: str, device: torch.device) -> Calibration:

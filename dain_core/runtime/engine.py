@@ -26,7 +26,7 @@ from dain_core.runtime.memory import FrameTooLargeError, is_out_of_memory
 from dain_core.runtime.profile import Profile
 from dain_core.runtime.still import covering, filled, sampled, stillness
 from dain_core.weights.files import config_for
-from dain_core.weights.registry import Entry, UnknownModelError, registry
+from dain_core.weights.registry import Entry, named, registry
 
 #: (height, width) of the frames that a device warms up with. On a GPU the first runs as CUDA graphs; together they take
 #: the tiles, bands and kernels of any real frame.
@@ -422,9 +422,7 @@ def _entry(model: str, weights: str | Path | None, models: Mapping[str, Entry]) 
     """What to load for `model`; raises UnknownModelError if there is no such model."""
     if weights is not None:
         return Entry(model, config_for(weights, model), weights)
-    if model not in models:
-        raise UnknownModelError(f"no model is called {model!r}: choose one of {', '.join(models)}")
-    return models[model]
+    return named(model, models)
 
 
 def _for_onnxruntime(device: str, precision: str) -> tuple[str, str]:

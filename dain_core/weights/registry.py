@@ -72,6 +72,13 @@ def registry(folder: Path | None = None) -> Mapping[str, Entry]:
     return entries
 
 
+def named(name: str, models: Mapping[str, Entry]) -> Entry:
+    """The model of `models` called `name`; raises UnknownModelError if there is none."""
+    if name not in models:
+        raise UnknownModelError(f"no model is called {name!r}: choose one of {', '.join(models)}")
+    return models[name]
+
+
 def _entry_of(path: Path) -> Entry:
     name = path.stem
     if name in RESERVED:

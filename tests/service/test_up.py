@@ -180,7 +180,8 @@ def test_a_small_service_has_few_programs_and_a_small_redis(tmp_path: Path) -> N
     ("options", "words"),
     [
         (("--memory", "4potatoes"), "'4potatoes' is no size of memory. Write it like 4GiB"),
-        (("--memory", "900TiB"), "900TiB is more than this machine's"),
+        (("--memory", "0"), "'0' is no size of memory. Write it like 4GiB"),
+        (("--memory", "900TiB"), "900.0TiB is more than this machine's"),
         (
             ("--memory", "512MiB"),
             "dain-lite makes no frames of 640x480 within 0.5 GiB: the least for them is",
@@ -192,6 +193,19 @@ def test_a_small_service_has_few_programs_and_a_small_redis(tmp_path: Path) -> N
 def test_a_small_machine_that_is_too_small(options: tuple[str, ...], words: str, refused: Up) -> None:
     said = refused("--port", 0, *options, command="edge")
     assert words in said and ".." not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("DAIN_MEMORY", "900TiB", "900.0TiB is more than this machine's"),
+        ("DAIN_MODEL", "abacus", "no model is called 'abacus': choose one of dain, dain-lite"),
+    ],
+)
+def test_variables_of_a_small_service_are_checked_as_options_are(
+    name: str, value: str, words: str, refused: Up
+) -> None:
+    assert words in refused("--port", 0, command="edge", **{name: value})
 
 
 def test_what_is_set_goes_before_what_a_small_service_chooses(tmp_path: Path) -> None:
