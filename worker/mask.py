@@ -1,4 +1,4 @@
-"""A picture of what a caller knows to stand still: white stays, black moves."""
+"""A picture of what a caller knows to stand still: white stays, black is left to the engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(path: Path, info: VideoInfo) -> Plane:
     picture = ffmpeg.own_source(
         ffmpeg.url(path), format="png_pipe", protocol_whitelist="file", max_pixels=MAX_PIXELS
     )
-    # What is transparent moves.
+    # What is transparent is black.
     gray = picture.filter("format", "rgba").filter("premultiply", inplace=1).filter("format", "gray")
     scaled = gray.filter("scale", *shown, flags="area", in_range="full", out_range="full")
     command = ffmpeg.command(ffmpeg.output(scaled, url="pipe:1", format="rawvideo", frames=1))
