@@ -121,7 +121,13 @@ def render_segment(
         source_path = stack.enter_context(
             _readable(plan, source_path, out_path.parent, span, check, progressed)
         )
-        decoder = Decoder(source_path, info, span[0], span[-1], plan.timeline, progressed=progressed)
+        # Neighbouring segments share frames, of which one of them tells.
+        after = plan.segments[index + 1 : index + 2]
+        stop = numbers[after[0].first_source] if after else len(plan.timeline.times)
+        told = range(numbers[segment.first_source], stop)
+        decoder = Decoder(
+            source_path, info, span[0], span[-1], plan.timeline, told=told, progressed=progressed
+        )
         stack.enter_context(decoder)
         colors = ColorSpec(info.color_matrix, info.full_range)
         pixels = PixelFormat.named(plan.delivery.pixel_format)

@@ -103,8 +103,8 @@ class Decoder:
 
     Each frame is the same, bit for bit, as if the video were decoded from its start. A frame that the decoder does
     not give is held: the frame before it is given in its place, as a player does. ``held`` counts held frames, and
-    ``notes`` say what else is not as it was. ``progressed`` is called for each decoded frame, those on the way to
-    ``first`` among them.
+    ``notes`` say what else is not as it was, both of the frames ``told`` alone, or of all. ``progressed`` is called for
+    each decoded frame, those on the way to ``first`` among them.
 
     Iterating raises MediaError("damaged-video") where none of the frames can be decoded, and MachineError where the
     machine ended the decoder.
@@ -122,6 +122,7 @@ class Decoder:
         last: int,
         timeline: Timeline,
         *,
+        told: range | None = None,
         progressed: Callable[[], None] = nothing,
     ) -> None:
         self._path = path
@@ -130,6 +131,7 @@ class Decoder:
         self._last = min(last, len(timeline.times) - 1)
         self._again = last > self._last
         self._timeline = timeline
+        self._told = range(len(timeline.times)) if told is None else told
         self._progressed = progressed
         self._format = PixelFormat.named(info.decoded_format)
         self._process: ffmpeg.Process | None = None
@@ -179,7 +181,7 @@ class Decoder:
             if index is not None and index >= wanted:
                 yield from self._hold(wanted, min(index, self._last + 1), latest)
                 if index <= self._last:
-                    if is_scaled:
+                    if is_scaled and index in self._told:
                         self._scaled += 1
                         self._firsts.setdefault("size-changes", self._timeline.times[index])
                     yield Frame(index, self._timeline.times[index], planes)
@@ -197,8 +199,9 @@ class Decoder:
 
     def _hold(self, start: int, stop: int, planes: tuple[Plane, ...]) -> Iterator[Frame]:
         for index in range(start, stop):
-            self.held += 1
-            self._firsts.setdefault("frames-held", self._timeline.times[index])
+            if index in self._told:
+                self.held += 1
+                self._firsts.setdefault("frames-held", self._timeline.times[index])
             yield Frame(index, self._timeline.times[index], planes)
 
     @property

@@ -107,6 +107,32 @@ def test_frames_of_another_size_keep_their_shape(
     assert caught.value.slug == "loss-refused"
 
 
+def test_each_frame_of_another_size_is_counted_by_one_segment(
+    video: MakeVideo, average: Average, tmp_path: Path
+) -> None:
+    small = (
+        "-f",
+        "lavfi",
+        "-i",
+        "color=white:size=64x64:rate=25:duration=0.4",
+        "-output_ts_offset",
+        0.4,
+        *H264,
+    )
+    large = ("-f", "lavfi", "-i", "color=white:size=96x64:rate=25:duration=0.4", *H264)
+    source = tmp_path / "two.ts"
+    source.write_bytes(b"".join(video(*each).read_bytes() for each in (("l.ts", *large), ("s.ts", *small))))
+    plan = JobPlan.make(source, probe(source), parse_options({}), segment_frames=8)
+    parts = range(len(plan.segments))
+    notes = [
+        note
+        for k in parts
+        for note in pipeline.render_segment(plan, k, source, tmp_path / "x.mp4", average).notes
+    ]
+    assert len(parts) > 3
+    assert sum(int(note.text.split()[0]) for note in notes if note.code == "size-changes") == 10
+
+
 def test_a_header_that_lies_changes_nothing(video: MakeVideo, tmp_path: Path) -> None:
     whole = video("whole.mp4", *NOISE, *H264)
     data = bytearray(whole.read_bytes())
