@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,12 @@ class OutputFile(click.Path):
         if not path.parent.is_dir():
             self.fail(f"there is no folder {path.parent} to write {path.name} to: make it first", param, ctx)
         return path
+
+
+def check_writable(path: Path) -> None:
+    """Refuse before the work, by the command's error, what could not be written after it."""
+    with writing(path), tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 @contextmanager

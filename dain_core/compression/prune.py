@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from dain_core.compression.selection import choose, pruned
 from dain_core.errors import DainCoreError
 from dain_core.network.networks import Config, Network, build, widths
 from dain_core.network.refined import RefinedConfig
-from dain_core.outputs import OutputFile, writing
+from dain_core.outputs import OutputFile, check_writable, writing
 from dain_core.runtime.backends.fused import FusedDAIN
 from dain_core.runtime.devices import named_device
 from dain_core.training.resident import Triplets
@@ -124,8 +123,7 @@ def check_options(out: Path, crop: tuple[int, int]) -> None:
         raise click.BadParameter(
             f"{crop[0]} {crop[1]}: both sides must be multiples of 64", param_hint="--crop"
         )
-    with writing(out), tempfile.TemporaryFile(dir=out.parent):
-        pass
+    check_writable(out)
 
 
 def _load(spec: str) -> Network:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from dain_core.compression.calibrate import METHODS, Histogram, histograms
 from dain_core.errors import DainCoreError
-from dain_core.evaluation.clips import Clip, Selection, find_clips
-from dain_core.outputs import writing
+from dain_core.evaluation.clips import Clip, Sample, Selection, find_clips
+from dain_core.outputs import check_writable, writing
 from dain_core.runtime.backends import Source
 from dain_core.runtime.calibration import Calibration, digest_of, place_of
 from dain_core.runtime.devices import named_device
 from dain_core.weights.registry import Entry, named, registry
 
-#: The largest frame to calibrate with, (width, height). The middle of larger ones is taken.
+#: The largest frame to calibrate with and to measure on, (width, height). The middle of larger ones is taken.
 _LARGEST = (448, 256)
 
 
@@ -55,10 +55,11 @@ def quantise(model: str, data: Path, pairs: int, method: str, device: str, model
     """
     try:
         entry = model_called(model, models)
+        path = place_of(entry)
+        check_writable(path)
         calibration = calibrate(entry, data, pairs, method, named_device(device))
     except DainCoreError as error:
         raise click.ClickException(str(error)) from error
-    path = place_of(entry)
     with writing(path):
         calibration.write(path)
     click.echo(
@@ -98,16 +99,29 @@ def sample_pairs(clips: Sequence[Clip], count: int) -> Iterator[tuple[Tensor, Te
     Raises:
         EvaluationError: a clip cannot be read.
     """
+    for sample in read_samples(clips, count):
+        yield sample.first.float() / 255, sample.last.float() / 255
+
+
+def read_samples(clips: Sequence[Clip], count: int) -> Iterator[Sample]:
+    """Give about `count` samples, spread evenly over `clips`, and over each of them, none larger than `_LARGEST`.
+
+    Raises:
+        EvaluationError: a clip cannot be read.
+    """
     share = -(-count // len(clips))
     for clip in clips[:: -(-len(clips) // count)]:
-        for sample in clip.samples(Selection(limit=share)):
-            first, last = (_middle(frame).float() / 255 for frame in (sample.first, sample.last))
-            yield first, last
+        yield from map(_cut, clip.samples(Selection(limit=share)))
 
 
-def _middle(frame: Tensor) -> Tensor:
-    """The middle of a frame, (..., H, W), as far as it is larger than `_LARGEST`."""
-    for axis, most in ((-1, _LARGEST[0]), (-2, _LARGEST[1])):
-        size = frame.shape[axis]
-        frame = frame.narrow(axis, max(size - most, 0) // 2, min(size, most))
-    return frame
+def _cut(sample: Sample) -> Sample:
+    """Take the middle of the frames of a sample, as far as they are larger than `_LARGEST`."""
+    height, width = sample.first.shape[-2:]
+    size = min(width, _LARGEST[0]), min(height, _LARGEST[1])
+    cut = Selection(crop=size)
+    first, last, *truths = (
+        cut.prepare(frame, sample.name) for frame in (sample.first, sample.last, *sample.truths)
+    )
+    return Sample(
+        sample.clip, sample.name, sample.place, sample.counted, first, last, sample.times, tuple(truths)
+    )

@@ -8,7 +8,6 @@ if it loses more or takes longer than it may, the next best choice is.
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +23,13 @@ from rich.table import Table
 from torch import Tensor
 
 from dain_core.compression.errors import CompressionError
-from dain_core.compression.quantise import model_called
+from dain_core.compression.quantise import model_called, read_samples
 from dain_core.errors import DainCoreError
 from dain_core.evaluation.cli import FrameSize
-from dain_core.evaluation.clips import Clip, Sample, Selection, find_clips
+from dain_core.evaluation.clips import Sample, find_clips
 from dain_core.evaluation.metrics import psnr
 from dain_core.network.networks import build
-from dain_core.outputs import OutputFile, writing
+from dain_core.outputs import OutputFile, check_writable, writing
 from dain_core.runtime.backends import backend_for
 from dain_core.runtime.backends.fused import FusedDAIN
 from dain_core.runtime.backends.int8 import has_instructions
@@ -43,8 +42,6 @@ from dain_core.weights.registry import Entry
 #: The precision of each block by name.
 Choice = Mapping[str, str]
 
-#: The largest frame to measure the loss on, (width, height). The middle of larger ones is taken.
-_LARGEST = (448, 256)
 #: The most choices that are measured as a whole.
 _TRIES = 8
 
@@ -199,30 +196,6 @@ def _floats(frame: Tensor, device: torch.device) -> Tensor:
     return frame.to(device).float() / 255
 
 
-def read_samples(clips: Sequence[Clip], count: int) -> list[Sample]:
-    """Return about `count` samples, spread evenly over `clips`, and over each of them."""
-    share = -(-count // len(clips))
-    found = [
-        sample
-        for clip in clips[:: -(-len(clips) // count)]
-        for sample in clip.samples(Selection(limit=share))
-    ]
-    return [_cut(sample) for sample in found]
-
-
-def _cut(sample: Sample) -> Sample:
-    """Take the middle of the frames of a sample, as far as they are larger than `_LARGEST`."""
-    height, width = sample.first.shape[-2:]
-    size = min(width, _LARGEST[0]), min(height, _LARGEST[1])
-    cut = Selection(crop=size)
-    first, last, *truths = (
-        cut.prepare(frame, sample.name) for frame in (sample.first, sample.last, *sample.truths)
-    )
-    return Sample(
-        sample.clip, sample.name, sample.place, sample.counted, first, last, sample.times, tuple(truths)
-    )
-
-
 def measure(
     bench: Callable[[Choice], Cost], offered: Mapping[str, Sequence[str]]
 ) -> tuple[Cost, dict[str, dict[str, Cost]]]:
@@ -245,9 +218,18 @@ def measure(
 
 
 def best(
-    bench: Callable[[Choice], Cost], ranked: Sequence[tuple[Choice, Cost]], fits: Callable[[Cost], bool]
+    bench: Callable[[Choice], Cost],
+    ranked: Sequence[tuple[Choice, Cost]],
+    fits: Callable[[Cost], bool],
+    widest: tuple[Choice, Cost],
 ) -> tuple[Choice, Cost]:
     """Measure choices as a whole, the best first, and return the first that keeps to the budget.
+
+    Args:
+        bench: measures a choice.
+        ranked: choices, and what they are expected to take.
+        fits: whether a cost keeps to the budget.
+        widest: the widest precision everywhere, as it was measured, which is taken where no other choice keeps to it.
 
     Raises:
         CompressionError: none does.
@@ -256,6 +238,8 @@ def best(
         cost = bench(choice)
         if fits(cost):
             return choice, cost
+    if fits(widest[1]):
+        return widest
     raise CompressionError(
         "no choice of precisions keeps to the budget: allow a larger --loss, or a longer --time"
     )
@@ -309,18 +293,18 @@ def tune(
         raise click.UsageError("--loss and --time exclude each other: give one")
     if milliseconds is None:
         loss = 0.1 if loss is None else loss
-    with writing(out), tempfile.TemporaryFile(dir=out.parent):
-        pass
+    check_writable(out)
     try:
         entry, place = model_called(model, models), named_device(device)
         offered = offers(entry, place)
-        bench = Bench(entry, place, read_samples(find_clips(data), pairs), size, repeats)
+        bench = Bench(entry, place, list(read_samples(find_clips(data), pairs)), size, repeats)
         base, costs = measure(bench, offered)
 
         def fits(cost: Cost) -> bool:
             return cost.loss <= loss if loss is not None else cost.milliseconds <= (milliseconds or 0)
 
-        choice, cost = best(bench, choose(costs, base, loss, milliseconds), fits)
+        widest = {block: precisions[0] for block, precisions in offered.items()}
+        choice, cost = best(bench, choose(costs, base, loss, milliseconds), fits, (widest, base))
         digest = digest_of(entry)
     except DainCoreError as error:
         raise click.ClickException(str(error)) from error

@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from dain_core.compression import quantise as module
 from dain_core.compression.cli import compress
 from dain_core.evaluation.metrics import psnr
 from dain_core.export.write import real_pair
@@ -80,3 +81,12 @@ def test_what_cannot_be_calibrated_is_said(models: Path, frames: Path, tmp_path:
     done = quantise(models, empty)
     assert done.exit_code == 1 and "broken.mp4" in done.output and "Traceback" not in done.output
     assert not (models / "own.calibration.json").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_said_before_the_work(
+    models: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "place_of", lambda entry: Path("/proc/own.calibration.json"))
+    monkeypatch.setattr(module, "calibrate", lambda *given: pytest.fail("it calibrates"))
+    done = quantise(models, frames)
+    assert done.exit_code == 1 and "cannot write /proc/own.calibration.json" in done.output, done.output

@@ -82,10 +82,12 @@ def test_what_is_chosen_is_measured_as_a_whole() -> None:
     def bench(choice: Choice) -> Cost:
         return measured.get(" ".join(choice.values()), Cost(99.0, 9.0))
 
-    choice, cost = best(bench, ranked, lambda cost: cost.loss <= 0.1)
+    widest = dict.fromkeys(COSTS, "fp32"), BASE
+    choice, cost = best(bench, ranked, lambda cost: cost.loss <= 0.1, widest)
     assert (" ".join(choice.values()), cost) == ("fp32 bf16 bf16", Cost(16.0, 0.05))
     with pytest.raises(CompressionError, match="allow a larger --loss, or a longer --time"):
-        best(bench, ranked, lambda cost: False)
+        best(bench, ranked, lambda cost: False, widest)
+    assert best(bench, ranked, lambda cost: cost.loss <= 0.0, widest) == widest
 
 
 def test_a_cpu_offers_eight_bits_where_it_has_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
