@@ -95,14 +95,14 @@ def _vp9(delivery: Delivery) -> dict[str, Any]:
         "deadline": "good" if VPX_SPEEDS[delivery.preset] <= MOST_GOOD_SPEED else "realtime",
         "cpu-used": VPX_SPEEDS[delivery.preset],
         "row-mt": 1,
-        "auto-alt-ref": int("yuva" not in delivery.coded_format),
+        "auto-alt-ref": int("yuva" not in delivery.coded_pixels),
         **({"crf": _measured(delivery.quality, VPX_CRF)} if delivery.quality else {"lossless": 1}),
         "b:v": delivery.max_bitrate,
     }
 
 
 def _prores(delivery: Delivery) -> dict[str, Any]:
-    if "444" in delivery.coded_format:
+    if "444" in delivery.coded_pixels:
         profile = 5 if delivery.quality <= 8 else 4
     else:
         profile = 3 - sum(delivery.quality > worst for worst in (20, 28, 36))
@@ -110,9 +110,9 @@ def _prores(delivery: Delivery) -> dict[str, Any]:
 
 
 def _dnxhr(delivery: Delivery) -> dict[str, Any]:
-    if "444" in delivery.coded_format:
+    if "444" in delivery.coded_pixels:
         profile = "dnxhr_444"
-    elif is_deep(delivery.coded_format):
+    elif is_deep(delivery.coded_pixels):
         profile = "dnxhr_hqx"
     else:
         profile = ("dnxhr_hq", "dnxhr_sq", "dnxhr_lb")[sum(delivery.quality > worst for worst in (20, 30))]

@@ -217,9 +217,14 @@ class Delivery(Stored):
         return {name: value for name, value in given.items() if value}
 
     @property
+    def coded_pixels(self) -> str:
+        """The pixels in the file, by FFmpeg's name."""
+        return self.coded_format or self.pixel_format
+
+    @property
     def coded_size(self) -> tuple[int, int]:
         """Width and height in the file: where chroma is subsampled most codecs have no odd sizes."""
-        coded = self.coded_format or self.pixel_format
+        coded = self.coded_pixels
         if not self.coded_format or self.codec in ANY_SIZE or self.codec not in ENCODINGS:
             return self.width, self.height
         halved_x, halved_y = "420" in coded or "422" in coded, "420" in coded

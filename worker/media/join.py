@@ -108,6 +108,8 @@ def _join_pictures(
                     )  # its decoder may be no encoder
                     if "alpha_mode" in template.metadata:  # there is alpha beside VP9's picture
                         stream.metadata["alpha_mode"] = template.metadata["alpha_mode"]
+                    if template.codec_context.name == "prores":  # whose profile is told by four letters alone
+                        stream.codec_context.codec_tag = template.codec_context.codec_tag
                     parameters = template.codec_context.extradata
                     if delivery.display_matrix:
                         stream.set_display_matrix(delivery.display_matrix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
@@ -38,11 +39,11 @@ def render(
         if not rendering.suffix:
             palette = scratch / "palette.png" if rendering.has_palette else None
             if palette:
-                _run(_palette(picture, rendering, palette), check, progressed)
+                _run(_palette(picture, rendering, delivery, palette), check, progressed)
             last = shown[-1] - shown[-2]
             _run(_animation(picture, rendering, palette, last, delivery, out_path), check, progressed)
             return
-        _run(_pictures(picture, rendering, scratch), check, progressed)
+        _run(_pictures(picture, rendering, delivery, scratch), check, progressed)
         _zip(scratch, shown, rendering.suffix, out_path, check, progressed)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -54,17 +55,30 @@ def _run(command: list[str], check: Callable[[], None], progressed: Callable[[],
             raise process.blame(ffmpeg.not_written("put together", process.messages))
 
 
-def _filtered(picture: Path, rendering: Rendering) -> Any:
-    """The pictures, with the pixels that they are to have."""
-    stream = ffmpeg.own_source(ffmpeg.url(picture), copyts=None)["v:0"]
+def _filtered(picture: Path, rendering: Rendering, delivery: Delivery) -> Any:
+    """The pictures as they are shown: upright, of square pixels, and these as they are to be in the file."""
+    stream = ffmpeg.own_source(ffmpeg.url(picture), copyts=None, **_turned(delivery.display_matrix))["v:0"]
+    if delivery.sample_aspect_ratio != 1:
+        wider, higher = "round(iw*max(sar,1))", "round(ih*max(1/sar,1))"
+        stream = stream.filter("scale", wider, higher, flags="bicubic+accurate_rnd").filter("setsar", 1)
     for name, options in rendering.filters:
         stream = stream.filter(name, **options)
     return stream
 
 
-def _palette(picture: Path, rendering: Rendering, palette: Path) -> list[str]:
+def _turned(matrix: Sequence[int]) -> dict[str, Any]:
+    """FFmpeg's options for an input that is shown by a display matrix, which it turns upright then."""
+    if not matrix:
+        return {}
+    a, b, _, c, d = matrix[:5]
+    is_mirrored = a * d < b * c
+    degrees = math.degrees(math.atan2(-c if is_mirrored else c, -a if is_mirrored else a))
+    return {"display_rotation": f"{degrees:.3f}", **({"display_hflip": None} if is_mirrored else {})}
+
+
+def _palette(picture: Path, rendering: Rendering, delivery: Delivery, palette: Path) -> list[str]:
     """The best 256 colours for all pictures: found first, so that no more than one of them is held at a time."""
-    stream = _filtered(picture, rendering).filter("palettegen")
+    stream = _filtered(picture, rendering, delivery).filter("palettegen")
     return ffmpeg.command(ffmpeg.output(stream, url=ffmpeg.url(palette), format="image2", update=1))
 
 
@@ -76,7 +90,7 @@ def _animation(
     delivery: Delivery,
     out_path: Path,
 ) -> list[str]:
-    stream = _filtered(picture, rendering)
+    stream = _filtered(picture, rendering, delivery)
     if palette:
         stream = ffmpeg.merged([stream, ffmpeg.own_source(ffmpeg.url(palette))], "paletteuse")
     options = {"format": delivery.file.muxer, "enc_time_base": "demux", **rendering.options}
@@ -85,10 +99,10 @@ def _animation(
     return ffmpeg.command(ffmpeg.output(stream, url=ffmpeg.url(out_path), fps_mode="passthrough", **options))
 
 
-def _pictures(picture: Path, rendering: Rendering, folder: Path) -> list[str]:
+def _pictures(picture: Path, rendering: Rendering, delivery: Delivery, folder: Path) -> list[str]:
     named = ffmpeg.url(folder / f"frame-%0{DIGITS}d{rendering.suffix}")
     options = {"format": "image2", "fps_mode": "passthrough", **rendering.options}
-    return ffmpeg.command(ffmpeg.output(_filtered(picture, rendering), url=named, **options))
+    return ffmpeg.command(ffmpeg.output(_filtered(picture, rendering, delivery), url=named, **options))
 
 
 def _zip(

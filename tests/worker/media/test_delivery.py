@@ -212,6 +212,53 @@ def test_pictures_of_full_range_have_its_light(
     assert np.abs(shades.astype(int) - [0, 20, 255]).max() <= 3
 
 
+@pytest.mark.parametrize("turn", ["90", "-90", "180", "90 hflip", "0 vflip"])
+def test_pictures_are_upright_and_of_square_pixels(
+    video: MakeVideo, delivered: Interpolated, tmp_path: Path, turn: str
+) -> None:
+    degrees, *flips = turn.split()
+    flip = ["-display_" + name for name in flips]
+    upright = video(
+        "sar.mp4", *SOURCE[:4], "-vf", "setsar=3/2", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-an"
+    )
+    turned = video(f"{turn}.mp4", "-display_rotation", degrees, *flip, "-i", upright, "-c", "copy")
+    wanted = video(
+        f"{turn}.png", "-i", turned, "-frames:v", 1, "-vf", "scale=iw*max(sar\\,1):ih*max(1/sar\\,1)"
+    )
+    result, _ = delivered(turned, container="png", duration="0.08")
+    with zipfile.ZipFile(result) as pictures:
+        first = pictures.extract(pictures.namelist()[0], tmp_path)
+    with Image.open(first) as got, Image.open(wanted) as shown:
+        assert got.size == shown.size == ((64, 144) if degrees.endswith("90") else (144, 64))
+        difference = np.asarray(got.convert("RGB")).astype(int) - np.asarray(shown.convert("RGB"))
+    assert np.median(np.abs(difference)) <= 3
+
+
+@pytest.mark.parametrize(
+    ("pixels", "codec", "profile"),
+    [
+        ("yuva444p10le", "prores", "ap4h"),
+        ("yuv444p10le", "prores", "ap4h"),
+        ("yuv422p10le", "prores", "apch"),
+        ("yuv444p10le", "dnxhr", "DNXHR 444"),
+        ("yuv422p10le", "dnxhr", "DNXHR HQX"),
+    ],
+)
+def test_studio_codecs_have_the_profile_of_the_pixels_that_the_source_has_already(
+    video: MakeVideo, delivered: Interpolated, pixels: str, codec: str, profile: str
+) -> None:
+    large = ("-f", "lavfi", "-i", "testsrc2=size=256x120:rate=25:duration=0.08")
+    source = video(f"{pixels}.mkv", *large, "-c:v", "ffv1", "-pix_fmt", pixels)
+    result, _ = delivered(source, container="mov", codec=codec)
+    with av.open(str(result)) as file:
+        context = file.streams.video[0].codec_context
+        assert profile in (
+            context.codec_tag,
+            context.profile,
+        )  # QuickTime tells the profiles of ProRes by tags
+        assert next(file.decode(video=0)).format.name.startswith(pixels.removesuffix("10le"))
+
+
 def test_a_plan_is_refused_by_releases_that_would_make_something_else(clip: Path) -> None:
     def version(**options: object) -> int:
         plan = JobPlan.make(clip, probe(clip), parse_options(options), segment_frames=96)
