@@ -10,7 +10,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -69,7 +69,8 @@ class Stills:
             with suppress(RuntimeError), archive.open(names[0]) as file:
                 first = file.read(MOST_BYTES)
                 codec = kind(names[0]) or ""
-                return cls(ZIP, codec, first, [k / rate for k in range(len(names) + 1)])
+                times = [k / rate for k in range(len(names) + 1)]
+                return cls(ZIP, codec, first, times, alpha=codec == "png" and _have_alpha(archive, names))
         raise unreadable("its pictures are encrypted")
 
     @classmethod
@@ -146,6 +147,15 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
             "the archive is packed in a way that is not taken: pack it by deflate, or not at all"
         )
     return in_order(pictures)
+
+
+def _have_alpha(archive: zipfile.ZipFile, names: Iterable[str]) -> bool:
+    """Whether any of these PNG pictures has alpha."""
+    for name in names:
+        with suppress(zipfile.BadZipFile, zlib.error, EOFError), archive.open(name) as file:
+            if file.read(26)[25:] in (b"\4", b"\6"):  # colour type: gray with alpha, or RGB with alpha
+                return True
+    return False
 
 
 def _still(frame: bytes, chunks: bytes) -> bytes:

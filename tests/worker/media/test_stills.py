@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.api.options import parse_options
 from service.jobs.stills import archived, in_order
-from tests.worker.conftest import Interpolate, MakeVideo, decoded, packet_times
+from tests.worker.conftest import Average, Interpolate, MakeVideo, decoded, packet_times
+from worker import pipeline
 from worker.media import stills
 from worker.media.decode import Decoder
 from worker.media.errors import MediaError
 from worker.media.facts import Choice, Limits
 from worker.media.sandbox import probe
 from worker.media.times import frame_times
+from worker.plan import JobPlan
 
 LINEAR = (
     ",zscale=transferin=iec61966-2-1:transfer=linear:primariesin=709:primaries=709:matrixin=709:matrix=gbr"
@@ -190,3 +193,18 @@ def test_animated_webp_that_breaks_off_has_its_whole_frames(video: MakeVideo, tm
     assert [note.code for note in info.notes] == ["file-truncated"] and not probe(whole).notes
     with Decoder(path, info, 0, info.frames - 1, timeline) as decoder:
         assert len(list(decoder)) == info.frames and not decoder.held
+
+
+def test_pictures_of_an_archive_may_be_transparent_later_on(
+    video: MakeVideo, average: Average, tmp_path: Path
+) -> None:
+    path = tmp_path / "mixed.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, pixels in (("1.png", "rgb24"), ("2.png", "rgba"), ("3.png", "rgba")):
+            look = "format=rgba,geq=r=0:g=255:b=0:a='if(lt(X,32),0,255)'"
+            archive.write(video(name, "-frames:v", "1", "-vf", f"{look},format={pixels}"), name)
+    plan = JobPlan.make(path, probe(path), parse_options({"quality": "0"}), segment_frames=99)
+    notes = pipeline.render_segment(plan, 0, path, tmp_path / "0.mp4", average).notes
+    assert [note.code for note in notes] == ["alpha-dropped"]
+    luma = decoded(tmp_path / "0.mp4", "yuv444p")[-1][: 96 * 64].reshape(64, 96)
+    assert luma[:, :30].max() < 30  # black, and not green
