@@ -39,6 +39,7 @@ LAYOUTS = {
 PLAIN_LAYOUTS = {1: "mono", 2: "stereo"}  # by the number of channels: FFmpeg would mix "downmix" to "mono"
 NAMES = {"libopus": "OPUS", "pcm_s24le": "PCM"}  # of codecs, for sentences, where the encoder has another
 SLOWEST, FASTEST = Fraction(1), Fraction(1000)  # frames a second that an encoder is told
+HDR = (16, 18)  # PQ and HLG, in the code points of H.273
 COARSE = 1000  # ticks a second, of a file that rounds the times of common frame rates
 GIF_RATE = 50  # frames a second, the most that browsers show
 ANY_SIZE = {"vp9", "ffv1"}  # codecs that have odd sizes where chroma is subsampled
@@ -476,6 +477,9 @@ def _notes_on_side_data(info: VideoInfo, codec: str, file: Container) -> Iterato
         yield Note.of("side-data-dropped", what)
     if (info.mastering or info.light) and codec not in ENCODINGS:
         yield Note.of("side-data-dropped", f"The metadata of HDR10 is left out: {codec} cannot hold it.")
+    if info.transfer in HDR and codec not in (*ENCODINGS, "exr"):  # which holds light as such
+        what = f"The mark of HDR is left out: {codec} cannot hold it, and the picture looks flat and gray."
+        yield Note.of("side-data-dropped", what)
     if info.timecode and codec not in ENCODINGS:
         yield Note.of("side-data-dropped", f"The timecode is left out: {codec} cannot hold it.")
 

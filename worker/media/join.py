@@ -208,6 +208,7 @@ def _muxing(
         url=ffmpeg.url(path),
         format=delivery.file.muxer,
         map_metadata=1 if source_path else -1,
+        **({"metadata": "timecode="} if delivery.timecode else {}),  # the picture has it, at the new rate
         map_chapters=1 if source_path and delivery.chapters else -1,
         **delivery.file.clocks(clock, whole if whole <= delivery.file.finest_clock else clock),
         **delivery.file.finish,

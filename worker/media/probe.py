@@ -535,7 +535,8 @@ def _side_data(frame: av.VideoFrame) -> dict[str, Any]:
 def _timecode(container: av.container.InputContainer, picture: av.video.stream.VideoStream) -> str:
     """The timecode of the first frame, wherever the file says it."""
     said = [picture.metadata, container.metadata, *(s.metadata for s in container.streams.data)]
-    return next((each["timecode"] for each in said if TIMECODE.fullmatch(each.get("timecode", ""))), "")
+    found = (each.get(name, "") for each in said for name in ("timecode", "TIMECODE"))  # as Matroska has it
+    return next(filter(TIMECODE.fullmatch, found), "")
 
 
 def _codec(stream: av.stream.Stream) -> str:

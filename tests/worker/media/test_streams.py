@@ -262,9 +262,13 @@ def test_a_stereoscopic_video_stays_one_or_a_note_says_that_it_is_none(
     assert probe(result).stereo == ("" if code else "side by side")
 
 
-@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
-def test_a_timecode_counts_at_the_new_rate(video: MakeVideo, delivered: Interpolated, container: str) -> None:
-    source = video("timecode.mov", *PICTURE, *H264, "-timecode", "01:00:00:12")
+@pytest.mark.parametrize(
+    ("suffix", "container"), [("mov", "mp4"), ("mov", "mov"), ("mov", "mkv"), ("mkv", "mp4")]
+)
+def test_a_timecode_counts_at_the_new_rate(
+    video: MakeVideo, delivered: Interpolated, suffix: str, container: str
+) -> None:
+    source = video(f"timecode.{suffix}", *PICTURE, *H264, "-timecode", "01:00:00:12")
     result, plan = delivered(source, container=container)
     assert not plan.notes
     with av.open(str(result)) as file:
@@ -279,3 +283,11 @@ def test_what_describes_the_pictures_and_does_not_come_along_is_named(
     source = video("hdr.mov", *hdr, *H264, "-timecode", "01:00:00:12")
     _, plan = delivered(source, container="gif")
     assert [note.code for note in plan.notes] == ["pixels-palette", "side-data-dropped", "side-data-dropped"]
+
+
+def test_hdr_that_is_not_told_is_named(video: MakeVideo, delivered: Interpolated) -> None:
+    tags = "format=yuv420p10le,setparams=color_primaries=bt2020:color_trc=arib-std-b67:colorspace=bt2020nc"
+    source = video("hlg.mkv", *PICTURE, "-vf", tags, "-c:v", "ffv1")
+    for container, codes in (("webp", ["side-data-dropped"]), ("mkv", [])):
+        _, plan = delivered(source, container=container, duration="0.08")
+        assert [note.code for note in plan.notes if note.code == "side-data-dropped"] == codes
