@@ -23,7 +23,7 @@ from dain_core.runtime.budget import Budget
 from dain_core.runtime.devices import current, fastest_on_cpu, named_device
 from dain_core.runtime.interrupt import Interruptible
 from dain_core.runtime.memory import FrameTooLargeError, is_out_of_memory
-from dain_core.runtime.profile import Profile
+from dain_core.runtime.profile import Profile, ProfileError
 from dain_core.runtime.still import covering, filled, sampled, stillness
 from dain_core.weights.files import config_for
 from dain_core.weights.registry import Entry, named, registry
@@ -180,7 +180,7 @@ class Interpolator:
 
         Raises:
             CalibrationError: "fp8" or "int8" of a model that was not calibrated.
-            ProfileError: the profile is of another class of device, of other weights, or of another version.
+            ProfileError: the profile is of another class of device, of other weights, or for another backend.
             ValueError: no such model, device or precision, or a GPU that the operators are not built for.
             WeightsError: the weights cannot be read or do not fit.
         """
@@ -194,7 +194,12 @@ class Interpolator:
         if model == "auto":
             model = "dain-lite" if place.type == "cpu" else "dain"
         entry = _entry(model, weights, models or registry())
-        if profile is not None and runtime == "torch":
+        if profile is not None:
+            if runtime != "torch":
+                raise ProfileError(
+                    f"a profile chooses precisions for PyTorch, which the backend {runtime} does without: leave the "
+                    "profile out (DAIN_PROFILE), or the backend at auto (DAIN_BACKEND)"
+                )
             profile.check_device(place)
             if profile.model == entry.name:
                 profile.check_weights(entry)

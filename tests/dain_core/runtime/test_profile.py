@@ -150,3 +150,8 @@ def test_the_class_of_a_cpu_is_its_name_and_its_instructions(monkeypatch: pytest
     assert device_class(CPU) == "AMD EPYC with avx512_vnni"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
     assert device_class(CPU) == "AMD EPYC with no instructions for narrow numbers"
+
+
+def test_a_profile_for_another_backend_is_refused() -> None:
+    with pytest.raises(ProfileError, match="backend onnxruntime.*DAIN_PROFILE"):
+        Interpolator.load("dain-lite", backend="onnxruntime", profile=profile_of("dain-lite", **MIXED))
