@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,7 @@ def quantise(path: Path, seen: Sequence[Arrays], kind: EightBits) -> None:
     if len(kept) == sum(node.op_type == "Conv" for node in model.graph.node):
         return
     names = [each.name for each in model.graph.input]
-    logging.disable(logging.WARNING)  # which advises steps that the export has taken
-    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+    with tempfile.TemporaryDirectory(dir=path.parent) as place, _quiet():
         made = Path(place) / path.name
         quantize_static(
             path,
@@ -92,6 +92,17 @@ def quantise(path: Path, seen: Sequence[Arrays], kind: EightBits) -> None:
         del quantised.metadata_props[:]
         quantised.metadata_props.extend(model.metadata_props)
         onnx.save(quantised, path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings: ONNX Runtime logs advice on steps that the export has taken."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class _Reader(CalibrationDataReader):

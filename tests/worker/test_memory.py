@@ -16,6 +16,7 @@ from service.api.options import parse_options
 from worker.media.join import _stamps
 from worker.media.sandbox import probe
 from worker.media.times import Moments, Timeline
+from worker.pictures import Pictures
 from worker.plan import JobPlan
 from worker.schedule import segments
 
@@ -35,8 +36,8 @@ def bytes_per_frame(work: Callable[[], object]) -> tuple[float, object]:
 @pytest.fixture
 def plan(clip: Path) -> JobPlan:
     times = [k * Fraction(1001, 30000) for k in range(FRAMES)]
-    timeline = Timeline(times, FRAMES * Fraction(1001, 30000))
-    plan = replace(JobPlan.make(clip, probe(clip), parse_options({}), segment_frames=2000), timeline=timeline)
+    pictures = Pictures(Timeline(times, FRAMES * Fraction(1001, 30000)))
+    plan = replace(JobPlan.make(clip, probe(clip), parse_options({}), segment_frames=2000), pictures=pictures)
     return replace(plan, segments=tuple(segments(plan.schedule, 1000)))
 
 

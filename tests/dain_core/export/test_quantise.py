@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +63,4 @@ def test_a_convolution_has_eight_bits_but_that_of_flow(
     assert inputs["/rectify/head/Conv"] == ["DequantizeLinear"] * 2 + ["" if taken else "DequantizeLinear"]
     assert (not tensorrt.refused(model)[0]) == taken, tensorrt.refused(model)[0]
     assert [(each.key, each.value) for each in made.metadata_props] == [("dain.model", "tiny")]
+    assert logging.root.manager.disable == logging.NOTSET  # others log on
