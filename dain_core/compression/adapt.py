@@ -11,6 +11,7 @@ import click
 from dain_core.compression.calibrate import histograms
 from dain_core.compression.distil import Settings, distil, open_footage, quality
 from dain_core.compression.errors import CompressionError
+from dain_core.compression.options import learning_options, models_option
 from dain_core.compression.prune import check_options
 from dain_core.compression.quantise import calibration_of, model_called
 from dain_core.compression.simulate import simulated
@@ -19,7 +20,7 @@ from dain_core.outputs import OutputFile, writing
 from dain_core.runtime.backends import Source, eight_bit_blocks
 from dain_core.runtime.calibration import digest_of, place_of
 from dain_core.runtime.devices import named_device
-from dain_core.weights.files import FORMATS, save
+from dain_core.weights.files import save
 from dain_core.weights.registry import Entry
 
 #: The number of batches that models are compared on.
@@ -49,29 +50,8 @@ _COMPARED = 4
     type=float,
     help="Loss in dB by eight bits up to which nothing is trained; -inf always trains.",
 )
-@click.option(
-    "--minutes", type=click.FloatRange(0), help="Minutes to train for.  [default: 10, without --steps]"
-)
-@click.option("--steps", type=click.IntRange(1), help="Steps to train for.")
-@click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Triplets in a step.")
-@click.option(
-    "--crop",
-    default=(256, 256),
-    show_default=True,
-    nargs=2,
-    type=click.IntRange(64),
-    help="Height and width of a triplet, multiples of 64.",
-)
-@click.option("--rate", default=2e-5, show_default=True, help="The highest learning rate.")
-@click.option("--layout", default="fp16", show_default=True, type=click.Choice(FORMATS), help="How to store.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--seed", default=0, show_default=True)
-@click.option(
-    "--models",
-    type=click.Path(path_type=Path),
-    envvar="DAIN_MODELS",
-    help="Folder of models of your own; the setting DAIN_MODELS otherwise.",
-)
+@learning_options(2e-5, 1, "Steps to train for.")
+@models_option
 def adapt(
     model: str, out: Path, precision: str, data: tuple[Path, ...], loss: float, minutes: float | None,
     steps: int | None, batch: int, crop: tuple[int, int], rate: float, layout: str, device: str, seed: int,

@@ -13,6 +13,7 @@ from rich.table import Table
 from dain_core.compression.channels import trace
 from dain_core.compression.distil import Settings, distil, open_footage, quality
 from dain_core.compression.importance import MEASURES, importance
+from dain_core.compression.options import learning_options
 from dain_core.compression.selection import choose, pruned
 from dain_core.errors import DainCoreError
 from dain_core.network.networks import Config, Network, build, widths
@@ -21,7 +22,7 @@ from dain_core.outputs import OutputFile, check_writable, writing
 from dain_core.runtime.backends.fused import FusedDAIN
 from dain_core.runtime.devices import named_device
 from dain_core.training.resident import Triplets
-from dain_core.weights.files import FORMATS, config_for, load_weights, save
+from dain_core.weights.files import config_for, load_weights, save
 
 #: The number of batches of eight triplets by which networks are compared.
 _COMPARED = 4
@@ -58,23 +59,7 @@ _COMPARED = 4
     type=click.IntRange(1),
     help="Triplets to measure importance by.",
 )
-@click.option(
-    "--minutes", type=click.FloatRange(0), help="Minutes to train for.  [default: 10, without --steps]"
-)
-@click.option("--steps", type=click.IntRange(0), help="Steps to train for; 0 does not train.")
-@click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Triplets in a step.")
-@click.option(
-    "--crop",
-    default=(256, 256),
-    show_default=True,
-    nargs=2,
-    type=click.IntRange(64),
-    help="Height and width of a triplet, multiples of 64.",
-)
-@click.option("--rate", default=1e-4, show_default=True, help="The highest learning rate.")
-@click.option("--layout", default="fp16", show_default=True, type=click.Choice(FORMATS), help="How to store.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--seed", default=0, show_default=True)
+@learning_options(1e-4, 0, "Steps to train for; 0 does not train.")
 def prune(
     model: str, out: Path, keep: float, data: tuple[Path, ...], measure: str, samples: int, minutes: float | None,
     steps: int | None, batch: int, crop: tuple[int, int], rate: float, layout: str, device: str, seed: int,

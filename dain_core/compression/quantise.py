@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dain_core.compression.calibrate import METHODS, Histogram, histograms
+from dain_core.compression.options import models_option
 from dain_core.errors import DainCoreError
 from dain_core.evaluation.clips import Clip, Sample, Selection, find_clips
 from dain_core.outputs import check_writable, writing
@@ -41,12 +42,7 @@ _LARGEST = (448, 256)
     help="Range of an activation: all of it, a percentile, or that of the least mean square error.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option(
-    "--models",
-    type=click.Path(path_type=Path),
-    envvar="DAIN_MODELS",
-    help="Folder of models of your own; the setting DAIN_MODELS otherwise.",
-)
+@models_option
 def quantise(model: str, data: Path, pairs: int, method: str, device: str, models: Path | None) -> None:
     """Calibrate MODEL for eight bits on real frames.
 

@@ -23,6 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from dain_core.compression.errors import CompressionError
+from dain_core.compression.options import models_option
 from dain_core.compression.quantise import model_called, read_samples
 from dain_core.errors import DainCoreError
 from dain_core.evaluation.cli import FrameSize
@@ -275,12 +276,7 @@ def best(
     "--repeats", default=5, show_default=True, type=click.IntRange(1), help="Measurements of a time."
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option(
-    "--models",
-    type=click.Path(path_type=Path),
-    envvar="DAIN_MODELS",
-    help="Folder of models of your own; the setting DAIN_MODELS otherwise.",
-)
+@models_option
 def tune(
     model: str, out: Path, data: Path, loss: float | None, milliseconds: float | None, pairs: int,
     size: tuple[int, int], repeats: int, device: str, models: Path | None,
