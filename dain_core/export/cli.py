@@ -14,7 +14,7 @@ from dain_core.export.graphs import FORMS
 from dain_core.export.write import PRECISIONS
 from dain_core.export.write import export as write
 from dain_core.outputs import OutputFile, writing
-from dain_core.weights.registry import Entry, registry
+from dain_core.weights.registry import named, registry
 
 
 class _Out(OutputFile):
@@ -32,13 +32,6 @@ class _Size(click.ParamType):
         if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", str(value)):
             return int(match[1]), int(match[2])
         self.fail(f"{value!r} is no size such as 1920x1088", param, ctx)
-
-
-def _entry(model: str, models: Path | None) -> Entry:
-    entries = registry(models)
-    if model not in entries:
-        raise click.BadParameter(f"no model is called {model!r}: choose one of {', '.join(entries)}")
-    return entries[model]
 
 
 @click.group()
@@ -78,7 +71,7 @@ def onnx(
     The export makes a frame of a real pair, and is kept only if that is the network's frame.
     """
     try:
-        entry = _entry(model, models)
+        entry = named(model, registry(models))
         with writing(out):
             fidelity = write(entry, out, precision=precision, form=form, calibration=calibration)
     except DainCoreError as error:
@@ -149,7 +142,7 @@ def tensorrt_engines(
     Engines that can be run here make a frame of a real pair, and are kept only if that is the network's frame.
     """
     try:
-        entry = _entry(model, models)
+        entry = named(model, registry(models))
         with writing(out):
             if refit:
                 engines.refit(entry, out, calibration=calibration, say=click.echo)
