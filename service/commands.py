@@ -68,7 +68,7 @@ class Clip(click.Path):
 @click.option("--factor", type=int, help="Frames per source frame, 2 to 16.  [2]")
 @click.option("--target-fps", help="Frame rate instead of a factor: 60, 59.94, 60000/1001.")
 @click.option("--speed", help="Slow motion: 0.5, 1/3, down to 1/16.")
-@click.option("--model", help="dain, dain-lite, dain-refined, or auto: what suits the worker.  [auto]")
+@click.option("--model", help="dain-refined, dain-lite, dain, or auto: what suits the worker.  [auto]")
 @click.option(
     "--container", help="Kind of file: mp4, mkv, mov, webm, gif, ….  [what OUTPUT's name says, or mp4]"
 )

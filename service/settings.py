@@ -227,8 +227,8 @@ class Settings(BaseSettings):
 
     model: ModelName = Field(
         default="auto",
-        description="Model that a worker loads first, and runs for jobs that name none: `dain`, `dain-lite`, or "
-        "`auto`: `dain` on a GPU, `dain-lite` on a CPU.",
+        description="Model that a worker loads first, and runs for jobs that name none: `dain-refined`, "
+        "`dain-lite`, `dain`, or `auto`: `dain-refined` on a GPU, `dain-lite` on a CPU.",
     )
     models: Path | None = Field(
         default=None,

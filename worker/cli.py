@@ -79,7 +79,7 @@ class Exact(click.ParamType):
     type=click.Choice(SHIPPED_MODELS),
     default="auto",
     show_default=True,
-    help="Network that interpolates; auto is dain on a GPU and dain-lite on a CPU.",
+    help="Network that interpolates; auto is dain-refined on a GPU and dain-lite on a CPU.",
 )
 @click.option(
     "--precision",

@@ -160,7 +160,7 @@ class Interpolator:
         """Load a model.
 
         Args:
-            model: a name of `models`; "auto" is dain on a GPU and dain-lite on a CPU.
+            model: a name of `models`; "auto" is dain-refined on a GPU and dain-lite on a CPU.
             device: "cpu", "cuda", "cuda:1", …, or "auto": see `named_device`.
             precision: "fp32", "fp16", "bf16" or, on compute capability 9.0, "fp8", or, on a CPU with VNNI or AMX,
                 "int8"; "auto" is fp16 on a GPU and, on a CPU, bf16 if it has AMX, else fp32.
@@ -192,7 +192,7 @@ class Interpolator:
             raise ValueError(f"backend {backend!r} is none of auto, torch, onnxruntime, onnxruntime:NAME")
         place = named_device(device)
         if model == "auto":
-            model = "dain-lite" if place.type == "cpu" else "dain"
+            model = "dain-lite" if place.type == "cpu" else "dain-refined"
         entry = _entry(model, weights, models or registry())
         if profile is not None:
             if runtime != "torch":

@@ -35,12 +35,12 @@ CLOSE = {"fp16": 50.0, "bf16": 35.0}
 
 @pytest.fixture(scope="module")
 def exact() -> Interpolator:
-    return Interpolator.load(device="cuda", precision="fp32")
+    return Interpolator.load("dain", device="cuda", precision="fp32")
 
 
 @pytest.fixture(scope="module", params=["fp16", "bf16"])
 def half(request: pytest.FixtureRequest) -> Interpolator:
-    return Interpolator.load(device="cuda", precision=request.param)
+    return Interpolator.load("dain", device="cuda", precision=request.param)
 
 
 def moving_texture(height: int, width: int, shift: int) -> Tensor:
@@ -80,10 +80,10 @@ def test_eight_bits_are_close(model: str) -> None:
 
 def test_graphs_change_nothing() -> None:
     """The first frames of a size run without, the next are captured, the last are replays."""
-    engine = Interpolator.load(device="cuda", precision="fp16")
+    engine = Interpolator.load("dain", device="cuda", precision="fp16")
     frames = [moving_texture(120, 200, shift) for shift in (0, 3, 6, 9, 12)]
     expected = [
-        Interpolator.load(device="cuda", precision="fp16").interpolate(first, second, [0.4])
+        Interpolator.load("dain", device="cuda", precision="fp16").interpolate(first, second, [0.4])
         for first, second in zip(frames, frames[1:], strict=False)
     ]
     known = [engine.frame(frame) for frame in frames]
@@ -96,7 +96,7 @@ def test_graphs_change_nothing() -> None:
 
 
 def test_sizes_may_change_at_any_frame(exact: Interpolator) -> None:
-    engine = Interpolator.load(device="cuda", precision="fp16")
+    engine = Interpolator.load("dain", device="cuda", precision="fp16")
     sizes = [(64, 64), (64, 64), (100, 60), (64, 64), (100, 60), (100, 60), (100, 60), (64, 64)]
     kept = []
     for size in sizes:
@@ -108,7 +108,7 @@ def test_sizes_may_change_at_any_frame(exact: Interpolator) -> None:
 
 
 def test_a_broken_half_precision_result_is_made_again(exact: Interpolator) -> None:
-    engine = Interpolator.load(device="cuda", precision="fp16")
+    engine = Interpolator.load("dain", device="cuda", precision="fp16")
     engine._stages.model.rectify.stem.weight.fill_(float("inf"))
     first, second = moving_texture(64, 64, 0), moving_texture(64, 64, 6)
     result = engine.interpolate(first, second, [0.25, 0.5, 0.75])
@@ -137,7 +137,7 @@ def test_bands_change_nothing(half: Interpolator, keep_contexts: bool) -> None:
 
 @pytest.mark.parametrize("size", [(96, 160), (1080, 1920)])
 def test_a_stream_does_not_leak(size: tuple[int, int]) -> None:
-    engine = Interpolator.load(device="cuda", precision="fp16")
+    engine = Interpolator.load("dain", device="cuda", precision="fp16")
     frames = [moving_texture(*size, shift) for shift in (0, 4)]
     before, used = engine.frame(frames[0]), []
     for index in range(50):
@@ -202,7 +202,7 @@ def test_a_plan_keeps_its_promise(height: int, width: int, gib: float, precision
     free_garbage()
     before = torch.cuda.memory_allocated()
     memory = int(gib * GIB * (1 if precision == "fp16" else 4))
-    engine = Interpolator.load(device="cuda", precision=precision, memory=memory)
+    engine = Interpolator.load("dain", device="cuda", precision=precision, memory=memory)
     torch.cuda.reset_peak_memory_stats()
     assert texture_psnr(engine, height, width) > 33
     peak, plan = torch.cuda.max_memory_allocated() - before, stages(engine)._plan
@@ -235,14 +235,14 @@ def test_plans_change_nothing(half: Interpolator) -> None:
     frames = moving_texture(1080, 1920, 0), moving_texture(1080, 1920, 6)
     expected = half.interpolate(*frames, [0.4])
     for gib in (3.0, 2.0, 1.7):
-        engine = Interpolator.load(device="cuda", precision=half.precision, memory=int(gib * GIB))
+        engine = Interpolator.load("dain", device="cuda", precision=half.precision, memory=int(gib * GIB))
         assert psnr(engine.interpolate(*frames, [0.4]), expected) > (80 if half.precision == "fp16" else 60)
 
 
 @pytest.mark.parametrize(("height", "width", "gib"), [(1080, 1920, 4), (2160, 3840, 8)])
 def test_a_cap_of_the_allocator_is_respected(height: int, width: int, gib: int) -> None:
     with allowed(gib * GIB):
-        engine = Interpolator.load(device="cuda", precision="fp16")
+        engine = Interpolator.load("dain", device="cuda", precision="fp16")
         assert texture_psnr(engine, height, width) > 33
         # What earlier tests left lies in pieces.
         assert engine.replanned <= 1
@@ -251,7 +251,7 @@ def test_a_cap_of_the_allocator_is_respected(height: int, width: int, gib: int) 
 def test_what_others_take_is_not_planned_with() -> None:
     free_garbage()
     hog = torch.empty(torch.cuda.mem_get_info()[0] - 4 * GIB, dtype=torch.uint8, device="cuda")
-    engine = Interpolator.load(device="cuda", precision="fp16")
+    engine = Interpolator.load("dain", device="cuda", precision="fp16")
     assert texture_psnr(engine, 1080, 1920) > 33 and engine.replanned <= 1
     del hog
 
@@ -259,7 +259,7 @@ def test_what_others_take_is_not_planned_with() -> None:
 @pytest.mark.parametrize(("height", "width", "gib"), [(1080, 1920, 2.6), (720, 1280, 2.6)])
 def test_running_out_of_memory_is_survived(height: int, width: int, gib: float) -> None:
     """With a budget that is not there: a stage, or the capture of a graph, fails and is run again in smaller parts."""
-    engine = Interpolator.load(device="cuda", precision="fp16", memory=60 * GIB)
+    engine = Interpolator.load("dain", device="cuda", precision="fp16", memory=60 * GIB)
     with allowed(int(gib * GIB)):
         assert texture_psnr(engine, height, width) > 33
         assert engine.replanned > 0
@@ -270,7 +270,7 @@ def test_running_out_of_memory_is_survived(height: int, width: int, gib: float) 
 
 def test_memory_that_vanishes_in_mid_stream() -> None:
     """Frames and pairs that were made before are of use still."""
-    engine = Interpolator.load(device="cuda", precision="fp16")
+    engine = Interpolator.load("dain", device="cuda", precision="fp16")
     first, second = moving_texture(1080, 1920, 0), moving_texture(1080, 1920, 6)
     known = engine.frame(first), engine.frame(second)
     pair = engine.pair(*known)
@@ -283,18 +283,18 @@ def test_memory_that_vanishes_in_mid_stream() -> None:
 
 
 def test_a_frame_for_which_there_is_no_room_is_refused_and_the_next_is_not() -> None:
-    engine = Interpolator.load(device="cuda", precision="fp16")
+    engine = Interpolator.load("dain", device="cuda", precision="fp16")
     with allowed(GIB), pytest.raises(FrameTooLargeError, match="needs at least"):
         engine.frame(moving_texture(2160, 3840, 0))
     with allowed(GIB // 4), pytest.raises(FrameTooLargeError):
-        Interpolator.load(device="cuda", precision="fp16", memory=60 * GIB).frame(
+        Interpolator.load("dain", device="cuda", precision="fp16", memory=60 * GIB).frame(
             moving_texture(1080, 1920, 0)
         )
     assert texture_psnr(engine, 128, 192) > 33
 
 
 def test_the_largest_frames() -> None:
-    engine = Interpolator.load(device="cuda", precision="fp16")
+    engine = Interpolator.load("dain", device="cuda", precision="fp16")
     assert texture_psnr(engine, 4320, 8192, 2) > 33
 
 
@@ -340,12 +340,12 @@ def test_warming_up_runs_every_kernel_of_real_frames(model: str) -> None:
 
 def test_warming_up_fits_into_little_memory() -> None:
     """A budget that is too small for the large frame is enough for small videos."""
-    engine = Interpolator.load(device="cuda", precision="fp16", memory=GIB // 2)
+    engine = Interpolator.load("dain", device="cuda", precision="fp16", memory=GIB // 2)
     with pytest.raises(FrameTooLargeError):
         engine.frame(moving_texture(*WARM_UP_SIZES["cuda"][-1], 0))
     engine.warm_up()
     with pytest.raises(FrameTooLargeError):
-        Interpolator.load(device="cuda", precision="fp16", memory=1).warm_up()
+        Interpolator.load("dain", device="cuda", precision="fp16", memory=1).warm_up()
 
 
 def test_models_share_one_budget() -> None:
@@ -368,7 +368,7 @@ def test_models_share_one_budget() -> None:
 
 def test_threads_may_ask_for_results_that_are_made_again(exact: Interpolator) -> None:
     """Each thread on a stream of its own: they must not overwrite each other's frames in the graphs of the twin."""
-    engine = Interpolator.load(device="cuda", precision="fp16")
+    engine = Interpolator.load("dain", device="cuda", precision="fp16")
     engine._stages.model.rectify.head.bias.fill_(float("nan"))
     pairs = [(moving_texture(96, 160, 0), moving_texture(96, 160, shift)) for shift in range(16)]
     expected = [exact.interpolate(*pair, [0.5]) for pair in pairs]
@@ -390,7 +390,7 @@ def test_threads_may_ask_for_results_that_are_made_again(exact: Interpolator) ->
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
 def test_an_engine_runs_on_the_gpu_that_it_was_given(exact: Interpolator) -> None:
     """Whatever the current one is. Every frame after the second is a replayed graph."""
-    engine = Interpolator.load(device="cuda:1", precision="fp16")
+    engine = Interpolator.load("dain", device="cuda:1", precision="fp16")
     for shift in (2, 4, 6, 8):
         first, second = moving_texture(96, 160, 0), moving_texture(96, 160, shift)
         found = engine.interpolate(first.to("cuda:1"), second.to("cuda:1"), [0.5])

@@ -162,9 +162,10 @@ def _fused_eight_bits(source: Source) -> tuple[DAIN, Collection[str]]:
 def _refined(source: Source, device: torch.device, precision: str, budget: Budget) -> Stages:
     model = source.network()
     assert isinstance(model, RefinedDAIN)
-    return RefinedStages(
-        model, device, torch.float16 if precision == "fp8" else PRECISIONS[precision], budget
-    )
+    if precision == "fp8":
+        log.warning("%s has no form in fp8: it computes in fp16", source.entry.name)
+    dtype = torch.float16 if precision == "fp8" else PRECISIONS[precision]
+    return RefinedStages(model, device, dtype, budget)
 
 
 def _cpu(source: Source, device: torch.device, precision: str, budget: Budget) -> Stages:
