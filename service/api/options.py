@@ -121,8 +121,8 @@ class RequestedOptions(BaseModel):
     )
     model: ModelName = Field(
         default="auto",
-        description="Network that interpolates: dain-refined, dain-lite (smaller, for CPUs), dain (that of the paper), "
-        "auto, which is the worker's own (dain-refined on a GPU, dain-lite on a CPU), or another that GET /workers lists.",
+        description="Network that interpolates: dain-refined, dain-lite (smaller, for CPUs), dain (of the paper), "
+        "auto, which is the worker's own (dain-refined on a GPU, dain-lite on a CPU), or what GET /workers lists.",
     )
     scene_threshold: float = Field(
         default=0.3,
