@@ -559,3 +559,101 @@ def _border_grid(flow: Tensor, scale: float) -> Tensor:
     x = torch.arange(width, device=flow.device, dtype=flow.dtype) + scale * flow[:, 0]
     y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + scale * flow[:, 1]
     return torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
+
+
+# ---------------------------------------------------------------- what stands still
+#
+# `csrc/stillness.cu` has the same numbers.
+
+SAME = 6 / 255  # the most by which two frames differ where nothing moves: what a codec leaves of a still edge
+HARD = 0.2  # the least step of a hard edge, from pixel to pixel
+UNEXPLAINED = 0.08  # the least by which a pixel lies outside of what motion leads to
+CELL = 8  # pixels on a side of the cells in which motion and edges are counted
+AROUND = 2  # cells on each side of one whose motion, or whose edges, count with its own
+SLOWEST = 1.0  # pixels that the surroundings move, at least
+DISAGREEMENT = 0.2  # of the motion: the most by which the flows both ways differ, beside half a pixel
+SHARE = 0.04  # of still edges that motion must fail to explain. Of bricks in motion it is less than 0.01
+CHANGED = 0.25  # of the pixels in a window of half the frame's height: less is no moving picture
+FEWEST = 0.002  # of all pixels of the cells: a few pixels are chance
+
+
+def stillness(first: Tensor, second: Tensor, there: Tensor, back: Tensor) -> Tensor:
+    height, width = first.shape[2:]
+    difference = (first - second).abs().amax(1, keepdim=True)
+    same = difference < SAME
+    # What moves has changed. Where nothing has changed the flow says nothing about the surroundings.
+    changed = (difference > 2 * SAME).float()
+    cells = _cells(torch.cat((changed, changed * there, changed * back), 1))
+    far = cells.shape[2] // 4
+    moving, weight = _around(cells), _around(cells[:, :1]) + 1e-6
+    there, back = moving[:, 1:3] / weight, moving[:, 3:] / weight
+    distance = _length(there)
+    steady = (
+        (_around(cells[:, :1], far) > CHANGED)
+        & (distance > SLOWEST)
+        & (_length(back) > SLOWEST)
+        & (_length(there + back) < DISAGREEMENT * distance + 0.5)
+    )
+    there, back = _to_pixels(torch.cat((there, back), 1), height, width, "bilinear").split(2, 1)
+
+    one, two = first.mean(1, keepdim=True), second.mean(1, keepdim=True)
+    low_one, high_one, low_two, high_two = *_range(one), *_range(two)
+    edges = same & (torch.minimum(high_one - low_one, high_two - low_two) > HARD)
+    moved_two, low_two, high_two, in_two = _led_to((two, low_two, high_two), there)
+    moved_one, low_one, high_one, in_one = _led_to((one, low_one, high_one), back)
+    # By the range around where motion leads to: flow is off by parts of a pixel, and an edge then by all of its step.
+    beyond = torch.minimum(
+        torch.maximum(one - high_two, low_two - one), torch.maximum(two - high_one, low_one - two)
+    )
+    unexplained = edges & (beyond > UNEXPLAINED) & (in_two > 0.5) & (in_one > 0.5)
+    evidence, candidates = _around(_cells(torch.cat((unexplained, edges), 1).float())).split(1, 1)
+    region = steady & (evidence > SHARE * candidates) & (evidence > FEWEST)
+    worse = torch.minimum(_mean((one - moved_two).abs()), _mean((two - moved_one).abs()))
+    kept = edges & (worse > 2 * SAME + _mean(difference))
+    kept = kept.float() * _to_pixels(region.float(), height, width, "nearest")
+    return F.max_pool2d(kept, 3, 1, 1) * same
+
+
+def _cells(values: Tensor) -> Tensor:
+    return F.avg_pool2d(values, CELL, ceil_mode=True, count_include_pad=False)
+
+
+def _around(cells: Tensor, reach: int = AROUND) -> Tensor:
+    """The means over windows that reach so many cells far."""
+    for axis in ((1, 0), (0, 1)):
+        window, padding = (
+            (1 + 2 * reach * axis[0], 1 + 2 * reach * axis[1]),
+            (reach * axis[0], reach * axis[1]),
+        )
+        cells = F.avg_pool2d(cells, window, 1, padding, count_include_pad=False)
+    return cells
+
+
+def _to_pixels(cells: Tensor, height: int, width: int, mode: str) -> Tensor:
+    smooth = {"align_corners": False} if mode == "bilinear" else {}
+    return F.interpolate(cells, scale_factor=float(CELL), mode=mode, **smooth)[:, :, :height, :width]
+
+
+def _mean(values: Tensor) -> Tensor:
+    return F.avg_pool2d(values, 3, 1, 1, count_include_pad=False)
+
+
+def _range(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest of a pixel and those beside it."""
+    return -F.max_pool2d(-values, 3, 1, 1), F.max_pool2d(values, 3, 1, 1)
+
+
+def _length(flow: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(flow, dim=1, keepdim=True)
+
+
+def _led_to(planes: tuple[Tensor, ...], flow: Tensor) -> tuple[Tensor, ...]:
+    """Planes (1, 1, H, W) where the flow leads to, beyond the frame its border, and whether that is within it."""
+    height, width = flow.shape[2:]
+    x = torch.arange(width, device=flow.device) + flow[:, 0]
+    y = torch.arange(height, device=flow.device)[:, None] + flow[:, 1]
+    within = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    found = F.grid_sample(
+        torch.cat(planes, 1), _border_grid(flow, 1.0), padding_mode="border", align_corners=False
+    )
+    return (*found.split(1, 1), within[:, None].float())

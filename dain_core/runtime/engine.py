@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cuda_ext import backend as operators
-from cuda_ext import flow_projection
+from cuda_ext import flow_projection, sample, stillness
 from dain_core.network.networks import build
 from dain_core.runtime.backends import PRECISIONS, Source, backend_for, int8
 from dain_core.runtime.backends.stages import BackendError
@@ -24,7 +24,7 @@ from dain_core.runtime.devices import current, fastest_on_cpu, named_device
 from dain_core.runtime.interrupt import Interruptible
 from dain_core.runtime.memory import FrameTooLargeError, is_out_of_memory
 from dain_core.runtime.profile import Profile, ProfileError
-from dain_core.runtime.still import covering, filled, sampled, stillness
+from dain_core.runtime.still import covering, filled
 from dain_core.weights.files import config_for
 from dain_core.weights.registry import Entry, named, registry
 
@@ -331,7 +331,7 @@ class Interpolator:
         there, back = (flow.float() for flow in pair.motion.flows)
         near = torch.ones_like(first)
         warped = (
-            sampled(plane, flow_projection(share * flow, near, True))
+            sample(plane, flow_projection(share * flow, near, True))
             for plane, flow, share in ((first, there, time), (second, back, 1 - time))
         )
         plain = first.lerp(second, time)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -475,3 +476,23 @@ def test_pixels_become_channels() -> None:
     cuda_ext.unshuffle_into(image, out)
     assert torch.equal(out[:, 9], image[:, 2, ::2, 1::2]) and torch.equal(out[:, 2], image[:, 0, 1::2, ::2])
     assert bool((out[:, 12:] == 0).all())
+
+
+# ---------------------------------------------------------------- what stands still
+
+
+def test_what_stands_still_is_registered_soundly() -> None:
+    frames, flows = (
+        (torch.rand(1, 3, 19, 30) for _ in range(2)),
+        (torch.randn(1, 2, 19, 30) for _ in range(2)),
+    )
+    opcheck(torch.ops.dain.stillness.default, (*frames, *flows))
+
+
+def test_the_kernels_of_what_stands_still_have_the_numbers_of_the_reference() -> None:
+    source = Path(reference.__file__).with_name("csrc") / "stillness.cu"
+    pattern = r"^constexpr (?:float|int) k([A-Z][a-z]+) = ([\d.]+)(?: / ([\d.]+))?;"
+    found = re.findall(pattern, source.read_text(), re.MULTILINE)
+    numbers = {name.upper(): float(value) / float(divisor or 1) for name, value, divisor in found}
+    expected = {name: value for name, value in vars(reference).items() if name in numbers}
+    assert len(expected) == 10 and expected.items() <= numbers.items()

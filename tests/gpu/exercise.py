@@ -116,6 +116,22 @@ def exercise_convolution(
                 )
 
 
+def exercise_stillness(h: int, w: int) -> None:
+    first, second, flows = (
+        torch.rand(1, 3, h, w).cuda(),
+        torch.rand(1, 3, h, w).cuda(),
+        9 * torch.randn(2, 1, 2, h, w).cuda(),
+    )
+    second[..., h // 4 : h // 2, :] = first[..., h // 4 : h // 2, :]  # edges that stand still
+    if (
+        not cuda_ext.stillness(first, second, (flows[0], -flows[0]))
+        .cpu()
+        .isin(torch.tensor([0.0, 1.0]))
+        .all()
+    ):
+        sys.exit(f"neither still nor moving: {(h, w)}")
+
+
 CONVOLUTIONS = [
     (2, 32, 16, (3, 3), 1, 9, 37),
     (1, 48, 32, (7, 7), 1, 33, 20),
@@ -143,6 +159,8 @@ if __name__ == "__main__":
             (torch.float16, torch.float8_e4m3fn),
         ):
             exercise_synthesis(shape[0], *shape[2:], dtype, written)
+    for size in ((128, 192), (45, 77), (1, 1)):
+        exercise_stillness(*size)
     for convolution in CONVOLUTIONS:
         exercise_convolution(*convolution)
     print("every operator ran")

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cuda_ext import stillness
 from dain_core.runtime.engine import Interpolator
-from dain_core.runtime.still import covering, filled, stillness
+from dain_core.runtime.still import covering, filled
 
 HEIGHT, WIDTH = 128, 192
 
