@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from typing import NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 
 class Entry(NamedTuple):
@@ -21,6 +24,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "bench": Entry("worker.bench.cli", "bench", "worker", "Measure how fast this machine is."),
     "cancel": Entry("service.commands", "cancel", "", "Stop a job, or remove one that is over."),
+    "completion": Entry("service.completion", "completion", "", "Have your shell complete commands on Tab."),
     "compress": Entry(
         "dain_core.compression.cli", "compress", "train", "Make a model faster, at a measured loss."
     ),
@@ -42,6 +46,14 @@ COMMANDS = {
 }
 
 
+#: What people type who know other programs.
+MEANT = {
+    "add": "submit", "download": "fetch", "get": "fetch", "list": "jobs", "ls": "jobs", "ps": "jobs",
+    "run": "interpolate", "serve": "up", "server": "up", "start": "up", "status": "jobs", "stop": "cancel",
+    "upload": "submit",
+}  # fmt: skip
+
+
 class Commands(click.Group):
     """The commands of `COMMANDS`. `dain --help` imports none of them: some need PyTorch, which takes seconds."""
 
@@ -56,6 +68,24 @@ class Commands(click.Group):
         entry = COMMANDS.get(name)
         return entry and load(name, entry)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        wrong = args[0]
+        if wrong in COMMANDS or wrong.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        near = [MEANT[wrong]] if wrong in MEANT else difflib.get_close_matches(wrong, COMMANDS)
+        meant = f"Did you mean {' or '.join(near)}?" if near else "`dain --help` lists those there are."
+        raise click.UsageError(f"There is no command {wrong!r}. {meant}", ctx)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [
+            CompletionItem(name, help=entry.help)
+            for name, entry in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return found or click.Command.shell_complete(self, ctx, incomplete)  # which knows the options
+
 
 def load(name: str, entry: Entry) -> click.Command:
     """The command itself; ClickException where a package that it needs is not installed."""
@@ -69,7 +99,19 @@ def load(name: str, entry: Entry) -> click.Command:
     return command
 
 
-@click.group(cls=Commands)
+def _show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"dain {version('dain-service')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Commands and options on Tab: dain completion --help",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+              help="Show the version, and end.")  # fmt: skip
 def cli() -> None:
     """Make video smoother: depth-aware frame interpolation, as a service or right here."""
 
@@ -77,7 +119,7 @@ def cli() -> None:
 def main() -> None:
     """Runs `dain`. What a service refuses, and what a network does wrong, ends as one sentence."""
     try:
-        cli()
+        cli(prog_name="dain")
     except Exception as error:
         client = sys.modules.get("service.client")  # its errors can only come where it was imported
         if client is None or not isinstance(error, client.ClientError):

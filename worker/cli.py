@@ -1,25 +1,19 @@
-"""`dain interpolate`: one video on this machine, without a service."""
+"""`dain interpolate`: one video on this machine, without a service.
+
+Only its options are here, so that whoever asks for help or mistypes one does not wait for PyTorch.
+"""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dain_core.outputs import OutputFile, writing
-from dain_core.runtime.backends import PRECISIONS
-from dain_core.runtime.engine import Interpolator
-from dain_core.runtime.memory import FrameTooLargeError
-from dain_core.weights.files import WeightsError
+from dain_core.outputs import OutputFile
 from service.jobs import formats
-from service.jobs.notes import Note, sentences
 from service.jobs.options import (
     SHIPPED_MODELS,
     Options,
@@ -31,13 +25,8 @@ from service.jobs.options import (
     settle_rate,
 )
 from service.jobs.stills import archived
-from worker import pipeline
-from worker.media import sandbox
-from worker.media.errors import MediaError
-from worker.media.facts import Choice
-from worker.plan import JobPlan
 
-SEGMENT_FRAMES = 2000  # output frames; what is encoded of a segment is lost if the command is stopped
+PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")  #: the engine's
 
 
 class Exact(click.ParamType):
@@ -256,25 +245,12 @@ def interpolate(
         source = click.get_current_context().with_resource(archived(source))
         options = Options(**settle_rate(wanted))
         formats.check_options(options)
-        _say(f"Looking into {source.name}.")
-        info = sandbox.probe(source, choice=Choice(options.video_stream, options.source_fps))
-        plan = JobPlan.make(source, info, options, segment_frames=SEGMENT_FRAMES)
-        _say(f"Loading the network for {device if device != 'auto' else 'the best device here'}.")
-        interpolator = Interpolator.load(model, device=device, precision=precision)
-        _say(f"Making {plan.frames} frames of {len(plan.timeline.times)} on {interpolator.device}.")
-        with writing(result):
-            made, notes = _run(plan, source, result, interpolator, overwrite, mask_path)
-    except MediaError as error:
-        raise click.ClickException(error.detail) from error
-    except FrameTooLargeError as error:
-        raise click.ClickException(f"There is too little memory: {error}.") from error
-    except (WeightsError, ValueError) as error:
+    except ValueError as error:
         raise click.ClickException(str(error)) from error
-    for sentence in sentences([*plan.notes, *notes]):
-        _say(f"Note: {sentence}")
-    _say(
-        f"{made}: {plan.frames} frames, {float(plan.frame_rate):.5g} a second, {float(plan.duration):.2f} s."
-    )
+    click.echo(f"Looking into {source.name}.", err=True)
+    from worker.interpolation import Interpolation  # brings PyTorch, which takes seconds
+
+    Interpolation(source, result, options, mask_path, overwrite).run(device, precision)
 
 
 def _check_result(source: Path, result: Path, overwrite: bool, container: object) -> None:
@@ -294,57 +270,3 @@ def _check_result(source: Path, result: Path, overwrite: bool, container: object
     if not overwrite:
         what = f"there is a file {result} already: give the result another name, or say --overwrite"
         raise click.BadParameter(what, param_hint="OUT")
-
-
-def _say(sentence: str) -> None:
-    click.echo(sentence, err=True)
-
-
-def _run(
-    plan: JobPlan,
-    source: Path,
-    result: Path,
-    interpolator: pipeline.Interpolator,
-    overwrite: bool,
-    mask_path: Path | None,
-) -> tuple[Path, list[Note]]:
-    """Follow the plan from the first segment to the finished file. Return where that is, and what was changed."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        tempfile.TemporaryDirectory(dir=result.absolute().parent, prefix=".dain-") as scratch,
-        Progress(*columns, console=Console(stderr=True)) as progress,
-    ):
-        bar = progress.add_task(source.name, total=plan.frames)
-        parts = [Path(scratch, str(index)) for index in range(len(plan.segments))]
-        notes: list[Note] = []
-        cuts: list[Fraction] = []
-        for index, part in enumerate(parts):
-            stats = pipeline.render_segment(
-                plan,
-                index,
-                source,
-                part,
-                interpolator,
-                mask_path=mask_path,
-                on_frame=lambda frames: progress.advance(bar, frames),
-            )
-            notes += stats.notes
-            cuts += stats.cuts
-        whole = Path(scratch, "whole")
-        pipeline.assemble(plan, parts, source, whole)
-        return _publish(whole, result, overwrite), [*notes, *plan.cut_notes(cuts)]
-
-
-def _publish(whole: Path, result: Path, overwrite: bool) -> Path:
-    """Give the finished file its name, and return it.
-
-    A file that came there meanwhile is not lost, and neither is the work: the result gets another name beside it.
-    """
-    if not overwrite:
-        taken = result
-        while os.path.lexists(result):
-            result = result.with_stem(f"{result.stem}-new")
-        if result != taken:
-            _say(f"Another program made {taken} meanwhile: it stays, and the result has another name.")
-    whole.replace(result)
-    return result

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -208,16 +209,86 @@ def test_webhook_events_are_chosen(url: str, clip: Path) -> None:
     assert done.returncode == 1 and "job.done" in done.stderr  # what the service says of it
 
 
-def test_the_list_of_commands_imports_none_of_them() -> None:
-    code = """
+#: What takes long to import: PyTorch seconds, the others tenths of one.
+HEAVY = {
+    "av",
+    "fastapi",
+    "httpx",
+    "numpy",
+    "pydantic",
+    "redis",
+    "rich",
+    "rq",
+    "starlette",
+    "torch",
+    "uvicorn",
+}
+
+
+def imported_by(*words: str) -> set[str]:
+    """The heavy packages that `dain` with these arguments imports."""
+    code = f"""
 import sys
 from service.cli import cli
-cli(["--help"], standalone_mode=False)
-print({"torch", "fastapi", "httpx", "pydantic", "rich"} & set(sys.modules))
+try:
+    cli({list(words)}, prog_name="dain")
+finally:
+    print(*{HEAVY} & set(sys.modules), file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("set()\n")
-    assert all(f"  {name}  " in done.stdout for name in cli.COMMANDS)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--version"], ["workes"], ["completion", "zsh"]])
+def test_what_tells_of_the_commands_imports_none_of_them(words: list[str]) -> None:
+    assert not imported_by(*words)
+
+
+@pytest.mark.parametrize(
+    "words", [["interpolate", "-h"], ["interpolate", "--factor", "x"], ["submit", "-h"], ["up", "-h"]]
+)
+def test_whoever_asks_for_help_or_mistypes_waits_for_no_pytorch(words: list[str]) -> None:
+    assert not imported_by(*words) & {"av", "fastapi", "numpy", "rq", "starlette", "torch", "uvicorn"}
+
+
+def test_the_list_of_commands_is_whole() -> None:
+    listed = dain("--help").stdout
+    assert listed == dain("-h").stdout and all(f"  {name}  " in listed for name in cli.COMMANDS)
+    assert "dain completion" in listed and max(map(len, listed.splitlines())) <= 80
+
+
+def test_the_version_is_shown() -> None:
+    assert dain("--version").stdout == f"dain {version('dain-service')}\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("workes", "workers"),
+        ("subit", "submit"),
+        ("ls", "jobs"),
+        ("serve", "up"),
+        ("qqq", "`dain --help` lists"),
+    ],
+)
+def test_a_command_that_is_not_there_is_answered_with_one_that_is(wrong: str, meant: str) -> None:
+    done = CliRunner().invoke(cli.cli, [wrong])
+    assert done.exit_code == 2 and f"There is no command '{wrong}'." in done.output and meant in done.output
+
+
+def test_every_word_that_others_use_leads_to_a_command() -> None:
+    assert set(cli.MEANT.values()) <= cli.COMMANDS.keys() and not cli.MEANT.keys() & cli.COMMANDS.keys()
+
+
+@pytest.mark.parametrize(("words", "found"), [("wor", {"workers"}), ("submit --det", {"--detach"})])
+def test_a_shell_completes_commands_and_options(words: str, found: set[str]) -> None:
+    environment = {**os.environ, "_DAIN_COMPLETE": "bash_complete", "COMP_WORDS": f"dain {words}"}
+    environment["COMP_CWORD"] = str(len(words.split()))
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli"], env=environment, capture_output=True, text=True
+    )
+    assert {line.partition(",")[2] for line in done.stdout.split()} == found
+    assert "_DAIN_COMPLETE=bash_complete" in dain("completion", "bash").stdout
 
 
 def test_every_command_is_there() -> None:

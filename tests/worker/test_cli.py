@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from dain_core.runtime import backends
 from tests.worker.conftest import MakeVideo, packet_times
-from worker.cli import _publish, interpolate
+from worker.cli import PRECISIONS, interpolate
+from worker.interpolation import publish
 
 
 def test_a_clip_with_the_real_network(video: MakeVideo, tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_a_file_that_came_meanwhile_stays_and_the_result_too(tmp_path: Path) -> 
     whole, result = tmp_path / "whole", tmp_path / "result.mp4"
     whole.write_text("made")
     result.write_text("came meanwhile")
-    assert _publish(whole, result, overwrite=False).read_text() == "made"
+    assert publish(whole, result, overwrite=False).read_text() == "made"
     assert result.read_text() == "came meanwhile"
 
 
@@ -92,3 +94,7 @@ def test_what_is_wrong_is_said(tmp_path: Path, name: str, arguments: list[str], 
     assert done.exit_code != 0
     assert expected in done.output
     assert not (tmp_path / name).exists()
+
+
+def test_the_precisions_are_those_of_the_engine() -> None:
+    assert tuple(backends.PRECISIONS) == PRECISIONS
