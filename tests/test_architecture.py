@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,13 @@ def test_operators_import_torch_and_nothing_else_of_others() -> None:
     known = sys.stdlib_module_names | {"torch", "cuda_ext"}
     wrong = {name for file in files("cuda_ext") for name in imports(file) if name.split(".")[0] not in known}
     assert not wrong
+
+
+@pytest.mark.parametrize("place", ["worker", "service"])
+def test_no_modules_import_each_other_in_a_circle(place: str) -> None:
+    modules = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files(place)}
+    graph = {name: imports(file) & modules.keys() for name, file in modules.items()}
+    tuple(TopologicalSorter(graph).static_order())  # CycleError names them
 
 
 @pytest.mark.parametrize("package", CONFINED)

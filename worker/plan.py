@@ -25,6 +25,7 @@ from service.jobs.notes import Note, refusal
 from service.jobs.options import Options
 from worker.channel import checked, nothing
 from worker.media import encode, sandbox, tracks
+from worker.media.choose import choose
 from worker.media.delivery import Delivery
 from worker.media.errors import MediaError, exceeded
 from worker.media.facts import Choice, VideoInfo, check_version
@@ -108,7 +109,7 @@ class JobPlan:
         delivery = tracks.that_can_be_made(
             source,
             info,
-            Delivery.choose(info, options, whole.average_rate),
+            choose(info, options, whole.average_rate),
             check=check,
             progressed=progressed,
         )
@@ -256,7 +257,7 @@ class JobPlan:
         if "delivery" in stored:
             delivery = Delivery.from_dict(stored["delivery"])
         else:  # releases without it delivered what is chosen by default
-            delivery = Delivery.choose(info, options, _schedule(pictures, info, options, None).average_rate)
+            delivery = choose(info, options, _schedule(pictures, info, options, None).average_rate)
         return cls(
             info=info,
             pictures=pictures,

@@ -1,6 +1,6 @@
 """What a result can be: the kinds of file, the codecs that each can hold, and what each codec can encode.
 
-The service refuses by these tables what cannot be made, and a worker chooses by them: see `worker.media.delivery`.
+The service refuses by these tables what cannot be made, and a worker chooses by them: see `worker.media.choose`.
 """
 
 from __future__ import annotations

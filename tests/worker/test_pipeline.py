@@ -20,8 +20,8 @@ from service.api.options import parse_options
 from tests.worker.conftest import Average, Done, MakeVideo
 from worker import pipeline
 from worker.channel import Channel, Closed
+from worker.media.choose import choose
 from worker.media.decode import Frame, Plane
-from worker.media.delivery import Delivery
 from worker.media.encode import Encoder
 from worker.media.errors import MediaError
 from worker.media.sandbox import probe
@@ -305,7 +305,7 @@ def test_what_cannot_be_written_is_an_error(video: MakeVideo, tmp_path: Path, fi
     ]
     with (
         pytest.raises(MediaError) as caught,
-        Encoder(tmp_path / file, Delivery.choose(info, parse_options({}), Fraction(25))) as encoder,
+        Encoder(tmp_path / file, choose(info, parse_options({}), Fraction(25))) as encoder,
     ):
         for _ in range(10000):
             encoder.write(planes)
@@ -317,6 +317,6 @@ def test_planes_of_another_size_are_refused(video: MakeVideo, tmp_path: Path) ->
     info = probe(video("pictures.mkv", "-c:v", "ffv1", "-slicecrc", "1"))
     with (
         pytest.raises(ValueError, match="expected a plane"),
-        Encoder(tmp_path / "0.mp4", Delivery.choose(info, parse_options({}), Fraction(25))) as e,
+        Encoder(tmp_path / "0.mp4", choose(info, parse_options({}), Fraction(25))) as e,
     ):
         e.write([np.zeros((2, 2), np.uint8)] * 3)

@@ -28,9 +28,9 @@ from service.jobs.options import Options
 from worker.bench.job import MOTION
 from worker.bench.measure import Picture, Size
 from worker.media import encode, ffmpeg
+from worker.media.choose import choose
 from worker.media.codecs import ENCODINGS
 from worker.media.decode import Decoder, Plane
-from worker.media.delivery import Delivery
 from worker.media.encode import Encoder
 from worker.media.facts import VideoInfo
 from worker.media.sandbox import probe
@@ -96,7 +96,7 @@ def _coded(
 ) -> list[Row]:
     container = next(name for name, kind in CONTAINERS.items() if codec in kind.codecs)
     options = Options(container=container, codec=codec, preset=preset)
-    delivery = Delivery.choose(info, options, Fraction(60))
+    delivery = choose(info, options, Fraction(60))
     path = folder / codec
 
     def encoded() -> None:

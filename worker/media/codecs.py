@@ -9,12 +9,10 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from service.jobs.formats import PRESETS, is_deep
-
-if TYPE_CHECKING:
-    from worker.media.delivery import Delivery
+from worker.media.delivery import Delivery
 
 #: What a preset is for each encoder: as hard a try, from ultrafast to veryslow.
 SVT_PRESETS = dict(zip(PRESETS, (13, 12, 11, 10, 9, 8, 6, 4, 3), strict=True))
@@ -173,3 +171,8 @@ ENCODINGS = {
     "hevc_nvenc": Encoding("hevc_nvenc", "mp4", _nvenc, "medium", tag="hvc1", pixels=NVENC_PIXELS),
     "av1_nvenc": Encoding("av1_nvenc", "mp4", _nvenc, "medium", pixels=NVENC_PIXELS),
 }
+
+
+def encoding_of(delivery: Delivery) -> Encoding:
+    """How the segments of ``delivery`` are encoded. Segments of one delivery can be joined."""
+    return ENCODINGS.get(delivery.codec, LOSSLESS)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from service.jobs.formats import CODECS, has_alpha
+from worker.media.delivery import Delivery
 from worker.media.facts import UNSPECIFIED
-
-if TYPE_CHECKING:
-    from worker.media.delivery import Delivery
 
 Filter = tuple[str, Mapping[str, Any]]  # FFmpeg's name of a filter, and its options
 
@@ -115,6 +113,10 @@ class Container:
     def picture_muxer(self) -> str:
         """FFmpeg's name of the file of joined pictures, from which the result is made."""
         return "nut" if self.rendering else self.muxer
+
+    def attaches(self, kind: str) -> bool:
+        """Whether a stream of this kind (see `OtherInfo`) becomes an attachment: it is no stream of the result."""
+        return kind == "cover" and self.covers_attached
 
     def holds(self, what: frozenset[str], codec: str) -> bool:
         """Whether ``what``, a set of this container, has ``codec``."""
@@ -276,3 +278,8 @@ CONTAINERS = {
     "jpeg": Container(muxer="image2", finest_clock=10_000_000, rendering=_jpeg),
     "exr": Container(muxer="image2", finest_clock=10_000_000, rendering=_exr),
 }
+
+
+def container_of(delivery: Delivery) -> Container:
+    """How the file of ``delivery`` is written."""
+    return CONTAINERS[delivery.container]

@@ -14,7 +14,7 @@ import numpy as np
 from dain_core.runtime.pixels import PixelFormat
 from service.jobs.formats import CODECS, is_gpu
 from worker.media import ffmpeg
-from worker.media.codecs import ENCODINGS
+from worker.media.codecs import ENCODINGS, encoding_of
 from worker.media.decode import Plane
 from worker.media.delivery import Delivery
 from worker.media.errors import MachineError, MediaError
@@ -143,9 +143,9 @@ def _command(path: Path, delivery: Delivery, muxer: str = "") -> list[str]:
     )
     shaped = _converted(_tagged(_enhanced(frames, delivery), delivery), delivery)
     shaped = shaped.filter("setsar", sar=str(delivery.sample_aspect_ratio), max=65535)
-    if not delivery.encoding.says_range:  # FFmpeg would convert the planes of full range for it
+    if not encoding_of(delivery).says_range:  # FFmpeg would convert the planes of full range for it
         shaped = shaped.filter("setparams", range="limited")
-    options = delivery.encoding.command(delivery) | ({"format": muxer} if muxer else {})
+    options = encoding_of(delivery).command(delivery) | ({"format": muxer} if muxer else {})
     return ffmpeg.command(shaped.output(ffmpeg.url(path), fps_mode="passthrough", **options))
 
 
@@ -188,4 +188,4 @@ def _converted(frames: Any, delivery: Delivery) -> Any:
     frames = frames.filter(
         "scale", in_range=level, out_range=level, flags="bicubic+accurate_rnd+full_chroma_int"
     )
-    return frames.filter("format", delivery.encoding.pixels.get(coded, coded))
+    return frames.filter("format", encoding_of(delivery).pixels.get(coded, coded))

@@ -15,7 +15,8 @@ import av.container
 
 from worker.channel import checked, nothing
 from worker.media import ffmpeg, tracks
-from worker.media.containers import COPY
+from worker.media.codecs import encoding_of
+from worker.media.containers import COPY, container_of
 from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
 from worker.media.render import render
@@ -50,7 +51,7 @@ def join(
         MediaError: the segments do not make up the video ("encode-failed"), or the disk is full.
     """
     needed = math.lcm(*{moment.denominator for moment in checked(shown, check)})
-    file = delivery.file
+    file = container_of(delivery)
     clock = min(needed * math.ceil(file.coarsest_clock / needed), file.finest_clock)
     ticks = array("q", (round(moment * clock) for moment in checked(shown, check)))
     picture = out_path.with_name(f"{out_path.name}.picture")
@@ -60,7 +61,7 @@ def join(
         if file.rendering:
             render(picture, shown, delivery, out_path, check, progressed)
             return
-        for extra in filter(delivery.attaches, delivery.extras):
+        for extra in (each for each in delivery.extras if file.attaches(each.kind)):
             covers.append(out_path.with_name(f"{out_path.name}.cover-{len(covers)}{STILLS[extra.codec][0]}"))
             _run(_cover(source_path, extra.index, covers[-1]), check, progressed)
         _run(
@@ -95,8 +96,8 @@ def _join_pictures(
     if sum(map(len, orders)) != len(ticks) - 1:
         raise _incomplete(f"{sum(map(len, orders))} frames of {len(ticks) - 1} were encoded")
     stamps = _stamps(orders, ticks)
-    options = {name: str(value) for name, value in delivery.file.clocks(clock, clock).items()}
-    with av.open(str(path), "w", format=delivery.file.picture_muxer, options=options) as joined:
+    options = {name: str(value) for name, value in container_of(delivery).clocks(clock, clock).items()}
+    with av.open(str(path), "w", format=container_of(delivery).picture_muxer, options=options) as joined:
         stream = None
         for segment in segments:
             check()
@@ -200,18 +201,19 @@ def _muxing(
     others, options = tracks.mapped(source, delivery)
     if length is not None:
         options |= _cut(float(length), delivery, options)
+    file = container_of(delivery)
     # The clock of the whole file places each track's start: it must have a tick for every one of them.
     whole = math.lcm(clock, *(sound.sample_rate for sound in delivery.sounds))
     output = ffmpeg.output(
         *streams,
         *others,
         url=ffmpeg.url(path),
-        format=delivery.file.muxer,
+        format=file.muxer,
         map_metadata=1 if source_path else -1,
         **({"metadata": "timecode="} if delivery.timecode else {}),  # the picture has it, at the new rate
         map_chapters=1 if source_path and delivery.chapters else -1,
-        **delivery.file.clocks(clock, whole if whole <= delivery.file.finest_clock else clock),
-        **delivery.file.finish,
+        **file.clocks(clock, whole if whole <= file.finest_clock else clock),
+        **file.finish,
         **_description(delivery),
         **_attached(covers, delivery),
         **options,
@@ -244,15 +246,16 @@ def _cut(seconds: float, delivery: Delivery, options: Mapping[str, Any]) -> dict
 
 def _description(delivery: Delivery) -> dict[str, Any]:
     """FFmpeg's options for what the file says about its picture."""
+    file, encoding = container_of(delivery), encoding_of(delivery)
     said = {
         "language": delivery.language,
         "title": delivery.title,
         "timecode": delivery.timecode,
-        "stereo_mode": delivery.file.stereo_modes.get(delivery.stereo, ""),
+        "stereo_mode": file.stereo_modes.get(delivery.stereo, ""),
     }
     words = [f"{name}={value}" for name, value in said.items() if value]
-    tag = delivery.encoding.tag if delivery.file.has_tags else ""
-    unsaid = delivery.full_range and not delivery.encoding.says_range
+    tag = encoding.tag if file.has_tags else ""
+    unsaid = delivery.full_range and not encoding.says_range
     return {
         "disposition:v:0": "default",
         **({"metadata:s:v:0": words} if words else {}),

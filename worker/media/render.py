@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.media import ffmpeg
-from worker.media.containers import Rendering
+from worker.media.containers import Rendering, container_of
 from worker.media.delivery import Delivery
 
 DIGITS = 8
@@ -31,8 +31,9 @@ def render(
 
     Raises as `worker.media.join.join` does.
     """
-    assert delivery.file.rendering is not None
-    rendering = delivery.file.rendering(delivery)
+    make = container_of(delivery).rendering
+    assert make is not None
+    rendering = make(delivery)
     scratch = out_path.with_name(f"{out_path.name}.pictures")
     scratch.mkdir()
     try:
@@ -93,7 +94,7 @@ def _animation(
     stream = _filtered(picture, rendering, delivery)
     if palette:
         stream = ffmpeg.merged([stream, ffmpeg.own_source(ffmpeg.url(palette))], "paletteuse")
-    options = {"format": delivery.file.muxer, "enc_time_base": "demux", **rendering.options}
+    options = {"format": container_of(delivery).muxer, "enc_time_base": "demux", **rendering.options}
     if rendering.final_delay:
         options["final_delay"] = rendering.final_delay(last)
     return ffmpeg.command(ffmpeg.output(stream, url=ffmpeg.url(out_path), fps_mode="passthrough", **options))

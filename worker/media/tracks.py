@@ -13,8 +13,9 @@ from typing import Any
 from service.jobs.notes import Note
 from worker.channel import nothing
 from worker.media import ffmpeg
-from worker.media.containers import COPY
-from worker.media.delivery import Delivery, Extra, Sound, Text, encoded, name_of
+from worker.media.choose import encoded, name_of
+from worker.media.containers import COPY, container_of
+from worker.media.delivery import Delivery, Extra, Sound, Text
 from worker.media.errors import MachineError
 from worker.media.facts import AudioInfo, VideoInfo
 
@@ -33,7 +34,8 @@ def mapped(source: Any, delivery: Delivery) -> tuple[list[Any], dict[str, Any]]:
             said = {"language": track.language, "title": track.title}
             if words := [f"{name}={value}" for name, value in said.items() if value]:
                 options[f"metadata:s:{kind}:{k}"] = words
-    streams += [source[str(extra.index)] for extra in delivery.extras if not delivery.attaches(extra)]
+    attaches = container_of(delivery).attaches
+    streams += [source[str(extra.index)] for extra in delivery.extras if not attaches(extra.kind)]
     return streams, options
 
 
@@ -114,8 +116,9 @@ def that_can_be_made(
         tracks = {track.index: track for track in info.audio}
         sounds = tuple(_heard(delivery, tracks, lambda sound: refusal(sounds=(sound,)), notes))
     texts = tuple(accepted("texts", delivery.texts))
-    extras = tuple(accepted("extras", tuple(each for each in delivery.extras if not delivery.attaches(each))))
-    extras += tuple(each for each in delivery.extras if delivery.attaches(each))
+    attaches = container_of(delivery).attaches
+    extras = tuple(accepted("extras", tuple(each for each in delivery.extras if not attaches(each.kind))))
+    extras += tuple(each for each in delivery.extras if attaches(each.kind))
     return replace(delivery, sounds=sounds, texts=texts, extras=extras, notes=tuple(notes))
 
 
@@ -127,7 +130,7 @@ def _heard(
         track = tracks[sound.index]
         name = f"Sound track {track.index} ({track.codec})"
         why = refusal(sound)
-        again = encoded(track, delivery.file)
+        again = encoded(track, container_of(delivery))
         if not why:
             yield sound
         elif sound.codec == COPY and not refusal(again):
@@ -155,5 +158,7 @@ def _trial(source: Path, delivery: Delivery) -> list[str]:
     else:
         options["t"] = 0.1  # the file's header is what a container refuses
     return ffmpeg.command(
-        ffmpeg.output(*streams, url=ffmpeg.url(Path(os.devnull)), format=delivery.file.muxer, **options)
+        ffmpeg.output(
+            *streams, url=ffmpeg.url(Path(os.devnull)), format=container_of(delivery).muxer, **options
+        )
     )

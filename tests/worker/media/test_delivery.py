@@ -17,6 +17,7 @@ import worker
 from service.api.options import parse_options
 from service.jobs.problems import PROBLEMS
 from tests.worker.conftest import Interpolated, MakeVideo, decoded, packet_times
+from worker.media.choose import choose
 from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
 from worker.media.facts import AudioInfo, SubtitleInfo, VideoInfo
@@ -41,7 +42,7 @@ def info(clip: Path) -> VideoInfo:
 
 
 def test_streams_are_copied_converted_or_left_out(info: VideoInfo) -> None:
-    chosen = Delivery.choose(info, parse_options({}), RATE)
+    chosen = choose(info, parse_options({}), RATE)
     assert [(sound.index, sound.codec, sound.bitrate) for sound in chosen.sounds] == [
         (1, "copy", 0),
         (2, "flac", 0),
@@ -61,12 +62,12 @@ def test_streams_are_copied_converted_or_left_out(info: VideoInfo) -> None:
 
 
 def test_slow_motion_has_neither_sound_nor_text(info: VideoInfo) -> None:
-    chosen = Delivery.choose(info, parse_options({"speed": "0.5"}), RATE)
+    chosen = choose(info, parse_options({"speed": "0.5"}), RATE)
     assert (chosen.sounds, chosen.texts, chosen.chapters) == ((), (), False)
 
 
 def test_a_delivery_is_read_as_it_was_written_with_what_is_not_known(info: VideoInfo) -> None:
-    chosen = Delivery.choose(info, parse_options({"quality": 0}), RATE)
+    chosen = choose(info, parse_options({"quality": 0}), RATE)
     stored = json.loads(json.dumps(chosen.as_dict()))
     assert Delivery.from_dict(stored) == chosen
     stored |= {"grain": 3}
@@ -280,7 +281,7 @@ def test_a_plan_is_refused_by_releases_that_would_make_something_else(clip: Path
 def test_a_coarse_clock_is_named(info: VideoInfo, container: str, rate: str, codes: list[str]) -> None:
     bare = replace(info, audio=(), subtitles=(), others=())
     options = parse_options({"container": container, "target_fps": rate})
-    assert [note.code for note in Delivery.choose(bare, options, options.rate).notes] == codes
+    assert [note.code for note in choose(bare, options, options.rate).notes] == codes
 
 
 def test_an_odd_size_is_made_even_without_a_black_line(video: MakeVideo, delivered: Interpolated) -> None:

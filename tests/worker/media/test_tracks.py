@@ -15,7 +15,8 @@ from service.api.options import parse_options
 from tests.worker.conftest import Average, Interpolated, MakeVideo
 from worker import pipeline
 from worker.media import ffmpeg, tracks
-from worker.media.delivery import CONTAINERS, encoded
+from worker.media.choose import encoded
+from worker.media.containers import CONTAINERS
 from worker.media.facts import AudioInfo
 from worker.media.sandbox import probe
 from worker.plan import JobPlan
