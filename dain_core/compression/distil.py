@@ -121,8 +121,8 @@ class Distillation(nn.Module):
         super().__init__()
         self.student, self.teacher = student, teacher
 
-    def forward(self, batch: Triplets, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, a scalar, and figures by name. `progress` changes nothing: a `Step` passes it on."""
+    def forward(self, batch: Triplets) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, a scalar, and figures by name."""
         device = batch.first.device.type
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             with torch.no_grad():
@@ -164,12 +164,12 @@ def distil(
         weight.requires_grad_(True)
     average = [weight.detach().clone() for weight in weights]
     device = weights[0].device
-    learn = Step(Distillation(student, teacher), weights, settings.rate, device)  # type: ignore[arg-type]
+    learn = Step(Distillation(student, teacher), weights, settings.rate, device)
     started = reported = time.monotonic()
     step = 0
     while (progress := settings.progress(time.monotonic() - started, step)) < 1:
         learn.rate.fill_(settings.rate * rate_factor(progress))
-        figures = learn.eager(footage(settings.batch), progress)
+        figures = learn.eager(footage(settings.batch))
         step += 1
         keep = min(0.998, step / (step + 10))
         torch._foreach_lerp_(average, [weight.detach() for weight in weights], 1 - keep)

@@ -192,30 +192,39 @@ def curves(steps: int, batch: int, size: str, path: Path | None) -> None:
 @click.option(
     "--profile", "kernels", default=0, help="Also list the N slowest kernels of a step with all parts."
 )
+@click.option("--compile", "compiled", is_flag=True, help="Compile the step first, which takes minutes.")
 def refined(
-    data: Path, batch: int, crop: tuple[int, int], teacher: Path | None, seconds: float, kernels: int
+    data: Path,
+    batch: int,
+    crop: tuple[int, int],
+    teacher: Path | None,
+    seconds: float,
+    kernels: int,
+    compiled: bool,
 ) -> None:
     """Print the time of a step of `dain_core.training.refined`, while the flow learns alone and while all learns."""
     footage = ResidentFootage(sorted(data.iterdir()), crop, DEVICE, seed=0)
     taught_by = None if teacher is None else refining.teacher_of(teacher)
     table = Table("learns", "triplets/s", "ms/step", "ms/step without a graph", "ms/data", "GiB")
-    for learns, progress, flow_first in (("flow", 0.0, 1.0), ("all", 0.5, 0.0)):
+    for learns, flow_first in (("flow", 1.0), ("all", 0.0)):
         model = refining.begin(shipped_path("dain-refined")).to(DEVICE)
         weights = list(refining.trainable(model).values())
-        objective = refining.Objective(model, refining.Settings(1.0, flow_first=flow_first), taught_by)
+        settings = refining.Settings(1.0, flow_first=flow_first, compiled=compiled)
+        objective = refining.Objective(model, settings, taught_by).to(DEVICE)
+        objective.enter(0.5)
         learn = refining.Step(objective, weights, 1e-6, DEVICE)
         triplets = footage.sample(batch)
-        taken = per_call(partial(learn, triplets, progress), seconds)
+        taken = per_call(partial(learn, triplets), seconds)
         table.add_row(
             learns,
             f"{batch / taken:.4g}",
             f"{1000 * taken:.4g}",
-            f"{1000 * per_call(partial(learn.eager, triplets, progress), seconds / 2):.4g}",
+            f"{1000 * per_call(partial(learn.eager, triplets), seconds / 2):.4g}",
             f"{1000 * per_call(partial(footage.sample, batch), seconds / 4):.4g}",
             f"{torch.cuda.max_memory_allocated() / GIB if DEVICE.type == 'cuda' else 0:.3g}",
         )
         if kernels and learns == "all":
-            list_kernels(partial(learn.eager, triplets, progress), kernels)
+            list_kernels(partial(learn.eager, triplets), kernels)
     Console(width=140).print(table)
 
 

@@ -40,6 +40,7 @@ from dain_core.training.resident import ResidentFootage, Triplets
 from dain_core.weights.files import WeightsError, load_weights, read, save
 
 Teacher = Callable[[Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[[Triplets], tuple[Tensor, dict[str, Tensor]]]
 
 #: The parts that train.
 PARTS = ("context", "refine", "rectify")
@@ -65,6 +66,8 @@ class Settings:
         flow_first: the share of the run at its start in which only pyramid and refinement learn, from the blend.
         flow: the weight of the distance to the teacher's flow.
         psnr: the weight of the logarithm of the squared error, in the last 40 % of the run.
+        compiled: whether `torch.compile` makes fewer kernels of the loss and its gradients, which takes minutes before
+            the run.
     """
 
     minutes: float
@@ -74,6 +77,7 @@ class Settings:
     flow_first: float = 0.3
     flow: float = 0.06
     psnr: float = 0.01
+    compiled: bool = False
 
 
 def photometric(made: Tensor, truth: Tensor) -> Tensor:
@@ -92,7 +96,9 @@ def step_blends(batch: Triplets, steps: Sequence[Refined]) -> Iterator[tuple[Ten
         yield share * one + (1 - share) * two, truths[level]
 
 
-def taught(batch: Triplets, steps: Sequence[Refined], target: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+def taught(
+    batch: Triplets, steps: Sequence[Refined], target: Tensor, floor: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the distance of all blocks to the teacher's flow, where the teacher's flow is better than ours.
 
     Args:
@@ -111,7 +117,7 @@ def taught(batch: Triplets, steps: Sequence[Refined], target: Tensor, floor: flo
             F.avg_pool2d((sample(end, flow[:, flows]) - batch.middle).abs().mean(1, keepdim=True), 7, 1, 3)
             for flow in (target, ours)
         ]
-        weights.append((errors[0] < errors[1]).float().clamp(min=floor))
+        weights.append(torch.where(errors[0] < errors[1], 1.0, floor))
     targets, shares = (
         image_pyramid(target, len(steps) - 1),
         image_pyramid(torch.cat(weights, 1), len(steps) - 1),
@@ -130,24 +136,50 @@ class Objective(nn.Module):
         model: the network.
         settings: the settings of the run.
         teacher: the teacher, if there is one.
+
+    Attributes:
+        rectifies: whether the frame is made whole. If not, pyramid and refinement alone learn, from the bilinear blend.
+        floor: the weight of the distance to the teacher's flow where that flow is not better, a scalar.
+        log_weight: the weight of the logarithm of the squared error, a scalar.
     """
+
+    floor: Tensor
+    log_weight: Tensor
 
     def __init__(self, model: RefinedDAIN, settings: Settings, teacher: Teacher | None) -> None:
         super().__init__()
         self.model, self._settings, self._teacher = model, settings, teacher
+        self.rectifies = False
+        self._computed = torch.compile(self._loss, dynamic=False) if settings.compiled else self._loss
+        self.register_buffer("floor", torch.zeros(()))
+        self.register_buffer("log_weight", torch.zeros(()))
 
-    def stage(self, progress: float) -> int:
-        """Return the stage of the run at `progress`, 0 to 1.
+    def enter(self, progress: float) -> bool:
+        """Set what changes in the course of a run, for `progress`, 0 to 1; return whether other parts learn now.
 
         In stage 0, pyramid and refinement learn from the bilinear blend. In stage 1, all parts learn. In stage 2, they
         also learn from PSNR.
         """
-        return (progress >= self._settings.flow_first) + (progress >= max(0.6, self._settings.flow_first))
+        first = self._settings.flow_first
+        stage = (progress >= first) + (progress >= max(0.6, first))
+        before, self.rectifies = self.rectifies, stage > 0
+        self.floor.fill_(_FLOORS[stage])
+        self.log_weight.fill_(self._settings.psnr if stage == 2 else 0.0)
+        return before != self.rectifies
 
-    def forward(self, batch: Triplets, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of `batch` at `progress`, 0 to 1, and figures by name; all are scalars."""
-        stage = self.stage(progress)
-        steps, made = self._made(batch, rectifies=stage > 0)
+    def forward(self, batch: Triplets) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of `batch`, and figures by name; all are scalars."""
+        return self._computed(batch, self._target(batch))
+
+    @torch.no_grad()
+    def _target(self, batch: Triplets) -> Tensor | None:
+        """Return the teacher's flow, (N, 4, H, W), in pixels; None without a teacher."""
+        if self._teacher is None or not self._settings.flow:
+            return None
+        return self._teacher(batch.first, batch.last, batch.time).float()
+
+    def _loss(self, batch: Triplets, target: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        steps, made = self._made(batch)
         *coarse, (frame, truth) = step_blends(batch, steps)
         rough = torch.stack([losses.charbonnier(frame.float() - truth) for frame, truth in coarse]).mean()
         loss = (1.0 if made is None else 0.2) * photometric(frame, truth) + 0.3 * rough
@@ -156,33 +188,32 @@ class Objective(nn.Module):
             figures["psnr_blend"] = psnr(frame, truth)
         else:
             loss = loss + photometric(made.output, truth) + 0.5 * photometric(made.blend, truth)
+            loss = loss + self.log_weight * losses.log_error(made.output - truth)
             figures |= {"psnr_output": psnr(made.output, truth), "psnr_blend": psnr(made.blend, truth)}
-        if made is not None and stage == 2:
-            loss = loss + self._settings.psnr * losses.log_error(made.output - truth)
-        if self._teacher is not None and self._settings.flow:
-            target, figures["psnr_teacher"] = self._target(batch, self._teacher)
-            distance, figures["epe"] = taught(batch, steps, target, _FLOORS[stage])
+        if target is not None:
+            distance, figures["epe"] = taught(batch, steps, target, self.floor)
+            figures["psnr_teacher"] = psnr(_mean_of_ends(batch, target), batch.middle)
             loss = loss + self._settings.flow * distance
         return loss, figures
 
-    def _made(self, batch: Triplets, rectifies: bool) -> tuple[list[Refined], RefinedSynthesis | None]:
+    def _made(self, batch: Triplets) -> tuple[list[Refined], RefinedSynthesis | None]:
         """Return the estimate after each block; and the intermediate frame, or None if nothing is rectified."""
         model = self.model
         with torch.autocast(batch.first.device.type, torch.bfloat16):
             one, two = model.features(torch.cat((batch.first, batch.last))).halves()
             projected = model.projected(one, two, model.motion(one, two), batch.time)
-            if rectifies:
+            if self.rectifies:
                 made = model.refined(one, two, projected, batch.time)
                 return made.steps, made
             images, contexts = (batch.first, batch.last), (one.context, two.context)
             return model.refine(images, contexts, projected, batch.time)[0], None
 
-    @torch.no_grad()
-    def _target(self, batch: Triplets, teacher: Teacher) -> tuple[Tensor, Tensor]:
-        """Return the teacher's flow, (N, 4, H, W), and the PSNR in dB of the mean of both ends that it warps."""
-        target = teacher(batch.first, batch.last, batch.time).float()
-        first, last = sample_both(batch.first, batch.last, target, 1).chunk(2, 1)
-        return target, psnr((1 - batch.time) * first + batch.time * last, batch.middle)
+
+@torch.no_grad()
+def _mean_of_ends(batch: Triplets, flows: Tensor) -> Tensor:
+    """Return the mean of both ends that `flows` warp, weighted by their nearness in time, (N, 3, H, W)."""
+    first, last = sample_both(batch.first, batch.last, flows, 1).chunk(2, 1)
+    return (1 - batch.time) * first + batch.time * last
 
 
 @torch.no_grad()
@@ -201,7 +232,7 @@ class Step:
     them one by one takes longer than running them.
 
     Args:
-        objective: the loss.
+        loss: gives the loss of a batch, and figures to watch.
         weights: the weights that train.
         rate: the initial learning rate.
         device: the device of the weights.
@@ -211,9 +242,9 @@ class Step:
     """
 
     def __init__(
-        self, objective: Objective, weights: Sequence[nn.Parameter], rate: float, device: torch.device
+        self, loss: Loss, weights: Sequence[nn.Parameter], rate: float, device: torch.device
     ) -> None:
-        self._objective, self._weights, self._device = objective, list(weights), device
+        self._loss, self._weights, self._device = loss, list(weights), device
         self.rate = torch.tensor(rate, device=device)
         self._muon = Muon([weight for weight in self._weights if weight.dim() == 4], self.rate, _DECAY)
         biases = [weight for weight in self._weights if weight.dim() < 4]
@@ -222,36 +253,37 @@ class Step:
             capturable=device.type == "cuda",
         )  # fmt: skip
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._stage = -1
         self._static: list[Tensor] = []
         self._figures: dict[str, Tensor] = {}
 
-    def __call__(self, batch: Triplets, progress: float) -> dict[str, Tensor]:
+    def __call__(self, batch: Triplets) -> dict[str, Tensor]:
         """Learn from `batch`; return the figures. The next step overwrites them."""
         if self._device.type != "cuda":
-            return self.eager(batch, progress)
+            return self.eager(batch)
         given = [batch.first, batch.middle, batch.last, batch.time]
-        stage = self._objective.stage(progress)
-        if stage != self._stage:
-            self._graph, self._stage, self._static = None, stage, [part.clone() for part in given]
-            self._capture(progress)
+        if self._graph is None:
+            self._static = [part.clone() for part in given]
+            self._graph = self._captured()
         for static, part in zip(self._static, given, strict=True):
             static.copy_(part)
-        assert self._graph
         self._graph.replay()
         return self._figures
 
-    def eager(self, batch: Triplets, progress: float) -> dict[str, Tensor]:
+    def renew(self) -> None:
+        """Forget the CUDA graph, because the loss computes something else from now on."""
+        self._graph = None
+
+    def eager(self, batch: Triplets) -> dict[str, Tensor]:
         """Make the same step without a CUDA graph."""
         self._clear()
-        return self._learn(batch, progress)
+        return self._learn(batch)
 
     def _clear(self) -> None:
         for weight in self._weights:
             weight.grad = None
 
-    def _learn(self, batch: Triplets, progress: float) -> dict[str, Tensor]:
-        loss, figures = self._objective(batch, progress)
+    def _learn(self, batch: Triplets) -> dict[str, Tensor]:
+        loss, figures = self._loss(batch)
         loss.backward()
         figures["gradient"] = torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         figures["loss"] = loss.detach()
@@ -263,18 +295,19 @@ class Step:
         self._optimiser.step()
         return figures
 
-    def _capture(self, progress: float) -> None:
+    def _captured(self) -> torch.cuda.CUDAGraph:
         batch = Triplets(*self._static)
         side = torch.cuda.Stream(self._device)
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(3):
-                self.eager(batch, progress)
+                self.eager(batch)
         torch.cuda.current_stream(self._device).wait_stream(side)
         self._clear()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._figures = self._learn(batch, progress)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._figures = self._learn(batch)
+        return graph
 
 
 def train(
@@ -301,7 +334,12 @@ def train(
     model.to(device)
     weights = trainable(model)
     average = {name: weight.detach().clone() for name, weight in weights.items()}
-    learn = Step(Objective(model, settings, teacher), list(weights.values()), settings.rate, device)
+    objective = Objective(model, settings, teacher).to(device)
+    learn = Step(objective, list(weights.values()), 0.0, device)
+    for progress in (1.0, 0.0):  # what is compiled or captured here takes no time of the run
+        if objective.enter(progress):
+            learn.renew()
+        learn(footage.sample(settings.batch))
     started = since = saved = time.monotonic()
     step, sums = 0, dict[str, Tensor]()
     while (progress := (time.monotonic() - started) / (60 * settings.minutes)) < 1:
@@ -309,7 +347,9 @@ def train(
         looks = step % _LOOK_EVERY == _LOOK_EVERY - 1
         batch = footage.sample(settings.batch)
         before = {name: weight.detach().clone() for name, weight in weights.items()} if looks else {}
-        figures = learn(batch, progress)
+        if objective.enter(progress):
+            learn.renew()
+        figures = learn(batch)
         step += 1
         keep = min(0.999, step / (step + 10))
         torch._foreach_lerp_(list(average.values()), [w.detach() for w in weights.values()], 1 - keep)
@@ -450,10 +490,20 @@ def teacher_of(path: Path) -> Teacher:
     type=click.FloatRange(0, 1),
     help="Share of the run at its start in which only pyramid and refinement learn.",
 )
+@click.option(
+    "--psnr",
+    default=Settings.psnr,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Weight of PSNR in the last 40 % of the run.",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Compile a step first, which takes minutes.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--seed", default=0, show_default=True)
-def command(data: tuple[Path, ...], out: Path, minutes: float, init: Path | None, teacher: Path | None, batch: int,
-            crop: tuple[int, int], rate: float, flow_first: float, device: str, seed: int) -> None:  # fmt: skip
+def command(
+    data: tuple[Path, ...], out: Path, minutes: float, init: Path | None, teacher: Path | None, batch: int,
+    crop: tuple[int, int], rate: float, flow_first: float, psnr: float, compiled: bool, device: str, seed: int,
+) -> None:  # fmt: skip
     """Train `dain-refined` on videos: flow, mask, kernels and rectification at the intermediate time."""
     if any(side % 64 for side in crop):
         raise click.UsageError(f"--crop {crop[0]} {crop[1]}: both sides must be multiples of 64")
@@ -464,7 +514,7 @@ def command(data: tuple[Path, ...], out: Path, minutes: float, init: Path | None
         model = begin(init)
     except (DeviceError, TrainingDataError, WeightsError) as error:
         raise click.ClickException(str(error)) from error
-    settings = Settings(minutes, batch, crop, rate, flow_first)
+    settings = Settings(minutes, batch, crop, rate, flow_first, psnr=psnr, compiled=compiled)
     train(model, footage, None if teacher is None else teacher_of(teacher), settings, out, place)
 
 

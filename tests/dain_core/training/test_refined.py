@@ -84,12 +84,25 @@ def test_some_steps_make_the_loss_smaller_and_move_every_layer(tmp_path: Path) -
     footage = ResidentFootage([write_clip(tmp_path / "a.avi", 24, 3)], (64, 64), CPU, 0)
     batch = footage.sample(2)
     weights = trainable(model)
-    learn = Step(Objective(model, Settings(1, flow_first=0.0), None), list(weights.values()), 3e-3, CPU)
+    objective = Objective(model, Settings(1, flow_first=0.0), None)
+    objective.enter(0.1)
+    learn = Step(objective, list(weights.values()), 3e-3, CPU)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
-    losses = [float(learn(batch, 0.1)["loss"]) for _ in range(12)]
+    losses = [float(learn(batch)["loss"]) for _ in range(12)]
     assert losses[-1] < 0.9 * losses[0]
     still = [name for name, weight in weights.items() if torch.equal(weight, before[name])]
     assert not still
+
+
+def test_a_run_learns_from_psnr_and_from_the_teacher_by_its_progress() -> None:
+    objective = Objective(RefinedDAIN(), Settings(1, flow_first=0.3, psnr=0.02), None)
+    seen = []
+    for progress, changes in ((0.0, False), (0.3, True), (0.7, False)):
+        assert objective.enter(progress) == changes
+        seen.append((objective.rectifies, float(objective.floor), float(objective.log_weight)))
+    assert [rectifies for rectifies, _, _ in seen] == [False, True, True]
+    assert seen[0][1] > seen[1][1] > seen[2][1] == 0
+    assert [round(weight, 6) for _, _, weight in seen] == [0, 0, 0.02]
 
 
 def test_the_command_trains_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
