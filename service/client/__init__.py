@@ -7,7 +7,61 @@ with Client("http://127.0.0.1:8000") as client:
 """
 
 from .calls import Client
-from .errors import ClientError
+from .errors import (
+    Busy,
+    ClientError,
+    Damaged,
+    Forbidden,
+    Gone,
+    InvalidRequest,
+    JobCancelled,
+    JobFailed,
+    JobNotFinished,
+    NoSpace,
+    NotFound,
+    QueueFull,
+    QuotaExceeded,
+    RateLimited,
+    Refused,
+    ServiceError,
+    TimedOut,
+    Unauthorized,
+    Unavailable,
+    Unreachable,
+    VideoRefused,
+)
 from .events import Event
+from .results import Estimate, Job, Note, Output, Progress, Result, Worker
 
-__all__ = ["Client", "ClientError", "Event"]
+__all__ = [
+    "Busy",
+    "Client",
+    "ClientError",
+    "Damaged",
+    "Estimate",
+    "Event",
+    "Forbidden",
+    "Gone",
+    "InvalidRequest",
+    "Job",
+    "JobCancelled",
+    "JobFailed",
+    "JobNotFinished",
+    "NoSpace",
+    "NotFound",
+    "Note",
+    "Output",
+    "Progress",
+    "QueueFull",
+    "QuotaExceeded",
+    "RateLimited",
+    "Refused",
+    "Result",
+    "ServiceError",
+    "TimedOut",
+    "Unauthorized",
+    "Unavailable",
+    "Unreachable",
+    "VideoRefused",
+    "Worker",
+]

@@ -18,9 +18,10 @@ from typing import Any
 
 import httpx
 
-from .errors import FIRST_PAUSE, ClientError, persist, raise_for_problem, unreachable
+from .errors import ClientError, Damaged, unreachable
 from .events import Event, read_events
 from .resumable import ResumableUpload
+from .retries import FIRST_PAUSE, persist, raise_for_problem
 
 CHUNK_BYTES = 2**20
 RESUMABLE_BYTES = 64 * 2**20  # from which a video is sent in pieces
@@ -240,7 +241,7 @@ class Client:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != sha256:
             part.unlink()
-            raise ClientError(f"The result of job {job_id} arrived damaged; download it again.")
+            raise Damaged(f"The result of job {job_id} arrived damaged; download it again.")
         _check_free(path, overwrite)
         part.replace(path)
 

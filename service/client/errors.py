@@ -1,27 +1,37 @@
-"""What a call to the service can end in, and how long it is worth repeating."""
+"""What a call to the service can end in. Every error is a `ClientError`.
+
+    ClientError
+      Unreachable           no answer: nothing listens there, the name is unknown, the connection broke
+      TimedOut              `wait` ended before the job
+      Damaged               the result arrived damaged
+      Refused               the same request would be refused again
+        Unauthorized, Forbidden, NotFound, Gone, InvalidRequest, VideoRefused, JobNotFinished
+      Busy                  the same request may succeed later; the client has repeated it as long as it makes sense
+        QueueFull, RateLimited, QuotaExceeded, Unavailable
+      ServiceError          something went wrong at the service
+        NoSpace
+      JobFailed, JobCancelled
+
+What is wrong with a file of this machine stays an OSError.
+"""
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
-CONNECTION_SECONDS = 30.0  # of pauses; a service that is started again is back by then
-BUSY_SECONDS = 150.0  # of pauses; a full queue asks for 30 s each time
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 30.0
-IN_USE = "urn:dain:problem:idempotency-key-in-use"
+if TYPE_CHECKING:
+    from .results import Job
 
-T = TypeVar("T")
+URN = "urn:dain:problem:"
 
 
 class ClientError(Exception):
-    """The service refused a request or cannot be reached. `problem` is its problem document, where it sent one.
+    """A call to the service came to nothing. The text is sentences that say what to do; no secret is in them.
 
-    The text of the error is a sentence; no password of the service's URL is in it.
+    `problem` is the problem document that the service sent (RFC 9457), or empty.
     """
 
     def __init__(self, message: str, problem: Mapping[str, Any] | None = None) -> None:
@@ -33,20 +43,153 @@ class ClientError(Exception):
         """The HTTP status of the response; None where there was no response."""
         return self.problem.get("status")
 
+    @property
+    def slug(self) -> str:
+        """The kind of problem, e.g. ``job-not-found``, which never changes its meaning; "" where there is none."""
+        return str(self.problem.get("type", "")).removeprefix(URN)
 
-class Again(ClientError):
-    """A refusal that passes. Another attempt is due after `pause` seconds, or after the usual time where it is None."""
 
-    def __init__(self, message: str, problem: Mapping[str, Any], pause: float | None) -> None:
+class Unreachable(ClientError):
+    """The service gave no answer."""
+
+
+class TimedOut(ClientError):
+    """The time that `wait` was given is over. The job goes on; `job` is the job as it stood."""
+
+    def __init__(self, message: str, job: Job) -> None:
+        super().__init__(message)
+        self.job = job
+
+
+class Damaged(ClientError):
+    """The result that arrived has another SHA-256 than the one at the service."""
+
+
+class Refused(ClientError):
+    """The service refused the request, and would refuse it again."""
+
+
+class Unauthorized(Refused):
+    """A token is needed, or the token belongs to no key."""
+
+
+class Forbidden(Refused):
+    """The key does not allow this, or the service does not serve who asks."""
+
+
+class NotFound(Refused):
+    """There is no such job, upload or path, at least none of the caller's."""
+
+
+class Gone(Refused):
+    """The job was removed, or its result has expired or is damaged."""
+
+
+class InvalidRequest(Refused):
+    """An option, a header or the form of the request is wrong."""
+
+
+class VideoRefused(Refused):
+    """The video is no video, is damaged, or is more than the service takes."""
+
+
+class JobNotFinished(Refused):
+    """The job has no result yet."""
+
+
+class Busy(ClientError):
+    """The request may succeed later: in `retry_after` seconds, where the service says so."""
+
+    def __init__(
+        self, message: str, problem: Mapping[str, Any] | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(message, problem)
-        self.pause = pause
+        self.retry_after = retry_after
 
 
-def raise_for_problem(response: httpx.Response) -> None:
-    """Raises ClientError unless the response is a success or 304; `Again` where a later attempt may fare better."""
+class QueueFull(Busy):
+    """Too many jobs or uploads wait at the service."""
+
+
+class RateLimited(Busy):
+    """Too many requests came from this caller."""
+
+
+class QuotaExceeded(Busy):
+    """The caller has as many jobs, bytes or work as the key allows."""
+
+
+class Unavailable(Busy):
+    """The service cannot answer now: it starts, stops, or lacks its queue or its store."""
+
+
+class ServiceError(ClientError):
+    """Something went wrong at the service, or what answered is no such service."""
+
+
+class NoSpace(ServiceError):
+    """The service has not enough disk space."""
+
+
+class _Ended(ClientError):
+    """A job ended without a result. `job` is the job, where the call had it; `problem` says why."""
+
+    def __init__(
+        self, message: str, problem: Mapping[str, Any] | None = None, job: Job | None = None
+    ) -> None:
+        super().__init__(message, problem)
+        self.job = job
+
+
+class JobFailed(_Ended):
+    """The job failed; `problem` is the job's `error`, and `job` the job, where the call had it."""
+
+
+class JobCancelled(_Ended):
+    """The job was cancelled; `job` is the job, where the call had it."""
+
+
+IN_USE = "idempotency-key-in-use"
+ANOTHER_OFFSET = "another-offset"
+
+_BY_SLUG: dict[str, type[ClientError]] = {
+    IN_USE: Busy,
+    "queue-full": QueueFull,
+    "too-many-uploads": QueueFull,
+    "quota-exceeded": QuotaExceeded,
+    "too-much-work": QuotaExceeded,
+    "job-not-finished": JobNotFinished,
+    "job-failed": JobFailed,
+    "job-cancelled": JobCancelled,
+    **dict.fromkeys(
+        (
+            "damaged-video",
+            "limit-exceeded",
+            "loss-refused",
+            "no-video-stream",
+            "source-too-large",
+            "unreadable-video",
+            "unsupported-format",
+            "upload-too-large",
+        ),
+        VideoRefused,
+    ),
+}
+_BY_STATUS: dict[int, type[ClientError]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    410: Gone,
+    429: RateLimited,
+    503: Unavailable,
+    507: NoSpace,
+}
+
+
+def refusal(response: httpx.Response) -> ClientError | None:
+    """The error that `response`, whose body was read, stands for; None where it is a success or 304."""
     if response.is_success or response.status_code == 304:
-        return
-    response.read()
+        return None
     try:
         problem = response.json()
         message = str(problem["detail"])
@@ -56,42 +199,21 @@ def raise_for_problem(response: httpx.Response) -> None:
         message = f"{place} answered {response.status_code} {response.reason_phrase}."
     if response.status_code == 401:
         message += " The client and the commands send the token in DAIN_TOKEN (or --token)."
-    if response.status_code in (429, 503) or problem.get("type") == IN_USE:
+    slug = str(problem.get("type", "")).removeprefix(URN)
+    usual = InvalidRequest if 400 <= response.status_code < 500 else ServiceError
+    kind = _BY_SLUG.get(slug) or _BY_STATUS.get(response.status_code, usual)
+    if issubclass(kind, Busy):
         seconds = response.headers.get("Retry-After", "")
-        raise Again(message, problem, float(seconds) if seconds.isdecimal() else None)
-    raise ClientError(message, problem)
+        return kind(message, problem, float(seconds) if seconds.isdecimal() else None)
+    return kind(message, problem)
 
 
-def unreachable(url: object, error: httpx.TransportError) -> ClientError:
-    """The error of a connection to `url` that failed."""
-    return ClientError(f"The service at {url} cannot be reached: {error or type(error).__name__}.")
-
-
-def persist(call: Callable[[], T], url: object, in_use_seconds: float = BUSY_SECONDS) -> T:
-    """Makes a call to the service at `url` until it succeeds, is refused for good, or patience is at its end.
-
-    `call` must be safe to repeat. Patience is the sum of the pauses between attempts, counted for each of three kinds
-    of failure: a broken connection, a busy service, and an earlier attempt that the service is still working on, for
-    which `in_use_seconds` is the patience.
-    """
-    paused: dict[str, float] = defaultdict(float)
-    usual = FIRST_PAUSE
-    while True:
-        failure: ClientError
-        try:
-            return call()
-        except Again as again:
-            in_use = again.problem.get("type") == IN_USE
-            kind, patience = ("in use", in_use_seconds) if in_use else ("busy", BUSY_SECONDS)
-            failure, pause = again, usual if again.pause is None else again.pause
-        except httpx.TransportError as error:
-            kind, patience = "unreachable", CONNECTION_SECONDS
-            failure, pause = unreachable(url, error), usual
-        if pause > patience:  # as for a quota that comes back tomorrow
-            raise failure
-        pause = min(max(pause, FIRST_PAUSE), LONGEST_PAUSE)
-        paused[kind] += pause
-        if paused[kind] > patience:
-            raise failure
-        time.sleep(pause)
-        usual *= 2
+def unreachable(url: object, error: httpx.RequestError) -> Unreachable:
+    """The error of a request to `url` that `error` ended."""
+    if isinstance(error, httpx.ConnectTimeout | httpx.ReadTimeout | httpx.WriteTimeout):
+        reason = "it does not answer in time"
+    elif isinstance(error, httpx.ConnectError) and "refused" in str(error).lower():
+        reason = "nothing listens there; is the address right, and does the service run"
+    else:
+        reason = str(error) or type(error).__name__
+    return Unreachable(f"The service at {url} cannot be reached: {reason}.")

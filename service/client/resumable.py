@@ -12,10 +12,10 @@ from typing import IO
 
 import httpx
 
-from .errors import ClientError, persist, raise_for_problem
+from .errors import ANOTHER_OFFSET, ClientError
+from .retries import persist, raise_for_problem
 
 PIECE_BYTES = 16 * 2**20  # that are sent again where the connection breaks
-ANOTHER_OFFSET = "urn:dain:problem:another-offset"
 TUS = {"Tus-Resumable": "1.0.0"}
 
 
@@ -72,8 +72,6 @@ class ResumableUpload:
         try:
             raise_for_problem(response)
         except ClientError as error:
-            if (
-                error.problem.get("type") != ANOTHER_OFFSET
-            ):  # else the piece had arrived, and the answer was lost
+            if error.slug != ANOTHER_OFFSET:  # else the piece had arrived, and the answer was lost
                 raise
         return int(response.headers["Upload-Offset"])

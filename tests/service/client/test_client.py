@@ -23,11 +23,13 @@ import httpx
 import pytest
 from redis import Redis
 
+from service import client as client_package
 from service.api import idempotency
 from service.api.routes import submit
-from service.client import Client, ClientError, calls, errors, resumable
+from service.client import Client, ClientError, QuotaExceeded, VideoRefused, calls, errors, resumable, retries
 from service.jobs.machine import Claim, Jobs
 from service.jobs.names import PLAN, job_key
+from service.jobs.problems import PROBLEMS
 from service.settings import Settings
 from service.store import Store
 from service.store.s3 import S3Store
@@ -126,6 +128,30 @@ def test_a_missing_result_says_why(client: Client, clip: Path, tmp_path: Path) -
     assert list(tmp_path.glob("out*")) == []
 
 
+def test_each_kind_of_problem_has_a_class_under_one_root() -> None:
+    ours = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and kind.__module__ == errors.__name__
+    ]
+    assert all(issubclass(kind, ClientError) for kind in ours)
+    kinds = {slug: type(errors.refusal(refused(slug, status))) for slug, (status, _) in PROBLEMS.items()}
+    assert ClientError not in kinds.values()
+    assert (
+        kinds["queue-full"] is client_package.QueueFull and kinds["job-not-found"] is client_package.NotFound
+    )
+    assert kinds["job-failed"] is client_package.JobFailed and kinds["damaged-video"] is VideoRefused
+    assert errors._BY_SLUG.keys() <= PROBLEMS.keys()
+    assert {name for name, kind in vars(client_package).items() if kind in ours} == {
+        kind.__name__ for kind in ours if not kind.__name__.startswith("_")
+    }
+
+
+def refused(slug: str, status: int) -> httpx.Response:
+    document = {"type": errors.URN + slug, "status": status, "detail": "No."}
+    return httpx.Response(status, json=document, request=httpx.Request("GET", "http://dain"))
+
+
 # -- waiting --------------------------------------------------------------------------------------
 
 
@@ -152,7 +178,7 @@ def test_waiting_is_told_each_percent_and_asks_no_more_often(client: Client, cli
 
 def test_an_older_service_is_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     paused: list[float] = []
-    monkeypatch.setattr(errors.time, "sleep", paused.append)
+    monkeypatch.setattr(retries.time, "sleep", paused.append)
     running = {"status": "running", "finished_at": None}
     over = ("200 OK", {"status": "failed", "finished_at": 1.0}, {})
     new = {"ETag": 'W/"1"'}
@@ -205,8 +231,8 @@ def test_events_of_all_jobs(client: Client, clip: Path) -> None:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(errors, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.1)
 
 
 @pytest.mark.usefixtures("patient")
@@ -400,7 +426,7 @@ def test_a_service_that_is_starting_is_waited_for(settings: Settings, clip: Path
 
 @pytest.mark.usefixtures("patient")
 def test_a_service_that_stays_away_is_given_up(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "CONNECTION_SECONDS", 0.1)
+    monkeypatch.setattr(retries, "CONNECTION_SECONDS", 0.1)
     with Client("http://127.0.0.1:9") as client, pytest.raises(ClientError, match="cannot be reached"):
         client.submit(clip)
 
@@ -457,7 +483,11 @@ def answering(*answers: tuple[str, dict[str, Any], dict[str, str]]) -> Iterator[
             thread.join()
 
 
-IN_USE = ("409 Conflict", {"type": errors.IN_USE, "status": 409, "detail": "In use."}, {"Retry-After": "5"})
+IN_USE = (
+    "409 Conflict",
+    {"type": errors.URN + errors.IN_USE, "status": 409, "detail": "In use."},
+    {"Retry-After": "5"},
+)
 ACCEPTED = ("202 Accepted", {"id": "a", "status": "queued"}, {})
 
 
@@ -466,7 +496,7 @@ def test_a_key_in_use_is_waited_for_as_long_as_the_service_may_work(
 ) -> None:
     """A killed API's lease lasts 30 s, and looking through a large upload takes minutes."""
     paused: list[float] = []
-    monkeypatch.setattr(errors.time, "sleep", paused.append)
+    monkeypatch.setattr(retries.time, "sleep", paused.append)
     with answering(*[IN_USE] * 20, ACCEPTED) as (url, requests), Client(url) as client:
         assert client.submit(clip)["id"] == "a"
     assert len(requests) == 21
@@ -475,7 +505,7 @@ def test_a_key_in_use_is_waited_for_as_long_as_the_service_may_work(
 
 def test_patience_ends(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paused: list[float] = []
-    monkeypatch.setattr(errors.time, "sleep", paused.append)
+    monkeypatch.setattr(retries.time, "sleep", paused.append)
     with answering(IN_USE) as (url, _), Client(url) as client, pytest.raises(ClientError, match="In use"):
         client.submit(clip)
     assert sum(paused) == pytest.approx(calls.ANSWER_SECONDS, abs=10)
@@ -510,7 +540,7 @@ def test_a_password_in_the_url_is_sent_and_never_shown(
     clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(errors, "CONNECTION_SECONDS", 0.1)
+    monkeypatch.setattr(retries, "CONNECTION_SECONDS", 0.1)
     said: list[str] = []
     with (
         answering(("502 Bad Gateway", {}, {})) as (url, requests),
@@ -548,7 +578,7 @@ def test_a_password_in_the_url_is_a_login() -> None:
 def test_every_call_says_that_the_service_is_away(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(errors, "CONNECTION_SECONDS", 0.1)
+    monkeypatch.setattr(retries, "CONNECTION_SECONDS", 0.1)
     with Client("http://127.0.0.1:9") as client:
         for call in (
             client.jobs, client.workers, lambda: client.job("x"), lambda: client.cancel("x"),
@@ -638,10 +668,10 @@ def test_no_message_and_no_log_shows_a_token(
 
 
 def test_a_quota_that_comes_back_tomorrow_is_not_waited_for() -> None:
-    tomorrow = errors.Again("used up", {"status": 429}, pause=40_000)
+    tomorrow = QuotaExceeded("used up", {"status": 429}, retry_after=40_000)
 
     def refuse() -> None:
         raise tomorrow
 
-    with pytest.raises(errors.Again, match="used up"):
-        errors.persist(refuse, "http://dain")
+    with pytest.raises(QuotaExceeded, match="used up"):
+        retries.persist(refuse, "http://dain")

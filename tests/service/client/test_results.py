@@ -1,0 +1,43 @@
+"""What the service answers is read whole, from older and from newer services."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from pydantic import BaseModel
+
+from service.api.routes.estimate import Estimate as ServedEstimate
+from service.api.views import EXAMPLE, JobView, ResultView
+from service.client import Estimate, Job, Output, Progress, Worker
+from service.client.results import Note, Result
+from service.jobs import notes, records
+from service.jobs.workers import WorkerRecord
+
+
+def test_a_job_of_today() -> None:
+    job = Job.of({**EXAMPLE, "notes": [{"code": "pixels-padded", "text": "Even."}], "later": 1})
+    assert (job.id, job.status, job.is_over) == (EXAMPLE["id"], "running", False)
+    assert (job.progress.frames_total, job.progress.eta_seconds, job.output) == (600, 18.75, None)
+    assert job.notes == (Note(code="pixels-padded", text="Even."),)
+    assert job.document["later"] == 1 and "later" not in repr(job)
+
+
+def test_a_job_of_release_0_1_0() -> None:
+    job = Job.of({"id": "a", "status": "queued", "notes": ["The sound was left out."]})
+    assert (job.progress, job.output, job.notes[0].text) == (Progress(), None, "The sound was left out.")
+
+
+@pytest.mark.parametrize(
+    ("mine", "served"),
+    [
+        (Job, JobView),
+        (Output, ResultView),
+        (Progress, records.Progress),
+        (Note, notes.Note),
+        (Estimate, ServedEstimate),
+        (Worker, WorkerRecord),
+    ],
+)
+def test_fields_have_the_names_that_the_service_uses(mine: type[Result], served: type[BaseModel]) -> None:
+    assert {each.name for each in fields(mine)} - {"document"} <= served.model_fields.keys()
