@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from typing import NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
+
+from service import __version__
 
 
 class Entry(NamedTuple):
@@ -101,7 +102,7 @@ def load(name: str, entry: Entry) -> click.Command:
 
 def _show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     if wanted:
-        click.echo(f"dain {version('dain-service')}")
+        click.echo(f"dain {__version__}")
         ctx.exit()
 
 

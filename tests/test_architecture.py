@@ -32,7 +32,13 @@ OFFLINE = (
 )
 
 #: What the worker may import of the service.
-OF_THE_SERVICE = ("service.errors", "service.jobs", "service.store", "service.settings")
+OF_THE_SERVICE = (
+    "service.__version__",
+    "service.errors",
+    "service.jobs",
+    "service.store",
+    "service.settings",
+)
 
 #: Third-party packages that few modules may import, and those modules.
 CONFINED = {

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import service
+
 ROOT = Path(__file__).parents[1]
 PARTS = ("service", "worker", "dain_core", "cuda_ext")
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "*.so", "demo")
@@ -57,6 +59,7 @@ def test_the_wheel_has_every_module_and_all_that_lies_beside_them(built: Path) -
     wanted = {name for part in PARTS for name in files_of(ROOT / part)}
     assert not wanted - packed
     assert {f"{part}/py.typed" for part in PARTS} <= packed
+    assert wheel.name.startswith(f"dain_service-{service.__version__}-")
 
 
 def test_the_source_distribution_has_tests_docs_images_and_manifests(built: Path) -> None:
@@ -79,5 +82,7 @@ def test_the_client_is_a_distribution_of_its_own_that_needs_httpx_alone(tmp_path
     subprocess.run(
         [sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(tmp_path / "installed")}, check=True
     )
+    assert (tmp_path / "installed" / "dain_client" / "py.typed").exists()
+    assert wheel.name.startswith(f"dain_client-{service.__version__}-")
     project = tomllib.loads((client / "pyproject.toml").read_text())["project"]
     assert [name.partition(">")[0] for name in project["dependencies"]] == ["httpx"]

@@ -30,6 +30,7 @@ from dain_core.runtime.devices import named_device, usable_devices
 from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.profile import read_profile
 from dain_core.weights.registry import named, registry
+from service import __version__
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue, WarmWorker
 from service.jobs.workers import WorkerRecord, Workers
@@ -88,6 +89,7 @@ def describe_worker(models: Models) -> WorkerRecord:
         name=f"{platform.node()}-{uuid.uuid4().hex[:8]}",
         host=platform.node(),
         pid=os.getpid(),
+        version=__version__,
         device=str(interpolator.device),
         device_name=describe(str(interpolator.device)),
         backend=interpolator.backend,

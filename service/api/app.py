@@ -7,7 +7,6 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,6 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import __version__
 from service.api.auth import AuthMiddleware
 from service.api.description import complete
 from service.api.guard import GuardMiddleware
@@ -57,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = Application(
         title="DAIN",
         description=DESCRIPTION,
-        version=installed_version(),
+        version=__version__,
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # the framework's pages load their scripts from another host
@@ -94,14 +94,6 @@ class Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         return NoSniff(super().build_middleware_stack())
-
-
-def installed_version() -> str:
-    """The version of the project, or "0" where it is not installed."""
-    try:
-        return version("dain-service")
-    except PackageNotFoundError:  # run from a source tree
-        return "0"
 
 
 class NoSniff:

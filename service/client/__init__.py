@@ -6,6 +6,8 @@ with Client("http://127.0.0.1:8000") as client:
     client.download(job["id"], Path("out.mp4"))
 """
 
+__version__ = "0.2.0.dev0"  # that of the whole project
+
 from .calls import Client
 from .errors import (
     Busy,

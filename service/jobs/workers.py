@@ -35,6 +35,9 @@ class WorkerRecord(BaseModel):
     name: str
     host: str
     pid: int
+    version: str | None = Field(
+        default=None, description="the worker's version of this project. Null from a worker that does not say"
+    )
     device: str = Field(description="cpu, cuda:0, …")
     device_name: str
     backend: str = Field(

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -17,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from service import cli
+from service import __version__, cli
 from tests.api import until
 
 CONTENT = b"a video"
@@ -258,7 +257,7 @@ def test_the_list_of_commands_is_whole() -> None:
 
 
 def test_the_version_is_shown() -> None:
-    assert dain("--version").stdout == f"dain {version('dain-service')}\n"
+    assert dain("--version").stdout == f"dain {__version__}\n"
 
 
 @pytest.mark.parametrize(

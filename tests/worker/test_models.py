@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import service
 from dain_core.export.write import export
 from dain_core.runtime.backends.onnx import NotExportedError
 from dain_core.weights.files import SHIPPED, WeightsError, shipped_path
@@ -36,6 +37,7 @@ def test_a_worker_serves_a_folder_of_models(tmp_path: Path) -> None:
         and models.default._source.config == models.named("dain-lite")._source.config
     )
     record = main.describe_worker(models)
+    assert record.version == service.__version__
     assert record.model == "film" and record.models == [*SHIPPED, "film"]
 
 
