@@ -26,8 +26,9 @@ import tempfile
 import threading
 import time
 import uuid
+import webbrowser
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
 
@@ -39,7 +40,7 @@ from redis.exceptions import RedisError
 
 from service.bound import die_with_parent
 from service.jobs.keys import FileKeys, check_exposure
-from service.settings import Settings, read_settings
+from service.settings import GIB, Settings, read_settings
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -47,6 +48,8 @@ STOP_SECONDS = 30
 STARTS_TO_GIVE_UP = 100
 SILENCE_SECONDS = 8.0  # without readiness, after which the reason is said
 REDIS_SECONDS = 3.0
+#: What a worker takes for frames of 640x480 (docs/edge.md), and what logs and Redis need of the disk.
+LEAST_MEMORY, LEAST_DISK = 2 * GIB, 256 * 2**20
 # A line of supervisord's log. The API is left out: `what_is_missing` explains why it does not answer.
 _ENDED = re.compile(r" exited: (?!api\b)(\S+) \(.*not expected\)")
 CANNOT_WORK = 3  # the status of `worker.main --list-devices` where its last words are for the user
@@ -90,9 +93,15 @@ def _listening(command: Command) -> Command:
 
 @click.command()
 @_listening
-def up(**given: Any) -> None:
-    """Run the whole service here: Redis, API, workers, janitor, webhooks."""
-    run(_settings(given))
+@click.option("--open", "is_page_wanted", is_flag=True, help="Open its page in a browser once it is ready.")
+def up(is_page_wanted: bool, **given: Any) -> None:
+    """Run the whole service here: Redis, API, workers, janitor, webhooks.
+
+    Port, state folder, Redis, store, disk and memory are checked before anything is started, and what it waits for is
+    said.
+    Ctrl-C ends everything in order; accepted jobs go on after the next start.
+    """
+    run(_settings(given), is_page_wanted=is_page_wanted)
 
 
 @click.command()
@@ -110,9 +119,9 @@ def small(settings: Settings) -> Settings:
     Raises ClickException where the service may take more memory than the machine has.
     """
     if settings.memory and settings.memory > (there := main_memory()):
-        wanted, most = (ByteSize(size).human_readable() for size in (settings.memory, there))
         raise click.ClickException(
-            f"{wanted} is more than this machine's {most} (--memory, DAIN_MEMORY). Nothing was started."
+            f"{_size(settings.memory)} is more than this machine's {_size(there)} (--memory, DAIN_MEMORY). "
+            "Nothing was started."
         )
     missing = {name: value for name, value in SMALL.items() if name not in settings.model_fields_set}
     return settings.model_copy(update=missing)
@@ -122,7 +131,7 @@ def _settings(given: Mapping[str, Any]) -> Settings:
     return read_settings(**{name: value for name, value in given.items() if value is not None})
 
 
-def run(settings: Settings, *, is_small: bool = False) -> None:
+def run(settings: Settings, *, is_small: bool = False, is_page_wanted: bool = False) -> None:
     """Runs the service of these settings until it is told to stop, and ends this process."""
     try:
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -131,7 +140,8 @@ def run(settings: Settings, *, is_small: bool = False) -> None:
             check_redis(settings.redis_url)
             check_store(settings)
             check_keys(settings)
-            sys.exit(_supervise(settings, runtime_dir, lock, is_small))
+            warn_of_little_room(settings)
+            sys.exit(_supervise(settings, runtime_dir, lock, is_small, is_page_wanted))
     except OSError as error:
         raise click.ClickException(
             f"The state folder {settings.state_dir} cannot be used: {_reason(error)}. "
@@ -139,8 +149,9 @@ def run(settings: Settings, *, is_small: bool = False) -> None:
         ) from error
 
 
-def _supervise(settings: Settings, runtime_dir: Path, lock: int, is_small: bool) -> int:
+def _supervise(settings: Settings, runtime_dir: Path, lock: int, is_small: bool, is_page_wanted: bool) -> int:
     """Runs supervisord until it ends; returns its exit status."""
+    click.echo(f"Starting; state and logs in {settings.state_dir}")
     instance = uuid.uuid4().hex
     config = settings.state_dir / "supervisord.conf"
     workers = _devices(settings)[: 1 if is_small else None]
@@ -159,7 +170,7 @@ def _supervise(settings: Settings, runtime_dir: Path, lock: int, is_small: bool)
     ):
         assert supervisord.stderr is not None
         threading.Thread(target=relay_errors, args=(supervisord.stderr, settings), daemon=True).start()
-        return _attend(supervisord, events, settings, instance)
+        return _attend(supervisord, events, settings, instance, is_page_wanted)
 
 
 def claim_port(host: str, port: int) -> int:
@@ -238,6 +249,42 @@ def check_store(settings: Settings) -> None:
             f"The store of DAIN_STORE_URL, {settings.store_url}, cannot be used: {_reason(error)}. "
             "Correct it; without it the store is a folder in the state folder."
         ) from None
+
+
+def warn_of_little_room(settings: Settings) -> None:
+    """Says where disk or memory are so small that no job would be taken, or its worker be ended. Jobs may make room."""
+    with suppress(OSError):  # a store that does not say how much is free
+        free = settings.open_store().free_bytes()
+        if free < settings.min_free_bytes:
+            click.echo(
+                f"Warning: the store {settings.store_url} has {_size(free)} free. The service takes no job below "
+                f"{_size(settings.min_free_bytes)} (DAIN_MIN_FREE_BYTES). Make room, or set DAIN_STORE_URL to another "
+                "place.",
+                err=True,
+            )
+    if (free := shutil.disk_usage(settings.state_dir).free) < LEAST_DISK:
+        click.echo(
+            f"Warning: the disk of {settings.state_dir} has {_size(free)} free; Redis and logs may need "
+            f"{_size(LEAST_DISK)}. Make room, or give another folder with --state-dir.",
+            err=True,
+        )
+    if (left := memory_left()) < LEAST_MEMORY:
+        click.echo(
+            f"Warning: {_size(left)} of memory are free; a worker takes {_size(LEAST_MEMORY)} and more, and the system "
+            "may end it. Close other programs, or see `dain edge`, which keeps to a bound.",
+            err=True,
+        )
+
+
+def memory_left() -> int:
+    """The bytes of main memory that programs may still take, as the kernel estimates."""
+    meminfo = Path("/proc/meminfo").read_text()
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
+    return int(found[1]) * 1024 if found else main_memory()
+
+
+def _size(number: int) -> str:
+    return ByteSize(number).human_readable()
 
 
 def check_keys(settings: Settings) -> None:
@@ -386,12 +433,19 @@ def _only_one(state_dir: Path) -> Iterator[tuple[int, Path]]:
             yield file.fileno(), Path(runtime_dir)
 
 
-def _attend(supervisord: subprocess.Popen[bytes], events: IO[str], settings: Settings, instance: str) -> int:
+def _attend(
+    supervisord: subprocess.Popen[bytes],
+    events: IO[str],
+    settings: Settings,
+    instance: str,
+    is_page_wanted: bool,
+) -> int:
     """Says when the service is ready, or why it is not; passes signals on until it has ended. Returns its status."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisord.send_signal(signal.SIGTERM))
-    click.echo(f"Starting; state and logs in {settings.state_dir}")
-    _await_readiness(supervisord, events, settings, instance)
+    is_ready = _await_readiness(supervisord, events, settings, instance)
+    if is_ready and is_page_wanted:
+        open_page(_url(settings.host, settings.port))
     supervisord.wait()
     click.echo("Stopped.")
     return supervisord.returncode
@@ -399,8 +453,8 @@ def _attend(supervisord: subprocess.Popen[bytes], events: IO[str], settings: Set
 
 def _await_readiness(
     supervisord: subprocess.Popen[bytes], events: IO[str], settings: Settings, instance: str
-) -> None:
-    """Returns when the service is ready or has ended.
+) -> bool:
+    """Returns when the service is ready or has ended: whether it is ready.
 
     Says what is missing once that has lasted for a while. Says at once that a program ended, and its last words;
     `events` are the lines that supervisord adds to its log.
@@ -416,13 +470,20 @@ def _await_readiness(
         missing = what_is_missing(url, instance, settings)
         if missing is None:
             click.echo(f"Ready at {url}  (Ctrl-C stops; API described at {url}/docs)")
-            return
+            return True
         if missing != last:
             last, since = missing, time.monotonic()
         elif missing != said and time.monotonic() - since > SILENCE_SECONDS:
             said = missing
             click.echo(f"Not ready yet: {missing}", err=True)
         time.sleep(0.3)
+    return False
+
+
+def open_page(url: str) -> None:
+    """Opens the service's page in the user's browser, or says that there is none."""
+    if not webbrowser.open(url):
+        click.echo(f"There is no browser here to open {url} with.", err=True)
 
 
 def what_is_missing(url: str, instance: str, settings: Settings) -> str | None:
@@ -433,7 +494,7 @@ def what_is_missing(url: str, instance: str, settings: Settings) -> str | None:
     if answering != instance:
         return f"another DAIN service answers at {url}. Stop that one, or take another port with --port."
     try:
-        response = httpx.get(f"{url}/readyz", timeout=10)
+        response = httpx.get(f"{url}/readyz", timeout=4)
         return None if response.is_success else str(response.json()["detail"])
     except (httpx.HTTPError, ValueError, LookupError):
         return "the API does not say whether it is ready."

@@ -288,3 +288,43 @@ def test_modules_in_the_current_folder_stand_in_for_none_of_ours(tmp_path: Path)
     command = [*up.PYTHON, "service.bound", *up.PYTHON, "worker.main", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_little_room_is_told_of_before_anything_is_started(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.state_dir.mkdir()
+    monkeypatch.setattr(up, "memory_left", lambda: up.LEAST_MEMORY)
+    up.warn_of_little_room(settings)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(up, "LEAST_DISK", 2**60)
+    monkeypatch.setattr(up, "memory_left", lambda: 300 * 2**20)
+    up.warn_of_little_room(settings.model_copy(update={"min_free_bytes": 2**60}))
+    store, folder, memory = capsys.readouterr().err.splitlines()
+    assert "takes no job below 1.0EiB (DAIN_MIN_FREE_BYTES)" in store and str(settings.store_url) in store
+    assert f"disk of {settings.state_dir} has" in folder and "--state-dir" in folder
+    assert "300.0MiB of memory are free" in memory and "dain edge" in memory
+
+
+def test_the_memory_that_is_left_is_less_than_all() -> None:
+    assert 0 < up.memory_left() < up.main_memory()
+
+
+def test_the_page_is_opened_in_the_users_browser_once_the_service_is_ready(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(up.webbrowser, "open", lambda url: opened.append(url) or True)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for is_ready, is_page_wanted in ((False, True), (True, False), (True, True)):
+        monkeypatch.setattr(up, "_await_readiness", lambda *_, ready=is_ready: ready)
+        with subprocess.Popen(["true"]) as ended:
+            up._attend(ended, io.StringIO(), settings, "token", is_page_wanted)
+    assert opened == [f"http://127.0.0.1:{settings.port}"]
+
+
+def test_a_machine_without_a_browser_is_told_where_the_page_is() -> None:
+    code = "from service.up import open_page; open_page('http://127.0.0.1:8000')"
+    nothing = {"PATH": "/nowhere", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    done = subprocess.run([sys.executable, "-c", code], env=nothing, capture_output=True, text=True)
+    assert done.stderr == "There is no browser here to open http://127.0.0.1:8000 with.\n"

@@ -1,0 +1,56 @@
+"""Which videos a command line means: files, folders, and patterns that no shell has resolved."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from service.jobs.stills import in_order, kind
+
+#: Suffixes of the names of videos, by which those in a folder are found. A file that is named itself may have any.
+SUFFIXES = frozenset({
+    "3g2", "3gp", "apng", "asf", "avi", "divx", "dv", "flv", "gif", "h264", "m2ts", "m2v", "m4v", "mkv", "mov", "mp4",
+    "mpeg", "mpg", "mts", "mxf", "ogv", "ts", "vob", "webm", "wmv", "y4m",
+})  # fmt: skip
+
+
+def clips_of(words: Iterable[str]) -> list[Path]:
+    """The videos that `words` name, each once, in their order; those of a folder in the order of the numbers in them.
+
+    A folder of pictures without videos is one video. Folders within a folder are not looked into.
+
+    Raises:
+        ValueError: a word names nothing; the text is a sentence without its full stop.
+    """
+    return list(dict.fromkeys(clip for word in words for clip in _clips(word)))
+
+
+def _clips(word: str) -> Iterator[Path]:
+    path = Path(word)
+    if path.is_dir():
+        yield from _in_folder(path)
+    elif path.exists():
+        yield path
+    elif glob.has_magic(word):
+        found = [Path(name) for name in in_order(glob.glob(word, recursive=True))]
+        if not any(map(_is_clip, found)):
+            raise ValueError(f"{word} matches no video")
+        yield from filter(_is_clip, found)
+    else:
+        raise ValueError(f"there is no file or folder {word}")
+
+
+def _in_folder(folder: Path) -> Iterator[Path]:
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    clips = [name for name in in_order(names) if _is_clip(Path(name))]
+    if clips:
+        yield from (folder / name for name in clips)
+    elif any(map(kind, names)):
+        yield folder
+    else:
+        raise ValueError(f"{folder} holds neither videos nor pictures")
+
+
+def _is_clip(path: Path) -> bool:
+    return path.suffix[1:].lower() in SUFFIXES and not path.name.startswith(".")

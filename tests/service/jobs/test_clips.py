@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.jobs.clips import clips_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two videos, other files, a folder of pictures, and an empty one."""
+    (tmp_path / "shots").mkdir()
+    (tmp_path / "empty").mkdir()
+    names = ("clip10.mp4", "clip2.MOV", "notes.txt", "cover.png", ".hidden.mp4", "shots/2.png", "shots/1.png")
+    for name in names:
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_a_folder_stands_for_its_videos_and_a_folder_of_pictures_for_itself(folder: Path) -> None:
+    assert clips_of([str(folder)]) == [folder / "clip2.MOV", folder / "clip10.mp4"]
+    assert clips_of([str(folder / "shots")]) == [folder / "shots"]
+
+
+def test_a_pattern_stands_for_the_videos_that_it_matches(folder: Path) -> None:
+    assert clips_of([f"{folder}/clip*"]) == [folder / "clip2.MOV", folder / "clip10.mp4"]
+    assert clips_of([f"{folder}/*"]) == [folder / "clip2.MOV", folder / "clip10.mp4"]
+
+
+def test_each_video_comes_once_and_a_file_may_have_any_name(folder: Path) -> None:
+    (folder / "[1].bin").touch()
+    words = [str(folder / "notes.txt"), str(folder / "clip10.mp4"), str(folder), str(folder / "[1].bin")]
+    names = [clip.name for clip in clips_of(words)]
+    assert names == ["notes.txt", "clip10.mp4", "clip2.MOV", "[1].bin"]
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("gone.mp4", "no file or folder"),
+        ("*.avi", "matches no video"),
+        ("empty", "neither videos nor pictures"),
+    ],
+)
+def test_what_names_nothing_is_said(folder: Path, word: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as caught:
+        clips_of([str(folder / word)])
+    assert word in str(caught.value)
