@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import WeightsError
 from dain_core.weights.registry import UnknownModelError
-from service.jobs.machine import Claim, Jobs, Refused
+from service.jobs.machine import Claim, Jobs, Refused, Standing
 from service.jobs.names import new_token
 from service.jobs.notes import Note
 from service.jobs.problems import Problem
@@ -38,6 +38,7 @@ from worker import share
 from worker.media.errors import DISK_FULL, MediaError
 from worker.models import Models
 from worker.plan import RecentPlans
+from worker.preview import Preview
 from worker.relay import Leg, Relay
 from worker.telemetry import Made, Telemetry
 from worker.watchdog import Watch, Watchdog
@@ -97,7 +98,8 @@ class Attempt:
 
     Attributes that the work may use: `runtime`, `leg`, and from the claim on `claim`, `job` and `scratch`, a private
     folder that is gone afterwards. `frames` counts the output frames that are made. The work sets `model` to the name
-    of the model that it needs, before it asks for it, and in the end `megapixels` to those of the frames it made.
+    of the model that it needs, before it asks for it, and in the end `megapixels` to those of the frames it made. It
+    may set `preview`, of which those see pictures who look at the job.
     """
 
     claim: Claim
@@ -110,9 +112,11 @@ class Attempt:
         self.frames = 0
         self.megapixels = 0.0
         self.model = ""
+        self.preview: Preview | None = None
         self._job_id = job_id
         self._task = task
         self._is_void = False
+        self._is_watched = False
         self._is_waiting = False
         self._watch = Watch("")
 
@@ -253,9 +257,21 @@ class Attempt:
 
     def _report(self) -> None:
         try:
-            self._is_void = not self.runtime.jobs.report(self.claim, self.frames, waiting=self._is_waiting)
+            answer = self.runtime.jobs.report(
+                self.claim, self.frames, waiting=self._is_waiting, picture=self._picture()
+            )
+            self._is_void, self._is_watched = not answer, answer is Standing.WATCHED
         except RedisError as error:
             log.warning("progress of %s of job %s is not reported: %s", self._task, self._job_id, error)
+
+    def _picture(self) -> bytes | None:
+        """A picture of the newest frame, if somebody wants to see one."""
+        try:
+            return self.preview.take() if self.preview and self._is_watched else None
+        except Exception:  # the work does not depend on it
+            log.warning("there are no pictures of job %s", self._job_id, exc_info=True)
+            self.preview = None
+            return None
 
     # -- the outcome ------------------------------------------------------------------------------
 

@@ -44,6 +44,12 @@ from worker.transfer import Finish, Pending, Stopwatch, Transfer, Uploaded
 AHEAD = 4  # frames in each queue
 ALWAYS = nullcontext()  # the turn of one who has the interpolator alone
 
+Show = Callable[[Sequence[Plane], Sequence[Plane]], None]
+
+
+def unseen(before: Sequence[Plane], made: Sequence[Plane]) -> None:
+    """Nobody looks at new frames while they are made."""
+
 
 class Interpolator(Protocol):
     """The part of ``dain_core.runtime.engine.Interpolator`` that is used here."""
@@ -81,11 +87,14 @@ class SegmentStats:
     cuts: list[Fraction] = field(
         default_factory=list
     )  # when the first frames after cuts are shown in the source
+    is_new: list[bool] = field(default_factory=list)  # of each frame, whether the network made it
     notes: list[Note] = field(default_factory=list)  # on what of the source did not come through
 
     def sums(self) -> dict[str, float]:
         """The numbers that a job has totals of, by name. The job keeps the largest ``vram_peak_bytes``."""
-        return {name: number for name, number in vars(self).items() if name not in ("cuts", "notes")}
+        return {
+            name: number for name, number in vars(self).items() if name not in ("cuts", "is_new", "notes")
+        }
 
 
 def render_segment(
@@ -97,6 +106,7 @@ def render_segment(
     *,
     mask_path: Path | None = None,
     on_frame: Callable[[int], None] = lambda frames: None,
+    show: Show = unseen,
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
     turn: AbstractContextManager[object] = ALWAYS,
@@ -104,9 +114,9 @@ def render_segment(
     """Make the output frames of segment ``index`` of the plan and encode them into ``out_path``.
 
     ``mask_path`` is a picture of what stands still (see ``worker.mask``).
-    ``on_frame`` is told how many more frames are made. ``check`` is called several times a second, and may raise to
-    stop. ``progressed`` is called for each frame that is read, made or encoded, by any thread. Within ``turn`` the
-    interpolator is used.
+    ``on_frame`` is told how many more frames are made. ``show`` is given the planes of each new frame, after those of
+    the source frame before it. ``check`` is called several times a second, and may raise to stop. ``progressed`` is
+    called for each frame that is read, made or encoded, by any thread. Within ``turn`` the interpolator is used.
 
     Raises:
         MediaError: the source cannot be decoded, or the result not be encoded, or be whole in a strict job.
@@ -146,6 +156,7 @@ def render_segment(
             keeps_grain=options.grain == "keep",
             still=None if mask_path is None else mask.read(mask_path, info),
             on_frame=on_frame,
+            show=show,
             check=check,
             progressed=progressed,
             turn=turn,
@@ -220,6 +231,7 @@ def interpolate(
     keeps_grain: bool = False,
     still: Plane | None = None,
     on_frame: Callable[[int], None] = lambda frames: None,
+    show: Show = unseen,
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
     turn: AbstractContextManager[object] = ALWAYS,
@@ -230,8 +242,8 @@ def interpolate(
     and fades the network has nothing to do either (see ``worker.cuts``): frames are held or mixed. Where the job
     ``keeps_grain``, new frames get what they lack of it (see ``worker.grain``). What is ``still``, from 0 to 1, stands
     so in new frames. In the end ``sink`` is closed. Whatever ends this, its threads have ended too; an
-    exception also kills ``source`` and ``sink``. For ``on_frame``, ``check``, ``progressed`` and ``turn`` see
-    `render_segment`.
+    exception also kills ``source`` and ``sink``. For ``on_frame``, ``show``, ``check``, ``progressed`` and
+    ``turn`` see `render_segment`.
     """
     stats, transfer = SegmentStats(), Transfer(interpolator.device, pixels, colors)
     decoded, made = Channel[Arrival](AHEAD), Channel[Frame | Made](AHEAD)
@@ -239,7 +251,7 @@ def interpolate(
         target=_decode, args=(source, transfer, decoded, stats, progressed), name="decode"
     )
     writer = threading.Thread(
-        target=_encode, args=(made, transfer, interpolator, sink, stats, progressed), name="encode"
+        target=_encode, args=(made, transfer, interpolator, sink, stats, show, progressed), name="encode"
     )
     reader.start()
     writer.start()
@@ -249,8 +261,10 @@ def interpolate(
             window = _Window(decoded.read(check))
             for frame in frames:
                 check()
-                made.put(maker.make(frame.action, window), check)
+                item = maker.make(frame.action, window)
+                made.put(item, check)
                 stats.frames += 1
+                stats.is_new.append(isinstance(item, Made))
                 on_frame(1)
             maker.finish()
         made.close()
@@ -284,6 +298,7 @@ class Arrival:
 class Made:
     """A new frame that the device is still making."""
 
+    before: Frame  # the source frame
     pending: Pending
     stopwatch: Stopwatch
     sources: Sequence[Uploaded]  # that the device may not have looked at yet
@@ -328,6 +343,7 @@ def _encode(
     interpolator: Interpolator,
     sink: Sink,
     stats: SegmentStats,
+    show: Show,
     progressed: Callable[[], None],
 ) -> None:
     try:
@@ -337,6 +353,7 @@ def _encode(
                 recomputed = interpolator.recomputed
                 planes = transfer.download(item.pending, item.finish, item.alpha)
                 stats.recomputed_frames += interpolator.recomputed - recomputed
+                show(item.before.planes, planes)
                 progressed()
             else:
                 planes = item.planes
@@ -424,7 +441,7 @@ class _Maker:
         finish, alpha = self._finish(action), self._alpha(action)
         pending = self._interpolator.submit(self._pair, float(action.t))
         stopwatch.stop()
-        return Made(pending, stopwatch, (first.uploaded, second.uploaded), finish, alpha)
+        return Made(first.frame, pending, stopwatch, (first.uploaded, second.uploaded), finish, alpha)
 
     def _finish(self, action: Between) -> Finish | None:
         """What gives the new frame the grain of those around it."""

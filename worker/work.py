@@ -18,16 +18,18 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from service.jobs.names import ASSEMBLE, PLAN, segment_index, segment_name
-from service.jobs.records import Output
+from service.jobs.records import Output, frames_key
 from service.jobs.work import megapixels
 from service.store import Stored, StoreDamaged, StoreMissing
 from service.store.blocks import put_blocks
 from service.store.hashes import hash_file
 from worker import mask, pipeline
 from worker.attempt import Attempt, Runtime, Void
+from worker.kinds import kinds
 from worker.media.errors import MediaError
 from worker.media.facts import VideoInfo
 from worker.plan import JobPlan
+from worker.preview import Preview
 
 log = logging.getLogger("dain.worker")
 
@@ -104,6 +106,7 @@ def _segment(attempt: Attempt) -> None:
     interpolator = runtime.models.named(attempt.model)
     total = plan.segments[index].stop_output - plan.segments[index].first_output
     made = attempt.scratch / "segment"
+    attempt.preview = Preview(plan)
 
     def on_frame(frames: int) -> None:
         attempt.advance(frames)
@@ -123,14 +126,18 @@ def _segment(attempt: Attempt) -> None:
             interpolator,
             mask_path=mask_path,
             on_frame=on_frame,
+            show=attempt.preview.show,
             check=attempt.check,
             progressed=attempt.progressed,
             turn=turn(),
         )
     attempt.megapixels = megapixels(stats.new_frames, plan.info.width, plan.info.height)
     with _published(attempt, made, f"segments/{job.id}/{index}.{claim.token}") as stored:
-        cuts = json.dumps([str(time) for time in stats.cuts])
-        attempt.complete(task=stored.as_fields() | {"cuts": cuts}, add=stats.sums(), notes=stats.notes)
+        told = {
+            "cuts": json.dumps([str(time) for time in stats.cuts]),
+            "is_new": "".join("01"[new] for new in stats.is_new),
+        }
+        attempt.complete(task=stored.as_fields() | told, add=stats.sums(), notes=stats.notes)
 
 
 def _assemble(attempt: Attempt) -> None:
@@ -148,11 +155,13 @@ def _assemble(attempt: Attempt) -> None:
     kind = plan.delivery.kind
     key = f"results/{job.id}/{attempt.claim.token}{kind.suffixes[0]}"
     blocks_sha256 = put_blocks(attempt.runtime.store, made, key, attempt.step)
+    frames_sha256 = _put_frames(attempt, plan, key)
     with _published(attempt, made, key) as stored:
         attempt.succeed(
             Output(
                 **stored.as_fields(),
                 blocks_sha256=blocks_sha256,
+                frames_sha256=frames_sha256,
                 filename=f"{Path(job.filename).stem}-{plan.suffix}{kind.suffixes[0]}",
                 media_type=kind.media_type,
                 frames=plan.frames,
@@ -163,11 +172,26 @@ def _assemble(attempt: Attempt) -> None:
         )
 
 
+def _put_frames(attempt: Attempt, plan: JobPlan, key: str) -> str | None:
+    """Put beside the result which of its frames are new; returns the hash of that. None where a segment of an earlier
+    release does not say it."""
+    told = _told(attempt, len(plan.segments), "is_new")
+    if None in told:
+        return None
+    path = attempt.scratch / "frames"
+    path.write_text(json.dumps(kinds(plan, "".join(filter(None, told)), attempt.step)))
+    return attempt.runtime.store.put(path, frames_key(key), step=attempt.step).sha256
+
+
 def _cuts(attempt: Attempt, segments: int) -> list[Fraction]:
     """When scenes begin in the source, as far as segments say it: earlier releases did not."""
+    return [Fraction(time) for cuts in _told(attempt, segments, "cuts") for time in json.loads(cuts or "[]")]
+
+
+def _told(attempt: Attempt, segments: int, field: str) -> list[str | None]:
+    """What each segment says in a field of its record."""
     names = [segment_name(index) for index in range(segments)]
-    told = attempt.runtime.jobs.task_fields(attempt.job.id, names, "cuts")
-    return [Fraction(time) for cuts in told for time in json.loads(cuts or "[]")]
+    return attempt.runtime.jobs.task_fields(attempt.job.id, names, field)
 
 
 # -- files of the store: what was put there under its hash, or an error that blames the store ------------------------

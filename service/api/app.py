@@ -21,7 +21,18 @@ from service.api.description import complete
 from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
 from service.api.problems import install_handlers
-from service.api.routes import docs, estimate, events, health, jobs, results, submit, uploads, workers
+from service.api.routes import (
+    docs,
+    estimate,
+    events,
+    health,
+    jobs,
+    previews,
+    results,
+    submit,
+    uploads,
+    workers,
+)
 from service.api.server import Config, Server, listeners
 from service.api.service import Service
 from service.jobs.keys import check_exposure
@@ -78,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(GuardMiddleware, settings=settings)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     install_handlers(app)
-    for routes in (submit, estimate, uploads, jobs, events, results, workers, health, docs):
+    for routes in (submit, estimate, uploads, jobs, events, previews, results, workers, health, docs):
         app.include_router(routes.router)
     return app
 

@@ -38,6 +38,7 @@ class ResultView(Output):
 
     key: str = Field(exclude=True)
     blocks_sha256: str | None = Field(None, exclude=True)
+    frames_sha256: str | None = Field(None, exclude=True)
 
 
 class JobView(Job):
@@ -48,15 +49,20 @@ class JobView(Job):
     source: str = Field(exclude=True)
     output: ResultView | None = None
     links: dict[str, str] = Field(
-        description="`self`; `result` while there is one to fetch; `deliveries` of a job with a webhook"
+        description="`self`; `preview` of a job that runs; `result` while there is one to fetch, and `frames` where "
+        "it is known which of them are new; `deliveries` of a job with a webhook"
     )
 
     @classmethod
     def of(cls, job: Job) -> JobView:
         """The view of `job`, with links to what can be asked about it."""
         links = {"self": f"/jobs/{job.id}"}
+        if job.status is State.RUNNING:
+            links["preview"] = f"/jobs/{job.id}/preview"
         if job.status is State.SUCCEEDED and not job.expired:
             links["result"] = f"/jobs/{job.id}/result"
+            if job.output and job.output.frames_sha256:
+                links["frames"] = f"/jobs/{job.id}/result/frames"
         if job.webhook_url:
             links["deliveries"] = f"/jobs/{job.id}/deliveries"
         return cls(**job.model_dump(), links=links)

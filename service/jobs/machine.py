@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -76,6 +77,14 @@ class Claim:
     attempt: int
 
 
+class Standing(IntEnum):
+    """How an attempt stands."""
+
+    VOID = 0  #: its job is over, or its task is another's
+    VALID = 1
+    WATCHED = 2  #: valid, and somebody wants to see what it makes
+
+
 @dataclass(frozen=True)
 class Entry:
     """A value of Redis that lives for some seconds."""
@@ -98,7 +107,8 @@ def _quota_keys(owner: str) -> list[str]:
     return [owner_key(owner), state_key(State.RUNNING), f"dain:owner:{owner}:bytes"]
 
 
-Arguments = list[str | int | float]  # of a script
+Arguments = list[str | int | float | bytes]  # of a script
+WATCHED_SECONDS = 30  # that somebody who asked for a picture counts as looking
 
 BACKLOG_FIELDS = ("owner", "state", "priority", "options", "work", "segments_total", "segments_done")
 BACKLOG_SECONDS = 1.0  # how old a backlog may be of which a job's outlook is shown
@@ -322,6 +332,14 @@ class Jobs:
         keys = [job_key(job_id, "active"), UNCLEAN, *indexes]
         self._call("delete", job_id, keys, [job_key(job_id, "task:")])
 
+    def picture(self, job_id: str) -> bytes | None:
+        """The newest picture of what a running job makes. Its workers make some for as long as this is asked for."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(job_key(job_id, "watched"), 1, ex=WATCHED_SECONDS)
+            pipe.get(job_key(job_id, "picture"))
+            found: bytes | None = pipe.execute()[1]
+            return found
+
     def longest_wait(self) -> float:
         """Seconds since the first job in the line was accepted; 0 when nobody waits."""
         first = self._redis.zrange(state_key(State.QUEUED), 0, 0)
@@ -376,14 +394,16 @@ class Jobs:
             raise Refused(text(reply))
         return Claim(job_id, task, token, int(reply))
 
-    def report(self, claim: Claim, frames: int, *, waiting: bool = False) -> bool:
-        """Say how many output frames the attempt has made; False once the claim is void (job over, or task lost).
+    def report(
+        self, claim: Claim, frames: int, *, waiting: bool = False, picture: bytes | None = None
+    ) -> Standing:
+        """Say how many output frames the attempt has made, and show a `picture` of the newest to those who look.
 
         `waiting` is an attempt that has not begun what could harm its worker: it is not charged for the worker's end.
         """
         keys = [task_key(claim.job_id, claim.task), job_key(claim.job_id, "active")]
         arguments: Arguments = [claim.token, frames, int(waiting), job_key(claim.job_id, "task:")]
-        return bool(self._call("report", claim.job_id, keys, arguments))
+        return Standing(self._call("report", claim.job_id, keys, [*arguments, picture or b""]))
 
     def complete(
         self,

@@ -56,6 +56,8 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "job-not-found": (404, "There is no such job"),
     "job-gone": (410, "The job was removed"),
     "job-not-finished": (409, "The job has not finished"),
+    "no-preview": (404, "There is no preview of the job now"),
+    "frames-unknown": (404, "It is not known which frames are new"),
     "job-failed": (409, "The job failed"),
     "job-cancelled": (409, "The job was cancelled"),
     "result-damaged": (410, "The result is damaged"),

@@ -88,9 +88,15 @@ class Output(BaseModel):
     blocks_sha256: str | None = (
         None  #: of the hashes of its blocks, which a large file has: see `service.store.blocks`
     )
+    frames_sha256: str | None = None  #: of the file under `frames_key`, which says which frames are new
     frames: int
     frame_rate: str = Field(description="frames per second as an exact fraction; the mean where it varies")
     duration_seconds: float
+
+
+def frames_key(key: str) -> str:
+    """Where the store has what is known of each frame of the result under `key`."""
+    return f"{key}.frames"
 
 
 class Metrics(BaseModel):

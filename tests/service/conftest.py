@@ -13,7 +13,7 @@ from redis import Redis
 from service.api.feed import Feed
 from service.jobs.keys import Key, RedisKeys, open_keys
 from service.jobs.machine import Jobs
-from service.jobs.records import Output, State
+from service.jobs.records import Output, State, frames_key
 from service.settings import Settings
 from service.store import Store, nothing
 from service.store.blocks import put_blocks
@@ -57,12 +57,15 @@ def store(settings: Settings) -> Store:
 
 
 @pytest.fixture
-def finish(jobs: Jobs, store: Store) -> Callable[[str, bytes], None]:
-    """Ends a job, by its id, with a result of these bytes."""
+def finish(jobs: Jobs, store: Store) -> Callable[..., None]:
+    """Ends a job, by its id, with a result of these bytes, and with what is known of its frames."""
 
-    def end(job_id: str, content: bytes) -> None:
-        key = f"results/{job_id}/attempt.mp4"
+    def end(job_id: str, content: bytes, frames: bytes | None = None) -> None:
+        key, frames_sha256 = f"results/{job_id}/attempt.mp4", None
         with store.scratch() as folder:
+            if frames is not None:
+                (folder / "frames").write_bytes(frames)
+                frames_sha256 = store.put(folder / "frames", frames_key(key)).sha256
             (folder / "result").write_bytes(content)
             blocks_sha256 = put_blocks(store, folder / "result", key, nothing)
             store.put(folder / "result", key)
@@ -73,6 +76,7 @@ def finish(jobs: Jobs, store: Store) -> Callable[[str, bytes], None]:
             size_bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
             blocks_sha256=blocks_sha256,
+            frames_sha256=frames_sha256,
             frames=24,
             frame_rate="48",
             duration_seconds=0.5,

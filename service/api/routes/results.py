@@ -1,4 +1,4 @@
-"""The route that sends the finished file."""
+"""The routes that send the finished file, and say what its frames are."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Annotated
 from urllib.parse import quote
 
 import anyio
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import BaseModel, Field
 
 from service.api import ranges
 from service.api.deps import JobDep, ServiceDep
@@ -20,7 +21,7 @@ from service.api.description import FILE, PARTS, headers
 from service.api.problems import documented
 from service.api.views import POLL_SECONDS, is_named
 from service.jobs.problems import Problem
-from service.jobs.records import Output, State
+from service.jobs.records import Output, State, frames_key
 from service.store import Store, Stored, StoreDamaged, StoreMissing
 from service.store.blocks import read
 
@@ -153,6 +154,64 @@ def fetch_result(
     if path is None:
         return send_in_blocks(request, output, service.store, wanted)
     return FileResponse(path, headers={"ETag": etag}, media_type=output.media_type, filename=output.filename)
+
+
+class Frames(BaseModel):
+    """What each frame of a result is, and when it is shown."""
+
+    frames: str = Field(
+        description="a letter for each: `s` is a source frame, untouched; `n` is new; `N` is new, too, and shown where "
+        "a source frame comes that the result has not; `h` holds or mixes the frames around it",
+        examples=["snnsnnsnnshh"],
+    )
+    start: float = Field(description="when the first is shown, in seconds")
+    rate: float | None = Field(description="frames a second; null where they are not evenly spaced")
+    times: list[float] | None = Field(description="when each is shown, in seconds; null where `rate` says it")
+
+
+@router.get(
+    "/{job_id}/result/frames",
+    response_model=Frames,
+    responses={
+        200: headers("ETag"),
+        304: {"description": "Not changed: If-None-Match names its ETag."} | headers("ETag"),
+        **documented(
+            "job-not-found",
+            "frames-unknown",
+            "job-not-finished",
+            "job-failed",
+            "job-cancelled",
+            "result-expired",
+            "result-damaged",
+            "redis-unavailable",
+            "store-unavailable",
+        ),
+    },
+)
+async def fetch_frames(
+    output: OutputDep,
+    service: ServiceDep,
+    if_none_match: Annotated[
+        str | None, Header(description="ETag of what is known; 304 where that holds.")
+    ] = None,
+) -> Response:
+    """Says which frames of the finished file are new, and which are the source's."""
+    if output.frames_sha256 is None:
+        raise Problem(
+            "frames-unknown",
+            "The result is of an earlier release, which did not note it. Submit the video again to have it noted.",
+        )
+    etag = {"ETag": f'"{output.frames_sha256}"'}
+    if is_named(etag["ETag"], if_none_match):
+        return Response(status_code=304, headers=etag)
+    content = await anyio.to_thread.run_sync(read_frames, service.store, output, limiter=service.moving)
+    return Response(content, headers=etag, media_type="application/json")
+
+
+def read_frames(store: Store, output: Output) -> bytes:
+    """The document of the result's frames; raises Problem 410."""
+    with named_damage(), store.fetch(frames_key(output.key), sha256=output.frames_sha256) as path:
+        return path.read_bytes()
 
 
 def send_in_blocks(

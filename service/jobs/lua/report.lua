@@ -1,5 +1,7 @@
--- Records how many output frames an attempt has made. Answers 0 where the claim is void.
--- KEYS events, job, task, active  ARGV job id, token, frames, waiting (1) or at work (0), prefix of the tasks' keys
+-- Records how many output frames an attempt has made, and a picture of the newest. Answers 0 where the claim is void, 2
+-- where somebody looks at such pictures, else 1.
+-- KEYS events, job, task, active
+-- ARGV job id, token, frames, waiting (1) or at work (0), prefix of the tasks' keys, picture (empty: none)
 if redis.call('HGET', job, 'state') ~= 'running' then return 0 end
 local task = redis.call('HMGET', KEYS[3], 'token', 'frames')
 if task[1] ~= ARGV[2] then return 0 end
@@ -11,4 +13,5 @@ end
 redis.call('HSET', job, 'reported_at', now)
 redis.call('HSET', KEYS[3], 'frames', ARGV[3], 'reported_at', now, 'waiting', ARGV[4])
 if task[2] ~= ARGV[3] then emit_progress(KEYS[4], ARGV[5]) end
-return 1
+if ARGV[6] ~= '' then redis.call('SET', job .. ':picture', ARGV[6], 'EX', 600) end
+return redis.call('EXISTS', job .. ':watched') + 1

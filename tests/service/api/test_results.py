@@ -238,6 +238,35 @@ def test_a_store_that_hangs_holds_up_nobody_who_asks_for_a_job(
         assert {response.result().status_code for response in sent} == {503}
 
 
+FRAMES = b'{"frames": "snsh", "start": 0.0, "rate": 48.0, "times": null}'
+
+
+def test_which_frames_are_new(
+    http: httpx.Client, job: Job, jobs: Jobs, store: Store, finish: Callable[..., None]
+) -> None:
+    path = f"/jobs/{job.id}/result/frames"
+    assert_problem(http.get(path), 409, "job-not-finished")
+    finish(job.id, RESULT, FRAMES)
+    assert http.get(f"/jobs/{job.id}").json()["links"]["frames"] == path
+    response = http.get(path)
+    assert (response.status_code, response.content) == (200, FRAMES)
+    assert response.headers["Content-Type"] == "application/json"
+    known = {"If-None-Match": response.headers["ETag"]}
+    assert http.get(path, headers=known).status_code == 304
+    with store.fetch(f"results/{job.id}/attempt.mp4.frames") as stored:
+        stored.write_bytes(FRAMES[:-1])
+    assert_problem(http.get(path), 410, "result-damaged")
+    jobs.mark_expired(job.id)
+    assert_problem(http.get(path), 410, "result-expired")
+
+
+def test_a_result_of_an_earlier_release_does_not_say_which_frames_are_new(
+    http: httpx.Client, finished: Job
+) -> None:
+    assert_problem(http.get(f"/jobs/{finished.id}/result/frames"), 404, "frames-unknown")
+    assert "frames" not in http.get(f"/jobs/{finished.id}").json()["links"]
+
+
 class TestLarge:
     """A result of five blocks, of which each is checked before it leaves."""
 
