@@ -155,7 +155,7 @@ def test_a_note_says_so_where_something_is_transparent(video: MakeVideo) -> None
 def test_what_is_transparent_later_on_has_a_note(video: MakeVideo, average: Average, tmp_path: Path) -> None:
     later = PARTS.replace("lt(X,32)", "lt(X,32)*gte(N,5)").replace("lt(X,64)", "lt(X,64)*gte(N,5)")
     made = ("-f", "lavfi", "-i", f"testsrc2=size=96x64:rate=25:duration=0.32,format=rgba,{later}")
-    source = video("later.mov", *made, "-c:v", "qtrle")
+    source = video("later.mkv", *made, "-c:v", "ffv1", "-pix_fmt", "yuva420p")
     plan = JobPlan.make(source, probe(source), parse_options({}), segment_frames=4)
     assert not probe(source).transparent
     found = []

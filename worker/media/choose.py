@@ -15,7 +15,7 @@ from service.jobs import formats
 from service.jobs.notes import Note
 from service.jobs.options import Options
 from worker.media.codecs import ENCODINGS, FRAME_PACKING, LOSSLESS
-from worker.media.containers import CONTAINERS, COPY, Container
+from worker.media.containers import ALL, CONTAINERS, COPY, Container
 from worker.media.delivery import ANY_SIZE, Delivery, Extra, Sound, Text
 from worker.media.facts import AudioInfo, SubtitleInfo, VideoInfo
 
@@ -40,6 +40,7 @@ NAMES = {"libopus": "OPUS", "pcm_s24le": "PCM"}  # of codecs, for sentences, whe
 SLOWEST, FASTEST = Fraction(1), Fraction(1000)  # frames a second that an encoder is told
 HDR = (16, 18)  # PQ and HLG, in the code points of H.273
 COARSE = 1000  # ticks a second, of a file that rounds the times of common frame rates
+LIMITED = {"prores", "dnxhr", "webp"}  # codecs without full range
 GIF_RATE = 50  # frames a second, the most that browsers show
 
 
@@ -89,6 +90,7 @@ def choose(info: VideoInfo, options: Options, rate: Fraction) -> Delivery:
         title=info.title,
         timecode=_timecode(info, rate),
         enhance=options.enhancements,
+        own_tags=choice.own_tags,
         color_matrix=info.color_matrix,
     )
 
@@ -155,6 +157,7 @@ class _Choice:
                 yield Note.of(
                     "stream-copied", f"{name} comes along as it is, without new frames.", stream=other.index
                 )
+        yield from self._notes_on_tags
         tracks: list[VideoInfo | AudioInfo | SubtitleInfo]
         tracks = [self.info, *self.info.audio, *self.info.subtitles]
         for track in tracks:
@@ -166,6 +169,31 @@ class _Choice:
                 )
         if self.info.chapters and (self._why_not or not self.file.chapters):
             yield self._left_out("chapters-dropped", "The chapters")
+
+    @property
+    def own_tags(self) -> bool:
+        """Whether the file is one that keeps the names of tags: those of phones are names of domains."""
+        has_cover = any(extra.kind == "cover" for extra in self.extras)
+        return bool(self.file.own_tags) and not has_cover and any("." in tag for tag in self.info.tags)
+
+    @property
+    def _notes_on_tags(self) -> Iterator[Note]:
+        """What the file says of itself and of its tracks that the result does not."""
+        held = ALL if self.own_tags else self.file.tags
+        lost = [tag for tag in self.info.tags if not self.file.holds(held, tag)]
+        if lost:
+            what = f"tags {', '.join(lost)} are" if len(lost) > 1 else f"tag {lost[0]} is"
+            yield self._left_out("tags-dropped", f"The file's {what}", in_time=False)
+        kept = {sound.index for sound in self.sounds} | {text.index for text in self.texts}
+        tracks: list[AudioInfo | SubtitleInfo] = [*self.info.audio, *self.info.subtitles]
+        for track in tracks:
+            unmarked = [role for role in track.roles if role not in self.file.roles]
+            if unmarked and track.index in kept:
+                what = f"Stream {track.index} is no longer marked as {' and '.join(unmarked)}".replace(
+                    "_", " "
+                )
+                why = f"{self.options.container} has no such mark."
+                yield Note.of("tags-dropped", f"{what}: {why}", stream=track.index)
 
     def _note_on(self, sound: AudioInfo) -> Note | None:
         """The note on a sound track that is not what it was, or None."""
@@ -211,9 +239,8 @@ class _Choice:
 
     def _left_out(self, code: str, what: str, stream: int | None = None, in_time: bool = True) -> Note:
         why = (in_time and self._why_not) or f"{self.options.container} cannot hold it"
-        return Note.of(
-            code, f"{what} is left out: {why}.".replace("chapters is", "chapters are"), stream=stream
-        )
+        are = "" if what.endswith((" is", " are")) else " are" if what.endswith("chapters") else " is"
+        return Note.of(code, f"{what}{are} left out: {why}.", stream=stream)
 
     def _comes_as_it_is(self, sound: AudioInfo) -> bool:
         return delivered(sound, self.file, self.options).codec == COPY
@@ -298,6 +325,12 @@ def _notes_on_pixels(info: VideoInfo, codec: str, coded: str) -> Iterator[Note]:
     if not made.startswith(("rgb", "gbr", "pal", "bgr")) and _chroma(made) < _chroma(info.working_format):
         what = f"The pictures have less resolution of colour in the result: {made} in place of {info.working_format}."
         yield Note.of("pixels-chroma", what)
+    if info.is_rgb:
+        what = "The pictures are RGB, and become YUV of limited range (BT.709): colours are rounded by it."
+        yield Note.of("pixels-range", what)
+    elif info.full_range and codec in LIMITED:
+        what = f"The pictures have limited range in the result, with fewer levels: {codec} has no full range."
+        yield Note.of("pixels-range", what)
     if codec == "gif":
         yield Note.of("pixels-palette", "The pictures have 256 colours in the result: GIF has no more.")
     odd = info.width % 2 or info.height % 2

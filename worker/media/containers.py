@@ -28,6 +28,17 @@ _STILLS = frozenset({"mjpeg", "png", "bmp"})
 _FILMS = frozenset({"h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "mjpeg", "prores"})
 
 
+#: FFmpeg's names of the tags that were found again in files of its own making, as are the roles below.
+_MOV_TAGS = "album artist comment copyright date genre location make model title"
+_MP4_TAGS = """
+    album album_artist artist comment compilation composer copyright date description disc episode_id gapless_playback
+    genre grouping hd_video keywords location lyrics media_type network show synopsis title track
+"""
+_MP4_ROLES = "default dub comment forced hearing_impaired visual_impaired captions descriptions"
+_MKV_ROLES = "default dub original comment forced hearing_impaired visual_impaired descriptions"
+#: With which names stay as they are: players of QuickTime look for those of phones alone.
+_OWN_TAGS = {"movflags": "+faststart+use_metadata_tags"}
+
 #: Languages that QuickTime has codes for, of those that were tried, and others that it has another name for.
 _MOV_CODES = """
     alb ara arm ben bul cat ces chi dan dut eng epo est fin fra geo ger gre heb hin hun ice ind iri ita jpn kor lat lav
@@ -81,6 +92,8 @@ class Container:
     #: FFmpeg's options for a picture whose times are in ticks of the first clock, in a file that counts by the second.
     clocks: Callable[[int, int], dict[str, Any]] = lambda picture, movie: {}
     finish: Mapping[str, Any] = field(default_factory=dict)  #: FFmpeg's options for the result alone
+    #: In place of these, for a file that holds tags of any name, and no cover picture; empty where there is none.
+    own_tags: Mapping[str, Any] = field(default_factory=dict)
     playable_sounds: frozenset[str] = (
         frozenset()
     )  #: what players can be relied on to play; other sound is encoded
@@ -98,6 +111,8 @@ class Container:
     languages: frozenset[str] = ALL  #: that it has codes for
     renamed_languages: Mapping[str, str] = field(default_factory=dict)  #: codes that it has others for
     chapters: bool = False
+    roles: frozenset[str] = frozenset()  #: marks of sound and subtitle tracks, by FFmpeg's names
+    tags: frozenset[str] = frozenset()  #: names of what a file can say of itself
     stereo_modes: Mapping[str, str] = field(
         default_factory=dict
     )  #: FFmpeg's name of a way to put views together -> its tag
@@ -213,6 +228,9 @@ CONTAINERS = {
         data=frozenset({"gpmd"}),  # of action cameras
         has_tags=True,
         chapters=True,
+        roles=frozenset(_MP4_ROLES.split()),
+        tags=frozenset(_MP4_TAGS.split()),
+        own_tags=_OWN_TAGS,
     ),
     "mov": Container(
         muxer="mov",
@@ -230,6 +248,9 @@ CONTAINERS = {
         data=frozenset({"gpmd"}),  # of action cameras
         has_tags=True,
         chapters=True,
+        roles=frozenset({"default"}),
+        tags=frozenset(_MOV_TAGS.split()),
+        own_tags=_OWN_TAGS,
     ),
     "mkv": Container(
         muxer="matroska",
@@ -249,6 +270,8 @@ CONTAINERS = {
         attachments=True,
         covers_attached=True,
         chapters=True,
+        roles=frozenset(_MKV_ROLES.split()),
+        tags=ALL,
         stereo_modes={
             **{"side by side": "left_right", "side by side, right view first": "right_left"},
             **{"top and bottom": "top_bottom", "top and bottom, right view first": "bottom_top"},
@@ -269,6 +292,8 @@ CONTAINERS = {
         texts={**dict.fromkeys(_PLAIN_TEXTS, "webvtt"), "webvtt": COPY},
         films=frozenset({"vp8", "vp9", "av1"}),
         chapters=True,
+        roles=frozenset({"default", "forced", "descriptions"}),
+        tags=ALL,
         stereo_modes={"side by side": "left_right", "top and bottom": "top_bottom"},
     ),
     "gif": Container(muxer="gif", finest_clock=100, rendering=_gif),

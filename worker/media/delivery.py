@@ -84,25 +84,23 @@ class Delivery(Stored):
     enhance: tuple[
         str, ...
     ] = ()  #: keys of `worker.media.encode.ENHANCEMENTS`, in the order in which they are done
+    own_tags: bool = False  #: whether the file's tags keep names of their own, such as phones write
     color_matrix: str = "bt709"  #: by which pictures become RGB, as ``dain_core.runtime.color`` names it
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         """The delivery that `as_dict` gave, in this release or another; KeyError or the like where it is none."""
-        delivery = super().from_dict(
+        return super().from_dict(
             {
                 **stored,
                 "rate": read_fraction(stored["rate"]),
                 "sample_aspect_ratio": read_fraction(stored["sample_aspect_ratio"]),
-                "display_matrix": tuple(stored["display_matrix"]),
                 "sounds": tuple(map(Sound.from_dict, stored["sounds"])),
                 "texts": tuple(map(Text.from_dict, stored["texts"])),
                 "notes": Note.read_all(stored.get("notes", ())),
-                "enhance": tuple(map(str, stored.get("enhance", ()))),
                 "extras": tuple(map(Extra.from_dict, stored.get("extras", ()))),
             }
         )
-        return delivery
 
     @property
     def kind(self) -> formats.Container:
@@ -112,7 +110,15 @@ class Delivery(Stored):
     @property
     def is_plain(self) -> bool:
         """Whether readers that know no other deliveries than H.264 in MP4 make the same of it."""
-        new = (self.coded_format, self.max_bitrate, self.extras, self.mastering, self.light, self.stereo)
+        new = (
+            self.coded_format,
+            self.max_bitrate,
+            self.extras,
+            self.mastering,
+            self.light,
+            self.stereo,
+            self.own_tags,
+        )
         stretched = any(sound.speed for sound in self.sounds)
         return (self.container, self.codec) == ("mp4", "h264") and not any(new) and not stretched
 

@@ -81,7 +81,8 @@ class Stored:
                 )
         known = {each.name for each in fields(cls)} - {"more"}
         more = {name: value for name, value in stored.items() if name not in known}
-        return cls(**{name: value for name, value in stored.items() if name in known}, more=more)
+        kept = {name: value for name, value in stored.items() if name in known}
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()}, more=more)
 
     def as_dict(self) -> dict[str, Any]:
         """The record in plain JSON types; fractions become strings such as "30000/1001"."""
@@ -99,6 +100,7 @@ class AudioInfo(Stored):
     sample_rate: int
     language: str = ""
     title: str = ""
+    roles: tuple[str, ...] = ()  #: that it is marked with ("default", "comment"), by FFmpeg's names
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class SubtitleInfo(Stored):
     codec: str
     language: str = ""
     title: str = ""
+    roles: tuple[str, ...] = ()  #: as those of `AudioInfo`
 
 
 @dataclass(frozen=True)
@@ -161,10 +164,11 @@ class VideoInfo(Stored):
     mastering: str = ""  #: of HDR10: the mastering display and the light, as FFmpeg's options have them
     light: str = ""
     stereo: str = ""  #: how two views are put into a picture, by FFmpeg's name
-    side_data: tuple[str, ...] = ()  #: what else the first frame carries, by FFmpeg's name
+    side_data: tuple[str, ...] = ()  #: what else frames carry, by FFmpeg's name
     language: str = ""  #: of the video stream, as its title
     title: str = ""
     timecode: str = ""  #: of the first frame
+    tags: tuple[str, ...] = ()  #: names of what the file says of itself ("artist"), in small letters
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
@@ -180,10 +184,8 @@ class VideoInfo(Stored):
             {
                 **stored,
                 **{name: read_fraction(stored[name]) for name in rationals},
-                "display_matrix": tuple(stored["display_matrix"]),
                 "audio": tuple(map(AudioInfo.from_dict, stored["audio"])),
                 "subtitles": tuple(map(SubtitleInfo.from_dict, stored["subtitles"])),
-                "side_data": tuple(stored.get("side_data", ())),
                 "others": tuple(map(OtherInfo.from_dict, stored.get("others", ()))),
                 "notes": Note.read_all(stored.get("notes", ())),
             }

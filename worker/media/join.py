@@ -21,6 +21,8 @@ from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
 from worker.media.render import render
 
+#: Tags of the source's file that would not be true of the result: the picture has the timecode, at the new rate.
+UNTRUE = ("compatible_brands", "major_brand", "minor_version", "timecode")
 #: Codec of a still picture -> suffix and media type of its file.
 STILLS = {"mjpeg": (".jpg", "image/jpeg"), "png": (".png", "image/png"), "bmp": (".bmp", "image/bmp")}
 
@@ -210,10 +212,10 @@ def _muxing(
         url=ffmpeg.url(path),
         format=file.muxer,
         map_metadata=1 if source_path else -1,
-        **({"metadata": "timecode="} if delivery.timecode else {}),  # the picture has it, at the new rate
+        metadata=[f"{name}=" for name in UNTRUE],
         map_chapters=1 if source_path and delivery.chapters else -1,
         **file.clocks(clock, whole if whole <= file.finest_clock else clock),
-        **file.finish,
+        **(file.own_tags if delivery.own_tags else file.finish),
         **_description(delivery),
         **_attached(covers, delivery),
         **options,

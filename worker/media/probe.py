@@ -17,7 +17,7 @@ import re
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,24 @@ NOTABLE = {
 }
 
 
+#: Codecs whose packets say by these bytes (ITU-T T.35) what they carry, and within how many bytes they do.
+MARKED, MARKED_BYTES = {"av1", "h264", "hevc", "mpeg2video"}, 4096
+MARKS = {
+    b"\xb5\x00\x31GA94\x03": "A53_CC",
+    b"\x00\x00\x01\xb2GA94\x03": "A53_CC",
+    b"\xb5\x00\x3c\x00\x01\x04": "DYNAMIC_HDR_PLUS",
+    b"\x26\x00\x04\x00\x05": "DYNAMIC_HDR_VIVID",
+}
+SYNONYMS = (("hearing_impaired", "captions"), ("visual_impaired", "descriptions"))
+LANGUAGE = re.compile(r"-[a-z]{3}$")  # behind the name of a tag
+#: Tags about the file itself, as its writer left them.
+TECHNICAL = re.compile(
+    "major_brand|minor_version|compatible_brands|creation_time|modification_date|duration|encoder|software|timecode|"
+    r"wmfsdk.*|isvbr|deviceconformancetemplate|metadatacreator|has[a-z]+|canseektoend|\w+size|last\w*timestamp|"
+    r"\w*uid|\w*umid|product_\w+|company_name|application_platform|toolkit_version|operational_pattern_ul|_.*"
+)
+
+
 ONE_VIEW = Note.of(
     "one-view", "The video is a spatial one, with a view for each eye: the result has the base view alone."
 )
@@ -177,6 +195,7 @@ class Scan:
     timeless: bool  # the file holds no times: frames are an even ``time_base`` apart
     whole: bool  # each packet is known to be one shown frame with a time of its own
     breaks_off: bool  # the file ends in the midst of something
+    marks: list[str]  # names of side data that packets carry
 
 
 def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
@@ -186,6 +205,7 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
     stamps: list[int] = []
     latest, lasting = None, 0  # when the last picture so far is shown, and how long
     begins_whole = breaks_off = False
+    marks: set[str] = set()
     with _open(path, limits) as container, av.logging.Capture() as messages:
         stream = _video_stream(container, choice.stream)
         context = stream.codec_context
@@ -193,13 +213,15 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
         if choice.rate and not timeless:
             raise MediaError("invalid-option", HAS_TIMES)
         exact = context.codec.canonical_name in FRAME_PER_PACKET and context.field_order in PROGRESSIVE
-        order = _PictureOrder(stream)
+        order, looks = _PictureOrder(stream), _codec(stream) in MARKED
         try:
             for number, packet in enumerate(container.demux(stream)):
                 if number == 0:
                     begins_whole = packet.is_keyframe
                 if not packet.size:  # the end
                     continue
+                if looks:
+                    marks.update(_marks(packet))
                 if packet.is_discard:  # outside the edit list
                     order.add(packet, is_shown=False)
                     continue
@@ -237,7 +259,14 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
             timeless=timeless,
             whole=whole and agrees is not False,
             breaks_off=breaks_off or any(map(BREAK.search, (text for _, _, text in messages))),
+            marks=sorted(marks),
         )
+
+
+def _marks(packet: av.Packet[Any]) -> Iterator[str]:
+    """What the beginning of a packet says that it carries for its picture."""
+    head = bytes(memoryview(packet)[:MARKED_BYTES])
+    return (name for mark, name in MARKS.items() if mark in head)
 
 
 class _PictureOrder:
@@ -342,6 +371,7 @@ def _scan_of(pictures: Stills) -> Scan:
         timeless=pictures.container == ZIP,
         whole=True,
         breaks_off=pictures.breaks_off,
+        marks=[],
     )
 
 
@@ -371,65 +401,119 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
         scan = _scan(path, limits, choice)
         if container.format.name in ("jpeg_pipe", "mjpeg") and not pictures and len(scan.pts) == 1:
             raise MediaError("no-video-stream", ONE_PICTURE)
-        first, duration = scan.pts[0] * scan.time_base, (scan.end - scan.pts[0]) * scan.time_base
-        if limits.max_duration is not None:
-            _check_duration(duration, limits.max_duration)
-        sounds = [s for s in container.streams.audio if s.codec_context]
-        begins = [s.start_time * s.time_base for s in sounds if s.start_time is not None and s.time_base]
+        codec = pictures.codec if pictures else _codec(stream)
+        notes = {ONE_VIEW: _has_views(frame), BREAKS_OFF: scan.breaks_off, CLIPPED: codec in LINEAR}
         lines = _described(container)
-        pixels, rgb = frame.format.name, is_rgb(frame.format)
-        # WebM has alpha in a stream of its own beside the picture, which FFmpeg's own decoders leave out.
-        said = {name.lower(): value for name, value in stream.metadata.items()}
-        hidden_alpha = _codec(stream) in ("vp8", "vp9") and said.get("alpha_mode") == "1"
-        width, height = (pictures and pictures.size) or (frame.width, frame.height)
-        found = VideoInfo(
+        return VideoInfo(
             container=pictures.container if pictures else container.format.name,
-            codec=pictures.codec if pictures else _codec(stream),
+            codec=codec,
             stream=stream.index,
-            width=width,
-            height=height,
-            pixel_format=pixels,
-            working_format=working_format(pixels, width, height),
-            alpha=_has_alpha(frame.format) or hidden_alpha or (pictures is not None and pictures.alpha),
-            transparent=hidden_alpha or _is_transparent(frame),
-            frames=len(scan.pts),
-            time_base=scan.time_base,
-            start=min([first, *begins]),
-            average_rate=_average_rate(
-                None if scan.timeless or pictures else stream.average_rate, len(scan.pts) / duration
-            ),
-            duration=duration,
-            primaries=frame.color_primaries,
-            transfer=frame.color_trc,
-            matrix=BT709 if rgb or frame.colorspace == RGB else frame.colorspace,  # PNG says RGB of gray, too
-            full_range=not rgb and (frame.color_range == JPEG_RANGE or pixels.startswith("yuvj")),
+            **_planes(frame, stream, pictures),
+            **_times(scan, container, stream, pictures, limits),
+            **_colors(frame, codec),
             sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
             display_matrix=_display_matrix(frame),
             rotation=frame.rotation % 360,
             audio=tuple(
-                AudioInfo(s.index, _codec(s), _channels(s), s.codec_context.sample_rate, **_names(s))
-                for s in sounds
+                AudioInfo(
+                    s.index,
+                    _codec(s),
+                    _channels(s),
+                    s.codec_context.sample_rate,
+                    **_names(s),
+                    roles=_roles(s),
+                )
+                for s in _sounds(container)
             ),
             subtitles=tuple(
-                SubtitleInfo(s.index, _codec(s), **_names(s))
+                SubtitleInfo(s.index, _codec(s), **_names(s), roles=_roles(s))
                 for s in container.streams.subtitles
                 if s.codec_context
             ),
             field_order=FIELD_ORDERS.get(
                 stream.codec_context.field_order, "tff" if frame.interlaced_frame else ""
             ),
-            notes=(*([ONE_VIEW] if _has_views(frame) else []), *([BREAKS_OFF] if scan.breaks_off else [])),
-            depth=8 if frame.format.has_palette else max(part.bits for part in frame.format.components),
+            notes=tuple(note for note, is_so in notes.items() if is_so),
             others=tuple(_others(container, stream.index, lines)),
             chapters=len(container.chapters()),
             chroma_location=_chroma_location(lines[stream.index]),
-            **_side_data(frame),
+            **_side_data(frame, scan.marks),
             **_names(stream),
             timecode=_timecode(container, stream),
+            tags=_tags(container),
         )
-        if found.codec not in LINEAR:
-            return found
-        return replace(found, notes=(*found.notes, CLIPPED), primaries=BT709, transfer=SRGB)
+
+
+def _planes(
+    frame: av.VideoFrame, stream: av.video.stream.VideoStream, pictures: Stills | None
+) -> dict[str, Any]:
+    """The facts about the samples of a decoded frame."""
+    pixels = frame.format.name
+    # WebM has alpha in a stream of its own beside the picture, which FFmpeg's own decoders leave out.
+    said = {name.lower(): value for name, value in stream.metadata.items()}
+    hidden_alpha = _codec(stream) in ("vp8", "vp9") and said.get("alpha_mode") == "1"
+    width, height = (pictures and pictures.size) or (frame.width, frame.height)
+    return {
+        "width": width,
+        "height": height,
+        "pixel_format": pixels,
+        "working_format": working_format(pixels, width, height),
+        "alpha": _has_alpha(frame.format) or hidden_alpha or (pictures is not None and pictures.alpha),
+        "transparent": hidden_alpha or _is_transparent(frame),
+        "depth": 8 if frame.format.has_palette else max(part.bits for part in frame.format.components),
+    }
+
+
+def _times(
+    scan: Scan,
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    pictures: Stills | None,
+    limits: Limits,
+) -> dict[str, Any]:
+    """The facts about time; MediaError where the picture lasts longer than is allowed."""
+    first, duration = scan.pts[0] * scan.time_base, (scan.end - scan.pts[0]) * scan.time_base
+    if limits.max_duration is not None:
+        _check_duration(duration, limits.max_duration)
+    sounds = _sounds(container)
+    begins = [s.start_time * s.time_base for s in sounds if s.start_time is not None and s.time_base]
+    written = None if scan.timeless or pictures else stream.average_rate
+    return {
+        "frames": len(scan.pts),
+        "time_base": scan.time_base,
+        "start": min([first, *begins]),
+        "average_rate": _average_rate(written, len(scan.pts) / duration),
+        "duration": duration,
+    }
+
+
+def _colors(frame: av.VideoFrame, codec: str) -> dict[str, Any]:
+    """The facts about colour. Pictures that hold light as such are shown as sRGB."""
+    rgb, is_light = is_rgb(frame.format), codec in LINEAR
+    is_full = frame.color_range == JPEG_RANGE or frame.format.name.startswith("yuvj")
+    return {
+        "primaries": BT709 if is_light else frame.color_primaries,
+        "transfer": SRGB if is_light else frame.color_trc,
+        "matrix": BT709 if rgb or frame.colorspace == RGB else frame.colorspace,  # PNG says RGB of gray, too
+        "full_range": not rgb and is_full,
+    }
+
+
+def _sounds(container: av.container.InputContainer) -> list[av.audio.stream.AudioStream]:
+    return [stream for stream in container.streams.audio if stream.codec_context]
+
+
+def _roles(stream: av.stream.Stream) -> tuple[str, ...]:
+    """What a track is marked with. Of two marks that mean the same, which FFmpeg makes of one, the first counts."""
+    found = {role.name for role in Disposition if role.name and stream.disposition & role}
+    found -= {second for first, second in SYNONYMS if first in found}
+    return tuple(sorted(found))
+
+
+def _tags(container: av.container.InputContainer) -> tuple[str, ...]:
+    """The names of what the file says of itself, but for what is about the file and not about the video."""
+    names = {LANGUAGE.sub("", name.lower()) for name, value in container.metadata.items() if value}
+    return tuple(sorted(name for name in names if not TECHNICAL.fullmatch(name)))
 
 
 def _has_alpha(pixels: av.VideoFormat) -> bool:
@@ -507,14 +591,15 @@ def _names(stream: av.stream.Stream) -> dict[str, Any]:
     }
 
 
-def _side_data(frame: av.VideoFrame) -> dict[str, Any]:
-    """The facts that come as side data of a frame."""
+def _side_data(frame: av.VideoFrame, marks: Iterable[str]) -> dict[str, Any]:
+    """The facts that come as side data of the first frame; ``marks`` are names of what packets carry."""
     try:
         given: Any = frame.side_data
         found = {data.type: bytes(data) for data in given or ()}
     except ValueError:  # PyAV gives none at all where it does not know one type
-        return {}
-    facts: dict[str, Any] = {"side_data": tuple(sorted(kind.name for kind in found if kind in NOTABLE))}
+        found = {}
+    names = {kind.name for kind in found if kind in NOTABLE}
+    facts: dict[str, Any] = {"side_data": tuple(sorted(names.union(marks)))}
     if (data := found.get(SideData.MASTERING_DISPLAY_METADATA)) and len(data) == MASTERING.size:
         *parts, has_primaries, has_luminance = MASTERING.unpack(data)
         if has_primaries and has_luminance and all(parts[1::2]):

@@ -200,6 +200,19 @@ def test_lossless_video_keeps_full_range(full_range: Path, delivered: Interpolat
     assert all(map(np.array_equal, frames, decoded(full_range, "yuvj444p")))
 
 
+def test_what_becomes_of_full_range_and_of_rgb_is_said(
+    full_range: Path, video: MakeVideo, delivered: Interpolated
+) -> None:
+    def said(source: Path, **options: str) -> tuple[bool, bool]:
+        result, plan = delivered(source, **options)
+        return probe(result).full_range, "pixels-range" in {note.code for note in plan.notes}
+
+    rgb = video("rgb.mov", "-c:v", "png", "-pix_fmt", "rgb24", "-frames:v", 3)
+    gray = video("gray.mov", "-c:v", "png", "-pix_fmt", "gray", "-frames:v", 3)
+    assert said(full_range) == said(gray) == (True, False)
+    assert said(full_range, container="mov", codec="prores") == said(rgb) == (False, True)
+
+
 @pytest.mark.parametrize("container", ["gif", "apng", "webp", "png", "jpeg"])
 def test_pictures_of_full_range_have_its_light(
     full_range: Path, delivered: Interpolated, tmp_path: Path, container: str

@@ -168,7 +168,7 @@ EXPECTED = {
         ],
         [
             *("audio-encoded", "subtitles-converted", "subtitles-dropped", "stream-copied"),
-            *("stream-dropped", "stream-dropped"),
+            *("stream-dropped", "stream-dropped", "tags-dropped", "tags-dropped"),
         ],
     ),
     "webm": (
@@ -186,7 +186,7 @@ EXPECTED = {
         ],
         [
             *("audio-encoded", "audio-encoded", "subtitles-converted", "subtitles-dropped"),
-            *("stream-dropped", "stream-dropped", "stream-dropped"),
+            *("stream-dropped", "stream-dropped", "stream-dropped", "tags-dropped"),
         ],
     ),
 }
