@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from service.api.options import parse_options
 from tests.worker.conftest import Interpolate, decoded, packet_times
-from worker.media import ffmpeg
+from worker.media import content, ffmpeg
 from worker.media.content import WHOLE, pieces
+from worker.media.errors import MachineError
 from worker.media.fields import Piece, choose
 from worker.media.sandbox import probe
 from worker.media.times import frame_times
@@ -316,3 +318,36 @@ def test_a_cadence_is_evened_and_nothing_else() -> None:
     assert (even[0], even[-1]) == (film[0], film[-1])
     uneven = [Fraction(k * k, 100) for k in range(12)]
     assert evened(uneven) == uneven
+
+
+# -- the look itself -----------------------------------------------------------------
+
+
+def test_changes_are_those_of_their_frames_where_sizes_change(tmp_path: Path) -> None:
+    parts = []
+    for size, later in (("96x64", 0), ("64x64", 0.4), ("96x64", 0.8)):
+        flash = f"color=black:size={size}:rate=25:duration=0.4,drawbox=c=white:t=fill:enable='eq(n,5)'"
+        path = tmp_path / f"{later}.ts"
+        command = [ffmpeg.binary(), "-v", "error", "-f", "lavfi", "-i", flash, *H264]
+        subprocess.run([*command, "-output_ts_offset", str(later), str(path)], check=True)
+        parts.append(path.read_bytes())
+    source = tmp_path / "sizes.ts"
+    source.write_bytes(b"".join(parts))
+    info = probe(source)
+    changes = content.changes(source, info, frame_times(source))
+    assert [k for k, change in enumerate(changes) if change > 100] == [5, 6, 15, 16, 25, 26]
+
+
+@pytest.mark.parametrize("look", [content.pieces, content.changes])
+def test_a_look_that_the_machine_ends_is_no_finding(
+    interlaced: Path, look: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ended(ffmpeg.Process):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.kill()
+
+    info, timeline = probe(interlaced), frame_times(interlaced)
+    monkeypatch.setattr(ffmpeg, "Process", Ended)
+    with pytest.raises(MachineError, match="ended by the machine"):
+        look(interlaced, info, timeline)

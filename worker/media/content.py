@@ -19,6 +19,7 @@ import numpy as np
 
 from worker.channel import CHECK_SECONDS, nothing
 from worker.media import ffmpeg, fields
+from worker.media.errors import MachineError, damaged
 from worker.media.facts import VideoInfo
 from worker.media.fields import Piece
 from worker.media.moved import Moved
@@ -42,6 +43,9 @@ def pieces(
     """Looks at the whole of a short video, and at a few pieces of a longer one.
 
     Where no seek finds a frame, as in a file without an index, the beginning is looked at.
+
+    Raises:
+        MachineError: the machine ended a look.
     """
     count = len(timeline.times)
 
@@ -86,7 +90,7 @@ def _piece(
         with process:
             changes = list(_read_changes(process, info, check, progressed))
             found = KEY.findall(lines.read())  # some 30 KB, which the pipe holds
-            process.wait()
+            _check_ended(process)
     said = {key: [value.decode() for name, value in found if name == key] for key in (b"single", b"repeated")}
     return Piece(said[b"single"], said[b"repeated"], changes)
 
@@ -120,12 +124,22 @@ def changes(
             for number, (change, stamp) in enumerate(zip(differences, stamps, strict=False), 1):
                 if (index := timeline.index(stamp.time, number, info.time_base)) is not None:
                     found[index] = change
+            _check_ended(process)
     found[0] = 0.0
     return found
 
 
+def _check_ended(process: ffmpeg.Process) -> None:
+    """Raise MachineError where the machine ended the look: what it saw until then is no finding."""
+    process.wait()
+    if isinstance(error := process.blame(damaged(process.messages)), MachineError):
+        raise error
+
+
 def _source(path: Path, info: VideoInfo, **options: Any) -> Any:
-    return ffmpeg.source(path, **options)[str(info.stream)]
+    """The frames in the size of the first: where another begins, FFmpeg would begin to compare anew."""
+    frames = ffmpeg.source(path, reinit_filter=0, **options)[str(info.stream)]
+    return frames.filter("scale", info.width, info.height)
 
 
 def _squares(info: VideoInfo) -> tuple[int, int]:
