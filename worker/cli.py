@@ -76,6 +76,12 @@ class Exact(click.ParamType):
     default="auto",
     show_default=True,
 )
+@click.option(
+    "--profile",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="DAIN_PROFILE",
+    help="File that `dain tune` wrote, if the model is its; the setting DAIN_PROFILE otherwise.",
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
     "--container",
@@ -196,6 +202,7 @@ def interpolate(
     speed: str | None,
     model: str,
     precision: str,
+    profile: Path | None,
     device: str,
     scene_threshold: float,
     no_audio: bool,
@@ -250,7 +257,7 @@ def interpolate(
     click.echo(f"Looking into {source.name}.", err=True)
     from worker.interpolation import Interpolation  # brings PyTorch, which takes seconds
 
-    Interpolation(source, result, options, mask_path, overwrite).run(device, precision)
+    Interpolation(source, result, options, mask_path, overwrite).run(device, precision, profile)
 
 
 def _check_result(source: Path, result: Path, overwrite: bool, container: object) -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dain_core.outputs import writing
 from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.memory import FrameTooLargeError
+from dain_core.runtime.profile import read_profile
 from dain_core.weights.files import WeightsError
 from service.jobs.notes import Note, sentences
 from service.jobs.options import Options
@@ -37,10 +38,10 @@ class Interpolation:
     mask: Path | None
     overwrite: bool
 
-    def run(self, device: str, precision: str) -> None:
+    def run(self, device: str, precision: str, profile: Path | None = None) -> None:
         """Makes the result. ClickException where that is not possible."""
         try:
-            self._run(device, precision)
+            self._run(device, precision, profile)
         except MediaError as error:
             raise click.ClickException(error.detail) from error
         except FrameTooLargeError as error:
@@ -48,12 +49,17 @@ class Interpolation:
         except (WeightsError, ValueError) as error:
             raise click.ClickException(str(error)) from error
 
-    def _run(self, device: str, precision: str) -> None:
+    def _run(self, device: str, precision: str, profile: Path | None) -> None:
         options = self.options
         info = sandbox.probe(self.source, choice=Choice(options.video_stream, options.source_fps))
         plan = JobPlan.make(self.source, info, options, segment_frames=SEGMENT_FRAMES)
         _say(f"Loading the network for {device if device != 'auto' else 'the best device here'}.")
-        interpolator = Interpolator.load(options.model, device=device, precision=precision)
+        interpolator = Interpolator.load(
+            options.model,
+            device=device,
+            precision=precision,
+            profile=read_profile(profile) if profile else None,
+        )
         _say(f"Making {plan.frames} frames of {len(plan.timeline.times)} on {interpolator.device}.")
         with writing(self.result):
             made, notes = self._follow(plan, interpolator)

@@ -11,11 +11,12 @@ import click
 from dain_core.compression.calibrate import histograms
 from dain_core.compression.distil import Settings, distil, open_footage, quality
 from dain_core.compression.errors import CompressionError
-from dain_core.compression.options import learning_options, models_option
+from dain_core.compression.options import learning_options
 from dain_core.compression.prune import check_options
 from dain_core.compression.quantise import calibration_of, model_called
 from dain_core.compression.simulate import simulated
 from dain_core.errors import DainCoreError
+from dain_core.options import Amount, models_option
 from dain_core.outputs import OutputFile, writing
 from dain_core.runtime.backends import Source, eight_bit_blocks
 from dain_core.runtime.calibration import digest_of, place_of
@@ -47,7 +48,7 @@ _COMPARED = 4
     "--loss",
     default=0.05,
     show_default=True,
-    type=float,
+    type=Amount(),
     help="Loss in dB by eight bits up to which nothing is trained; -inf always trains.",
 )
 @learning_options(2e-5, 1, "Steps to train for.")

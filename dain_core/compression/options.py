@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from dain_core.options import Amount
 from dain_core.weights.files import FORMATS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-#: `--models`, for commands that take the name of a model.
-models_option = click.option(
-    "--models",
-    type=click.Path(path_type=Path),
-    envvar="DAIN_MODELS",
-    help="Folder of models of your own; the setting DAIN_MODELS otherwise.",
-)
 
 
 def learning_options(rate: float, fewest_steps: int, steps_help: str) -> Callable[[Command], Command]:
@@ -31,7 +23,7 @@ def learning_options(rate: float, fewest_steps: int, steps_help: str) -> Callabl
     """
     options = (
         click.option(
-            "--minutes", type=click.FloatRange(0), help="Minutes to train for.  [default: 10, without --steps]"
+            "--minutes", type=Amount(0), help="Minutes to train for.  [default: 10, without --steps]"
         ),
         click.option("--steps", type=click.IntRange(fewest_steps), help=steps_help),
         click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Triplets in a step."),
@@ -39,7 +31,9 @@ def learning_options(rate: float, fewest_steps: int, steps_help: str) -> Callabl
             "--crop", default=(256, 256), show_default=True, nargs=2, type=click.IntRange(64),
             help="Height and width of a triplet, multiples of 64.",
         ),
-        click.option("--rate", default=rate, show_default=True, help="The highest learning rate."),
+        click.option(
+            "--rate", default=rate, show_default=True, type=Amount(0, min_open=True), help="The highest learning rate."
+        ),
         click.option("--layout", default="fp16", show_default=True, type=click.Choice(FORMATS), help="How to store."),
         click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..."),
         click.option("--seed", default=0, show_default=True),

@@ -14,28 +14,31 @@ from dain_core.compression.channels import trace
 from dain_core.compression.distil import Settings, distil, open_footage, quality
 from dain_core.compression.importance import MEASURES, importance
 from dain_core.compression.options import learning_options
+from dain_core.compression.quantise import model_called
 from dain_core.compression.selection import choose, pruned
 from dain_core.errors import DainCoreError
-from dain_core.network.networks import Config, Network, build, widths
+from dain_core.network.networks import Config, Network, widths
 from dain_core.network.refined import RefinedConfig
+from dain_core.options import Amount, models_option
 from dain_core.outputs import OutputFile, check_writable, writing
+from dain_core.runtime.backends import Source
 from dain_core.runtime.backends.fused import FusedDAIN
 from dain_core.runtime.devices import named_device
 from dain_core.training.resident import Triplets
-from dain_core.weights.files import config_for, load_weights, save
+from dain_core.weights.files import save
 
 #: The number of batches of eight triplets by which networks are compared.
 _COMPARED = 4
 
 
 @click.command()
-@click.argument("model", metavar="NAME[=FILE]")
+@click.argument("model")
 @click.argument("out", type=OutputFile())
 @click.option(
     "--keep",
     default=0.7,
     show_default=True,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Amount(0, 1, min_open=True, max_open=True),
     help="Share of the multiplications that is left.",
 )
 @click.option(
@@ -60,18 +63,20 @@ _COMPARED = 4
     help="Triplets to measure importance by.",
 )
 @learning_options(1e-4, 0, "Steps to train for; 0 does not train.")
+@models_option
 def prune(
     model: str, out: Path, keep: float, data: tuple[Path, ...], measure: str, samples: int, minutes: float | None,
     steps: int | None, batch: int, crop: tuple[int, int], rate: float, layout: str, device: str, seed: int,
+    models: Path | None,
 ) -> None:  # fmt: skip
-    """Remove the channels of a model that matter least, train what is left, and write its weights to OUT.
+    """Remove the channels of MODEL that matter least, train what is left, and write its weights to OUT.
 
     The file says which network it is of: `dain eval`, DAIN_MODELS and all other places take it like any other.
     """
     check_options(out, crop)
     try:
         place = named_device(device)
-        whole = _load(model).to(place)
+        whole = Source(model_called(model, models)).network().to(place).eval()
         footage = open_footage(data, crop, place, seed)
         known = [footage(1) for _ in range(samples)]
         small, share = _pruned(whole, keep, measure, known)
@@ -109,16 +114,6 @@ def check_options(out: Path, crop: tuple[int, int]) -> None:
             f"{crop[0]} {crop[1]}: both sides must be multiples of 64", param_hint="--crop"
         )
     check_writable(out)
-
-
-def _load(spec: str) -> Network:
-    """Load a model, NAME or NAME=FILE, in float32 on the CPU."""
-    name, _, file = spec.partition("=")
-    config = config_for(file or name, name)
-    with torch.device("meta"):
-        network = build(config)
-    network.load_state_dict(load_weights(file or name, config), assign=True)
-    return network.eval()
 
 
 def _report(progress: float, psnr: float) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dain_core.compression.calibrate import METHODS, Histogram, histograms
-from dain_core.compression.options import models_option
 from dain_core.errors import DainCoreError
 from dain_core.evaluation.clips import Clip, Sample, Selection, find_clips
+from dain_core.options import models_option
 from dain_core.outputs import check_writable, writing
 from dain_core.runtime.backends import Source
 from dain_core.runtime.calibration import Calibration, digest_of, place_of

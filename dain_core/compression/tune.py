@@ -23,13 +23,13 @@ from rich.table import Table
 from torch import Tensor
 
 from dain_core.compression.errors import CompressionError
-from dain_core.compression.options import models_option
 from dain_core.compression.quantise import model_called, read_samples
 from dain_core.errors import DainCoreError
 from dain_core.evaluation.cli import FrameSize
 from dain_core.evaluation.clips import Sample, find_clips
 from dain_core.evaluation.metrics import psnr
 from dain_core.network.networks import build
+from dain_core.options import Amount, models_option
 from dain_core.outputs import OutputFile, check_writable, writing
 from dain_core.runtime.backends import backend_for
 from dain_core.runtime.backends.fused import FusedDAIN
@@ -255,11 +255,11 @@ def best(
     type=click.Path(path_type=Path),
     help="Folder of videos or frames of the kind that the model is for.",
 )
-@click.option("--loss", type=click.FloatRange(0), help="dB that may be lost against float32.  [default: 0.1]")
+@click.option("--loss", type=Amount(0), help="dB that may be lost against float32.  [default: 0.1]")
 @click.option(
     "--time",
     "milliseconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Amount(0, min_open=True),
     help="Milliseconds that a new frame may take.",
 )
 @click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dain_core.export import engines, tensorrt
 from dain_core.export.graphs import FORMS
 from dain_core.export.write import PRECISIONS
 from dain_core.export.write import export as write
+from dain_core.options import Amount, models_option
 from dain_core.outputs import OutputFile, writing
 from dain_core.weights.registry import named, registry
 
@@ -34,6 +36,22 @@ class _Size(click.ParamType):
         self.fail(f"{value!r} is no size such as 1920x1088", param, ctx)
 
 
+def _model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of what is exported."""
+    model = click.option(
+        "--model",
+        default="dain-lite",
+        show_default=True,
+        help="A model that comes with the project, or yours.",
+    )
+    calibration = click.option(
+        "--calibration",
+        type=click.Path(path_type=Path),
+        help="A video, or a folder of videos or frames, whose values choose the ranges of eight bits.",
+    )
+    return model(models_option(calibration(command)))
+
+
 @click.group()
 def export() -> None:
     """A model for other runtimes."""
@@ -41,15 +59,7 @@ def export() -> None:
 
 @export.command()
 @click.argument("out", type=_Out())
-@click.option(
-    "--model", default="dain-lite", show_default=True, help="A model that comes with the project, or yours."
-)
-@click.option(
-    "--models",
-    type=click.Path(path_type=Path),
-    envvar="DAIN_MODELS",
-    help="Folder of models of your own; the setting DAIN_MODELS otherwise.",
-)
+@_model_options
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(list(PRECISIONS)))
 @click.option(
     "--form",
@@ -57,11 +67,6 @@ def export() -> None:
     show_default=True,
     type=click.Choice(list(FORMS)),
     help="One file, or a folder of three, so that the work for a frame and for a pair is done once.",
-)
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    help="A video, or a folder of videos or frames, whose values choose the ranges of eight bits.",
 )
 def onnx(
     out: Path, model: str, models: Path | None, precision: str, form: str, calibration: Path | None
@@ -84,15 +89,7 @@ def onnx(
 
 @export.command("tensorrt")
 @click.argument("out", metavar="FOLDER", type=_Out())
-@click.option(
-    "--model", default="dain-lite", show_default=True, help="A model that comes with the project, or yours."
-)
-@click.option(
-    "--models",
-    type=click.Path(path_type=Path),
-    envvar="DAIN_MODELS",
-    help="Folder of models of your own; the setting DAIN_MODELS otherwise.",
-)
+@_model_options
 @click.option("--precision", default="fp16", show_default=True, type=click.Choice(list(engines.PRECISIONS)))
 @click.option(
     "--least", default="256x256", show_default=True, type=_Size(), help="Smallest frames, WIDTHxHEIGHT."
@@ -103,17 +100,12 @@ def onnx(
     "--workspace",
     default=4.0,
     show_default=True,
-    type=click.FloatRange(0),
+    type=Amount(0, 1024),
     metavar="GIB",
     help="Memory of a layer.",
 )
 @click.option(
     "--timing-cache", type=OutputFile(), help="File of what TensorRT measured; it is made, or added to."
-)
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    help="A video, or a folder of videos or frames, whose values choose the ranges of eight bits.",
 )
 @click.option(
     "--compute-capability", metavar="X.Y", help="GPU to build for, if TensorRT-RTX does; not the one here."

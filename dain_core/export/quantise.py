@@ -1,7 +1,7 @@
 """Exported graphs in eight bits: their convolutions between pairs of QuantizeLinear and DequantizeLinear (QDQ).
 
 Ranges of activations are those seen on real frames; weights have a scale for each output channel. The convolutions that
-estimate flow stay as they are: a rounded flow moves pixels, and costs more than all others together.
+estimate or correct flow stay as they are: a rounded flow moves pixels, and costs more than all others together.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from onnxruntime.quantization import (
 
 Arrays = Mapping[str, NDArray[Any]]
 
-#: The parts of a network, as its nodes are named by, whose convolutions are left as they are.
-_EXACT = ("flow", "pyramid")
+#: How the names of nodes begin whose convolutions are left as they are: what estimates flow and the features of it, and
+#: what in `refine` corrects it and makes the kernels. Parts of `refine` lie at the top of a graph.
+_EXACT = ("flow", "pyramid", "blocks", "hand_on", "Conv")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def quantise(path: Path, seen: Sequence[Arrays], kind: EightBits) -> None:
     kept = [
         node.name
         for node in model.graph.node
-        if node.op_type == "Conv" and any(part.startswith(_EXACT) for part in node.name.split("/"))
+        if node.op_type == "Conv" and node.name.lstrip("/").startswith(_EXACT)
     ]
     if len(kept) == sum(node.op_type == "Conv" for node in model.graph.node):
         return

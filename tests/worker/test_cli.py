@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -94,6 +95,27 @@ def test_what_is_wrong_is_said(tmp_path: Path, name: str, arguments: list[str], 
     assert done.exit_code != 0
     assert expected in done.output
     assert not (tmp_path / name).exists()
+
+
+def test_a_profile_is_followed_or_refused(
+    video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = tmp_path / "profile.json"
+    fields = {
+        "device": "a toaster",
+        "model": "dain",
+        "weights": "",
+        "version": "",
+        "blocks": {},
+        "size": [64, 64],
+    }
+    profile.write_text(
+        json.dumps({"kind": "dain-profile", **fields, "milliseconds": 1, "before": 1, "loss": 0})
+    )
+    monkeypatch.setenv("DAIN_PROFILE", str(profile))
+    source = video("tiny.mkv", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25:duration=0.08")
+    done = CliRunner().invoke(interpolate, [str(source), str(tmp_path / "out.mp4"), "--device", "cpu"])
+    assert done.exit_code == 1 and "was measured on a toaster" in done.output
 
 
 def test_the_precisions_are_those_of_the_engine() -> None:

@@ -32,11 +32,11 @@ def test_a_pruned_model_is_served(
     tmp_path: Path, clips: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dain_core.compression.prune._COMPARED", 1)
-    given, models = tmp_path / "given.safetensors", tmp_path / "models"
+    models = tmp_path / "models"
     models.mkdir()
-    save(random_network(CONFIGS[kind]).state_dict(), given, "fp32", CONFIGS[kind])
+    save(random_network(CONFIGS[kind]).state_dict(), models / "given.safetensors", "fp32", CONFIGS[kind])
     out = models / "thin.safetensors"
-    answer = run(f"{kind}={given}", out, "--keep", 0.85, "--data", clips, "--steps", 1, *FAST)
+    answer = run("given", out, "--models", models, "--keep", 0.85, "--data", clips, "--steps", 1, *FAST)
     assert answer.exit_code == 0, answer.output
     assert "% of the multiplications are left" in answer.output and "32     │ 16" in answer.output
     assert (
@@ -101,7 +101,9 @@ def test_what_cannot_be_pruned_is_refused_in_a_sentence(tmp_path: Path, clips: P
     (text / "a.mp4").write_text("no video")
     cases = [
         (("rife", out), "no model is called 'rife': choose one of dain"),
-        ((f"dain={tmp_path / 'absent'}", out), "there are no weights at"),
+        (("dain", out, "--models", tmp_path / "absent"), "there is no folder"),
+        (("dain", out, "--keep", "nan"), "'nan' is no number"),
+        (("dain", out, "--rate", "nan"), "'nan' is no number"),
         (("dain-lite", tmp_path / "thin.pth"), "must end in .safetensors"),
         (("dain-lite", tmp_path / "none" / "thin.safetensors"), "there is no folder"),
         (("dain-lite", "/proc/thin.safetensors"), "cannot write /proc/thin.safetensors"),
@@ -124,6 +126,8 @@ def test_a_goal_that_cannot_be_reached_is_refused(
     monkeypatch.setattr("dain_core.compression.prune._COMPARED", 1)
     given, out = tmp_path / "given.safetensors", tmp_path / "thin.safetensors"
     save(random_network(SMALL).state_dict(), given, "fp32", SMALL)
-    answer = run(f"dain={given}", out, "--keep", 0.01, "--importance", "weight", "--data", clips, *FAST)
+    answer = run(
+        "given", out, "--models", tmp_path, "--keep", 0.01, "--importance", "weight", "--data", clips, *FAST
+    )
     assert answer.exit_code == 1 and "choose a larger --keep" in " ".join(answer.output.split())
     assert not out.exists() and load_weights(given)

@@ -103,6 +103,8 @@ def test_what_cannot_be_built_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
             (["mine"], "mine holds other files: name a new folder"),
             (["mine/letter.txt"], "letter.txt is a file: name a folder"),
             (["mine", "--refit"], "mine has no engines: build them without --refit"),
+            (["out", "--workspace", "nan"], "'nan' is no number"),
+            (["out", "--workspace", "inf"], "is not in the range"),
             (["out", "--model", "dian"], "no model is called 'dian'"),
         ):
             refused = command(*arguments)

@@ -20,9 +20,14 @@ SEEN = [{"x": RANDOM.random((1, 3, 8, 8), np.float32), "other": np.zeros(1, np.f
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """Two convolutions of `x`, one of which estimates flow, to `y`."""
+    """Convolutions of `x` to `y`, of which some estimate and correct flow."""
     nodes, weights = [], []
-    for name, source, target in (("/flow/Conv", "x", "z"), ("/rectify/head/Conv", "z", "y")):
+    for name, source, target in (
+        ("/flow/Conv", "x", "w"),
+        ("/blocks.0/head/Conv", "w", "v"),
+        ("/Conv", "v", "z"),
+        ("/rectify/blocks.0/Conv", "z", "y"),
+    ):
         given = {
             f"{name}.weight": RANDOM.random((3, 3, 3, 3), np.float32) - 0.5,
             f"{name}.bias": RANDOM.random(3, np.float32),
@@ -44,7 +49,7 @@ def frame(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("kind", "error", "taken"), [(ASYMMETRIC, 0.03, False), (SYMMETRIC, 0.06, True), (FLOAT8, 0.5, True)]
+    ("kind", "error", "taken"), [(ASYMMETRIC, 0.1, False), (SYMMETRIC, 0.2, True), (FLOAT8, 0.5, True)]
 )
 def test_a_convolution_has_eight_bits_but_that_of_flow(
     kind: EightBits, error: float, taken: bool, model: Path
@@ -59,8 +64,14 @@ def test_a_convolution_has_eight_bits_but_that_of_flow(
         for node in made.graph.node
         if node.op_type == "Conv"
     }
-    assert inputs["/flow/Conv"] == ["", "", ""]
-    assert inputs["/rectify/head/Conv"] == ["DequantizeLinear"] * 2 + ["" if taken else "DequantizeLinear"]
+    assert inputs["/flow/Conv"] == ["", "", ""] and inputs["/blocks.0/head/Conv"] == inputs["/Conv"] == [
+        "Conv",
+        "",
+        "",
+    ]
+    assert inputs["/rectify/blocks.0/Conv"] == ["DequantizeLinear"] * 2 + [
+        "" if taken else "DequantizeLinear"
+    ]
     assert (not tensorrt.refused(model)[0]) == taken, tensorrt.refused(model)[0]
     assert [(each.key, each.value) for each in made.metadata_props] == [("dain.model", "tiny")]
     assert logging.root.manager.disable == logging.NOTSET  # others log on
