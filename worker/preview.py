@@ -12,7 +12,7 @@ import numpy as np
 from dain_core.runtime.color import YCGCO
 from dain_core.runtime.pixels import PixelFormat
 from worker.media.decode import Plane
-from worker.media.picture import FULL, LIMITED, jpeg
+from worker.media.picture import jpeg
 from worker.plan import JobPlan
 
 SECONDS = 2.0  # between two pictures
@@ -46,6 +46,7 @@ class Preview:
             [self._frame(planes) for planes in newest],
             width=WIDTH,
             matrix=info.color_matrix,
+            is_full=info.full_range,
             aspect=info.sample_aspect_ratio,
             rotation=info.rotation,
         )
@@ -56,5 +57,4 @@ class Preview:
         for there, plane in zip(frame.planes, planes, strict=False):  # alpha is left out
             rows = np.frombuffer(memoryview(there), self._pixels.dtype).reshape(plane.shape[0], -1)
             rows[:, : plane.shape[1]] = plane
-        frame.color_range = FULL if self._info.full_range else LIMITED
         return frame

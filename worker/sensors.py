@@ -1,4 +1,4 @@
-"""What a machine says of its heat, of what slows it down, and of its power mode.
+"""What a machine says of its heat, of what slows it down, of its power, and of how busy it is.
 
 Linux says it in sysfs: thermal zones and what cools them, hwmon, the counters of x86 processors, the firmware of a
 Raspberry Pi. NVIDIA's driver says it by NVML, where nvidia-ml-py is installed. A Jetson has no whole NVML: its
@@ -32,6 +32,7 @@ _OF_RASPBERRY_PI = {0x1: "under-voltage", 0x4: "heat", 0x8: "heat"}
 #: Cooling devices that slow processors down, as Linux and Jetson's device trees call them. Fans slow nothing down.
 _SLOWING = re.compile(r"Processor|(thermal-)?(cpufreq|devfreq)\b.*|intel_powerclamp|.*-throttle-alert")
 _PLAUSIBLE = range(-40, 200)  # °C; a Jetson's zone that is off says -256
+FEWEST_TICKS = 50  # of a hundredth of a second, of all processors, that say how busy they are
 REMEMBERED_SECONDS = 30.0  # for who asks seldom: a drop of the voltage may be over in a moment
 
 
@@ -44,11 +45,15 @@ class Reading:
         throttled_by: why the machine is slower than it could be, or was half a minute ago at most; names of
             `service.jobs.workers.THROTTLES`.
         power_mode: as the machine calls it; None where it has no name for it.
+        watts: that the GPU takes; None without a sensor.
+        utilisation: how busy the GPU is, or else the processors, from 0 to 1; None where nothing says it.
     """
 
     celsius: dict[str, float]
     throttled_by: list[str]
     power_mode: str | None
+    watts: float | None = None
+    utilisation: float | None = None
 
 
 @dataclass
@@ -57,13 +62,15 @@ class Sensors:
 
     Attributes:
         device: of the worker: "cpu", "cuda:0" …
-        root: the folder that has `sys`, `etc` and `var`.
+        root: the folder that has `sys`, `etc`, `proc` and `var`.
     """
 
     device: str = "cpu"
     root: Path = Path("/")
     _counted: dict[Path, int] = field(default_factory=dict)  # at the last reading
     _seen: dict[str, float] = field(default_factory=dict)  # when each throttle was last in force
+    _ticks: tuple[int, int] = (0, 0)  # of all processors, in all and idle, at the last reading
+    _busy: float | None = None  # then
 
     def read(self) -> Reading:
         """Read all of them, which takes a few milliseconds."""
@@ -75,7 +82,8 @@ class Sensors:
         for throttle in (*self._heat(), *self._over_current(), *self._raspberry_pi(), *_clocks(self._gpu)):
             self._seen[throttle] = now
         recent = sorted(name for name, seen in self._seen.items() if now - seen < REMEMBERED_SECONDS)
-        return Reading(dict(highest), recent, self._power_mode())
+        watts, busy = _power(self._gpu), _load(self._gpu) if self._gpu else self._processors()
+        return Reading(dict(highest), recent, self._power_mode(), watts, busy)
 
     @cached_property
     def _gpu(self) -> Any:
@@ -144,6 +152,18 @@ class Sensors:
             or _text(self._sys("devices/system/cpu/cpu0/cpufreq/scaling_governor"))
         )
 
+    # -- how busy it is
+
+    def _processors(self) -> float | None:
+        """The share of their time that processors worked since the last reading, unless that was just now."""
+        ticks = [int(word) for word in (_text(self.root / "proc/stat") or "").split("\n")[0].split()[1:9]]
+        total, idle = sum(ticks), sum(ticks[3:5])  # of which the second waits for disks
+        passed, rested = total - self._ticks[0], idle - self._ticks[1]
+        if passed >= FEWEST_TICKS:
+            self._busy = 1 - rested / passed if self._ticks[0] else None
+            self._ticks = total, idle
+        return self._busy
+
     def _nvpmodel(self) -> str | None:
         """The mode of a Jetson: nvpmodel keeps its number in one file, and the names of all in another."""
         number = re.search(r"pmode:(\d+)", _text(self.root / "var/lib/nvpmodel/status") or "")
@@ -188,3 +208,16 @@ def _clocks(gpu: Any) -> Iterator[str]:
         with suppress(pynvml.NVMLError):
             reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
             yield from (reason for bit, reason in _OF_NVML.items() if reasons & bit)
+
+
+def _power(gpu: Any) -> float | None:
+    if gpu is not None:
+        with suppress(pynvml.NVMLError):
+            return float(pynvml.nvmlDeviceGetPowerUsage(gpu)) / 1000
+    return None
+
+
+def _load(gpu: Any) -> float | None:
+    with suppress(pynvml.NVMLError):
+        return float(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu) / 100
+    return None

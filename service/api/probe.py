@@ -59,10 +59,12 @@ class Prober:
         with self._lock:
             self._stop()
 
-    def look(self, path: Path, settings: Settings, options: Options = DEFAULTS) -> dict[str, Any]:
+    def look(
+        self, path: Path, settings: Settings, options: Options = DEFAULTS, question: str = "probe"
+    ) -> dict[str, Any]:
         """What the sandbox answers about the file at `path`; raises Problem 503 where it gives no answer.
 
-        `options` say what of the file is taken.
+        `options` say what of the file is taken. `question` is "probe" or "picture"; see `worker.media.forkserver`.
         """
         limits = {
             "max_pixels": settings.max_pixels,
@@ -70,7 +72,8 @@ class Prober:
             "max_duration": settings.max_duration_seconds,
         }
         choice = {"stream": options.video_stream, "rate": options.source_fps}
-        request = json.dumps({"file": str(path.absolute()), "limits": limits, "choice": choice}).encode()
+        asked = {"question": question, "file": str(path.absolute()), "limits": limits, "choice": choice}
+        request = json.dumps(asked).encode()
         until = time.monotonic() + LEAST_SECONDS + path.stat().st_size / SLOWEST_DISK
         for _ in range(ATTEMPTS):
             if text := self._ask(request, until):
@@ -168,6 +171,12 @@ def probe(prober: Prober, path: Path, settings: Settings, options: Options) -> d
     if options.strict and (why := refusal(Note.read_all(video.get("notes", ())))):
         raise Problem("loss-refused", why)
     return video
+
+
+def first_frame(prober: Prober, path: Path, settings: Settings, options: Options) -> str | None:
+    """The first frame of the video at `path` as a small JPEG, in base64; None where there is none to be had."""
+    picture: str | None = prober.look(path, settings, options, "picture").get("picture")
+    return picture
 
 
 def machine_failed(detail: str) -> Problem:

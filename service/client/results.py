@@ -157,6 +157,8 @@ class Worker(Result):
     celsius: Mapping[str, float] = field(default_factory=dict)  #: the highest temperature of each sensor
     throttled_by: tuple[str, ...] = ()  #: what slows the machine down
     power_mode: str | None = None
+    watts: float | None = None  #: that the GPU takes
+    utilisation: float | None = None  #: of the GPU, or else of the processors, from 0 to 1
     frames_per_second: float = 0.0  #: output frames over the last minute of work
     frames_total: int = 0
     job: str | None = None  #: in hand

@@ -63,6 +63,11 @@ class WorkerRecord(BaseModel):
         default=None,
         description="as the machine calls it: MAXN or 15W of a Jetson, a platform profile, a governor",
     )
+    watts: float | None = Field(default=None, description="that the GPU takes; null without a sensor")
+    utilisation: float | None = Field(
+        default=None,
+        description="how busy the GPU is, or else the machine's processors, from 0 to 1; null where nothing says it",
+    )
     frames_per_second: float = Field(default=0.0, description="output frames over the last minute of work")
     megapixels_per_second: dict[str, float] = Field(
         default_factory=dict,

@@ -115,7 +115,19 @@ def test_a_throttle_is_remembered_for_a_while(tmp_path: Path, monkeypatch: pytes
 
 def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
     reading = Sensors(root=tmp_path).read()
-    assert (reading.celsius, reading.throttled_by, reading.power_mode) == ({}, [], None)
+    assert reading == sensors.Reading({}, [], None)
+
+
+def test_how_busy_the_processors_are(tmp_path: Path) -> None:
+    machine = write(tmp_path, {"proc/stat": "cpu  1000 0 0 9000 0 0 0 0 0 0\ncpu0 1000 0 0 9000 0 0 0 0 0 0"})
+    assert machine.read().utilisation is None  # of the time since it was switched on
+    for line, busy in (
+        ("1075 0 0 9020 5 0 0 0", 0.75),
+        ("1076 0 0 9020 5 0 0 0", 0.75),
+        ("1076 0 0 9120 5", 0.01),
+    ):
+        write(tmp_path, {"proc/stat": f"cpu  {line}"})
+        assert machine.read().utilisation == pytest.approx(busy, abs=0.001)
 
 
 class TestNvml:
@@ -132,7 +144,15 @@ class TestNvml:
         monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", {"GPU-1-2": said}.get)
         monkeypatch.setattr(pynvml, "nvmlDeviceGetTemperature", lambda handle, which: handle.celsius)
         monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", lambda handle: handle.reasons)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", lambda handle: 612_500)
+        monkeypatch.setattr(
+            pynvml, "nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=97, memory=40)
+        )
         return said
+
+    def test_power_and_load(self, gpu: SimpleNamespace, tmp_path: Path) -> None:
+        reading = Sensors("cuda:0", tmp_path).read()
+        assert (reading.watts, reading.utilisation) == (612.5, 0.97)
 
     def test_temperature_and_reasons(self, gpu: SimpleNamespace, tmp_path: Path) -> None:
         machine = Sensors("cuda:0", tmp_path)
@@ -142,13 +162,14 @@ class TestNvml:
         gpu.reasons = pynvml.nvmlClocksEventReasonHwThermalSlowdown
         assert machine.read().throttled_by == ["heat", "power-cap"]
 
-    def test_a_driver_that_knows_neither(
+    def test_a_driver_that_knows_none(
         self, gpu: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def unsupported(*_: object) -> int:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
-        for name in ("nvmlDeviceGetTemperature", "nvmlDeviceGetCurrentClocksEventReasons"):
+        said = ("Temperature", "CurrentClocksEventReasons", "PowerUsage", "UtilizationRates")
+        for name in (f"nvmlDeviceGet{what}" for what in said):
             monkeypatch.setattr(pynvml, name, unsupported)
         assert Sensors("cuda:0", tmp_path).read() == Sensors(root=tmp_path).read()
 

@@ -210,9 +210,14 @@ class VideoInfo(Stored):
         BT.2020 with constant luminance and ICtCp are no matrices of RGB. Their planes are taken for those of BT.2020,
         and go back the same way: what the network sees are false colours, but each plane stays what it was.
         """
-        if self.matrix == UNSPECIFIED:
-            return "bt709" if self.width >= 1280 or self.height > 576 else "bt601"
-        return _MATRICES.get(self.matrix, "bt709")
+        return color_matrix(self.matrix, self.width, self.height)
+
+
+def color_matrix(code: int, width: int, height: int) -> str:
+    """The name of a matrix between YUV and RGB, by its code point in H.273; see `VideoInfo.color_matrix`."""
+    if code == UNSPECIFIED:
+        return "bt709" if width >= 1280 or height > 576 else "bt601"
+    return _MATRICES.get(code, "bt709")
 
 
 def is_rgb(pixels: Any) -> bool:

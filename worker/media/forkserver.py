@@ -5,9 +5,9 @@ file ever, and forks for each request. The fork (`_supervise`) asks the sandbox;
 ends with its one file. Neither the process that forks nor any later file comes near what a file does to it.
 
 The API starts `python -m worker.media.forkserver` with a socket as standard input. Each message on it is a JSON object
-of `file`, `limits` and `choice`, with the descriptor that the answer goes to: {"video": …}, or {"error": {"type": slug,
-"detail": sentence}}. Whoever closes the other end of the descriptor ends the look. The process ends when the other end
-of the socket is closed.
+of `question`, `file`, `limits` and `choice`, with the descriptor that the answer goes to: {"video": …} where the
+question is "probe", {"picture": …} where it is "picture", or {"error": {"type": slug, "detail": sentence}}. Whoever
+closes the other end of the descriptor ends the look. The process ends when the other end of the socket is closed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from worker.media import probe, sandbox
 from worker.media.errors import MediaError
@@ -95,11 +95,16 @@ def _supervise(request: bytes, answer: int) -> None:
 
         asked = json.loads(request)
         try:
-            choice = Choice(**asked.get("choice", {}))
-            found = sandbox.probe(
-                Path(asked["file"]), Limits(**asked["limits"]), check, start=fork, choice=choice
+            path, limits, choice = (
+                Path(asked["file"]),
+                Limits(**asked["limits"]),
+                Choice(**asked.get("choice", {})),
             )
-            reply = {"video": found.as_dict()}
+            reply: dict[str, Any]
+            if asked.get("question") == "picture":
+                reply = {"picture": sandbox.picture(path, limits, check, start=fork, choice=choice)}
+            else:
+                reply = {"video": sandbox.probe(path, limits, check, start=fork, choice=choice).as_dict()}
         except MediaError as error:
             reply = {"error": {"type": error.slug, "detail": error.detail}}
         with suppress(BrokenPipeError), open(answer, "w") as file:

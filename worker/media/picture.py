@@ -8,8 +8,9 @@ from fractions import Fraction
 import av
 from av.filter import Graph
 
+from worker.media.facts import is_rgb
+
 QUALITY = 4  # of FFmpeg's JPEG, from 1 (best) to 31
-LIMITED, FULL = 1, 2  # AVColorRange
 #: Filters that turn a picture by so many degrees counterclockwise.
 TURNS = {90: (("transpose", "cclock"),), 180: (("hflip", ""), ("vflip", "")), 270: (("transpose", "clock"),)}
 
@@ -18,20 +19,27 @@ def jpeg(
     frames: Sequence[av.VideoFrame],
     *,
     width: int,
-    matrix: str = "auto",
+    matrix: str,
+    is_full: bool,
     aspect: Fraction = Fraction(1),
     rotation: int = 0,
 ) -> bytes:
     """The frames, all of one size, side by side, each at most ``width`` pixels wide and as high, upright.
 
-    ``matrix`` is FFmpeg's name of that of their colours; ``aspect`` is that of their pixels. ``rotation`` is by how
-    many degrees counterclockwise they are shown.
+    ``matrix`` is that of their colours, as ``dain_core.runtime.color`` names it, and ``is_full`` says whether black is
+    0 and white the highest code; ``aspect`` is that of their pixels. ``rotation`` is by how many degrees
+    counterclockwise they are shown.
     """
     columns, rows = frames[0].width * aspect, Fraction(frames[0].height)
     scale = min(Fraction(1), width / max(columns, rows))
     size = ":".join(str(max(2, 2 * round(length * scale / 2))) for length in (columns, rows))
+    read = (
+        ""
+        if is_rgb(frames[0].format)
+        else f":in_color_matrix={matrix}:in_range={'full' if is_full else 'limited'}"
+    )
     steps = [
-        ("scale", f"{size}:flags=area:in_color_matrix={matrix}:out_color_matrix=bt601:out_range=full"),
+        ("scale", f"{size}:flags=area:out_color_matrix=bt601:out_range=full{read}"),
         ("format", "yuvj420p"),
         *TURNS.get(rotation % 360, ()),
     ]

@@ -1,8 +1,9 @@
 """What is in a video file. Only a process in the sandbox runs this: see `worker.media.sandbox`.
 
 ``python -m worker.media.probe QUESTION FILE`` prints one JSON object. Questions are "probe", which is answered by
-``{"video": facts}``, "times", which is answered by ``{"times": …}``, and "restarts", which is answered by
-``{"restarts": shifts}``. Any other answer is ``{"error": {"type": slug, "detail": sentence}}``.
+``{"video": facts}``, "picture", which is answered by ``{"picture": the first frame}``, "times", which is answered by
+``{"times": …}``, and "restarts", which is answered by ``{"restarts": shifts}``. Any other answer is ``{"error":
+{"type": slug, "detail": sentence}}``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 import re
 import struct
 import sys
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -45,14 +47,17 @@ from worker.media.facts import (
     OtherInfo,
     SubtitleInfo,
     VideoInfo,
+    color_matrix,
     is_rgb,
     usual_gap,
 )
+from worker.media.picture import jpeg
 from worker.media.pieces import Stamp, shifts_of
 from worker.media.stills import WEBP, ZIP, Stills
 
 LIBRARIES = (Path(json.__file__).parents[1], Path(av.__file__).parents[1])
 
+PICTURE_WIDTH = 320  # of the first frame, at most
 RGB, BT709, SRGB = 0, 1, 13  # in the code points of ITU-T H.273
 LINEAR = ("exr",)  # codecs of pictures whose samples are light as such
 DEFAULT_RATE = 25  # frames a second of what holds no times
@@ -387,14 +392,39 @@ def _first_picture(pictures: Stills, limits: Limits) -> av.container.InputContai
         raise unreadable("its first picture is damaged, or is not what its name says") from error
 
 
+def _film(
+    container: av.container.InputContainer, limits: Limits, choice: Choice
+) -> av.video.stream.VideoStream:
+    """The moving picture that is chosen; MediaError where its frames are too large."""
+    stream = _video_stream(container, choice.stream)
+    if stream.width * stream.height > limits.max_pixels:
+        size = f"frames of {stream.width}x{stream.height} pixels"
+        raise exceeded(size, f"{limits.max_pixels} pixels a frame")
+    return stream
+
+
+def _picture(path: Path, limits: Limits, choice: Choice) -> str:
+    """The first frame as a small JPEG, in base64."""
+    pictures = _pictures(path, limits, choice)
+    with _first_picture(pictures, limits) if pictures else _open(path, limits) as container:
+        stream = _film(container, limits, choice)
+        frame = _first_frame(container, stream, limits)
+        drawn = jpeg(
+            [frame],
+            width=PICTURE_WIDTH,
+            matrix=color_matrix(frame.colorspace, frame.width, frame.height),
+            is_full=frame.color_range == JPEG_RANGE,
+            aspect=stream.sample_aspect_ratio or Fraction(1),
+            rotation=frame.rotation,
+        )
+        return b64encode(drawn).decode()
+
+
 def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
     """Open the file, decode its first frame, walk through its packets."""
     pictures = _pictures(path, limits, choice)
     with _first_picture(pictures, limits) if pictures else _open(path, limits) as container:
-        stream = _video_stream(container, choice.stream)
-        if stream.width * stream.height > limits.max_pixels:
-            size = f"frames of {stream.width}x{stream.height} pixels"
-            raise exceeded(size, f"{limits.max_pixels} pixels a frame")
+        stream = _film(container, limits, choice)
         if stream.duration and limits.max_duration is not None:
             _check_duration(stream.duration * (stream.time_base or Fraction(1)), limits.max_duration)
         frame = _first_frame(container, stream, limits)
@@ -714,6 +744,8 @@ def answer(question: str, path: Path, limits: Limits, choice: Choice = DEFAULT_C
     try:
         if question == "probe":
             return {"video": _facts(path, limits, choice).as_dict()}
+        if question == "picture":
+            return {"picture": _picture(path, limits, choice)}
         if question == "restarts":
             return {"restarts": _restarts(path, choice)}
         scan = _scan(path, limits, choice)
@@ -737,7 +769,7 @@ def answer(question: str, path: Path, limits: Limits, choice: Choice = DEFAULT_C
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m worker.media.probe", description=main.__doc__)
-    parser.add_argument("question", choices=["probe", "times", "restarts"])
+    parser.add_argument("question", choices=["probe", "picture", "times", "restarts"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
     parser.add_argument("--max-frames", type=int)

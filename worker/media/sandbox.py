@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -159,6 +160,25 @@ def probe(
         read=lambda answer: VideoInfo.from_dict(answer["video"]),
         check=check,
         progressed=progressed,
+        start=start,
+    )
+
+
+def picture(
+    path: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    check: Callable[[], None] = lambda: None,
+    start: Start = spawn,
+    choice: Choice = DEFAULT_CHOICE,
+) -> str:
+    """The first frame of the video at ``path`` as a small JPEG, in base64. Takes and raises what `probe` does."""
+    return look(
+        "picture",
+        path,
+        f"--max-pixels={limits.max_pixels}",
+        *choice.arguments,
+        read=lambda answer: b64encode(b64decode(answer["picture"], validate=True)).decode(),
+        check=check,
         start=start,
     )
 

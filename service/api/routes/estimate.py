@@ -21,6 +21,7 @@ from service.api.routes.submit import (
     check_head,
     check_work,
     examine,
+    look_at,
     quota_of,
     receive,
 )
@@ -44,6 +45,9 @@ class Estimate(BaseModel):
     eta_seconds: float | None = Field(description="until the job would be done, after what goes before it")
     queue_position: int | None = Field(description="how many queued jobs would be begun before it")
     notes: list[Note] = Field(description="what of the video will not come through, as far as its facts tell")
+    picture: str | None = Field(
+        description="the first frame as a JPEG in base64, 320 pixels wide or high; null where none can be drawn"
+    )
 
 
 @router.post(
@@ -64,11 +68,14 @@ async def estimate(request: Request, service: ServiceDep, caller: SubmitterDep) 
         upload = await receive(request, service, caller, files)
         await webhooks.settle(upload.handling, caller, service.settings, service.egress)
         upload, facts = await examine(request, service, upload, caller)
-    return await run_in_threadpool(estimate_of, service, caller, upload, facts)
+        picture = await look_at(service, upload, caller.owner)
+    return await run_in_threadpool(estimate_of, service, caller, upload, facts, picture)
 
 
-def estimate_of(service: Service, caller: Caller, upload: uploads.Upload, facts: dict[str, Any]) -> Estimate:
-    """The estimate for `upload`, of which `facts` are known; Problem 422 or 429 where it would be too much."""
+def estimate_of(
+    service: Service, caller: Caller, upload: uploads.Upload, facts: dict[str, Any], picture: str | None
+) -> Estimate:
+    """The estimate for `upload`, of which `facts` and the first frame are known; Problem 422 or 429 as `check_work`."""
     work = check_work(service, caller, quota_of(caller, service.settings), upload, facts)
     job = LiveJob(
         id=service.jobs.new_id(),
@@ -89,4 +96,5 @@ def estimate_of(service: Service, caller: Caller, upload: uploads.Upload, facts:
         eta_seconds=backlog.seconds_until_done(job.id),
         queue_position=backlog.position(job.id),
         notes=list(Note.read_all(facts.get("notes", ()))),
+        picture=picture,
     )

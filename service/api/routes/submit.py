@@ -18,7 +18,7 @@ from service.api.auth import Caller, SubmitterDep
 from service.api.deps import ServiceDep
 from service.api.description import SUBMISSION, headers
 from service.api.options import parse_request
-from service.api.probe import probe
+from service.api.probe import first_frame, probe
 from service.api.problems import documented
 from service.api.service import Service
 from service.api.views import POLL_SECONDS, JobView
@@ -228,6 +228,19 @@ async def look_into(service: Service, upload: uploads.Upload, owner: str) -> dic
     async with service.looks.place(owner):
         return await anyio.to_thread.run_sync(
             probe, service.prober, upload.path, service.settings, upload.options, limiter=service.looking
+        )
+
+
+async def look_at(service: Service, upload: uploads.Upload, owner: str) -> str | None:
+    """The first frame of `upload`, in the turn of `owner`; see `first_frame`."""
+    async with service.looks.place(owner):
+        return await anyio.to_thread.run_sync(
+            first_frame,
+            service.prober,
+            upload.path,
+            service.settings,
+            upload.options,
+            limiter=service.looking,
         )
 
 

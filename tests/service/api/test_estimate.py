@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import zipfile
+from base64 import b64decode
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
+import av
 import httpx
 import pytest
 from redis import Redis
@@ -57,6 +60,18 @@ def test_an_estimate_starts_and_keeps_nothing(
     assert estimate["seconds"] is estimate["eta_seconds"] is None  # there is no worker
     assert sum(jobs.counts().values()) == 0
     assert list(store.keys("uploads/")) == [] and list((store.root / "scratch").iterdir()) == []
+
+
+def test_an_estimate_shows_the_first_frame(http: httpx.Client, make_clip: Callable[..., Path]) -> None:
+    red = make_clip(
+        "red.mov", "-c:v", "ffv1", "-f", "matroska", source="color=red:size=640x320:rate=5:duration=1"
+    )
+    picture = b64decode(post(http, red, "/jobs/estimate").json()["picture"], validate=True)
+    with av.open(BytesIO(picture), format="jpeg_pipe") as container:
+        [frame] = container.decode(video=0)
+    assert (frame.width, frame.height) == (320, 160)
+    [pixel] = {bytes(frame.reformat(format="rgb24").planes[0])[:3]}
+    assert pixel[0] > 250 and pixel[1] < 6 and pixel[2] < 6
 
 
 def test_an_estimate_counts_what_goes_before(http: httpx.Client, clip: Path, redis: Redis) -> None:

@@ -6,16 +6,18 @@ import json
 import struct
 import subprocess
 import sys
+from base64 import b64decode
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from av import CodecContext, Packet
 
 from tests.worker.conftest import MakeVideo, packet_times
 from worker.media import probe as media
 from worker.media.errors import MediaError
 from worker.media.facts import Limits, VideoInfo
-from worker.media.sandbox import probe
+from worker.media.sandbox import picture, probe
 from worker.media.times import Timeline, frame_times
 
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
@@ -41,6 +43,44 @@ def test_facts_of_an_ordinary_file(video: MakeVideo) -> None:
     assert (info.frames, info.duration) == (18, 18 * Fraction(1001, 30000))
     assert [(sound.codec, sound.channels, sound.sample_rate) for sound in info.audio] == [("aac", 1, 44100)]
     assert VideoInfo.from_dict(json.loads(json.dumps(info.as_dict()))) == info
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "size"),
+    [
+        ("turned.mp4", (*H264, "-vf", "scale=640:320,drawbox=w=iw/2:c=red:t=fill"), (160, 320)),
+        ("palette.gif", ("-vf", "scale=100:50,drawbox=w=iw/2:c=red:t=fill"), (100, 50)),
+        (
+            "rgb.mkv",
+            ("-c:v", "ffv1", "-vf", "scale=640:320,drawbox=w=iw/2:c=red:t=fill,format=gbrp10"),
+            (320, 160),
+        ),
+        (
+            "wide.mkv",
+            ("-c:v", "ffv1", "-vf", "scale=320:320,drawbox=w=iw/2:c=red:t=fill,setsar=2"),
+            (320, 160),
+        ),
+        (
+            "full.mkv",
+            ("-c:v", "ffv1", "-vf", "drawbox=w=iw/2:c=red:t=fill,scale=640:320:out_range=full"),
+            (320, 160),
+        ),
+    ],
+)
+def test_the_first_frame_is_drawn_small_and_as_it_is_shown(
+    video: MakeVideo, name: str, arguments: tuple[str, ...], size: tuple[int, int]
+) -> None:
+    white = ("-f", "lavfi", "-i", "color=white:size=96x48:rate=5:duration=0.4")
+    path = video(name, *white, *arguments)
+    if name == "turned.mp4":
+        path = video("upright.mp4", "-display_rotation", "90", "-i", path, "-c", "copy")
+    [frame] = CodecContext.create("mjpeg", "r").decode(Packet(b64decode(picture(path))))
+    assert (frame.width, frame.height) == size
+    shown = frame.to_ndarray(format="rgb24").astype(int)
+    first, last = shown[size[1] // 4 * 3, size[0] // 4], shown[size[1] // 4, size[0] // 4 * 3]
+    if name == "turned.mp4":  # counterclockwise: what was left is below
+        first = shown[-10, size[0] // 2]
+    assert first == pytest.approx([254, 0, 0], abs=6) and last == pytest.approx([255, 255, 255], abs=9)
 
 
 def test_times_with_b_frames_are_those_of_display(video: MakeVideo) -> None:
