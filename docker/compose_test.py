@@ -26,7 +26,7 @@ import httpx
 import imageio_ffmpeg
 from containers import ROOT, Host, tools
 
-from service.client import Client
+from service.client import Client, Job, Worker
 
 PROJECT = "dain-compose-test"
 OURS = ("api", "janitor", "webhooks", "worker-cpu", "redis")
@@ -70,7 +70,7 @@ class Trial:
     jobs: list[str] = field(default_factory=list)
 
     def client(self) -> Client:
-        return Client(self.url)
+        return Client(self.url, patience=30)
 
     def ready(self) -> bool:
         try:
@@ -80,26 +80,26 @@ class Trial:
 
     def submit(self) -> str:
         with self.client() as client:
-            job_id = str(client.submit(self.clip, {"factor": 2})["id"])
+            job_id = client.submit(self.clip, {"factor": 2}).id
         self.jobs.append(job_id)
         return job_id
 
-    def finish(self, job_id: str) -> dict[str, Any]:
+    def finish(self, job_id: str) -> Job:
         """Wait for a job, check that it succeeded with the right bytes, and give it."""
         with self.client() as client:
             job = client.wait(job_id, interval=0.3)
-        assert job["status"] == "succeeded", f"{job_id} {job['status']}: {job['error']}"
-        self.sha256 = self.sha256 or job["output"]["sha256"]
-        assert job["output"]["sha256"] == self.sha256, f"{job_id} has other bytes"
+        assert job.output is not None
+        self.sha256 = self.sha256 or job.output.sha256
+        assert job.output.sha256 == self.sha256, f"{job_id} has other bytes"
         return job
 
-    def workers(self) -> list[dict[str, Any]]:
+    def workers(self) -> list[Worker]:
         with self.client() as client:
             return client.workers()
 
-    def at_work(self, job_id: str) -> list[dict[str, Any]]:
+    def at_work(self, job_id: str) -> list[Worker]:
         """The workers that have a segment of the job in hand."""
-        return [w for w in self.workers() if w["job"] == job_id and (w["task"] or "").startswith("segment")]
+        return [w for w in self.workers() if w.job == job_id and (w.task or "").startswith("segment")]
 
 
 def make_clip(path: Path) -> None:
@@ -179,12 +179,12 @@ def containers_are_confined(trial: Trial) -> str:
 def a_clip_comes_back_smoother(trial: Trial) -> str:
     job = trial.finish(trial.submit())
     with tempfile.TemporaryDirectory() as folder, trial.client() as client:
-        client.download(job["id"], Path(folder) / "out.mp4")
+        client.download(job.id, Path(folder) / "out.mp4")
         with av.open(str(Path(folder) / "out.mp4")) as result:
             frames = sum(1 for _ in result.decode(video=0))
             assert len(result.streams.audio) == 1
     assert frames == 2 * FRAMES, frames
-    return f"{FRAMES} frames in, {frames} out, {job['metrics']['segments_total']} segments"
+    return f"{FRAMES} frames in, {frames} out, {job.metrics['segments_total']} segments"
 
 
 def what_is_killed_comes_back(trial: Trial) -> str:
@@ -195,7 +195,7 @@ def what_is_killed_comes_back(trial: Trial) -> str:
         began = trial.host.inspect(container)["State"]["StartedAt"]
         trial.host.crash(container)
         job = trial.finish(job_id)
-        assert job["metrics"]["attempts_failed"] <= IN_HAND, job["metrics"]
+        assert job.metrics["attempts_failed"] <= IN_HAND, job.metrics
         until(lambda: trial.host.inspect(container)["State"]["StartedAt"] != began, f"return of {service}")  # noqa: B023
         until(trial.ready, f"recovery from the death of {service}")
     return "worker, API, Redis, janitor, each in mid-job: same bytes"
@@ -203,9 +203,9 @@ def what_is_killed_comes_back(trial: Trial) -> str:
 
 def workers_scale_to_three_to_none_and_back(trial: Trial) -> str:
     trial.host.compose("up", "--detach", "--scale", "worker-cpu=3")
-    until(lambda: sum(w["ready"] for w in trial.workers()) == 3, "three workers")
+    until(lambda: sum(w.ready for w in trial.workers()) == 3, "three workers")
     jobs = [trial.submit() for _ in range(3)]
-    until(lambda: sum(bool(w["task"]) for w in trial.workers()) == 3, "work for all three")
+    until(lambda: sum(bool(w.task) for w in trial.workers()) == 3, "work for all three")
     slowest = 0.0
     for container in trial.host.containers("worker-cpu"):
         began = time.monotonic()
@@ -215,7 +215,7 @@ def workers_scale_to_three_to_none_and_back(trial: Trial) -> str:
     assert trial.workers() == [], "a worker that was stopped is still on record"
     jobs.append(trial.submit())  # with nobody there to do it
     trial.host.compose("up", "--detach", "--scale", "worker-cpu=1")
-    metrics = [trial.finish(job_id)["metrics"] for job_id in jobs]
+    metrics = [trial.finish(job_id).metrics for job_id in jobs]
     assert not any(m["attempts_failed"] for m in metrics), "a drained worker did not give its task back"
     return f"three at work on three jobs, each stopped within {slowest:.1f} s, one came back; no attempt lost"
 
@@ -254,7 +254,7 @@ def it_is_upgraded_under_load(trial: Trial) -> str:
         host.variables["DAIN_VERSION"] = f"{PROJECT}-next"
         host.compose("build", "api", "worker-cpu")
         host.compose("up", "--detach", "--no-recreate", "--scale", "worker-cpu=2")
-        until(lambda: sum(w["ready"] for w in trial.workers()) == 2, "the new worker beside the old one")
+        until(lambda: sum(w.ready for w in trial.workers()) == 2, "the new worker beside the old one")
         images = {host.inspect(name)["Config"]["Image"] for name in host.containers("worker-cpu")}
         assert len(images) == 2, f"both workers run {images}"
         for container in old:
@@ -264,7 +264,7 @@ def it_is_upgraded_under_load(trial: Trial) -> str:
         until(trial.ready, "readiness of the new version")
         before = len(sent)
         until(lambda: len(sent) >= before + 2, "jobs sent to the new version")
-    metrics = [trial.finish(job_id)["metrics"] for job_id in sent]
+    metrics = [trial.finish(job_id).metrics for job_id in sent]
     assert not any(m["attempts_failed"] for m in metrics), "the upgrade cost an attempt"
     for service in ("api", "janitor", "worker-cpu"):
         for container in host.containers(service):
@@ -333,11 +333,11 @@ def a_host_cut_off_loses_nothing(trial: Trial) -> str:
         until(lambda: len(trial.workers()) == 2, "the workers of the two hosts alone")
         job_id = trial.submit()
         [busy, *_] = until(lambda: trial.at_work(job_id), "a segment on one of them")
-        [(other, container)] = [host for host in hosts if host[1].startswith(busy["host"])]
+        [(other, container)] = [host for host in hosts if host[1].startswith(busy.host)]
         other.run("network", "disconnect", f"{other.project}_public", container)
         job = trial.finish(job_id)
-        assert busy["name"] not in {w["name"] for w in trial.workers()}, "the host was not cut off"
-        assert 1 <= job["metrics"]["attempts_failed"] <= IN_HAND, job["metrics"]
+        assert busy.name not in {w.name for w in trial.workers()}, "the host was not cut off"
+        assert 1 <= job.metrics["attempts_failed"] <= IN_HAND, job.metrics
         other.run("network", "connect", f"{other.project}_public", container)
         until(lambda: len(trial.workers()) == 2, "its return")
         trial.finish(trial.submit())

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from service.client import Client
+from service.client import Client, Estimate, Job, Worker
 from service.jobs.formats import container_of
 from service.jobs.notes import Note, sentences
 from service.jobs.problems import figure
@@ -166,13 +166,13 @@ def submit(
             else client.submit_url(clip, given)
         )
         if detach:
-            click.echo(job["id"])
+            click.echo(job.id)
             return
         try:
-            job = _wait(client, job["id"])
+            job = _wait(client, job.id)
         except KeyboardInterrupt:
-            client.cancel(job["id"])
-            click.echo(f"Cancelled job {job['id']}.", err=True)
+            client.cancel(job.id)
+            click.echo(f"Cancelled job {job.id}.", err=True)
             sys.exit(130)
         _save(client, job, output or folder, file, overwrite)
 
@@ -192,30 +192,29 @@ def fetch(job_id: str, output: Path | None, overwrite: bool, url: str, token: st
         _save(client, _wait(client, job_id), output or Path(), None, overwrite)
 
 
-def _save(client: Client, job: dict[str, Any], target: Path, clip: Path | None, overwrite: bool) -> None:
+def _save(client: Client, job: Job, target: Path, clip: Path | None, overwrite: bool) -> None:
     """Fetches the result of a job that has ended to the file or folder `target`; ClickException where it has none."""
-    if job["status"] != "succeeded":
-        raise click.ClickException((job["error"] or {}).get("detail", f"The job was {job['status']}."))
-    path = _destination(target, job["output"]["filename"], clip, overwrite)
+    assert job.output is not None  # it has succeeded
+    path = _destination(target, job.output.filename, clip, overwrite)
     try:
-        client.download(job["id"], path, overwrite=overwrite)
+        client.download(job.id, path, overwrite=overwrite)
     except OSError as error:
-        kept = f"the service still has the result, at {str(client.url).rstrip('/')}/jobs/{job['id']}/result"
+        kept = f"the service still has the result, at {str(client.url).rstrip('/')}/jobs/{job.id}/result"
         raise click.ClickException(f"{path} cannot be written: {error.strerror}; {kept}.") from None
-    for sentence in sentences(Note.read_all(job.get("notes", ()))):  # an older service has none
+    for sentence in sentences(Note.read_all(job.document.get("notes", ()))):  # an older service has none
         click.echo(f"Note: {sentence}", err=True)
-    click.echo(f"{path}: {job['output']['frames']} frames at {job['output']['frame_rate']} fps")
+    click.echo(f"{path}: {job.output.frames} frames at {job.output.frame_rate} fps")
 
 
-def _summary(estimate: dict[str, Any]) -> str:
+def _summary(estimate: Estimate) -> str:
     """What a job would take, in a line."""
-    parts = [f"{estimate['frames']} frames, {estimate['new_frames']} of them new"]
-    parts.append(f"{figure(estimate['work'])} megapixels of work")
-    if estimate["eta_seconds"] is None:
+    parts = [f"{estimate.frames} frames, {estimate.new_frames} of them new"]
+    parts.append(f"{figure(estimate.work)} megapixels of work")
+    if estimate.eta_seconds is None:
         parts.append("no worker has measured its speed yet")
     else:
-        parts.append(f"done in {estimate['eta_seconds']:.0f} s, {estimate['seconds']:.0f} s of them its own")
-    parts.append(f"{estimate['queue_position']} jobs are begun before it")
+        parts.append(f"done in {estimate.eta_seconds:.0f} s, {estimate.seconds:.0f} s of them its own")
+    parts.append(f"{estimate.queue_position} jobs are begun before it")
     return "; ".join(parts)
 
 
@@ -249,20 +248,20 @@ def _is_same(path: Path, clip: Path | None) -> bool:
     return clip is not None and path.exists() and path.samefile(clip)
 
 
-def _wait(client: Client, job_id: str) -> dict[str, Any]:
+def _wait(client: Client, job_id: str) -> Job:
     """Follows a job with a progress bar until it has ended, and returns it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task("queued", total=None)
 
-        def show(job: dict[str, Any]) -> None:
-            progress = job["progress"]
-            speed = f" {progress['fps']:.1f} fps" if progress["fps"] else ""
+        def show(job: Job) -> None:
+            progress = job.progress
+            speed = f" {progress.fps:.1f} fps" if progress.fps else ""
             bars.update(
                 bar,
-                description=job["status"] + speed,
-                total=progress["frames_total"],
-                completed=progress["frames_done"],
+                description=job.status + speed,
+                total=progress.frames_total,
+                completed=progress.frames_done,
             )
 
         return client.wait(job_id, show)
@@ -292,12 +291,12 @@ def jobs(
     with Client(url, token=token) as client:
         found = client.jobs(status=status, reference=reference, metadata=metadata)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps([each.document for each in found], indent=2))
         return
     table = Table(Column("id", no_wrap=True, min_width=28), "status", "done", "file", "note")
     for job in found:
-        note = (job["error"] or {}).get("title", "")
-        table.add_row(job["id"], job["status"], f"{job['progress']['fraction']:.0%}", job["filename"], note)
+        note = (job.error or {}).get("title", "")
+        table.add_row(job.id, job.status, f"{job.progress.fraction:.0%}", job.filename, note)
     Console().print(table)
 
 
@@ -309,7 +308,7 @@ def workers(as_json: bool, url: str, token: str | None) -> None:
     with Client(url, token=token) as client:
         found = client.workers()
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps([each.document for each in found], indent=2))
         return
     table = Table(
         Column("name", no_wrap=True),
@@ -323,26 +322,20 @@ def workers(as_json: bool, url: str, token: str | None) -> None:
         "task in hand",
     )
     for worker in found:
-        memory = f"{worker['vram_used_bytes'] / 2**30:.1f} / {worker['vram_total_bytes'] / 2**30:.1f}"
-        in_hand = (
-            f"{worker['task']} of {worker['job']}"
-            if worker["task"]
-            else ""
-            if worker["ready"]
-            else "warming up"
-        )
+        memory = f"{worker.vram_used_bytes / 2**30:.1f} / {worker.vram_total_bytes / 2**30:.1f}"
+        in_hand = f"{worker.task} of {worker.job}" if worker.task else "" if worker.ready else "warming up"
         table.add_row(
-            worker["name"], f"{worker['device']} {worker['device_name']}", worker["model"], worker["precision"],
-            worker["backend"], f"{worker['frames_per_second']:.2f}", memory, _heat(worker), in_hand,
+            worker.name, f"{worker.device} {worker.device_name}", worker.model, worker.precision,
+            worker.backend, f"{worker.frames_per_second:.2f}", memory, _heat(worker), in_hand,
         )  # fmt: skip
     Console().print(table)
 
 
-def _heat(worker: dict[str, Any]) -> str:
+def _heat(worker: Worker) -> str:
     """The highest temperature of a worker's machine, and what slows it down; an older service knows neither."""
-    celsius = worker.get("celsius", {}).values()
+    celsius = worker.celsius.values()
     hottest = [f"{max(celsius):.0f}"] if celsius else []
-    return " ".join(hottest + worker.get("throttled_by", []))
+    return " ".join([*hottest, *worker.throttled_by])
 
 
 @click.command()
@@ -351,4 +344,7 @@ def _heat(worker: dict[str, Any]) -> str:
 def cancel(job_id: str, url: str, token: str | None) -> None:
     """Stop a job, or remove one that is over."""
     with Client(url, token=token) as client:
-        client.cancel(job_id)
+        if client.job(job_id).is_over:
+            client.delete(job_id)
+        else:
+            client.cancel(job_id)

@@ -35,7 +35,7 @@ class Stack:
     process: subprocess.Popen[bytes]
 
     def client(self) -> Client:
-        return Client(self.url)
+        return Client(self.url, patience=30)
 
     def pids(self, program: str) -> list[int]:
         """The processes of one program; several where there are several workers."""

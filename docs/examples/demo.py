@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import av
 import httpx
@@ -23,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from rich.console import Console
 
-from service.client import Client
+from service.client import Client, Job
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "demo"
@@ -104,9 +103,9 @@ class Narrator:
     def __init__(self) -> None:
         self.said = ""
 
-    def __call__(self, job: dict[str, Any]) -> None:
-        progress = job["progress"]
-        line = f"  {job['status']}: {progress['frames_done']} of {progress['frames_total'] or '?'} frames"
+    def __call__(self, job: Job) -> None:
+        progress = job.progress
+        line = f"  {job.status}: {progress.frames_done} of {progress.frames_total or '?'} frames"
         if line != self.said:
             say(line, highlight=False)
         self.said = line
@@ -122,11 +121,9 @@ def main() -> None:
         wait_until_ready(url)
         with Client(url) as client:
             job = client.submit(clip, {"factor": "2"})
-            say(f"Accepted as job {job['id']}: {url}/jobs/{job['id']}")
-            job = client.wait(job["id"], Narrator())
-            if job["status"] != "succeeded":
-                raise SystemExit(f"The job {job['status']}: {job['error']}")
-            client.download(job["id"], result, overwrite=True)
+            say(f"Accepted as job {job.id}: {url}/jobs/{job.id}")
+            client.wait(job.id, Narrator())
+            client.download(job.id, result, overwrite=True)
     before, after = frames(clip), frames(result)
     assert len(after) == 2 * len(before), (len(before), len(after))
     assert np.any(np.asarray(after[2 * SHOWN]) != np.asarray(after[2 * SHOWN + 1]))

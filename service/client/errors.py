@@ -17,7 +17,8 @@ What is wrong with a file of this machine stays an OSError.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -210,10 +211,22 @@ def refusal(response: httpx.Response) -> ClientError | None:
 
 def unreachable(url: object, error: httpx.RequestError) -> Unreachable:
     """The error of a request to `url` that `error` ended."""
-    if isinstance(error, httpx.ConnectTimeout | httpx.ReadTimeout | httpx.WriteTimeout):
+    causes = set(map(type, _causes(error)))
+    if isinstance(error, httpx.TimeoutException):
         reason = "it does not answer in time"
-    elif isinstance(error, httpx.ConnectError) and "refused" in str(error).lower():
+    elif ConnectionRefusedError in causes:
         reason = "nothing listens there; is the address right, and does the service run"
+    elif socket.gaierror in causes:
+        reason = "no host of this name is known"
     else:
         reason = str(error) or type(error).__name__
     return Unreachable(f"The service at {url} cannot be reached: {reason}.")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what led to it."""
+    if error is not None:
+        yield error
+        yield from _causes(error.__cause__ or error.__context__)
+        for each in getattr(error, "exceptions", ()):  # of a group, as of several addresses
+            yield from _causes(each)

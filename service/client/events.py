@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,27 +26,29 @@ class Event:
         return over or self.type in ("job.succeeded", "job.failed", "job.cancelled", "job.deleted")
 
 
-def read_events(body: Iterable[bytes]) -> Iterator[Event]:
-    """The events in the `body` of a stream that comes in pieces. One without data has only an id, and no type."""
-    fields: dict[str, str] = {}
-    for line in _lines(body):
-        if line:
-            name, _, value = line.partition(": ")
-            fields[name] = value
-        elif fields:
-            data = fields.get("data")
-            yield Event(
-                fields.get("id", ""),
-                "" if data is None else fields.get("event", ""),
-                {} if data is None else json.loads(data),
-            )
-            fields = {}
+class EventReader:
+    """Reads the events of a stream that comes in pieces."""
 
+    def __init__(self) -> None:
+        self._rest = b""
+        self._fields: dict[str, str] = {}
 
-def _lines(body: Iterable[bytes]) -> Iterator[str]:
-    """Whole lines. A text may hold other characters that break a line elsewhere."""
-    rest = b""
-    for piece in body:
-        *lines, rest = (rest + piece).split(b"\n")
+    def feed(self, piece: bytes) -> Iterator[Event]:
+        """The events that `piece` completes. One without data has only an id, and no type."""
+        # By hand, since a text may hold other characters that break a line elsewhere.
+        *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
-            yield line.removesuffix(b"\r").decode()
+            name, _, value = line.removesuffix(b"\r").decode().partition(": ")
+            if name:
+                self._fields[name] = value
+            elif self._fields:
+                yield self._event()
+
+    def _event(self) -> Event:
+        fields, self._fields = self._fields, {}
+        data = fields.get("data")
+        return Event(
+            fields.get("id", ""),
+            "" if data is None else fields.get("event", ""),
+            {} if data is None else json.loads(data),
+        )

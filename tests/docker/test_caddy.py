@@ -78,7 +78,7 @@ def test_a_client_with_a_key_gets_through_and_nobody_else(
     )
     with Client(url, token=token) as client:
         job = client.submit(clip)
-        assert [listed["id"] for listed in client.jobs()] == [job["id"]]
+        assert [listed.id for listed in client.jobs()] == [job.id]
     page = httpx.get(f"{url}/docs", verify=trust).text
     assert f"{url}/jobs" in page and "http://" not in page  # no example sends a key in the clear
 

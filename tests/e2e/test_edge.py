@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from service.client import JobFailed
 from tests.stack import Stack, start, stop
 
 MEMORY = 2 * 2**30
@@ -57,10 +58,9 @@ def killed(group: Path) -> int:
 
 def test_a_video_within_the_bound(edge: Stack, group: Path | None, small_clip: Path) -> None:
     with edge.client() as client:
-        job = client.wait(client.submit(small_clip, {})["id"], interval=0.1)
+        job = client.wait(client.submit(small_clip, {}).id, interval=0.1)
         [worker] = client.workers()
-    assert job["status"] == "succeeded", job["error"]
-    assert job["output"]["frames"] == 24 and worker["model"] == "dain-lite"
+    assert job.output.frames == 24 and worker.model == "dain-lite"
     if group is None:
         pytest.skip("the video is made; this user may make no control group, so no memory was withheld")
     assert killed(group) == 0
@@ -71,11 +71,10 @@ def test_a_frame_that_is_too_large_fails_its_job_and_names_what_is_enough(
 ) -> None:
     workers = edge.pids("worker")
     large = make_clip("large.mp4", source="testsrc2=size=2560x1440:rate=24:duration=0.08")
-    with edge.client() as client:
-        job = client.wait(client.submit(large, {})["id"], interval=0.1)
-    assert job["status"] == "failed" and job["error"]["type"] == "urn:dain:problem:limit-exceeded"
-    assert "2560x1440 needs about" in job["error"]["detail"]
-    assert "With `dain edge`, the least that is enough is --memory" in job["error"]["detail"]
+    with edge.client() as client, pytest.raises(JobFailed) as failed:
+        client.wait(client.submit(large, {}).id, interval=0.1)
+    assert failed.value.slug == "limit-exceeded" and "2560x1440 needs about" in str(failed.value)
+    assert "With `dain edge`, the least that is enough is --memory" in str(failed.value)
     assert edge.pids("worker") == workers
 
 
@@ -89,8 +88,7 @@ def test_the_api_and_the_janitor_are_one_process_that_comes_back(edge: Stack) ->
 def test_what_a_dead_worker_held_is_done_by_the_next(edge: Stack, small_clip: Path) -> None:
     with edge.client() as client:
         job = client.submit(small_clip, {})
-        edge.until(lambda: any(worker["job"] == job["id"] for worker in client.workers()), "a task")
+        edge.until(lambda: any(worker.job == job.id for worker in client.workers()), "a task")
         [pid] = edge.pids("worker")
         os.kill(pid, signal.SIGKILL)
-        job = client.wait(job["id"], interval=0.2)
-    assert job["status"] == "succeeded", job["error"]
+        job = client.wait(job.id, interval=0.2)

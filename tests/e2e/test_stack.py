@@ -9,12 +9,12 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import httpx
 import pytest
 
+from service.client import Job
 from tests.stack import Stack, start, stop
 
 
@@ -23,15 +23,14 @@ def timestamps(path: Path) -> list[Fraction]:
         return [frame.pts * frame.time_base for frame in video.decode(video=0)]
 
 
-def submit_and_wait(stack: Stack, clip: Path, **options: str) -> dict[str, Any]:
+def submit_and_wait(stack: Stack, clip: Path, **options: str) -> Job:
     with stack.client() as client:
-        job = client.wait(client.submit(clip, options)["id"], interval=0.1)
-    assert job["status"] == "succeeded", job["error"]
+        job = client.wait(client.submit(clip, options).id, interval=0.1)
     return job
 
 
 @pytest.fixture(scope="module")
-def undisturbed(stack: Stack, small_clip: Path) -> dict[str, Any]:
+def undisturbed(stack: Stack, small_clip: Path) -> Job:
     return submit_and_wait(stack, small_clip)
 
 
@@ -46,17 +45,17 @@ def running_segment(stack: Stack, job_id: str) -> None:
 
 
 def test_twice_the_frames_at_exact_times_with_the_sound(
-    stack: Stack, small_clip: Path, undisturbed: dict[str, Any], tmp_path: Path
+    stack: Stack, small_clip: Path, undisturbed: Job, tmp_path: Path
 ) -> None:
     with stack.client() as client:
-        client.download(undisturbed["id"], tmp_path / "out.mp4")
+        client.download(undisturbed.id, tmp_path / "out.mp4")
     assert timestamps(tmp_path / "out.mp4") == [Fraction(n, 48) for n in range(24)]
     with av.open(str(tmp_path / "out.mp4")) as result, av.open(str(small_clip)) as source:
         assert result.streams.audio[0].codec_context.name == "aac"
         sound, original = list(result.demux(audio=0)), list(source.demux(audio=0))
         assert [bytes(packet) for packet in sound] == [bytes(packet) for packet in original]
-    assert undisturbed["progress"]["frames_done"] == 24 and undisturbed["metrics"]["segments_total"] == 5
-    assert undisturbed["output"]["frame_rate"] == "48"
+    assert undisturbed.progress.frames_done == 24 and undisturbed.metrics["segments_total"] == 5
+    assert undisturbed.output.frame_rate == "48"
 
 
 @pytest.mark.parametrize(
@@ -72,40 +71,39 @@ def test_frame_count_and_times_are_exact(
 ) -> None:
     job = submit_and_wait(stack, small_clip, **options)
     with stack.client() as client:
-        client.download(job["id"], tmp_path / "out.mp4")
+        client.download(job.id, tmp_path / "out.mp4")
     assert timestamps(tmp_path / "out.mp4") == times
 
 
 @pytest.mark.parametrize("program", ["worker", "api", "redis", "janitor"])
 def test_a_killed_process_costs_nothing_but_time(
-    stack: Stack, small_clip: Path, undisturbed: dict[str, Any], program: str
+    stack: Stack, small_clip: Path, undisturbed: Job, program: str
 ) -> None:
     with stack.client() as client:
         job = client.submit(small_clip, {})
-        running_segment(stack, job["id"])
+        running_segment(stack, job.id)
         [pid] = stack.pids(program)
         os.kill(pid, signal.SIGKILL)
-        job = client.wait(job["id"], interval=0.2)
-    assert job["status"] == "succeeded", job["error"]
-    assert job["output"]["sha256"] == undisturbed["output"]["sha256"]
+        job = client.wait(job.id, interval=0.2)
+    assert job.output.sha256 == undisturbed.output.sha256
     stack.until(stack.ready, f"recovery of {program}")
     assert stack.pids(program) != [pid]
     # A worker has two tasks at most: the end of one beside the next.
-    assert job["metrics"]["attempts_failed"] <= (2 if program == "worker" else 1)
+    assert job.metrics["attempts_failed"] <= (2 if program == "worker" else 1)
 
 
 def test_a_cancelled_job_stops_at_once_and_leaves_nothing(stack: Stack, small_clip: Path) -> None:
     with stack.client() as client:
         job = client.submit(small_clip, {"factor": "16"})
-        running_segment(stack, job["id"])
-        cancelled = client.cancel(job["id"])
-        assert cancelled is not None and cancelled["status"] == "cancelled"
+        running_segment(stack, job.id)
+        cancelled = client.cancel(job.id)
+        assert cancelled.status == "cancelled"
         began = time.monotonic()
-        stack.until(lambda: not any(w["job"] == job["id"] for w in client.workers()), "stopping")
+        stack.until(lambda: not any(w.job == job.id for w in client.workers()), "stopping")
         assert time.monotonic() - began < 5
-        assert httpx.get(f"{stack.url}/jobs/{job['id']}/result").status_code == 409
+        assert httpx.get(f"{stack.url}/jobs/{job.id}/result").status_code == 409
     store = stack.state_dir / "store"
-    stack.until(lambda: not [p for p in store.rglob("*") if job["id"] in str(p)], "cleaning up", 30)
+    stack.until(lambda: not [p for p in store.rglob("*") if job.id in str(p)], "cleaning up", 30)
 
 
 def test_bad_files_are_refused_and_the_worker_lives(stack: Stack, tmp_path: Path) -> None:
@@ -160,13 +158,12 @@ def test_what_was_accepted_survives_a_restart(small_clip: Path, tmp_path: Path) 
     stack = start(tmp_path)
     with stack.client() as client:
         job = client.submit(small_clip, {"factor": "4"})
-        running_segment(stack, job["id"])
+        running_segment(stack, job.id)
     stop(stack)
     stack = start(tmp_path)
     try:
         with stack.client() as client:
-            job = client.wait(job["id"], interval=0.2)
-        assert job["status"] == "succeeded", job["error"]
-        assert job["metrics"]["attempts_failed"] == 0  # the worker gave its segment back
+            job = client.wait(job.id, interval=0.2)
+        assert job.metrics["attempts_failed"] == 0  # the worker gave its segment back
     finally:
         stop(stack)

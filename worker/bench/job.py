@@ -15,14 +15,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 
 from dain_core.outputs import OutputFile, writing
 from dain_core.runtime.devices import current
-from service.client import Client
+from service.client import Client, Job, Worker
 from worker.bench.measure import Picture, Size, between, load, panned, steady
 from worker.media import ffmpeg
 from worker.media.sandbox import probe
@@ -92,19 +91,18 @@ def job(url: str, sizes: tuple[Picture, ...], frames: int, clip: Path | None, js
 
 
 def measure_job(client: Client, clip: Path) -> Result:
-    workers = [worker for worker in client.workers() if worker["ready"]]
-    if not workers or any(worker["task"] for worker in workers):
+    workers = [worker for worker in client.workers() if worker.ready]
+    if not workers or any(worker.task for worker in workers):
         raise click.ClickException("The service needs a worker that is ready, and no job in hand: wait.")
-    if any(worker["host"] != platform.node() for worker in workers):
+    if any(worker.host != platform.node() for worker in workers):
         raise click.ClickException("The workers are elsewhere: run this on their machine.")
     video = probe(clip)
     engine_rate = sum(rate_of(worker, video.height, video.width) for worker in workers)
     before = CpuTimes.now(workers)
-    done, (first, last) = follow(client, client.submit(clip, {"factor": 2})["id"])
+    done, (first, last) = follow(client, client.submit(clip, {"factor": 2}).id)
     spent = CpuTimes.now(workers).since(before)
-    if done["status"] != "succeeded":
-        raise click.ClickException(done["error"]["detail"])
-    metrics, seconds = done["metrics"], done["finished_at"] - done["started_at"]
+    assert done.started_at is not None and done.finished_at is not None  # it has succeeded
+    metrics, seconds = done.metrics, done.finished_at - done.started_at
     new, made = metrics["new_frames"], last.frames - first.frames
     rate = new / seconds
     work_rate = new / last.total * made / (last.seconds - first.seconds) if made else rate
@@ -129,11 +127,11 @@ def measure_job(client: Client, clip: Path) -> Result:
     )
 
 
-def rate_of(worker: dict[str, Any], height: int, width: int) -> float:
+def rate_of(worker: Worker, height: int, width: int) -> float:
     """New frames a second of an engine like the worker's, on its device."""
-    device = torch.device(worker["device"])
+    device = torch.device(worker.device)
     with current(device):
-        engine, pictures = load(worker["model"], worker["precision"], device), panned(height, width, device)
+        engine, pictures = load(worker.model, worker.precision, device), panned(height, width, device)
         for _ in range(2):
             between(engine, pictures)
         rate = 1000 / steady(engine, pictures, frames=60)
@@ -161,14 +159,18 @@ class Look:
     total: int
 
 
-def follow(client: Client, job_id: str) -> tuple[dict[str, Any], tuple[Look, Look]]:
+def follow(client: Client, job_id: str) -> tuple[Job, tuple[Look, Look]]:
     """The job once it is over, and how far it was when its first frame had come and when its last had."""
     looks: list[Look] = []
 
-    def look(job: dict[str, Any]) -> None:
-        progress = job["progress"]
-        if progress["frames_done"] and not (looks and looks[-1].frames == looks[-1].total):
-            looks.append(Look(time.monotonic(), progress["frames_done"], progress["frames_total"]))
+    def look(job: Job) -> None:
+        progress = job.progress
+        if (
+            progress.frames_done
+            and progress.frames_total
+            and not (looks and looks[-1].frames == looks[-1].total)
+        ):
+            looks.append(Look(time.monotonic(), progress.frames_done, progress.frames_total))
 
     done = client.wait(job_id, look, interval=LOOK_SECONDS)
     return done, (looks[0], looks[-1])
@@ -184,12 +186,12 @@ class CpuTimes:
     machine: float
 
     @classmethod
-    def now(cls, workers: Sequence[dict[str, Any]]) -> CpuTimes:
+    def now(cls, workers: Sequence[Worker]) -> CpuTimes:
         """A worker's children are its codecs; their time is the kernel's to tell once they have ended."""
         tick = os.sysconf("SC_CLK_TCK")
         own = codecs = 0
         for worker in workers:
-            fields = Path(f"/proc/{worker['pid']}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
             user, system, children_user, children_system = map(int, fields[11:15])
             own, codecs = own + user + system, codecs + children_user + children_system
         user, nice, system, _idle, _wait, irq, soft = map(

@@ -26,6 +26,7 @@ SUBMIT = "-F file=@clip.mp4 -F factor=2"
 OPTIONS = {
     "POST /jobs": SUBMIT,
     "POST /jobs/estimate": SUBMIT,
+    "POST /jobs/{job_id}/cancel": "-X POST",
     "DELETE /jobs/{job_id}": "-X DELETE",
     "GET /jobs/{job_id}/events": "-N",
     "GET /jobs/{job_id}/result": "-OJ",

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import RedisError
 
+from service import __version__
 from service.api.auth import AdminDep
 from service.api.deps import ServiceDep
 from service.api.problems import documented
@@ -28,8 +29,8 @@ INSTANCE = os.environ.get("DAIN_INSTANCE") or uuid.uuid4().hex
 
 @router.get("/healthz")
 async def alive() -> dict[str, str]:
-    """Says that this process answers; Redis, the store and the workers are not looked at."""
-    return {"status": "ok", "instance": INSTANCE}
+    """Says that this process answers, and its version; Redis, the store and the workers are not looked at."""
+    return {"status": "ok", "version": __version__, "instance": INSTANCE}
 
 
 @router.get("/readyz", responses=documented("not-ready"))

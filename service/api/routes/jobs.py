@@ -162,6 +162,12 @@ def show_deliveries(job: JobDep, service: ServiceDep) -> DeliveryLog:
     return DeliveryLog(attempts=service.deliveries.log(job.id))
 
 
+@router.post("/{job_id}/cancel", response_model=JobView, responses=documented("job-not-found"))
+def cancel(job: ChangedJobDep, service: ServiceDep) -> JobView:
+    """Cancels a job that has not ended, and answers with the job; one that has ended stays as it is."""
+    return JobView.of(service.jobs.cancel(job.id))
+
+
 @router.delete(
     "/{job_id}",
     response_model=JobView,

@@ -327,6 +327,14 @@ def test_the_examples_of_the_page_do_what_they_say(
     }
 
 
+def test_a_cancel_never_removes(http: httpx.Client, clip: Path, finished: Job) -> None:
+    live = http.post("/jobs", files={"file": clip.read_bytes()}).json()["id"]
+    for job_id, status in ((live, "cancelled"), (live, "cancelled"), (finished.id, "succeeded")):
+        answer = http.post(f"/jobs/{job_id}/cancel")
+        assert (answer.status_code, answer.json()["status"]) == (200, status)
+    assert_problem(http.post(f"/jobs/{'0' * 28}/cancel"), 404, "job-not-found")
+
+
 def test_the_page_that_describes_it_needs_no_other_host(http: httpx.Client) -> None:
     response = http.get("/docs")
     assert response.status_code == 200 and response.headers["Content-Type"].startswith("text/html")

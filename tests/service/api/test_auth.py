@@ -205,6 +205,7 @@ def test_a_key_allows_what_its_scopes_say(http: httpx.Client, make_key: MakeKey,
         ("read", "GET", f"/jobs/{job}/result"),
         ("admin", "GET", "/workers"),
         ("admin", "GET", "/metrics"),
+        ("submit", "POST", f"/jobs/{job}/cancel"),
         ("submit", "DELETE", f"/jobs/{job}"),
     ]:
         for scope in sorted(scopes, key=lambda scope: scope == wanted):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import logging
 import os
@@ -23,13 +24,32 @@ import httpx
 import pytest
 from redis import Redis
 
+import service
 from service import client as client_package
 from service.api import idempotency
 from service.api.routes import submit
-from service.client import Client, ClientError, QuotaExceeded, VideoRefused, calls, errors, resumable, retries
+from service.client import (
+    Client,
+    ClientError,
+    InvalidRequest,
+    Job,
+    JobCancelled,
+    JobFailed,
+    NotFound,
+    QuotaExceeded,
+    ServiceError,
+    TimedOut,
+    Unreachable,
+    VideoRefused,
+    errors,
+    retries,
+    sync_client,
+    sync_io,
+)  # fmt: skip
 from service.jobs.machine import Claim, Jobs
 from service.jobs.names import PLAN, job_key
-from service.jobs.problems import PROBLEMS
+from service.jobs.problems import PROBLEMS, Problem
+from service.jobs.records import State
 from service.settings import Settings
 from service.store import Store
 from service.store.s3 import S3Store
@@ -47,7 +67,7 @@ def client(url: str) -> Iterator[Client]:
 
 def test_an_estimate(client: Client, clip: Path) -> None:
     estimate = client.estimate(clip, {"target_fps": "60", "factor": None})
-    assert (estimate["frames"], estimate["queue_position"], estimate["seconds"]) == (30, 0, None)
+    assert (estimate.frames, estimate.queue_position, estimate.seconds) == (30, 0, None)
     assert client.jobs() == []
 
 
@@ -55,21 +75,26 @@ def test_from_upload_to_download(
     client: Client, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None], jobs: Jobs, store: Store
 ) -> None:
     job = client.submit(clip, {"target_fps": "60", "quality": 20, "factor": None})
-    assert job["filename"] == "clip.mp4"
-    assert (job["options"]["target_fps"], job["options"]["quality"]) == ("60", 20)
-    with store.fetch(jobs.get(job["id"]).source) as upload:
+    assert job.filename == "clip.mp4"
+    assert (job.options["target_fps"], job.options["quality"]) == ("60", 20)
+    with store.fetch(jobs.get(job.id).source) as upload:
         assert upload.read_bytes() == clip.read_bytes()
     seen: list[str] = []
 
-    def on_progress(job: dict[str, str]) -> None:
-        seen.append(job["status"])
+    def on_progress(job: Job) -> None:
+        seen.append(job.status)
         if len(seen) == 1:
-            finish(job["id"], CONTENT)
+            finish(job.id, CONTENT)
 
-    assert client.wait(job["id"], on_progress, interval=0.01)["status"] == "succeeded"
+    assert client.wait(job.id, on_progress, interval=0.01).status == "succeeded"
     assert seen == ["queued", "succeeded"]
-    client.download(job["id"], tmp_path / "out.mp4")
+    had: list[tuple[int, int]] = []
+    client.download(job.id, tmp_path / "out.mp4", on_progress=lambda *bytes_had: had.append(bytes_had))
     assert (tmp_path / "out.mp4").read_bytes() == CONTENT
+    assert [most for _, most in had] == [len(CONTENT)] * 3 and had[-1][0] == len(CONTENT)
+    memory = io.BytesIO()
+    client.download(job.id, memory)
+    assert memory.getvalue() == CONTENT == b"".join(client.result(job.id))
     assert [path.name for path in tmp_path.glob("out*")] == ["out.mp4"]
 
 
@@ -79,8 +104,8 @@ def test_a_mask_goes_with_the_video(
     mask = tmp_path / "mask.png"
     mask.write_bytes(b"\x89PNG\r\n\x1a\n")
     job = client.submit(clip, {"factor": 3}, mask=mask)
-    assert (job["filename"], job["options"]["factor"]) == ("clip.mp4", 3)
-    with store.fetch(jobs.get(job["id"]).source) as upload, store.fetch(f"masks/{job['id']}") as picture:
+    assert (job.filename, job.options["factor"]) == ("clip.mp4", 3)
+    with store.fetch(jobs.get(job.id).source) as upload, store.fetch(f"masks/{job.id}") as picture:
         assert upload.read_bytes() == clip.read_bytes()
         assert picture.read_bytes() == mask.read_bytes()
     with pytest.raises(ClientError, match="The mask is no PNG"):
@@ -90,41 +115,46 @@ def test_a_mask_goes_with_the_video(
 def test_a_refusal_carries_its_problem(client: Client, clip: Path) -> None:
     with pytest.raises(ClientError, match="factor was '99'") as caught:
         client.submit(clip, {"factor": 99})
-    assert caught.value.status == 422
-    assert caught.value.problem["type"] == "urn:dain:problem:invalid-option"
+    assert isinstance(caught.value, InvalidRequest)
+    assert (caught.value.status, caught.value.slug) == (422, "invalid-option")
 
 
 def test_listing_cancelling_and_removing(client: Client, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "PAGE", 2)
-    ids = [client.submit(clip)["id"] for _ in range(5)]
-    assert {job["id"] for job in client.jobs()} == set(ids)
-    cancelled = client.cancel(ids[0])
-    assert cancelled is not None and cancelled["status"] == "cancelled"
-    assert [job["id"] for job in client.jobs(status="cancelled")] == [ids[0]]
-    assert client.cancel(ids[0]) is None
-    assert len(client.jobs()) == 4
+    monkeypatch.setattr(sync_client, "PAGE", 2)
+    ids = [client.submit(clip).id for _ in range(5)]
+    assert [job.id for job in client.jobs()] == ids[::-1]
+    assert [job.id for job in client.jobs(limit=3)] == ids[:1:-1]
+    for _ in range(2):  # it is safe to repeat
+        assert client.cancel(ids[0]).status == "cancelled"
+    assert [job.id for job in client.jobs(status="cancelled")] == [ids[0]]
+    for job_id in ids[:2]:  # one that is over, and one that is not
+        client.delete(job_id)
+    assert [job.id for job in client.jobs()] == ids[:1:-1]
+    for call in (client.delete, client.cancel):
+        with pytest.raises(NotFound):
+            call(ids[0])
     assert client.workers() == []
 
 
 def test_jobs_are_found_by_the_callers_own_name_and_notes(client: Client, clip: Path) -> None:
     job = client.submit(clip, {"reference": "order 7", "metadata": {"user": "42", "page": "3"}})
     client.submit(clip, {"metadata": {"user": "43"}})
-    assert job["metadata"] == {"user": "42", "page": "3"}
+    assert job.metadata == {"user": "42", "page": "3"}
     for asked in ({"reference": "order 7"}, {"metadata": {"user": "42"}}):
-        assert [found["id"] for found in client.jobs(**asked)] == [job["id"]]
+        assert [found.id for found in client.jobs(**asked)] == [job.id]
 
 
 def test_the_same_key_makes_one_job(client: Client, clip: Path) -> None:
-    assert client.submit(clip, idempotency_key="k")["id"] == client.submit(clip, idempotency_key="k")["id"]
+    assert client.submit(clip, idempotency_key="k").id == client.submit(clip, idempotency_key="k").id
     assert len(client.jobs()) == 1
 
 
 def test_a_missing_result_says_why(client: Client, clip: Path, tmp_path: Path) -> None:
     job = client.submit(clip)
-    client.cancel(job["id"])
+    client.cancel(job.id)
     with pytest.raises(ClientError) as caught:
-        client.download(job["id"], tmp_path / "out.mp4")
-    assert caught.value.problem["type"] == "urn:dain:problem:job-cancelled"
+        client.download(job.id, tmp_path / "out.mp4")
+    assert isinstance(caught.value, JobCancelled) and caught.value.slug == "job-cancelled"
     assert list(tmp_path.glob("out*")) == []
 
 
@@ -161,33 +191,49 @@ def under_way(jobs: Jobs, job_id: str) -> Claim:
 
 
 def test_waiting_is_told_each_percent_and_asks_no_more_often(client: Client, clip: Path, jobs: Jobs) -> None:
-    job_id = client.submit(clip)["id"]
+    job_id = client.submit(clip).id
     claim = under_way(jobs, job_id)
     seen: list[int] = []
 
-    def on_progress(job: dict[str, Any]) -> None:
-        done = job["progress"]["frames_done"]
+    def on_progress(job: Job) -> None:
+        done = job.progress.frames_done
         seen.append(done)
         jobs.report(claim, done + 10)
         if done == 50:
             jobs.cancel(job_id)
 
-    assert client.wait(job_id, on_progress, interval=0)["status"] == "cancelled"
+    with pytest.raises(JobCancelled) as ended:
+        client.wait(job_id, on_progress, interval=0)
+    assert ended.value.job is not None and ended.value.job.status == "cancelled"
     assert seen[:6] == [0, 10, 20, 30, 40, 50] and len(seen) == 7
+
+
+def test_waiting_ends_with_the_jobs_own_error(client: Client, clip: Path, jobs: Jobs) -> None:
+    job_id = client.submit(clip).id
+    with pytest.raises(TimedOut) as late:
+        client.wait(job_id, timeout=0.05)
+    assert late.value.job.status == "queued"
+    assert jobs.finish(job_id, State.FAILED, error=Problem("damaged-video", "The video breaks off."))
+    with pytest.raises(JobFailed, match="breaks off") as failed:
+        client.wait(job_id)
+    assert failed.value.slug == "damaged-video"
+    assert failed.value.job is not None and failed.value.job.error == failed.value.problem
+    with pytest.raises(JobFailed, match="breaks off"):
+        client.download(job_id, io.BytesIO())
 
 
 def test_an_older_service_is_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     paused: list[float] = []
-    monkeypatch.setattr(retries.time, "sleep", paused.append)
-    running = {"status": "running", "finished_at": None}
-    over = ("200 OK", {"status": "failed", "finished_at": 1.0}, {})
+    monkeypatch.setattr(sync_io.time, "sleep", paused.append)
+    running = {"id": "a", "status": "running", "finished_at": None}
+    over = ("200 OK", {"id": "a", "status": "succeeded", "finished_at": 1.0}, {})
     new = {"ETag": 'W/"1"'}
     with answering(("200 OK", running, {}), ("200 OK", running, {}), over) as (url, _), Client(url) as client:
-        assert client.wait("a", interval=0.25)["status"] == "failed"
+        assert client.wait("a", interval=0.25).status == "succeeded"
     assert paused == [0.25, 0.25]
     unchanged = ("304 Not Modified", {}, new)
     with answering(("200 OK", running, new), unchanged, over) as (url, requests), Client(url) as client:
-        assert client.wait("a")["status"] == "failed"
+        assert client.wait("a").status == "succeeded"
     assert requests == [f"GET /jobs/a?wait={seconds} HTTP/1.1" for seconds in (0, 25, 25)]
     assert len(paused) == 2
 
@@ -196,7 +242,7 @@ def test_an_older_service_is_asked_again_and_again(monkeypatch: pytest.MonkeyPat
 def test_events_of_a_job_over_a_network_that_fails(
     url: str, client: Client, clip: Path, jobs: Jobs, redis: Redis
 ) -> None:
-    job_id = client.submit(clip)["id"]
+    job_id = client.submit(clip).id
     redis.hset(
         job_key(job_id), "metadata", json.dumps({"line": "\u2028 \x85"})
     )  # which is no end of a line here
@@ -218,7 +264,7 @@ def test_events_of_a_job_over_a_network_that_fails(
 
 
 def test_events_of_all_jobs(client: Client, clip: Path) -> None:
-    made = [client.submit(clip)["id"] for _ in range(2)]
+    made = [client.submit(clip).id for _ in range(2)]
     events = client.events(after="0")
     assert [next(events).data["job"] for _ in made] == made
     with pytest.raises(ClientError) as caught:
@@ -239,7 +285,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_broken_upload_is_sent_again(url: str, clip: Path, jobs: Jobs) -> None:
     with cutting_proxy(url, up=[1000, 500], down=[]) as proxy, Client(proxy) as client:
         job = client.submit(clip)
-    assert job["status"] == "queued"
+    assert job.status == "queued"
     assert jobs.counts()["queued"] == 1
 
 
@@ -255,15 +301,15 @@ class TestLargeVideo:
 
     @pytest.fixture(autouse=True)
     def small(self, patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(calls, "RESUMABLE_BYTES", 1)
-        monkeypatch.setattr(resumable, "PIECE_BYTES", 4000)
+        monkeypatch.setattr(sync_client, "RESUMABLE_BYTES", 1)
+        monkeypatch.setattr(sync_client, "PIECE_BYTES", 4000)
 
     def test_is_sent_in_pieces_that_are_removed_then(
         self, client: Client, clip: Path, jobs: Jobs, store: Store, redis: Redis
     ) -> None:
         job = client.submit(clip, {"factor": "3"})
-        assert (job["filename"], job["options"]["factor"]) == ("clip.mp4", 3)
-        with store.fetch(jobs.get(job["id"]).source) as upload:
+        assert (job.filename, job.options["factor"]) == ("clip.mp4", 3)
+        with store.fetch(jobs.get(job.id).source) as upload:
             assert upload.read_bytes() == clip.read_bytes()
         assert list(store.keys("incoming/")) == [] and redis.keys("dain:incoming:*") == []
 
@@ -281,7 +327,7 @@ class TestLargeVideo:
         with cutting_proxy(url, up=up, down=down) as proxy, Client(proxy) as client:
             job = client.submit(clip)
         assert not up and not down
-        with store.fetch(jobs.get(job["id"]).source) as upload:
+        with store.fetch(jobs.get(job.id).source) as upload:
             assert upload.read_bytes() == clip.read_bytes()
         assert jobs.counts()["queued"] == 1
 
@@ -297,9 +343,9 @@ class TestLargeVideo:
 
     def test_a_service_that_knows_no_pieces_gets_it_whole(self, clip: Path) -> None:
         unknown = ("404 Not Found", {"status": 404, "detail": "Not Found."}, {})
-        taken = ("202 Accepted", {"id": "1"}, {})
+        taken = ("202 Accepted", {"id": "1", "status": "queued"}, {})
         with answering(unknown, taken) as (url, asked), Client(url) as client:
-            assert client.submit(clip)["id"] == "1"
+            assert client.submit(clip).id == "1"
             assert [re.split(r"[ ?]", line)[1] for line in asked] == ["/uploads", "/jobs"]
 
 
@@ -308,7 +354,7 @@ def test_a_broken_download_is_resumed(
     url: str, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
 ) -> None:
     with Client(url) as client:
-        job_id = client.submit(clip)["id"]
+        job_id = client.submit(clip).id
     finish(job_id, CONTENT)
     down = [1_500_000, 1_000_000]
     with cutting_proxy(url, up=[], down=down) as proxy, Client(proxy) as client:
@@ -325,7 +371,7 @@ def part_of(path: Path, content: bytes) -> Path:
 def test_what_was_fetched_before_is_kept(
     client: Client, url: str, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
 ) -> None:
-    job_id = client.submit(clip)["id"]
+    job_id = client.submit(clip).id
     finish(job_id, CONTENT)
     part_of(tmp_path / "out.mp4", CONTENT).write_bytes(CONTENT[:2_999_990])
     too_little_for_all_of_it: list[int | None] = [20_000]
@@ -342,7 +388,7 @@ def test_what_was_fetched_of_another_job_is_left_alone(
     mine = tmp_path / "out.mp4.part"
     for path in (theirs, mine):
         path.write_bytes(b"another")
-    job_id = client.submit(clip)["id"]
+    job_id = client.submit(clip).id
     finish(job_id, CONTENT)
     client.download(job_id, tmp_path / "out.mp4")
     assert (tmp_path / "out.mp4").read_bytes() == CONTENT
@@ -352,7 +398,7 @@ def test_what_was_fetched_of_another_job_is_left_alone(
 def test_a_damaged_part_is_noticed(
     client: Client, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
 ) -> None:
-    job_id = client.submit(clip)["id"]
+    job_id = client.submit(clip).id
     finish(job_id, CONTENT)
     part_of(tmp_path / "out.mp4", CONTENT).write_bytes(bytes(1000))
     with pytest.raises(ClientError, match="damaged"):
@@ -372,7 +418,7 @@ class TestResultInABucket:
     def test_is_fetched_from_there(
         self, client: Client, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
     ) -> None:
-        job_id = client.submit(clip)["id"]
+        job_id = client.submit(clip).id
         finish(job_id, CONTENT)
         part_of(tmp_path / "out.mp4", CONTENT).write_bytes(CONTENT[:1_000_000])
         client.download(job_id, tmp_path / "out.mp4")
@@ -386,7 +432,7 @@ class TestResultInABucket:
         finish: Callable[[str, bytes], None],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        job_id = client.submit(clip)["id"]
+        job_id = client.submit(clip).id
         finish(job_id, CONTENT)
         sign = S3Store.link
         monkeypatch.setattr(
@@ -400,7 +446,7 @@ class TestResultInABucket:
 def test_a_file_is_replaced_only_where_that_is_wanted(
     client: Client, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
 ) -> None:
-    job_id = client.submit(clip)["id"]
+    job_id = client.submit(clip).id
     finish(job_id, CONTENT)
     (tmp_path / "out.mp4").write_bytes(b"mine")
     with pytest.raises(FileExistsError):
@@ -414,21 +460,29 @@ def test_a_file_is_replaced_only_where_that_is_wanted(
 def test_a_service_that_is_starting_is_waited_for(settings: Settings, clip: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
-    jobs: list[dict[str, str]] = []
-    with Client(f"http://127.0.0.1:{port}") as client:
+    jobs: list[Job] = []
+    with Client(f"http://127.0.0.1:{port}", patience=30) as client:
         thread = threading.Thread(target=lambda: jobs.append(client.submit(clip)))
         thread.start()
         with serve(settings, port):
             until(lambda: jobs)
         thread.join()
-    assert jobs[0]["status"] == "queued"
+    assert jobs[0].status == "queued"
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_service_that_stays_away_is_given_up(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "CONNECTION_SECONDS", 0.1)
-    with Client("http://127.0.0.1:9") as client, pytest.raises(ClientError, match="cannot be reached"):
+def test_a_service_that_stays_away_is_given_up(clip: Path) -> None:
+    said: list[tuple[type, float]] = []
+    with (
+        Client(
+            "http://127.0.0.1:9",
+            patience=0.1,
+            on_retry=lambda error, pause: said.append((type(error), pause)),
+        ) as client,
+        pytest.raises(Unreachable, match="cannot be reached"),
+    ):
         client.submit(clip)
+    assert said == [(Unreachable, 0.05)]
 
 
 class TestBusy:
@@ -439,8 +493,8 @@ class TestBusy:
     @pytest.mark.usefixtures("patient")
     def test_is_waited_out(self, client: Client, clip: Path, jobs: Jobs) -> None:
         first = client.submit(clip)
-        threading.Timer(0.3, lambda: jobs.cancel(first["id"])).start()
-        assert client.submit(clip)["status"] == "queued"
+        threading.Timer(0.3, lambda: jobs.cancel(first.id)).start()
+        assert client.submit(clip).status == "queued"
 
 
 # -- patience ---------------------------------------------------------------------------------------
@@ -496,19 +550,19 @@ def test_a_key_in_use_is_waited_for_as_long_as_the_service_may_work(
 ) -> None:
     """A killed API's lease lasts 30 s, and looking through a large upload takes minutes."""
     paused: list[float] = []
-    monkeypatch.setattr(retries.time, "sleep", paused.append)
+    monkeypatch.setattr(sync_io.time, "sleep", paused.append)
     with answering(*[IN_USE] * 20, ACCEPTED) as (url, requests), Client(url) as client:
-        assert client.submit(clip)["id"] == "a"
+        assert client.submit(clip).id == "a"
     assert len(requests) == 21
     assert paused == [5.0] * 20 and sum(paused) > idempotency.LEASE_SECONDS
 
 
 def test_patience_ends(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paused: list[float] = []
-    monkeypatch.setattr(retries.time, "sleep", paused.append)
+    monkeypatch.setattr(sync_io.time, "sleep", paused.append)
     with answering(IN_USE) as (url, _), Client(url) as client, pytest.raises(ClientError, match="In use"):
         client.submit(clip)
-    assert sum(paused) == pytest.approx(calls.ANSWER_SECONDS, abs=10)
+    assert sum(paused) == pytest.approx(sync_client.ANSWER_SECONDS, abs=10)
     full = ("429 Too Many Requests", {"status": 429, "detail": "Full."}, {"Retry-After": "0"})
     with answering(full) as (url, _), Client(url) as client, pytest.raises(ClientError, match="Full"):
         client.submit(clip)
@@ -540,7 +594,7 @@ def test_a_password_in_the_url_is_sent_and_never_shown(
     clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(retries, "CONNECTION_SECONDS", 0.1)
+    monkeypatch.setattr(sync_client, "CONNECTION_SECONDS", 0.1)
     said: list[str] = []
     with (
         answering(("502 Bad Gateway", {}, {})) as (url, requests),
@@ -574,18 +628,36 @@ def test_a_password_in_the_url_is_a_login() -> None:
     assert request.headers["Authorization"] == f"Basic {base64.b64encode(b'alice:s@3').decode()}"
 
 
-@pytest.mark.usefixtures("patient")
-def test_every_call_says_that_the_service_is_away(
+def test_every_call_says_at_once_that_nothing_was_ever_there(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retries, "CONNECTION_SECONDS", 0.1)
+    monkeypatch.setattr(sync_io.time, "sleep", lambda _: pytest.fail("it waited"))
     with Client("http://127.0.0.1:9") as client:
         for call in (
-            client.jobs, client.workers, lambda: client.job("x"), lambda: client.cancel("x"),
+            client.jobs, client.workers, lambda: client.job("x"), lambda: client.cancel("x"), client.version,
+            lambda: client.delete("x"), lambda: client.wait("x"), lambda: next(client.events()),
             lambda: client.submit(clip), lambda: client.download("x", tmp_path / "out.mp4"),
         ):  # fmt: skip
-            with pytest.raises(ClientError, match="The service at http://127.0.0.1:9 cannot be reached"):
+            with pytest.raises(
+                Unreachable, match="The service at http://127.0.0.1:9 cannot be reached: nothing"
+            ):
                 call()
+
+
+def test_what_answers_and_is_no_such_service_is_named() -> None:
+    with answering(("200 OK", {}, {})) as (url, _), Client(url) as client:
+        assert client.version() is None
+    with pytest.raises(ServiceError, match="not as a DAIN service does") as caught:
+        sync_client._document(
+            httpx.Response(200, text="<h1>Welcome</h1>", request=httpx.Request("GET", "http://a/x?s3=1"))
+        )
+    assert "s3" not in str(caught.value)
+
+
+def test_own_headers_go_with_every_request(url: str) -> None:
+    with Client(url, headers={"X-Of-Mine": "1"}) as client:
+        assert client.version() == service.__version__
+        assert client._http.headers["X-Of-Mine"] == "1"
 
 
 # -- what it needs ----------------------------------------------------------------------------------
@@ -668,10 +740,5 @@ def test_no_message_and_no_log_shows_a_token(
 
 
 def test_a_quota_that_comes_back_tomorrow_is_not_waited_for() -> None:
-    tomorrow = QuotaExceeded("used up", {"status": 429}, retry_after=40_000)
-
-    def refuse() -> None:
-        raise tomorrow
-
     with pytest.raises(QuotaExceeded, match="used up"):
-        retries.persist(refuse, "http://dain")
+        retries.Patience().pause(QuotaExceeded("used up", {"status": 429}, retry_after=40_000), 30)

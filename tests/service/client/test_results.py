@@ -7,9 +7,10 @@ from dataclasses import fields
 import pytest
 from pydantic import BaseModel
 
+from service.api.options import RequestedHandling, RequestedOptions
 from service.api.routes.estimate import Estimate as ServedEstimate
 from service.api.views import EXAMPLE, JobView, ResultView
-from service.client import Estimate, Job, Output, Progress, Worker
+from service.client import Estimate, Job, Options, Output, Progress, Worker
 from service.client.results import Note, Result
 from service.jobs import notes, records
 from service.jobs.workers import WorkerRecord
@@ -26,6 +27,11 @@ def test_a_job_of_today() -> None:
 def test_a_job_of_release_0_1_0() -> None:
     job = Job.of({"id": "a", "status": "queued", "notes": ["The sound was left out."]})
     assert (job.progress, job.output, job.notes[0].text) == (Progress(), None, "The sound was left out.")
+
+
+def test_options_are_those_of_the_service() -> None:
+    served = RequestedOptions.model_fields.keys() | RequestedHandling.model_fields.keys()
+    assert Options.__optional_keys__ == served
 
 
 @pytest.mark.parametrize(
