@@ -323,7 +323,9 @@ def test_the_examples_of_the_page_do_what_they_say(
         "PATCH /uploads/{upload_id}": "204",
         "DELETE /uploads/{upload_id}": "204",
         "DELETE /jobs/{job_id}": "204",
-        "GET /readyz": "503",  # without a worker
+        "GET /jobs/{job_id}/preview": "404",  # without a worker, as the next two
+        "GET /jobs/{job_id}/result/frames": "404",
+        "GET /readyz": "503",
     }
 
 
