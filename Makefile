@@ -8,7 +8,7 @@ DAIN_VERSION ?= latest
 
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup demo test lint faults soak fuzz kernels typescript compose-test lock audit licences clean
+.PHONY: setup demo test lint faults soak fuzz kernels typescript web compose-test lock audit licences clean
 
 setup: $(VENV)/installed
 
@@ -58,6 +58,10 @@ typescript:  ## what the test of generated TypeScript clients needs; needs npm
 	mkdir -p build/typescript
 	cp tests/typescript/package.json build/typescript
 	npm install --prefix build/typescript --no-package-lock --no-audit --no-fund
+
+web:  ## builds the page anew, from web/ to service/web; needs npm
+	npm ci --prefix web --no-audit --no-fund
+	npm run build --prefix web
 
 kernels: setup  ## compile every CUDA kernel; needs nvcc, no GPU
 	$(BIN)/python -m cuda_ext.build --check

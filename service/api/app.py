@@ -27,8 +27,10 @@ from service.api.routes import (
     events,
     health,
     jobs,
+    page,
     previews,
     results,
+    session,
     submit,
     uploads,
     workers,
@@ -89,7 +91,20 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(GuardMiddleware, settings=settings)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     install_handlers(app)
-    for routes in (submit, estimate, uploads, jobs, events, previews, results, workers, health, docs):
+    for routes in (
+        submit,
+        estimate,
+        uploads,
+        jobs,
+        events,
+        previews,
+        results,
+        workers,
+        health,
+        docs,
+        page,
+        session,
+    ):
         app.include_router(routes.router)
     return app
 

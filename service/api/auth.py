@@ -20,6 +20,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
+from service.api.guard import SAME_SITE
 from service.api.problems import problem_response, redis_unavailable
 from service.api.service import Service
 from service.jobs.keys import Key, KeysUnreadable, Quota, Scope, id_in
@@ -29,7 +30,11 @@ from service.jobs.records import DEFAULT_OWNER
 log = logging.getLogger(__name__)
 
 #: What anybody may ask, also where there are keys.
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+ASSETS = "/assets/"  #: begins the paths of what the page consists of
+COOKIE = (
+    "dain_token"  #: the token of a browser in which somebody has signed in: see `service.api.routes.session`
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class AuthMiddleware:
         self.app = app
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith(ASSETS):
             return await self.app(scope, receive, send)
         request = Request(scope)
         if is_scrape(request):
@@ -95,7 +100,7 @@ def admit(service: Service, request: Request) -> tuple[Caller, dict[str, str]]:
         known = service.keys.all()
         if not known and service.settings.open_without_keys:
             return ANYBODY, {}
-        key = authenticate(known, request.headers.get("authorization"))
+        key = authenticate(known, request.headers.get("authorization") or cookie_of(request))
         if key.rate is None:
             return Caller(key.owner, key.scopes, key), {}
         taken = service.rates.take(key.id, key.rate)
@@ -115,13 +120,7 @@ def admit(service: Service, request: Request) -> tuple[Caller, dict[str, str]]:
 
 def authenticate(known: Mapping[str, Key], header: str | None) -> Key:
     """The valid key among `known` whose token is in the Authorization header `header`; Problem 401 for any other."""
-    if header is None:
-        raise unauthorized(
-            "This service asks for the token of a key: send it as `Authorization: Bearer dain_…`."
-        )
-    scheme, _, token = header.partition(" ")
-    if scheme.lower() != "bearer":
-        raise unauthorized("The header Authorization holds no token: send `Authorization: Bearer dain_…`.")
+    token = token_in(header)
     key = known.get(id_in(token) or "")
     if key is None or not key.has(token):
         raise unauthorized(
@@ -130,6 +129,28 @@ def authenticate(known: Mapping[str, Key], header: str | None) -> Key:
     if key.over:
         raise unauthorized(f"The key {key.id} of {key.owner} is {key.over}; use another.", wrong=True)
     return key
+
+
+def token_in(header: str | None) -> str:
+    """The token in the Authorization header `header`; Problem 401 where there is none."""
+    if header is None:
+        raise unauthorized(
+            "This service asks for the token of a key: send it as `Authorization: Bearer dain_…`."
+        )
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer":
+        raise unauthorized("The header Authorization holds no token: send `Authorization: Bearer dain_…`.")
+    return token
+
+
+def cookie_of(request: Request) -> str | None:
+    """The Authorization header that the cookie of the web page stands for; None where the page did not send it.
+
+    Pages of other origins, which DAIN_CORS_ORIGINS may let in, do not act for whoever is signed in here.
+    """
+    token = request.cookies.get(COOKIE)
+    is_own = request.headers.get("sec-fetch-site", "none") in SAME_SITE
+    return f"Bearer {token}" if token and is_own else None
 
 
 def unauthorized(detail: str, *, wrong: bool = False) -> Problem:

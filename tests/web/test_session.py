@@ -1,0 +1,49 @@
+"""Who sees the page, and in which language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.web.conftest import OpenPage
+
+
+def test_without_keys_nobody_signs_in(open_page: OpenPage) -> None:
+    page = open_page()
+    expect(page.get_by_role("heading", level=1)).to_have_text("More frames, smoother motion")
+    expect(page.get_by_role("button", name="Sign out")).to_have_count(0)
+
+
+def test_with_keys_a_key_signs_in_until_it_signs_out(
+    open_page: OpenPage, make_key: Callable[..., dict[str, str]]
+) -> None:
+    token = make_key("ann")["Authorization"].removeprefix("Bearer ")
+    page = open_page()
+    page.get_by_label("Key").fill("dain_wrong")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("belongs to no key of this service")
+    page.get_by_label("Key").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+    [cookie] = page.context.cookies()
+    assert cookie["httpOnly"] and cookie["sameSite"] == "Strict" and cookie["expires"] == -1
+    page.reload()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    assert not page.context.cookies()
+
+
+@pytest.mark.parametrize(
+    "locale, title",
+    [
+        ("de-AT", "Mehr Bilder, ruhige Bewegung"),
+        ("zh-CN", "更多帧，更流畅"),
+        ("fr", "More frames, smoother motion"),
+    ],
+)
+def test_the_browser_chooses_the_language(locale: str, title: str, open_page: OpenPage) -> None:
+    page = open_page(locale=locale)
+    expect(page.get_by_role("heading", level=1)).to_have_text(title)
+    expect(page.locator("html")).to_have_attribute("lang", "en" if locale == "fr" else locale[:2])

@@ -1,0 +1,44 @@
+// Who is signed in. The key itself is in a cookie that no script can read; see service/api/routes/session.py.
+import { signal } from "@preact/signals"
+import { request, Refused } from "./api"
+
+export interface Session {
+  owner: string
+  scopes: string[]
+  keyed: boolean // false where the service has no keys, so that nobody signs in
+}
+
+/** null: a key is wanted; undefined: not known yet. */
+export const session = signal<Session | null | undefined>(undefined)
+/** Why nothing can be shown, where even that cannot be asked. */
+export const trouble = signal<unknown>(undefined)
+
+export async function readSession(): Promise<void> {
+  try {
+    session.value = await (await request("GET", "/session")).json()
+    trouble.value = undefined
+  } catch (error) {
+    if (!isSignedOut(error)) trouble.value = error
+  }
+}
+
+export async function signIn(token: string): Promise<void> {
+  const headers = { Authorization: `Bearer ${token}` }
+  session.value = await (await request("POST", "/session", { headers })).json()
+}
+
+export async function signOut(): Promise<void> {
+  await request("DELETE", "/session")
+  session.value = null
+}
+
+/** Whether `error` says that a key is wanted; then the page asks for one. */
+export function isSignedOut(error: unknown): boolean {
+  const out = error instanceof Refused && error.status === 401
+  if (out) session.value = null
+  return out
+}
+
+export function may(scope: string): boolean {
+  return session.value?.scopes.includes(scope) ?? false
+}

@@ -1,0 +1,5 @@
+import { t } from "../languages"
+
+export function Jobs() {
+  return <h1>{t("jobs.title")}</h1>
+}

@@ -1,0 +1,5 @@
+import { t } from "../languages"
+
+export function Missing() {
+  return <p>{t("trouble.no-view")}</p>
+}

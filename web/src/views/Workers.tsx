@@ -1,0 +1,5 @@
+import { t } from "../languages"
+
+export function Workers() {
+  return <h1>{t("workers.title")}</h1>
+}
