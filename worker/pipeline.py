@@ -31,6 +31,7 @@ from worker import grain, mask
 from worker.alpha import OnBackground
 from worker.channel import CHECK_SECONDS, Channel, Closed, checked, nothing
 from worker.cuts import Thumbnail, Transition, transition
+from worker.media import captions, sandbox
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
 from worker.media.join import join
@@ -194,9 +195,26 @@ def assemble(
             plan.delivery,
             out_path,
             length=plan.length,
+            captions=_captions(plan, source, check, progressed) if source and plan.delivery.captions else (),
             check=check,
             progressed=progressed,
         )
+
+
+def _captions(
+    plan: JobPlan, source: Path, check: Callable[[], None], progressed: Callable[[], None]
+) -> Iterator[tuple[Fraction, bytes]]:
+    """The closed captions within the pictures of the source, at their times in the result."""
+    found = sandbox.look(
+        "captions",
+        source,
+        f"--stream={plan.info.stream}",
+        read=lambda answer: answer["captions"],
+        check=check,
+        progressed=progressed,
+    )
+    unit = Fraction(found["time_base"])
+    return ((plan.shown(time * unit), triplets) for time, triplets in captions.unpacked(found["packed"]))
 
 
 def _readable(

@@ -40,6 +40,7 @@ NAMES = {"libopus": "OPUS", "pcm_s24le": "PCM"}  # of codecs, for sentences, whe
 SLOWEST, FASTEST = Fraction(1), Fraction(1000)  # frames a second that an encoder is told
 HDR = (16, 18)  # PQ and HLG, in the code points of H.273
 COARSE = 1000  # ticks a second, of a file that rounds the times of common frame rates
+CAPTIONED = {"h264", "hevc", "h264_nvenc", "hevc_nvenc"}  # codecs whose pictures are given closed captions
 LIMITED = {"prores", "dnxhr", "webp"}  # codecs without full range
 GIF_RATE = 50  # frames a second, the most that browsers show
 
@@ -79,6 +80,7 @@ def choose(info: VideoInfo, options: Options, rate: Fraction) -> Delivery:
         notes=(
             *choice.notes,
             *_notes_on_pixels(info, codec, coded),
+            *choice.notes_on_captions(codec),
             *_notes_on_side_data(info, codec, file),
             *_notes_on_times(rate, options.container, file),
         ),
@@ -90,6 +92,7 @@ def choose(info: VideoInfo, options: Options, rate: Fraction) -> Delivery:
         title=info.title,
         timecode=_timecode(info, rate),
         enhance=options.enhancements,
+        captions=in_time and info.captions and codec in CAPTIONED,
         own_tags=choice.own_tags,
         color_matrix=info.color_matrix,
     )
@@ -169,6 +172,17 @@ class _Choice:
                 )
         if self.info.chapters and (self._why_not or not self.file.chapters):
             yield self._left_out("chapters-dropped", "The chapters")
+
+    def notes_on_captions(self, codec: str) -> Iterator[Note]:
+        """What becomes of closed captions within the pictures in those of ``codec``."""
+        if "A53_CC" not in self.info.side_data:
+            return
+        why = self._why_not or (codec not in CAPTIONED and f"{codec} is not given them here")
+        if why or not self.info.captions:
+            what = "The closed captions (CEA-608/708) within the pictures are left out"
+            yield Note.of(
+                "captions-dropped", f"{what}: {why or 'they come in a form that is not understood'}."
+            )
 
     @property
     def own_tags(self) -> bool:
@@ -348,7 +362,6 @@ def _notes_on_pixels(info: VideoInfo, codec: str, coded: str) -> Iterator[Note]:
 
 #: Side data that no encoder here is given, and what it is in a sentence.
 SIDE_DATA = {
-    "A53_CC": ("captions-dropped", "The closed captions (CEA-608/708) within the pictures are"),
     "AFD": ("side-data-dropped", "The active format description is"),
     "AMBIENT_VIEWING_ENVIRONMENT": ("side-data-dropped", "The description of the ambient light is"),
     "DOVI_METADATA": ("side-data-dropped", "The metadata of Dolby Vision is"),

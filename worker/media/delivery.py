@@ -84,6 +84,9 @@ class Delivery(Stored):
     enhance: tuple[
         str, ...
     ] = ()  #: keys of `worker.media.encode.ENHANCEMENTS`, in the order in which they are done
+    captions: bool = (
+        False  #: whether closed captions within the source's pictures are within those of the result
+    )
     own_tags: bool = False  #: whether the file's tags keep names of their own, such as phones write
     color_matrix: str = "bt709"  #: by which pictures become RGB, as ``dain_core.runtime.color`` names it
 
@@ -110,17 +113,10 @@ class Delivery(Stored):
     @property
     def is_plain(self) -> bool:
         """Whether readers that know no other deliveries than H.264 in MP4 make the same of it."""
-        new = (
-            self.coded_format,
-            self.max_bitrate,
-            self.extras,
-            self.mastering,
-            self.light,
-            self.stereo,
-            self.own_tags,
-        )
+        new = (self.coded_format, self.max_bitrate, self.extras, self.mastering, self.light, self.stereo)
+        kept = (self.own_tags, self.captions)
         stretched = any(sound.speed for sound in self.sounds)
-        return (self.container, self.codec) == ("mp4", "h264") and not any(new) and not stretched
+        return (self.container, self.codec) == ("mp4", "h264") and not any((*new, *kept, stretched))
 
     @property
     def static_metadata(self) -> dict[str, str]:

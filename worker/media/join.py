@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import av.container
 
 from worker.channel import checked, nothing
 from worker.media import ffmpeg, tracks
+from worker.media.captions import of_frames, written
 from worker.media.codecs import encoding_of
 from worker.media.containers import COPY, container_of
 from worker.media.delivery import Delivery
@@ -36,6 +37,7 @@ def join(
     out_path: Path,
     *,
     length: Fraction | None = None,
+    captions: Iterable[tuple[Fraction, bytes]] = (),
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
 ) -> None:
@@ -43,7 +45,7 @@ def join(
 
     The result begins at 0, which is ``begin`` on the source's clock: there its sound is put. Sound, text, chapters and
     metadata come from the source, where there is one, as ``delivery`` says; of an excerpt, the ``length`` seconds from
-    there on.
+    there on. ``captions`` are those of the pictures, see `worker.media.captions`, at their times in the result.
 
     The picture's clock is such that every time is exact. Where that would take more ticks a second than the container
     has, times are rounded to one of these. ``check`` is called several times a second, and may raise to stop.
@@ -59,7 +61,8 @@ def join(
     picture = out_path.with_name(f"{out_path.name}.picture")
     covers: list[Path] = []
     try:
-        _join_pictures(segment_paths, ticks, clock, delivery, picture, check, progressed)
+        carried = {ticks[frame]: each for frame, each in of_frames(captions, shown).items()}
+        _join_pictures(segment_paths, ticks, clock, delivery, carried, picture, check, progressed)
         if file.rendering:
             render(picture, shown, delivery, out_path, check, progressed)
             return
@@ -85,11 +88,15 @@ def _join_pictures(
     ticks: Sequence[int],
     clock: int,
     delivery: Delivery,
+    carried: Mapping[int, bytes],
     path: Path,
     check: Callable[[], None],
     progressed: Callable[[], None],
 ) -> None:
-    """Copy the segments' packets into one file; ``ticks`` are the frames' times and the end of the last."""
+    """Copy the segments' packets into one file; ``ticks`` are the frames' times and the end of the last.
+
+    ``carried`` are the closed captions of frames, by their times.
+    """
     orders = []
     for segment in segments:
         check()
@@ -119,8 +126,13 @@ def _join_pictures(
                 if template.codec_context.extradata != parameters:
                     raise _incomplete("its segments were encoded by different versions of the encoder")
                 for packet in _packets(part):
+                    pts, dts, duration = next(stamps)
+                    if triplets := carried.get(pts):
+                        is_key, data = packet.is_keyframe, written(bytes(packet), triplets, delivery.codec)
+                        packet = av.Packet(data)
+                        packet.is_keyframe = is_key
                     packet.stream, packet.time_base = stream, Fraction(1, clock)
-                    packet.pts, packet.dts, packet.duration = next(stamps)
+                    packet.pts, packet.dts, packet.duration = pts, dts, duration
                     joined.mux(packet)
                     progressed()
 

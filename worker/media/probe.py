@@ -2,8 +2,8 @@
 
 ``python -m worker.media.probe QUESTION FILE`` prints one JSON object. Questions are "probe", which is answered by
 ``{"video": facts}``, "picture", which is answered by ``{"picture": the first frame}``, "times", which is answered by
-``{"times": …}``, and "restarts", which is answered by ``{"restarts": shifts}``. Any other answer is ``{"error":
-{"type": slug, "detail": sentence}}``.
+``{"times": …}``, "restarts", which is answered by ``{"restarts": shifts}``, and "captions", which is answered by
+``{"captions": …}``. Any other answer is ``{"error": {"type": slug, "detail": sentence}}``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 
 from service.jobs.notes import Note
-from worker.media import sandbox
+from worker.media import captions, sandbox
 from worker.media.confinement import confine
 from worker.media.errors import EXPORT_AGAIN, TAKEN, MachineError, MediaError, damaged, exceeded, unreadable
 from worker.media.facts import (
@@ -107,10 +107,11 @@ NOTABLE = {
 
 
 #: Codecs whose packets say by these bytes (ITU-T T.35) what they carry, and within how many bytes they do.
-MARKED, MARKED_BYTES = {"av1", "h264", "hevc", "mpeg2video"}, 4096
+MARKED, MARKED_BYTES = captions.SOURCES, 4096
+CAPTIONS = SideData.A53_CC.name
 MARKS = {
-    b"\xb5\x00\x31GA94\x03": "A53_CC",
-    b"\x00\x00\x01\xb2GA94\x03": "A53_CC",
+    captions.T35: CAPTIONS,
+    captions.USER_DATA: CAPTIONS,
     b"\xb5\x00\x3c\x00\x01\x04": "DYNAMIC_HDR_PLUS",
     b"\x26\x00\x04\x00\x05": "DYNAMIC_HDR_VIVID",
 }
@@ -119,7 +120,7 @@ LANGUAGE = re.compile(r"-[a-z]{3}$")  # behind the name of a tag
 #: Tags about the file itself, as its writer left them.
 TECHNICAL = re.compile(
     "major_brand|minor_version|compatible_brands|creation_time|modification_date|duration|encoder|software|timecode|"
-    r"wmfsdk.*|isvbr|deviceconformancetemplate|metadatacreator|has[a-z]+|canseektoend|\w+size|last\w*timestamp|"
+    r"wmfsdk.*|isvbr|deviceconformancetemplate|metadata\w+|has[a-z]+|canseektoend|audiodelay|\w+size|last\w+|"
     r"\w*uid|\w*umid|product_\w+|company_name|application_platform|toolkit_version|operational_pattern_ul|_.*"
 )
 
@@ -353,6 +354,25 @@ def _restarts(path: Path, choice: Choice) -> dict[int, list[tuple[int, int]]]:
     return shifts_of(stamps, picture)
 
 
+def _captions(path: Path, choice: Choice) -> dict[str, Any]:
+    """The closed captions in the order in which they are shown, and the clock that their times are of."""
+    found: captions.Captions = []
+    with _open(path, Limits()) as container:
+        stream = _video_stream(container, choice.stream)
+        codec = _codec(stream)
+        try:
+            for packet in container.demux(stream):
+                time = packet.dts if packet.pts is None else packet.pts
+                if time is not None and packet.size and (triplets := captions.read(bytes(packet), codec)):
+                    found.append((time, triplets))
+        except MemoryError:  # which PyAV makes an FFmpegError, too
+            raise
+        except av.FFmpegError:
+            pass  # a file cut off: what came before the cut is the video
+        unit = stream.time_base or Fraction(1, 25)
+    return {"packed": captions.packed(sorted(found, key=lambda each: each[0])), "time_base": unit}
+
+
 def _pictures(path: Path, limits: Limits, choice: Choice) -> Stills | None:
     """The pictures that the file is made of; None where it is an ordinary video."""
     found = Stills.find(path, Fraction(choice.rate or DEFAULT_RATE))
@@ -471,6 +491,7 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             **_names(stream),
             timecode=_timecode(container, stream),
             tags=_tags(container),
+            captions=CAPTIONS in scan.marks,
         )
 
 
@@ -748,6 +769,8 @@ def answer(question: str, path: Path, limits: Limits, choice: Choice = DEFAULT_C
             return {"picture": _picture(path, limits, choice)}
         if question == "restarts":
             return {"restarts": _restarts(path, choice)}
+        if question == "captions":
+            return {"captions": _captions(path, choice)}
         scan = _scan(path, limits, choice)
         steps = [b - a for a, b in itertools.pairwise(scan.pts)]  # shorter to write than the times of hours
         return {"times": {**vars(scan), "pts": [scan.pts[0], *steps]}}
@@ -769,7 +792,7 @@ def answer(question: str, path: Path, limits: Limits, choice: Choice = DEFAULT_C
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m worker.media.probe", description=main.__doc__)
-    parser.add_argument("question", choices=["probe", "picture", "times", "restarts"])
+    parser.add_argument("question", choices=["probe", "picture", "times", "restarts", "captions"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
     parser.add_argument("--max-frames", type=int)

@@ -1,0 +1,132 @@
+"""Closed captions within pictures come along, each at its time, as FFmpeg's decoders read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+from av.sidedata.sidedata import Type as SideData
+
+from service.api.options import parse_options
+from tests.worker.conftest import Interpolated, MakeVideo
+from worker.media.captions import MOST, USER_DATA, of_frames, packed, unpacked, written
+from worker.media.sandbox import probe
+from worker.plan import JobPlan
+
+MADE = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=0.8", "-g", 10, "-bf", 2)
+ENCODERS = {"h264": ("libx264", "mp4"), "hevc": ("libx265", "mp4"), "mpeg2video": ("mpeg2video", "ts")}
+FIRST = 2  # frame: captions begin after the first one
+PADDING = b"\xfc\x80\x80"  # what CEA-608 says when it says nothing
+
+
+def said(number: int) -> bytes:
+    """Two triplets of CEA-608 and CEA-708 for a frame, with zeros that must not look like the start of a unit."""
+    return bytes([0xFC, 0x94, number | 1]) + bytes([0xFF, 0, 0]) + bytes([0xFE, 0, number & 3])
+
+
+def carrying(packet: bytes, triplets: bytes, codec: str) -> bytes:
+    if codec != "mpeg2video":
+        return written(packet, triplets, codec)
+    slices = packet.index(b"\x00\x00\x01\x01")
+    count = len(triplets) // 3
+    return packet[:slices] + USER_DATA + bytes([0x40 | count, 0xFF]) + triplets + b"\xff" + packet[slices:]
+
+
+@pytest.fixture
+def captioned(video: MakeVideo, tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a video with captions in all frames but the first two."""
+
+    def make(codec: str) -> Path:
+        encoder, suffix = ENCODERS[codec]
+        path = tmp_path / f"captioned.{suffix}"
+        with (
+            av.open(str(video(f"{codec}.{suffix}", *MADE, "-c:v", encoder, "-pix_fmt", "yuv420p"))) as source,
+            av.open(str(path), "w") as made,
+        ):
+            stream = made.add_stream_from_template(source.streams.video[0])
+            packets = [packet for packet in source.demux(video=0) if packet.size]
+            order = sorted(packet.pts or 0 for packet in packets)
+            for packet in packets:
+                number = order.index(packet.pts or 0)
+                data = bytes(packet)
+                if number >= FIRST:
+                    data = carrying(data, PADDING + said(number), codec)
+                new = av.Packet(data)
+                new.is_keyframe, new.time_base, new.stream = packet.is_keyframe, packet.time_base, stream
+                new.pts, new.dts, new.duration = packet.pts, packet.dts, packet.duration
+                made.mux(new)
+        return path
+
+    return make
+
+
+def heard(path: Path) -> list[bytes]:
+    """What FFmpeg's decoder reads of each frame."""
+    with av.open(str(path)) as file:
+        frames = [frame.side_data.get(SideData.A53_CC) for frame in file.decode(video=0)]
+    return [b"" if data is None else bytes(data) for data in frames]
+
+
+CASES = [("h264", "mp4", "h264"), ("hevc", "mkv", "hevc"), ("mpeg2video", "mov", "h264")]
+
+
+@pytest.mark.parametrize(("source", "container", "codec"), CASES)
+def test_captions_are_within_the_frames_of_the_result(
+    captioned: Callable[[str], Path], delivered: Interpolated, source: str, container: str, codec: str
+) -> None:
+    path = captioned(source)
+    expected = [said(number) if number >= FIRST else b"" for number in range(20)]
+    assert heard(path) == [PADDING + each if each else each for each in expected]
+    result, plan = delivered(path, container=container, codec=codec)
+    found = heard(result)
+    assert "captions-dropped" not in {note.code for note in plan.notes}
+    assert found[::2] == expected
+    assert not any(found[1::2])
+
+
+@pytest.mark.parametrize("options", [{"target_fps": "10"}, {"start": "0.4", "duration": "0.2"}])
+def test_captions_keep_their_order_at_another_rate_and_in_a_part(
+    captioned: Callable[[str], Path], delivered: Interpolated, options: dict[str, str]
+) -> None:
+    result, plan = delivered(captioned("h264"), **options)
+    numbers = range(10, 15) if plan.options.is_excerpt else range(FIRST, 20)
+    assert b"".join(heard(result)) == b"".join(map(said, numbers))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"container": "mkv", "codec": "ffv1"}, "ffv1"),
+        ({"speed": "0.5"}, "slow motion"),
+        ({"container": "gif"}, "gif"),
+    ],
+)
+def test_captions_that_cannot_come_are_named(
+    captioned: Callable[[str], Path], options: dict[str, str], why: str
+) -> None:
+    path = captioned("h264")
+    plan = JobPlan.make(path, probe(path), parse_options(options), segment_frames=99)
+    [note] = [note for note in plan.notes if note.code == "captions-dropped"]
+    assert why in note.text
+
+
+def test_dynamic_metadata_that_later_frames_alone_carry_is_named(video: MakeVideo, tmp_path: Path) -> None:
+    data = bytearray(video("plain.mp4", *MADE, "-c:v", "libx264", "-pix_fmt", "yuv420p").read_bytes())
+    with av.open(str(video("plain.mp4", *MADE, "-c:v", "libx264", "-pix_fmt", "yuv420p"))) as file:
+        place = [packet.pos for packet in file.demux(video=0) if packet.is_keyframe][1]
+    data[place + 20 : place + 26] = b"\xb5\x00\x3c\x00\x01\x04"  # HDR10+, in a slice that it damages
+    path = tmp_path / "later.mp4"
+    path.write_bytes(data)
+    plan = JobPlan.make(path, probe(path), parse_options({}), segment_frames=99)
+    assert [note.text for note in plan.notes if "HDR10+" in note.text]
+
+
+def test_what_is_too_much_for_a_frame_comes_with_the_next() -> None:
+    times = [Fraction(k, 25) for k in range(4)]
+    much = b"\xfe\x01\x02" * (MOST + 2)
+    found = of_frames([(Fraction(-1), b"no"), (Fraction(0), much), (Fraction(1, 25), b"abc")], times)
+    assert found == {0: much[: 3 * MOST], 1: much[3 * MOST :] + b"abc"}
+    assert unpacked(packed([(-3, b""), (5, much)])) == [(-3, b""), (5, much)]
