@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import ipaddress
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +30,14 @@ GIB = 2**30
 HOUR = 3600
 DAY = 24 * HOUR
 PREFIX = "DAIN_"
+#: Variables with the prefix that are read by others: images, compose files, builds, the client and its commands.
+OTHER_VARIABLES = frozenset(
+    f"{PREFIX}{name}"
+    for name in (
+        "BUILD_CUDA", "DOMAIN", "ENV_FILE", "GPU_LOCKS", "INSTANCE", "PUBLISH", "REDIS_ADDRESS",
+        "REDIS_PASSWORD_FILE", "REGISTRY", "TOKEN", "URL", "VERSION", "WORKER_MEMORY",
+    )
+)  # fmt: skip
 _AT_AFTER_AUTHORITY = re.compile(r"\w+://[^/?#]+[/?#].*@", re.DOTALL)
 _HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _ORIGIN = re.compile(rf"https?://({_HOST_NAME.pattern}|\[[0-9a-f:.]+\])(:[0-9]{{1,5}})?")
@@ -304,6 +314,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level logged."
     )
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto",
+        description="Form of a logged line: `console` for people, `json`, or `auto`: for people on a terminal.",
+    )
 
     def open_store(self) -> Store:
         """The store of these settings; raises OSError where its folder on this machine cannot be made."""
@@ -328,6 +342,22 @@ class Settings(BaseSettings):
                 "e.g. redis://localhost:6379/0, or use `dain up`, which starts one."
             )
         return self.redis_url
+
+
+def unknown_settings(environment: Iterable[str]) -> list[str]:
+    """A sentence for each variable that looks like a setting and is none, with the setting that may be meant.
+
+    A value is not repeated: it may be a secret.
+    """
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    unknown = {name for name in environment if name.upper().startswith(PREFIX)} - {*known, *OTHER_VARIABLES}
+    return [_unknown(name, known) for name in sorted(unknown)]
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.75)
+    meant = f"Did you mean {near[0]}?" if near else "The README lists those there are."
+    return f"{name} is no setting, so it changes nothing. {meant}"
 
 
 def read_settings(**given: Any) -> Settings:

@@ -18,7 +18,7 @@ from service.settings import Settings, read_settings
 def main() -> None:
     """Serves and sweeps until SIGTERM or SIGINT."""
     settings = read_settings()
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(

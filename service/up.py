@@ -40,7 +40,8 @@ from redis.exceptions import RedisError
 
 from service.bound import die_with_parent
 from service.jobs.keys import FileKeys, check_exposure
-from service.settings import GIB, Settings, read_settings
+from service.logs import in_words
+from service.settings import GIB, Settings, read_settings, unknown_settings
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -133,6 +134,8 @@ def _settings(given: Mapping[str, Any]) -> Settings:
 
 def run(settings: Settings, *, is_small: bool = False, is_page_wanted: bool = False) -> None:
     """Runs the service of these settings until it is told to stop, and ends this process."""
+    for sentence in unknown_settings(os.environ):
+        click.echo(sentence, err=True)
     try:
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _only_one(settings.state_dir) as (lock, runtime_dir):
@@ -517,7 +520,9 @@ def _last_words(log: Path, telling: str = "") -> str:
         lines = []
     chosen = [line for line in lines if telling in line] or lines
     return (
-        f"Its log, {log}, ends with: {chosen[-1].strip()}" if chosen else f"Its log, {log}, is empty so far."
+        f"Its log, {log}, ends with: {in_words(chosen[-1])}"
+        if chosen
+        else f"Its log, {log}, is empty so far."
     )
 
 

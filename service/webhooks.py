@@ -27,10 +27,10 @@ from service.api.views import JobView
 from service.egress import Egress, EgressRefused
 from service.jobs.records import Outlook, UnreadableRecord, read_job
 from service.jobs.webhooks import Attempt, Deliveries, Delivery, secret_of
-from service.logs import log_to_stderr
+from service.logs import get_logger, log_to_stderr
 from service.settings import Settings, read_settings
 
-log = logging.getLogger("dain.webhooks")
+log = get_logger("dain.webhooks")
 
 MOST_AT_A_TIME = 128
 MOST_A_DESTINATION = 4  # at a time: an owner's host that never answers leaves the others their places
@@ -98,7 +98,7 @@ class Sender:
         try:
             return await asyncio.to_thread(self._deliveries.take, free, loan_seconds=LOAN_SECONDS, busy=busy)
         except RedisError as error:
-            log.warning("Redis: %s; the next look is in %.1f s", error, POLL_SECONDS)
+            log.warning("Redis does not answer", error=str(error), next_look_seconds=POLL_SECONDS)
             return []
 
     async def _deliver(self, delivery: Delivery) -> None:
@@ -107,7 +107,7 @@ class Sender:
             attempt = await self._attempt(delivery)
             await asyncio.to_thread(self._settle, delivery, attempt)
         except RedisError as error:
-            log.warning("Redis: %s; message %s may be sent again", error, delivery.message)
+            log.warning("message may be sent again", message=delivery.message, error=str(error))
 
     async def _attempt(self, delivery: Delivery) -> Answer:
         if delivery.event.type == PROGRESS and delivery.age > PROGRESS_SECONDS:
@@ -117,7 +117,7 @@ class Sender:
         try:
             return await self._send(delivery)
         except Exception:  # a fault of this program must not keep the delivery for ever
-            log.exception("message %s cannot be sent", delivery.message)
+            log.exception("message cannot be sent", message=delivery.message)
             return Answer(error="The service failed to send this.")
 
     async def _send(self, delivery: Delivery) -> Answer:
@@ -145,12 +145,6 @@ class Sender:
             outcome = "delivered"
         elif answer.last or delivery.attempt > len(pauses):
             outcome = "given_up"
-            log.warning(
-                "message %s is given up after attempt %d: %s",
-                delivery.message,
-                delivery.attempt,
-                answer.error,
-            )
         else:
             outcome = "failed"
             again_in = pauses[delivery.attempt - 1] * random.uniform(1 - JITTER, 1 + JITTER)
@@ -163,6 +157,18 @@ class Sender:
             error=answer.error,
         )
         self._deliveries.settle(delivery, entry, again_in=again_in, gone=answer.status == GONE)
+        log.log(
+            logging.WARNING if outcome == "given_up" else logging.INFO,
+            "webhook sent" if outcome == "delivered" else "webhook not sent",
+            job=delivery.event.job,
+            message=delivery.message,
+            type=delivery.event.type,
+            attempt=delivery.attempt,
+            outcome=outcome,
+            status=answer.status,
+            error=answer.error,
+            again_in_seconds=again_in and round(again_in),
+        )
 
 
 def judge(response: httpx.Response) -> Answer:
@@ -211,7 +217,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     if not settings.webhook_secret:
-        log.warning("DAIN_WEBHOOK_SECRET is not set: jobs with a webhook are refused, and nothing is sent")
+        log.info("DAIN_WEBHOOK_SECRET is not set: jobs with a webhook are refused, and nothing is sent")
         await stop.wait()
         return
     redis = Redis.from_url(
@@ -227,7 +233,7 @@ async def serve(settings: Settings) -> None:
 def main() -> None:
     """Send the webhooks of the environment's settings until SIGTERM or SIGINT."""
     settings = read_settings()
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings)
     asyncio.run(serve(settings))
 
 

@@ -36,6 +36,7 @@ OF_THE_SERVICE = (
     "service.__version__",
     "service.errors",
     "service.jobs",
+    "service.logs",
     "service.store",
     "service.settings",
 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import logging
 import re
 import threading
 import time
@@ -32,6 +31,7 @@ from service.jobs.notes import Note
 from service.jobs.problems import Problem
 from service.jobs.queue import Queue
 from service.jobs.records import Job, Output, State, UnreadableRecord
+from service.logs import bound, get_logger
 from service.settings import Settings
 from service.store import Store, StoreDamaged, StoreUnavailable
 from worker import share
@@ -43,7 +43,7 @@ from worker.relay import Leg, Relay
 from worker.telemetry import Made, Telemetry
 from worker.watchdog import Watch, Watchdog
 
-log = logging.getLogger("dain.worker")
+log = get_logger("dain.worker")
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Runtime:
 
     def stop(self, error: Exception) -> None:
         """End this worker after `error` has cost it its GPU; what else it has in hand goes back to the queue."""
-        log.critical("the GPU is in an unknown state: this worker ends")
+        log.critical("the GPU is in an unknown state: this worker ends", error=str(error))
         self.device_errors.append(error)
         self.draining.set()
         self.stop_after_task()
@@ -125,13 +125,12 @@ class Attempt:
         listed = self.runtime.telemetry.in_hand(self._job_id, self._task, self._made)
         watched = self.runtime.watchdog.watch(f"{self._task} of job {self._job_id}")
         try:
-            with listed, watched as self._watch:
+            with bound(job=self._job_id, task=self._task), listed, watched as self._watch:
                 if self._take():
                     self._attempt(work)
-        except (
-            RedisError
-        ) as error:  # once the worker is to stop; the janitor misses the task, and delivers it again
-            log.error("the outcome of %s of job %s is not recorded: %s", self._task, self._job_id, error)
+        except RedisError as error:
+            # The worker is to stop. The janitor misses the task, and delivers it again.
+            log.error("outcome not recorded", job=self._job_id, task=self._task, error=str(error))
 
     # -- what the work calls ----------------------------------------------------------------------
 
@@ -204,7 +203,7 @@ class Attempt:
             Void: the task is no longer this attempt's.
         """
         for damage in segments.values():
-            log.error("%s The segment is made again.", damage)
+            log.error("segment made again", error=str(damage))
         if self.claim.attempt >= self.runtime.settings.max_attempts:
             raise damage
         if not self._insist(lambda: self.runtime.jobs.redo(self.claim, segments)):
@@ -224,19 +223,36 @@ class Attempt:
                 lambda: runtime.jobs.claim(self._job_id, self._task, runtime.name, token)
             )
         except Refused as refusal:
-            log.info("%s of job %s is not taken: %s", self._task, self._job_id, refusal.reason)
+            log.info("task not taken", reason=refusal.reason)
             if refusal.reason == "exhausted":
                 self._fail(Problem.attempts_exhausted(self._task, runtime.settings.max_attempts))
             return False
         return True
 
     def _attempt(self, work: Callable[[Attempt], None]) -> None:
+        begun = time.monotonic()
         try:
             with self._reporting(), self.runtime.store.scratch() as self.scratch:
                 self.job = self.runtime.jobs.get(self._job_id)
+                if self.claim.begins_job:
+                    log.info("job begun", **self.job.log_fields, worker=self.runtime.name)
                 work(self)
         except Exception as error:  # the cap on attempts ends what no attempt can do
             self._settle(error)
+        else:
+            self._log_end(time.monotonic() - begun)
+
+    def _log_end(self, seconds: float) -> None:
+        """Log a task that is done."""
+        log.info(
+            "task done",
+            request_id=self.job.origin.request_id,
+            worker=self.runtime.name,
+            model=self.model or None,
+            frames=self.frames or None,
+            seconds=round(seconds, 3),
+            fps=round(self.frames / seconds, 2) if self.frames else None,
+        )
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -262,14 +278,14 @@ class Attempt:
             )
             self._is_void, self._is_watched = not answer, answer is Standing.WATCHED
         except RedisError as error:
-            log.warning("progress of %s of job %s is not reported: %s", self._task, self._job_id, error)
+            log.warning("progress not reported", job=self._job_id, task=self._task, error=str(error))
 
     def _picture(self) -> bytes | None:
         """A picture of the newest frame, if somebody wants to see one."""
         try:
             return self.preview.take() if self.preview and self._is_watched else None
         except Exception:  # the work does not depend on it
-            log.warning("there are no pictures of job %s", self._job_id, exc_info=True)
+            log.warning("no pictures", job=self._job_id, exc_info=True)
             self.preview = None
             return None
 
@@ -278,13 +294,15 @@ class Attempt:
     def _settle(self, error: Exception) -> None:
         """Record an attempt that ended without a result."""
         if isinstance(error, Void):
-            log.info("%s of job %s is no longer ours; dropped", self._task, self._job_id)
+            log.info("task dropped", reason="the job is over, or another worker has the task")
         elif isinstance(error, Drained | RedisError):
+            reason = "this worker stops" if isinstance(error, Drained) else str(error)
+            log.info("task given back", reason=reason)
             self._give_back(failed=False)
         elif isinstance(error, UnknownModelError):
             self._leave_to_others()
         elif isinstance(error, StoreUnavailable):
-            log.warning("%s of job %s waits for the store: %s", self._task, self._job_id, error)
+            log.warning("task waits for the store", error=str(error))
             self.runtime.draining.wait(STORE_SECONDS)  # the next attempt would end as soon
             self._give_back(failed=False)
         else:
@@ -296,9 +314,7 @@ class Attempt:
         if isinstance(error, FrameTooLargeError):  # another worker's machine may be larger
             advice = share.advice(error, runtime.settings, runtime.models.device)
             problem = Problem("limit-exceeded", f"The worker has too little memory: {error}.{advice}")
-        log.warning(
-            "%s of job %s, attempt %d: %s", self._task, self._job_id, number, error, exc_info=not is_final
-        )
+        log.warning("attempt failed", attempt=number, error=str(error), exc_info=not is_final)
         if _is_lost(runtime.models.device, error):
             runtime.stop(error)
         # Where two tasks lose the same GPU, the attempt of one of them is to blame.
@@ -319,14 +335,13 @@ class Attempt:
 
     def _leave_to_others(self) -> None:
         """Give back a task whose model this worker lacks. The janitor delivers it again once a worker may serve it."""
-        job_id, task, model = self._job_id, self._task, self.model
-        log.info("%s of job %s is handed back: this worker does not serve %s", task, job_id, model)
+        model = self.model
+        log.info("task given back", reason=f"this worker does not serve {model}")
         self._insist(lambda: self.runtime.jobs.release(self.claim, failed=False, needs_model=model))
 
     def _fail(self, problem: Problem, claim: Claim | None = None) -> None:
         jobs = self.runtime.jobs
-        if self._insist(lambda: jobs.finish(self._job_id, State.FAILED, error=problem, claim=claim)):
-            log.warning("job %s failed: %s", self._job_id, problem.detail)
+        self._insist(lambda: jobs.finish(self._job_id, State.FAILED, error=problem, claim=claim))
 
     def _insist(self, call: Callable[[], T]) -> T:
         """The result of `call`, however long Redis is away: an outage loses neither tasks nor finished work.
@@ -341,7 +356,7 @@ class Attempt:
                 except RedisError as error:
                     if self.runtime.draining.is_set():
                         raise
-                    log.warning("Redis: %s; trying again", error)
+                    log.warning("Redis does not answer; trying again", error=str(error))
                     time.sleep(RETRY_SECONDS)
 
 

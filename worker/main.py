@@ -7,7 +7,6 @@ progress or the GPU fails, so it belongs under something that starts it again.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import platform
 import sys
@@ -34,6 +33,7 @@ from service import __version__
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue, WarmWorker
 from service.jobs.workers import WorkerRecord, Workers
+from service.logs import get_logger, log_to_stderr
 from service.settings import Settings, read_settings
 from worker import share, work
 from worker.attempt import Runtime
@@ -42,7 +42,7 @@ from worker.models import Models
 from worker.telemetry import Telemetry, describe
 from worker.watchdog import HUNG, Watchdog
 
-log = logging.getLogger("dain.worker")
+log = get_logger("dain.worker")
 
 CANNOT_WORK = 3  # the status of --list-devices where there is nothing to run a worker on
 
@@ -132,8 +132,15 @@ def run(settings: Settings) -> int:
     work.install(runtime)
     telemetry.also(worker.beat)
     telemetry.update(ready=True)
-    where = f"{record.model} on {record.device_name}, {record.precision}, operators: {record.backend}"
-    log.info("%s ready: %s", record.name, where)
+    log.info(
+        "worker ready",
+        worker=record.name,
+        version=record.version,
+        model=record.model,
+        device=record.device_name,
+        precision=record.precision,
+        operators=record.backend,
+    )
     try:
         worker.run()
     finally:
@@ -178,11 +185,7 @@ def main(device: str | None, list_devices: bool) -> None:
             click.echo(f"{error}. Nothing was started.", err=True)
             sys.exit(CANNOT_WORK)
         return
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    log_to_stderr(settings)
     try:
         sys.exit(run(settings))
     except DainCoreError as error:  # of the device, or the models to serve

@@ -21,6 +21,7 @@ from service.api.description import complete
 from service.api.guard import GuardMiddleware
 from service.api.metrics import Metrics, MetricsMiddleware
 from service.api.problems import install_handlers
+from service.api.requests import Requests
 from service.api.routes import (
     docs,
     estimate,
@@ -110,7 +111,10 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 class Application(FastAPI):
-    """FastAPI that adds `nosniff` to every response. No middleware sees the responses to unexpected errors."""
+    """FastAPI that adds `nosniff` and the request's id to every response.
+
+    No other middleware sees the responses to unexpected errors.
+    """
 
     def openapi(self) -> dict[str, Any]:
         """The description of the API, whole."""
@@ -119,7 +123,7 @@ class Application(FastAPI):
         return self.openapi_schema
 
     def build_middleware_stack(self) -> ASGIApp:
-        return NoSniff(super().build_middleware_stack())
+        return Requests(NoSniff(super().build_middleware_stack()))
 
 
 class NoSniff:
@@ -140,7 +144,7 @@ class NoSniff:
 def main() -> None:
     """Serves the API of the environment's settings until SIGTERM or SIGINT."""
     settings = read_settings()
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings)
     serve(settings)
 
 

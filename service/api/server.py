@@ -51,7 +51,7 @@ class Config(uvicorn.Config):
     """How `app` is served. `options` are uvicorn's: `host`, `port` …"""
 
     def __init__(self, app: ASGIApp, **options: Any) -> None:
-        ours = {"http": Connection, "log_config": None, "server_header": False}
+        ours = {"http": Connection, "log_config": None, "access_log": False, "server_header": False}
         super().__init__(app, **{"timeout_graceful_shutdown": GRACE_SECONDS, **ours, **options})
         self.most_connections = most_connections()
         self.waiting: dict[

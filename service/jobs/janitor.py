@@ -25,10 +25,11 @@ from service.jobs.problems import Problem
 from service.jobs.queue import Queue
 from service.jobs.records import TERMINAL, State
 from service.jobs.workers import WorkerRecord, Workers
+from service.logs import get_logger, log_to_stderr
 from service.settings import Settings, read_settings
 from service.store import WORKING_KINDS, Store, nothing
 
-log = logging.getLogger("dain.janitor")
+log = get_logger("dain.janitor")
 
 INTERVAL = 2.0  # seconds between sweeps, or more where workers report seldom
 LOCK_SECONDS = 10.0  # a janitor that is killed in a sweep delays the next sweep by so much
@@ -128,7 +129,7 @@ class Janitor:
                 self._requeue_lost(job_id, task, fields, fault)
             else:
                 level = logging.INFO if fields.get("needs_model") else logging.WARNING
-                log.log(level, "task %s of job %s was in no queue; delivered again", task, job_id)
+                log.log(level, "task delivered again", job=job_id, task=task, reason="it was in no queue")
                 self._deliver(job_id, task)
         for entry, name in self._queue.held().items():
             if name not in workers and seen_for(LOST_AFTER, "entry", entry):
@@ -146,7 +147,9 @@ class Janitor:
 
     def _requeue_lost(self, job_id: str, task: str, fields: dict[str, str], fault: str) -> None:
         outcome = self._jobs.requeue_lost(job_id, task, fields["token"])
-        log.warning("worker %s %s task %s of job %s: %s", fields["worker"], fault, task, job_id, outcome)
+        log.warning(
+            "task lost", job=job_id, task=task, worker=f"{fields['worker']} {fault} it", outcome=outcome
+        )
         if outcome == "requeued":
             self._deliver(job_id, task)
         elif outcome == "exhausted":
@@ -163,7 +166,7 @@ class Janitor:
         now = time.time()
         for job_id in self._jobs.results_expired_by(now):
             if self._remove(f"results/{job_id}/") and self._jobs.mark_expired(job_id):
-                log.info("result of job %s expired", job_id)
+                log.info("result expired", job=job_id)
         for job_id in self._jobs.finished_before(now - self._record_ttl):
             if self._remove(f"results/{job_id}/"):
                 self._jobs.delete(job_id)
@@ -213,7 +216,7 @@ class Janitor:
         """Remove the parts of files that nobody goes on sending to the store."""
         try:
             if swept := self._store.sweep_parts(PARTS_AGE):
-                log.info("the parts of %d files that were never whole are removed from the store", swept)
+                log.info("parts removed of files that were never whole", files=swept)
         except OSError as error:
             self._say_once("parts", "parts of files in the store cannot be removed: %s", error)
 
@@ -245,9 +248,7 @@ def _has(worker: WorkerRecord, job_id: str, task: str) -> bool:
 def main() -> None:
     """Sweep until SIGTERM or SIGINT."""
     settings = read_settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    log_to_stderr(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -261,6 +262,7 @@ def sweep(settings: Settings, stop: threading.Event) -> None:
     workers = Workers(redis, ttl_seconds=settings.worker_ttl_seconds)
     janitor = Janitor(jobs, Queue(redis), workers, store, record_ttl_seconds=settings.record_ttl_seconds)
     interval = janitor.interval
+    log.info("janitor begins", store=settings.store_url, sweep_seconds=interval)
     tidying = threading.Thread(
         target=_repeat, args=(redis, "dain:janitor:tidy", interval, janitor.tidy, stop), daemon=True
     )
@@ -289,7 +291,7 @@ def _repeat(
                         with suppress(LockNotOwnedError):  # the sweep outlasted it
                             lock.release()
             except RedisError as error:
-                log.warning("Redis: %s; the next sweep is in %.0f s", error, interval)
+                log.warning("Redis does not answer", error=str(error), next_sweep_seconds=interval)
                 after_outage()
     finally:
         stop.set()

@@ -15,9 +15,11 @@ nothing.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -25,6 +27,7 @@ from importlib.resources import files
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from service.errors import DainError
 from service.jobs.backlog import AUTO, Backlog, LiveJob, rates_of
@@ -56,6 +59,7 @@ from service.jobs.records import (
     STORED_STATES,
     VERSION,
     Job,
+    Origin,
     Outlook,
     Output,
     State,
@@ -63,8 +67,11 @@ from service.jobs.records import (
     read_job,
 )
 from service.jobs.workers import living_workers, text, worker_key
+from service.logs import get_logger
 from service.settings import Settings
 from service.store import Stored
+
+log = get_logger("dain.jobs")
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class Claim:
     task: str
     token: str
     attempt: int
+    begins_job: bool = False
 
 
 class Standing(IntEnum):
@@ -175,6 +183,7 @@ class Jobs:
         size_bytes: int = 0,
         quota: Quota | None = None,
         entry: Entry | None = None,
+        origin: Origin | None = None,
     ) -> Job:
         """Record an accepted job with its plan task waiting.
 
@@ -188,6 +197,7 @@ class Jobs:
             size_bytes: of the upload, which counts against what the owner may upload today; 0 where it does already.
             quota: what the owner may have, this job included.
             entry: is set in Redis in the same step.
+            origin: the request that the job came by.
 
         Raises:
             Problem: 429 `quota-exceeded`; nothing is recorded.
@@ -203,6 +213,7 @@ class Jobs:
             "work": str(work),
             "weight": str(weight),
             **(handling or Handling()).as_fields(),
+            **(origin or Origin()).as_fields(),
         }
         if source_sha256 is not None:
             record["source_sha256"] = source_sha256
@@ -213,7 +224,9 @@ class Jobs:
         if entry is not None:
             arguments += [entry.value, entry.seconds]
         _raise_for_quota(self._call("create", job_id, keys, arguments), owner)
-        return self.get(job_id)
+        job = self.get(job_id)
+        log.info("job accepted", **job.log_fields, megapixels=round(work, 3), size_bytes=size_bytes or None)
+        return job
 
     def check_quota(self, owner: str, quota: Quota, size_bytes: int, work: float = 0.0) -> None:
         """Raises Problem 429 where one more job, with an upload of `size_bytes`, would go beyond what `owner` may have.
@@ -392,7 +405,8 @@ class Jobs:
         reply = self._call("claim", job_id, keys, [task, worker, token, self._max_attempts, worker_key("")])
         if isinstance(reply, bytes):
             raise Refused(text(reply))
-        return Claim(job_id, task, token, int(reply))
+        attempt, begins_job = reply
+        return Claim(job_id, task, token, int(attempt), bool(begins_job))
 
     def report(
         self, claim: Claim, frames: int, *, waiting: bool = False, picture: bytes | None = None
@@ -481,7 +495,21 @@ class Jobs:
             _encoded(notes),
             "" if error is None else json.dumps(error.as_dict(instance=f"/jobs/{job_id}")),
         ]
-        return bool(self._call("finish", job_id, keys, arguments))
+        ended = bool(self._call("finish", job_id, keys, arguments))
+        if ended:
+            self._log_end(job_id, state, error)
+        return ended
+
+    def _log_end(self, job_id: str, state: State, error: Problem | None) -> None:
+        """Log the end of a job, with what can be read of it."""
+        facts: dict[str, Any] = {"job": job_id}
+        with suppress(RedisError, Problem):
+            job = self.show(job_id)
+            facts = job.log_fields | {"frames": job.progress.frames_done, "fps": job.progress.fps}
+            facts["seconds"] = round((job.finished_at or 0.0) - job.created_at, 3)
+        level = logging.WARNING if state is State.FAILED else logging.INFO
+        problem = {"error": error.slug, "detail": error.detail} if error else {}
+        log.log(level, "job ended", outcome=state.value, **facts, **problem)
 
     def task_fields(self, job_id: str, tasks: Iterable[str], field: str) -> list[str | None]:
         """One field of each of several tasks, in their order."""

@@ -68,6 +68,18 @@ class Progress(BaseModel):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The request that a job came by, as logs and traces know it: its id, and its W3C `traceparent`."""
+
+    request_id: str | None = None
+    traceparent: str | None = None
+
+    def as_fields(self) -> dict[str, str]:
+        """The fields of a job's record that hold this."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Outlook:
     """What a queued job has before it: so many jobs, and so many seconds until it is done, where they are known."""
 
@@ -152,6 +164,8 @@ class Record(BaseModel):
     work: float = 0.0  #: megapixels of new frames, as estimated when it was accepted
     webhook_url: str | None = None
     webhook_events: Annotated[list[str], AsJson] = Field(default_factory=list)
+    request_id: str | None = None
+    traceparent: str | None = None
     input: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
     facts: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
     notes: Annotated[list[Note], AsJson] = Field(default_factory=list)
@@ -211,6 +225,18 @@ class Job(BaseModel):
     output: Output | None = None
     metrics: Metrics
     error: dict[str, Any] | None = Field(None, description="the problem document of a failed job")
+    origin: Origin = Field(default_factory=Origin, exclude=True)
+
+    @property
+    def log_fields(self) -> dict[str, str | None]:
+        """How logs name the job."""
+        return {
+            "job": self.id,
+            "owner": self.owner,
+            "name": self.filename,
+            "reference": self.reference,
+            "request_id": self.origin.request_id,
+        }
 
 
 class UnreadableRecord(DainError):
@@ -261,6 +287,7 @@ def read_job(job_id: str, fields: Mapping[str, str], outlook: Outlook, in_hand: 
             stage_seconds=record.stage_seconds,
         ),
         error=record.error,
+        origin=Origin(record.request_id, record.traceparent),
     )
     if unreadable:
         problem = Problem.unreadable_record(job_id, unreadable)

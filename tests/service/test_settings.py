@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, read_settings
+from service.settings import Settings, read_settings, unknown_settings
 
 
 def test_defaults_are_safe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -152,3 +152,11 @@ def test_every_setting_says_what_it_is() -> None:
 def test_a_missing_redis_url_says_what_to_do() -> None:
     with pytest.raises(RuntimeError, match="DAIN_REDIS_URL"):
         _ = Settings(redis_url=None).require_redis_url
+
+
+def test_a_variable_that_is_no_setting_is_named_without_its_value() -> None:
+    said = unknown_settings(["DAIN_PORT", "DAIN_TOKEN", "DAIN_DOMAIN", "PATH", "DAIN_THRAEDS", "DAIN_XYZZY"])
+    assert said == [
+        "DAIN_THRAEDS is no setting, so it changes nothing. Did you mean DAIN_THREADS?",
+        "DAIN_XYZZY is no setting, so it changes nothing. The README lists those there are.",
+    ]

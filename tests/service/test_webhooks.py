@@ -152,7 +152,7 @@ def test_what_never_succeeds_is_given_up_and_said(
         jobs.cancel(job_id)
         until(lambda: outcomes(deliveries, job_id) == ["failed", "given_up"])
     assert not redis.keys("dain:webhook:*")
-    assert "given up" in caplog.text
+    assert "given_up" in caplog.text
     assert "t0ken" not in caplog.text and SECRET not in caplog.text
 
 

@@ -14,7 +14,7 @@ from service.api.options import parse_options
 from service.jobs.machine import Jobs
 from service.jobs.names import PLAN, new_job_id
 from service.jobs.queue import Queue, split_id
-from service.jobs.records import Job
+from service.jobs.records import Job, Origin
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
 from tests.worker.conftest import Average
@@ -75,6 +75,7 @@ class Bench:
         upload: bytes | None = None,
         work: float = 0,
         mask: str | None = None,
+        origin: Origin | None = None,
         **options: object,
     ) -> Job:
         """A job on `source`; where `upload` is given, that is what the store holds of it meanwhile."""
@@ -91,6 +92,7 @@ class Bench:
             input={},
             facts=probe(source).as_dict(),
             work=work,
+            origin=origin,
         )
         self.queue.enqueue(job_id, PLAN)
         return job

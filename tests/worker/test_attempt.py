@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from dain_core.weights.files import WeightsError
 from dain_core.weights.registry import UnknownModelError
 from service.jobs import janitor
 from service.jobs.names import PLAN
-from service.jobs.records import State
+from service.jobs.records import Origin, State
 from service.settings import Settings
 from tests.worker.one_worker import Bench
 from worker.attempt import STORE_SECONDS
@@ -277,3 +278,26 @@ def test_a_redis_that_is_away_while_work_is_done_costs_no_attempt(
     bench.work()
     done = bench.jobs.get(job.id)
     assert done.status is State.SUCCEEDED and done.metrics.attempts_failed == 0
+
+
+def test_the_log_has_a_line_for_each_event_of_a_job(
+    bench: Bench, clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    job = bench.accept(clip, tmp_path, origin=Origin("order-7"))
+    bench.work()
+    lines: list[dict[str, Any]] = [line.msg for line in caplog.records if isinstance(line.msg, dict)]
+    segments = bench.jobs.get(job.id).metrics.segments_total or 0
+    tasks = ["task done"] * (segments + 1)
+    assert [line["event"] for line in lines] == [
+        "job accepted",
+        "job begun",
+        *tasks,
+        "job ended",
+        "task done",
+    ]
+    assert all(line["job"] == job.id and line["request_id"] == "order-7" for line in lines)
+    *_, ended, assembled = lines
+    about = {"owner": "default", "name": "clip.mp4", "outcome": "succeeded", "frames": 24}
+    assert ended.items() >= about.items() and ended["fps"] > 0 and ended["seconds"] > 0
+    assert assembled["task"] == "assemble" and assembled["worker"] == "bench"

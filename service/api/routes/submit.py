@@ -29,9 +29,10 @@ from service.jobs.names import PLAN
 from service.jobs.notes import Note
 from service.jobs.options import SHIPPED_MODELS, Handling
 from service.jobs.problems import Problem, figure
-from service.jobs.records import Job, State
+from service.jobs.records import Job, Origin, State
 from service.jobs.work import Work
 from service.jobs.workers import WorkerRecord
+from service.logs import request_id
 from service.settings import Settings
 from service.store import StoreDamaged, StoreMissing
 from service.store.hashes import hash_file
@@ -352,6 +353,7 @@ def accept(
             weight=caller.key.weight if caller.key else 1.0,
             quota=quota,
             entry=key.entry(idempotency.Binding(job_id, upload.fingerprint)),
+            origin=Origin(request_id()),
         )
     except Problem:  # the quota: other uploads of the owner were faster
         service.store.delete(source)

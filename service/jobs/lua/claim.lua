@@ -1,11 +1,12 @@
--- Hands a task to a worker. Answers the number of the attempt, or the reason of a refusal.
+-- Hands a task to a worker. Answers the number of the attempt and whether the job begins with it (1 or 0), or the
+-- reason of a refusal.
 -- KEYS events, job, task, active, queued jobs, running jobs
 -- ARGV job id, task, worker, token, most attempts, prefix of workers' keys
 local state = redis.call('HGET', job, 'state')
 if state ~= 'queued' and state ~= 'running' then return 'gone' end
 local task = redis.call('HMGET', KEYS[3], 'state', 'worker', 'attempts', 'token')
 if not task[1] or task[1] == 'waiting' then return 'gone' end
-if task[1] == 'running' and task[4] == ARGV[4] then return tonumber(task[3]) end
+if task[1] == 'running' and task[4] == ARGV[4] then return {tonumber(task[3]), 0} end
 if task[1] == 'done' then return 'done' end
 if task[1] == 'running' and redis.call('EXISTS', ARGV[6] .. task[2]) == 1 then return 'busy' end
 if tonumber(task[3] or 0) >= tonumber(ARGV[5]) then return 'exhausted' end
@@ -20,4 +21,4 @@ if state == 'queued' then
   redis.call('ZADD', KEYS[6], 0, job_id)
   emit('job.started')
 end
-return redis.call('HINCRBY', KEYS[3], 'attempts', 1)
+return {redis.call('HINCRBY', KEYS[3], 'attempts', 1), state == 'queued' and 1 or 0}
