@@ -6,6 +6,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime.h>
 
 #include <torch/csrc/stable/accelerator.h>
@@ -65,6 +66,16 @@ template <typename T>
 struct alignas(4 * sizeof(T)) Pack {
   T values[4];
 };
+
+// Rounds two neighbours. To eight bits that is one instruction for both.
+template <typename O>
+__device__ void round_pair(float first, float second, O* to) {
+  if constexpr (std::is_same_v<O, __nv_fp8_e4m3>) {
+    *reinterpret_cast<__nv_fp8x2_e4m3*>(to) = __nv_fp8x2_e4m3(make_float2(first, second));
+  } else {
+    to[0] = O(first), to[1] = O(second);
+  }
+}
 
 // Adds four neighbours atomically.
 __device__ inline void add(Pack<float>* target, const Pack<float>& values) {

@@ -247,15 +247,28 @@ struct Results {
           const auto sums = *reinterpret_cast<const Several<S, kVector>*>(
               from + k * kRowsAtOnce * kSide * P::kStoredPitch);
           Vector values;
+          if constexpr (std::is_same_v<O, S>) {
 #pragma unroll
-          for (int i = 0; i < kVector; ++i) {
-            if (tensors.plus) {
-              const float value = float(sums.values[i]) + float(added[k - item].values[i]);
-              values.values[i] = O(activate(value, layer.slope));
-            } else if constexpr (std::is_same_v<O, S>) {
+            for (int i = 0; i < kVector; ++i) {
               values.values[i] = sums.values[i];
-            } else {
-              values.values[i] = O(float(sums.values[i]));
+              if (tensors.plus) {
+                const float value = float(sums.values[i]) + float(added[k - item].values[i]);
+                values.values[i] = O(activate(value, layer.slope));
+              }
+            }
+          } else {
+            // Eight bits in pairs, for each of which a conversion is one instruction.
+            const auto* halves = reinterpret_cast<const __half2*>(sums.values);
+            const auto* more = reinterpret_cast<const __nv_fp8x2_e4m3*>(added[k - item].values);
+#pragma unroll
+            for (int i = 0; i < kVector / 2; ++i) {
+              float2 value = __half22float2(halves[i]);
+              if (tensors.plus) {
+                const float2 other = float2(more[i]);
+                value.x = activate(value.x + other.x, layer.slope);
+                value.y = activate(value.y + other.y, layer.slope);
+              }
+              round_pair(value.x, value.y, &values.values[2 * i]);
             }
           }
           *reinterpret_cast<Vector*>(target + k * to_next * layer.out_pitch) = values;

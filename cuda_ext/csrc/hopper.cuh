@@ -4,8 +4,6 @@
 #include "common.cuh"
 #include "launch.h"
 
-#include <cuda_fp8.h>
-
 namespace dain {
 
 using hopper::kTeam;

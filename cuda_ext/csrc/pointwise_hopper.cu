@@ -55,9 +55,10 @@ __device__ void store(const float (&sums)[kColumns / 2], const float* scale, con
     for (int half = 0; half < 2; ++half) {
       Pack pack;
 #pragma unroll
-      for (int k = 0; k < kPack; ++k) {
-        const float sum = sums[part * 16 + k / 2 * 4 + half * 2 + k % 2];
-        pack.values[k] = O(activate(sum * scales[k] + biases[k], pixels.slope));
+      for (int k = 0; k < kPack; k += 2) {
+        const float* pair = &sums[part * 16 + k * 2 + half * 2];
+        round_pair(activate(pair[0] * scales[k] + biases[k], pixels.slope),
+                   activate(pair[1] * scales[k + 1] + biases[k + 1], pixels.slope), &pack.values[k]);
       }
       const int64_t pixel = first + row + half * 8;
       if (pixel < pixels.count) {

@@ -2,8 +2,6 @@
 // pixel's channels a thread. Inference only.
 #include "common.cuh"
 
-#include <cuda_fp8.h>
-
 namespace dain {
 namespace {
 

@@ -2,8 +2,6 @@
 // `out`, whose first row is row `top` of the frame. Inference only.
 #include "window.cuh"
 
-#include <cuda_fp8.h>
-
 namespace dain {
 namespace {
 
@@ -110,8 +108,8 @@ __global__ void warp_slices(const T* image, int64_t pitch, Rows image_rows, View
     }
     Channels<O, kWidth<T>> result;
 #pragma unroll
-    for (int k = 0; k < kWidth<T>; ++k) {
-      result.values[k] = O(sums.at(k));
+    for (int k = 0; k < kWidth<T>; k += 2) {
+      round_pair(sums.at(k), sums.at(k + 1), &result.values[k]);
     }
     const int64_t to = (int64_t(row) * frame.width + x) * out_pitch + pack * kWidth<T>;
     *reinterpret_cast<Channels<O, kWidth<T>>*>(target + to) = result;
