@@ -22,6 +22,7 @@ from pathlib import Path
 
 SOURCES = sorted((Path(__file__).parent / "csrc").glob("*.cu"))
 LIBRARY = Path(__file__).parent / "_C.so"
+ARCHITECTURES = LIBRARY.with_suffix(".archs")  # what the library is built for, in a line
 
 #: The architectures from Turing to Blackwell. Newer GPUs compile the PTX of the last one.
 ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX")
@@ -155,11 +156,11 @@ def build(target: Path = LIBRARY, archs: Iterable[str] = ()) -> None:
         ValueError: an architecture is invalid.
         subprocess.CalledProcessError: the compiler failed; its output is on stderr.
     """
-    compiler = nvcc()
+    compiler, archs = nvcc(), list(archs) or default_archs()
     require_cuda_torch()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        objects, _ = compile_sources(archs or default_archs(), Path(folder))
+        objects, _ = compile_sources(archs, Path(folder))
         linked = target.with_suffix(
             ".tmp"
         )  # renamed at the end, since a process may have mapped the old file
@@ -176,6 +177,7 @@ def build(target: Path = LIBRARY, archs: Iterable[str] = ()) -> None:
             ]
         )
         linked.replace(target)
+        target.with_suffix(".archs").write_text(" ".join(archs))
 
 
 def usage_table(report: str) -> str:

@@ -29,6 +29,9 @@ COMMANDS = {
     "compress": Entry(
         "dain_core.compression.cli", "compress", "train", "Make a model faster, at a measured loss."
     ),
+    "doctor": Entry(
+        "service.doctor.cli", "doctor", "", "Say what is wrong or slow here, and what to do about it."
+    ),
     "edge": Entry("service.up", "edge", "embedded", "Run the whole service on a small machine."),
     "eval": Entry("dain_core.evaluation.cli", "evaluate", "worker", "Compare made frames with true ones."),
     "export": Entry("dain_core.export.cli", "export", "export", "Write a model as ONNX for other runtimes."),

@@ -29,11 +29,13 @@ OFFLINE = (
     "dain_core.evaluation",
     "dain_core.export",
     "worker.bench",
+    "worker.doctor",
 )
 
 #: What the worker may import of the service.
 OF_THE_SERVICE = (
     "service.__version__",
+    "service.doctor.findings",
     "service.errors",
     "service.jobs",
     "service.logs",

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from cuda_ext import backend
+from cuda_ext.build import ARCHITECTURES, LIBRARY
 from dain_core.errors import DainCoreError
 
 
@@ -52,6 +53,16 @@ def fastest_on_cpu() -> str:
 def usable_devices() -> list[str]:
     """Every GPU, if the compiled operators are there to run on it, else the CPU."""
     return [f"cuda:{index}" for index in range(torch.cuda.device_count()) if backend() == "cuda"] or ["cpu"]
+
+
+def built_for() -> list[str] | None:
+    """The architectures that the CUDA kernels are built for, as PyTorch writes them ("9.0", "12.0+PTX").
+
+    None where no kernels are built; none where nobody wrote down what for.
+    """
+    if not LIBRARY.exists():
+        return None
+    return ARCHITECTURES.read_text().split() if ARCHITECTURES.exists() else []
 
 
 def is_unified(device: torch.device) -> bool:
