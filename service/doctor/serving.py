@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -15,7 +16,7 @@ from redis import Redis
 from service import __version__
 from service.doctor.findings import Checks, Finding, error, ok, warning
 from service.jobs.keys import check_exposure
-from service.settings import read_settings
+from service.settings import read_settings, unknown_settings
 from service.up import check_redis, check_store, claim_port, redis_server
 
 OLDEST_REDIS = (6, 2)  # the oldest that the tests run with
@@ -32,6 +33,8 @@ def settings() -> Iterator[Finding]:
             "settings", says.replace("\n", " "), "Correct each variable, or leave it out for its default."
         )
         return
+    for sentence in unknown_settings(os.environ):
+        yield warning("settings", sentence, "Correct its name: README.md lists all settings.")
     chosen = sorted(found.model_fields_set)
     yield ok(
         "settings", f"Set are {', '.join(chosen)}." if chosen else "None are set: all have their defaults."
@@ -182,9 +185,7 @@ def port() -> Iterator[Finding]:
 def _version_at(url: str) -> str | None:
     """The version of the DAIN service that answers at `url`; None where none does."""
     try:
-        answer = httpx.get(f"{url}/openapi.json", timeout=SECONDS).json()
-        is_ours = "instance" in httpx.get(f"{url}/healthz", timeout=SECONDS).json()
-        return str(answer["info"]["version"]) if is_ours else None
+        return str(httpx.get(f"{url}/healthz", timeout=SECONDS).json()["version"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError):
         return None
 

@@ -34,6 +34,12 @@ def test_settings_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_a_setting_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAIN_PROT", "8001")
+    unknown, _ = serving.settings()
+    assert unknown.level is Level.WARNING and "DAIN_PROT" in unknown.says and "DAIN_PORT" in unknown.says
+
+
 def test_a_redis_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAIN_REDIS_URL", "redis://:secret@127.0.0.1:1/0")
     (found,) = serving.redis()
@@ -136,7 +142,7 @@ def test_a_service_of_another_version(monkeypatch: pytest.MonkeyPatch, version: 
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"instance": "it", "info": {"version": version}}).encode())
+            self.wfile.write(json.dumps({"instance": "it", "version": version}).encode())
 
         def log_message(self, *arguments: object) -> None: ...
 
