@@ -58,6 +58,8 @@ class Interpolator(Protocol):
     recomputed: int
 
     @property
+    def replanned(self) -> int: ...
+    @property
     def device(self) -> torch.device: ...
     def frame(self, rgb: Tensor, mask: Tensor | None = None) -> Any: ...
     def pair(self, first: Any, second: Any) -> Any: ...
@@ -81,6 +83,7 @@ class SegmentStats:
     new_frames: int = 0
     scene_cuts: int = 0
     recomputed_frames: int = 0  # in float32, because half precision was not enough
+    replans: int = 0  # how often a GPU's memory ran out, and frames were made in smaller parts from then on
     seconds_decode: float = 0.0
     seconds_inference: float = 0.0
     seconds_encode: float = 0.0
@@ -275,6 +278,7 @@ def interpolate(
     writer.start()
     try:
         with turn, transfer.on_device():
+            replanned = interpolator.replanned
             maker = _Maker(interpolator, transfer, scene_threshold, stats, keeps_grain, still)
             window = _Window(decoded.read(check))
             for frame in frames:
@@ -285,6 +289,7 @@ def interpolate(
                 stats.is_new.append(isinstance(item, Made))
                 on_frame(1)
             maker.finish()
+            stats.replans = interpolator.replanned - replanned
         made.close()
         while writer.is_alive():
             writer.join(CHECK_SECONDS)

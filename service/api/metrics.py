@@ -1,19 +1,16 @@
-"""Prometheus metrics: the state of the whole service from Redis, and the requests of this process."""
+"""Prometheus metrics: the state of the whole service (`service.api.collector`), and the requests of this process."""
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Gauge, Histogram, Info, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import __version__
+from service.api.collector import ServiceCollector
 from service.api.service import Service
-from service.jobs.records import TERMINAL
-from service.jobs.webhooks import OUTCOMES
-from service.jobs.workers import THROTTLES
 
 
 class Metrics:
@@ -28,6 +25,8 @@ class Metrics:
             registry=self.registry,
             buckets=(0.005, 0.02, 0.1, 0.5, 1, 5, 30, 120, 600),
         )
+        build = Info("dain_build", "What answers: the version of this process.", registry=self.registry)
+        build.info({"version": __version__, "python": platform.python_version()})
 
     def watch(self, service: Service) -> None:
         """Adds what `service` knows; it is read at each scrape."""
@@ -38,112 +37,6 @@ class Metrics:
     def text(self) -> bytes:
         """The metrics in Prometheus' text format. Raises RedisError where the state cannot be read."""
         return generate_latest(self.registry)
-
-
-class ServiceCollector(Collector):
-    """Reads Redis at each scrape, so that every API process reports the whole service."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def describe(self) -> Iterator[Metric]:
-        return iter(())  # the registry asks when it is made, before Redis need answer
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._jobs()
-        yield from self._workers()
-        yield from self._webhooks()
-        yield GaugeMetricFamily(
-            "dain_uploads_waiting",
-            "Uploads that wait to be looked into, in this process.",
-            self._service.looks.waiting,
-        )
-
-    def _jobs(self) -> Iterator[Metric]:
-        jobs = self._service.jobs
-        states = GaugeMetricFamily("dain_jobs", "Jobs on record, by state.", labels=["status"])
-        for status, count in jobs.counts().items():
-            states.add_metric([status], count)
-        yield states
-        yield GaugeMetricFamily("dain_queue_depth", "Tasks waiting.", value=self._service.queue.depth())
-        yield GaugeMetricFamily(
-            "dain_queue_oldest_age_seconds",
-            "How long the first waiting job has waited.",
-            self._service.jobs.longest_wait(),
-        )
-
-        counters = jobs.counters()
-        finished = CounterMetricFamily(
-            "dain_jobs_finished", "Jobs that ended, by outcome.", labels=["outcome"]
-        )
-        for outcome in sorted(TERMINAL):
-            finished.add_metric([outcome.value], counters.get(f"jobs_{outcome.value}", 0))
-        yield finished
-        stages = CounterMetricFamily(
-            "dain_stage_seconds", "Time spent by workers, by stage.", labels=["stage"]
-        )
-        for name, value in sorted(counters.items()):
-            if name.startswith("seconds_"):
-                stages.add_metric([name.removeprefix("seconds_")], value)
-        yield stages
-        for name, text in (
-            ("jobs_accepted", "Jobs accepted."),
-            ("frames", "Frames delivered."),
-            ("attempts_failed", "Attempts at a task that failed."),
-        ):
-            yield CounterMetricFamily(f"dain_{name}", text, value=counters.get(name, 0))
-
-    def _workers(self) -> Iterator[Metric]:
-        workers = self._service.workers.all()
-        present = GaugeMetricFamily("dain_workers", "Living workers.", labels=["ready"])
-        for ready in (True, False):
-            present.add_metric([str(ready).lower()], sum(worker.ready is ready for worker in workers))
-        yield present
-        for name, text in (
-            ("vram_used_bytes", "GPU memory in use."),
-            ("vram_total_bytes", "GPU memory there is."),
-            ("frames_per_second", "Output frames per second."),
-        ):
-            family = GaugeMetricFamily(f"dain_worker_{name}", text, labels=["worker", "device"])
-            for worker in workers:
-                family.add_metric([worker.name, worker.device], getattr(worker, name))
-            yield family
-        heat = GaugeMetricFamily(
-            "dain_worker_temperature_celsius",
-            "The highest temperature of each sensor.",
-            labels=["worker", "device", "sensor"],
-        )
-        throttled = GaugeMetricFamily(
-            "dain_worker_throttled",
-            "1 while the worker's machine is slowed down for this, and for half a minute after.",
-            labels=["worker", "device", "reason"],
-        )
-        modes = InfoMetricFamily(
-            "dain_worker_power_mode", "The power mode of the worker's machine.", labels=["worker", "device"]
-        )
-        for worker in workers:
-            of = [worker.name, worker.device]
-            for sensor, celsius in worker.celsius.items():
-                heat.add_metric([*of, sensor], celsius)
-            for reason in THROTTLES:
-                throttled.add_metric([*of, reason], reason in worker.throttled_by)
-            if worker.power_mode:
-                modes.add_metric(of, {"mode": worker.power_mode})
-        yield from (heat, throttled, modes)
-
-    def _webhooks(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "dain_webhooks_late_seconds",
-            "How long the message to a webhook that is most overdue has waited for a sender.",
-            self._service.deliveries.late_seconds(),
-        )
-        counters = self._service.jobs.counters()
-        attempts = CounterMetricFamily(
-            "dain_webhook_attempts", "Attempts at sending a message to a webhook.", labels=["outcome"]
-        )
-        for outcome in OUTCOMES:
-            attempts.add_metric([outcome], counters.get(f"webhooks_{outcome}", 0))
-        yield attempts
 
 
 class MetricsMiddleware:

@@ -27,7 +27,7 @@ from service.jobs.records import TERMINAL, State
 from service.jobs.workers import WorkerRecord, Workers
 from service.logs import get_logger, log_to_stderr
 from service.settings import Settings, read_settings
-from service.store import WORKING_KINDS, Store, nothing
+from service.store import KINDS, WORKING_KINDS, Store, nothing
 
 log = get_logger("dain.janitor")
 
@@ -43,7 +43,9 @@ GRACE_HEARTBEATS = 2
 SCRATCH_AGE = 60.0  # seconds: a new folder has no lock yet
 ORPHAN_AGE = 3600.0  # seconds after which a file of no job is removed
 PARTS_AGE = 86400.0  # seconds after which a file that is being sent to the store counts as given up
-ORPHAN_INTERVAL = 600.0  # seconds between two looks for such files: each looks at every working file
+ORPHAN_INTERVAL = (
+    600.0  # seconds between two looks for such files, and at all sizes: each looks at every file
+)
 MODEL_IS_MISSING = (
     "job %s waits: no living worker serves its model %s. Start one that does, or cancel the job"
 )
@@ -79,6 +81,7 @@ class Janitor:
             self.remove_orphans()
             self.remove_parts()
             self.remove_incoming()
+            self.measure()
             self._next_look_for_orphans = time.monotonic() + ORPHAN_INTERVAL
 
     def start_over(self) -> None:
@@ -211,6 +214,13 @@ class Janitor:
         for upload_id in filter(is_job_id, ids):
             if is_expired(upload_id):
                 self._remove(incoming_key(upload_id))
+
+    def measure(self) -> None:
+        """Record how many bytes of each kind the store has, for whoever watches the service."""
+        try:
+            self._jobs.record_stored({kind: self._store.bytes_under(f"{kind}/") for kind in KINDS})
+        except OSError as error:
+            self._say_once("sizes", "files in the store cannot be counted: %s", error)
 
     def remove_parts(self) -> None:
         """Remove the parts of files that nobody goes on sending to the store."""

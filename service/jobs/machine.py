@@ -42,6 +42,7 @@ from service.jobs.names import (
     OWNERS,
     PLAN,
     RESULTS,
+    STORED,
     UNCLEAN,
     created_at,
     job_key,
@@ -376,6 +377,10 @@ class Jobs:
         """Totals that only grow: `jobs_accepted`, `jobs_<outcome>`, `frames`, `attempts_failed`, `seconds_<stage>`."""
         return {text(name): float(value) for name, value in self._redis.hgetall(COUNTERS).items()}
 
+    def stored(self) -> dict[str, int]:
+        """Bytes in the store, by kind, as the janitor last found them; empty where it has not looked yet."""
+        return {text(kind): int(size) for kind, size in self._redis.hgetall(STORED).items()}
+
     # -- what a worker does -----------------------------------------------------------------------
 
     def next_task(self) -> tuple[str, str] | None:
@@ -595,6 +600,10 @@ class Jobs:
     def mark_expired(self, job_id: str) -> bool:
         """Say that the result is gone, while the record stays. False: the job was deleted, or marked before."""
         return bool(self._call("expire", job_id, [RESULTS], []))
+
+    def record_stored(self, sizes: Mapping[str, int]) -> None:
+        """Say how many bytes of each kind the store has."""
+        self._redis.hset(STORED, mapping=dict(sizes))
 
     def index_owners(self) -> None:
         """Bring the owners' indexes in line with the index of all jobs, which an earlier release keeps alone."""

@@ -22,6 +22,7 @@ LAST_ID = "dain:last_id"  # of a job
 RESULTS = "dain:results"  # jobs with a result in the store, scored by when it expires
 UNCLEAN = "dain:unclean"  # finished jobs whose upload and segments are still in the store
 COUNTERS = "dain:counters"
+STORED = "dain:stored"  # bytes in the store, by kind
 LINE = "dain:line"  # of the tasks that are ready; see lua/common.lua
 
 

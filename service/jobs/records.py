@@ -122,6 +122,9 @@ class Metrics(BaseModel):
     recomputed_frames: int = Field(
         0, description="frames computed again in fp32 because half precision overflowed"
     )
+    replans: int = Field(
+        0, description="how often a GPU's memory ran out, and frames were made in smaller parts from then on"
+    )
     vram_peak_bytes: int = 0
     stage_seconds: dict[str, float] = Field(default_factory=dict, description="summed over segments")
 
@@ -179,6 +182,7 @@ class Record(BaseModel):
     new_frames: int = 0
     scene_cuts: int = 0
     recomputed_frames: int = 0
+    replans: int = 0
     vram_peak_bytes: int = 0
 
     @property

@@ -164,6 +164,10 @@ class Store(Protocol):
         """The keys that begin with `prefix`, e.g. ``segments/<job>/``; at the least a kind and its slash."""
         ...
 
+    def bytes_under(self, prefix: str) -> int:
+        """The bytes of all files whose keys begin with `prefix`. It looks at each of them."""
+        ...
+
     def delete(self, prefix: str) -> None:
         """Remove every key that begins with `prefix`; none is no error. Open readers keep what they read."""
         ...

@@ -222,10 +222,17 @@ class S3Store:
         return True
 
     def keys(self, prefix: str) -> Iterator[str]:
+        return (key for key, _ in self._sizes(prefix))
+
+    def bytes_under(self, prefix: str) -> int:
+        return sum(size for _, size in self._sizes(prefix))
+
+    def _sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """The keys that begin with `prefix`, and how many bytes each file has."""
         for found in self._listed("list_objects_v2", "Contents", self._bucket.prefix + check_prefix(prefix)):
             key = found["Key"].removeprefix(self._bucket.prefix)
             if is_key(key):
-                yield key
+                yield key, found["Size"]
 
     def delete(self, prefix: str) -> None:
         found = [{"Key": self._name(key)} for key in self.keys(prefix)]

@@ -100,7 +100,7 @@ class Average:
     """A network that takes the GPU a random while, and gives what can be told in advance."""
 
     device = GPU
-    recomputed = 0
+    recomputed = replanned = 0
 
     def __init__(self) -> None:
         self._random = random.Random(1)

@@ -41,7 +41,7 @@ class Average:
     """Stands in for the network: a blend is the weighted mean of its neighbours."""
 
     device = torch.device("cpu")
-    recomputed = 0
+    recomputed = replanned = 0
 
     def __init__(self) -> None:
         self.frames = 0

@@ -109,6 +109,18 @@ def test_frames_made_again_are_counted(average: Average) -> None:
     assert run(Flat([100, 110, 120]), Sink(), average, Factor(4)).recomputed_frames == 2
 
 
+def test_plans_made_again_are_counted(average: Average) -> None:
+    submit = average.submit
+
+    def run_out(pair: tuple[Tensor, Tensor], time: float) -> Done:
+        average.replanned += time == 0.5
+        return submit(pair, time)
+
+    average.submit = run_out  # type: ignore[method-assign]
+    average.replanned = 7  # by earlier segments
+    assert run(Flat([100, 110, 120]), Sink(), average, Factor(4)).replans == 2
+
+
 def test_nothing_is_blended_across_a_cut(average: Average) -> None:
     source, sink = Flat([20, 22, 235, 233]), Sink()
     stats = run(source, sink, average, Factor(4), threshold=0.3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import platform
 import re
 import shutil
 import socket
@@ -19,13 +20,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
+from service import __version__
 from service.api import feed
 from service.api import service as held
 from service.jobs.keys import FileKeys
 from service.jobs.machine import Jobs
+from service.jobs.names import PLAN
 from service.jobs.options import Options
 from service.jobs.problems import PROBLEMS
-from service.jobs.records import Job
+from service.jobs.records import DEFAULT_OWNER, Job
 from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
 from service.store import Store
@@ -292,6 +295,33 @@ def test_metrics(http: httpx.Client, clip: Path, workers: Workers, jobs: Jobs) -
     assert not [name for name in seen if job_id in name]
     jobs.cancel(job_id)
     assert samples(http)["dain_jobs_finished_total", "cancelled"] == 1
+
+
+def test_metrics_tell_what_fills_up_and_what_is_behind(http: httpx.Client, clip: Path, jobs: Jobs) -> None:
+    http.post("/jobs?priority=high", content=clip.read_bytes())
+    jobs.record_stored({"results": 7})
+    job = jobs.page(DEFAULT_OWNER)[0][0]
+    claim = jobs.claim(job.id, PLAN, "ann")
+    assert jobs.complete(claim, job={"segments_total": 1}, add={"replans": 2, "recomputed_frames": 3})
+    http.post("/jobs?priority=low", content=clip.read_bytes())
+    seen = samples(http)
+    assert [seen["dain_queue_jobs", priority] for priority in ("low", "normal", "high")] == [1, 0, 0]
+    assert 0 < seen["dain_queue_age_seconds", "low"] < 60 and seen["dain_queue_age_seconds", "high"] == 0
+    assert (seen["dain_replans_total",], seen["dain_recomputed_frames_total",]) == (2, 3)
+    assert seen["dain_store_bytes", "results"] == 7
+    assert seen["dain_store_free_bytes",] > seen["dain_store_min_free_bytes",] > 0
+    assert seen["dain_redis_memory_bytes",] > 0 == seen["dain_redis_memory_limit_bytes",]
+    assert seen["dain_build_info", platform.python_version(), __version__] == 1
+
+
+def test_metrics_tell_what_a_worker_is_and_takes(http: httpx.Client, workers: Workers) -> None:
+    workers.heartbeat(record(ready=True).model_copy(update={"watts": 310.5, "utilisation": 0.75}))
+    workers.heartbeat(record(ready=True).model_copy(update={"name": "without a sensor"}))
+    text = http.get("/metrics").text
+    assert 'dain_worker_watts{device="cuda:0",worker="ann"} 310.5' in text
+    assert 'dain_worker_utilisation{device="cuda:0",worker="ann"} 0.75' in text
+    assert "dain_worker_watts{" in text and 'dain_worker_watts{device="cuda:0",worker="without' not in text
+    assert re.search(r'dain_worker_info\{.*model="dain".*worker="ann"\} 1.0', text)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

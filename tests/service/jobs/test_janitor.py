@@ -21,7 +21,7 @@ from service.jobs.queue import Queue, WarmWorker
 from service.jobs.records import DEFAULT_OWNER, Job, Output, State
 from service.jobs.workers import TaskInHand, WorkerRecord, Workers, worker_key
 from service.settings import Settings
-from service.store import Store, open_store
+from service.store import KINDS, Store, open_store
 from service.store.local import LocalStore
 from tests.api import until
 
@@ -313,6 +313,13 @@ def test_parts_that_nobody_goes_on_sending_are_removed_after_a_day(
     janitor.tidy()
     janitor.tidy()
     assert ages == [86400]
+
+
+def test_what_the_store_holds_is_counted(janitor: Janitor, jobs: Jobs, store: Store, tmp_path: Path) -> None:
+    assert jobs.stored() == {}
+    put(store, tmp_path, "results/00/aa.mp4")
+    janitor.tidy()
+    assert jobs.stored() == dict.fromkeys(KINDS, 0) | {"results": store.size("results/00/aa.mp4")}
 
 
 def test_what_a_late_attempt_stored_is_removed(

@@ -51,6 +51,14 @@ def put(store: Store, key: str, data: bytes = b"data") -> Stored:
         return store.put(folder / "file", key)
 
 
+def test_bytes_under_a_prefix(store: Store) -> None:
+    assert store.bytes_under("results/") == 0
+    put(store, "results/job/a.mp4", b"12345")
+    put(store, "results/other/a.mp4", b"678")
+    put(store, "uploads/job", b"9")
+    assert store.bytes_under("results/") == 8 and store.bytes_under("results/job/") == 5
+
+
 def test_put_and_fetch(store: Store) -> None:
     put(store, "segments/job/3.abc.mp4", b"12345")
     assert store.exists("segments/job/3.abc.mp4")
