@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from importlib import import_module
 from typing import NamedTuple
 
@@ -22,39 +21,64 @@ class Entry(NamedTuple):
     help: str
 
 
-COMMANDS = {
-    "bench": Entry("worker.bench.cli", "bench", "worker", "Measure how fast this machine is."),
-    "cancel": Entry("service.commands", "cancel", "", "Stop a job, or remove one that is over."),
-    "completion": Entry("service.completion", "completion", "", "Have your shell complete commands on Tab."),
-    "compress": Entry(
-        "dain_core.compression.cli", "compress", "train", "Make a model faster, at a measured loss."
-    ),
-    "doctor": Entry(
-        "service.doctor.cli", "doctor", "", "Say what is wrong or slow here, and what to do about it."
-    ),
-    "edge": Entry("service.up", "edge", "embedded", "Run the whole service on a small machine."),
-    "eval": Entry("dain_core.evaluation.cli", "evaluate", "worker", "Compare made frames with true ones."),
-    "export": Entry("dain_core.export.cli", "export", "export", "Write a model as ONNX for other runtimes."),
-    "fetch": Entry("service.commands", "fetch", "", "Wait for a job, and fetch its result."),
-    "interpolate": Entry("worker.cli", "interpolate", "worker", "Make a video smoother right here."),
-    "jobs": Entry("service.commands", "jobs", "", "List the jobs of a service, newest first."),
-    "keys": Entry("service.key_commands", "keys", "service", "Make, list, revoke and rotate API keys."),
-    "submit": Entry("service.commands", "submit", "", "Send a video to a service, and fetch the result."),
-    "train": Entry("dain_core.training.cli", "train", "train", "Train weights of your own."),
-    "tune": Entry(
-        "dain_core.compression.tune", "tune", "worker", "Choose the precision of each block on this device."
-    ),
-    "up": Entry("service.up", "up", "embedded", "Run the whole service here."),
-    "weights": Entry("dain_core.weights.cli", "weights", "worker", "List, check and fetch weights."),
-    "workers": Entry("service.commands", "workers", "", "List the workers of a service."),
+SECTIONS: dict[str, dict[str, Entry]] = {
+    "Videos and jobs of a service": {
+        "submit": Entry(
+            "service.commands.submit", "submit", "", "Send videos to a service, and fetch the results."
+        ),
+        "jobs": Entry("service.commands.jobs", "jobs", "", "List the jobs of a service, newest first."),
+        "show": Entry("service.commands.jobs", "show", "", "Show all about a job."),
+        "logs": Entry("service.commands.jobs", "logs", "", "Show what happened to a job."),
+        "wait": Entry("service.commands.results", "wait", "", "Wait until jobs are over."),
+        "fetch": Entry("service.commands.results", "fetch", "", "Wait for jobs, and fetch their results."),
+        "cancel": Entry("service.commands.jobs", "cancel", "", "Stop jobs."),
+        "delete": Entry("service.commands.jobs", "delete", "", "Remove jobs with their results."),
+        "workers": Entry("service.commands.workers", "workers", "", "List the workers of a service."),
+    },
+    "A service of your own": {
+        "up": Entry("service.up", "up", "embedded", "Run the whole service here."),
+        "edge": Entry("service.up", "edge", "embedded", "Run the whole service on a small machine."),
+        "keys": Entry("service.commands.keys", "keys", "service", "Make, list, revoke and rotate API keys."),
+        "doctor": Entry(
+            "service.doctor.cli", "doctor", "", "Say what is wrong or slow here, and what to do about it."
+        ),
+    },
+    "Without a service": {
+        "interpolate": Entry("worker.cli", "interpolate", "worker", "Make a video smoother right here."),
+        "bench": Entry("worker.bench.cli", "bench", "worker", "Measure how fast this machine is."),
+        "eval": Entry(
+            "dain_core.evaluation.cli", "evaluate", "worker", "Compare made frames with true ones."
+        ),
+    },
+    "Models": {
+        "weights": Entry("dain_core.weights.cli", "weights", "worker", "List, check and fetch weights."),
+        "train": Entry("dain_core.training.cli", "train", "train", "Train weights of your own."),
+        "tune": Entry(
+            "dain_core.compression.tune",
+            "tune",
+            "worker",
+            "Choose the precision of each block on this device.",
+        ),
+        "compress": Entry(
+            "dain_core.compression.cli", "compress", "train", "Make a model faster, at a measured loss."
+        ),
+        "export": Entry(
+            "dain_core.export.cli", "export", "export", "Write a model as ONNX for other runtimes."
+        ),
+    },
+    "This command": {
+        "completion": Entry(
+            "service.commands.completion", "completion", "", "Have your shell complete commands on Tab."
+        ),
+    },
 }
-
+COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 #: What people type who know other programs.
 MEANT = {
-    "add": "submit", "download": "fetch", "get": "fetch", "list": "jobs", "ls": "jobs", "ps": "jobs",
-    "run": "interpolate", "serve": "up", "server": "up", "start": "up", "status": "jobs", "stop": "cancel",
-    "upload": "submit",
+    "add": "submit", "download": "fetch", "get": "fetch", "info": "show", "list": "jobs", "ls": "jobs",
+    "ps": "jobs", "remove": "delete", "rm": "delete", "run": "interpolate", "serve": "up", "server": "up",
+    "start": "up", "status": "show", "stop": "cancel", "upload": "submit",
 }  # fmt: skip
 
 
@@ -65,8 +89,10 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        widest = max(map(len, COMMANDS))
+        for title, section in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{widest}}", entry.help) for name, entry in section.items()])
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         entry = COMMANDS.get(name)
@@ -112,7 +138,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> N
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Commands and options on Tab: dain completion --help",
+    epilog="`dain COMMAND -h` explains a command.",
 )
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
               help="Show the version, and end.")  # fmt: skip
@@ -121,14 +147,8 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Runs `dain`. What a service refuses, and what a network does wrong, ends as one sentence."""
-    try:
-        cli(prog_name="dain")
-    except Exception as error:
-        client = sys.modules.get("service.client")  # its errors can only come where it was imported
-        if client is None or not isinstance(error, client.ClientError):
-            raise
-        raise SystemExit(f"dain: {error}") from None
+    """Runs `dain`."""
+    cli(prog_name="dain")
 
 
 if __name__ == "__main__":

@@ -192,7 +192,10 @@ def test_commands_that_talk_to_a_service_run_without_the_packages_of_a_service()
         "av",
         "torch",
     )
-    runs_without(absent, "service.cli, service.client")
+    commands = ", ".join(
+        f"service.commands.{name}" for name in ("completion", "jobs", "results", "submit", "workers")
+    )
+    runs_without(absent, f"service.cli, service.client, {commands}")
 
 
 @pytest.mark.parametrize("package", ALLOWED)

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 
+from service.commands.keys import keys
 from service.jobs.keys import FileKeys, RedisKeys
-from service.key_commands import keys
 from service.settings import Settings
 from tests.api import assert_problem
 from tests.receiver import SECRET

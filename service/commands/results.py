@@ -1,0 +1,162 @@
+"""`dain wait` and `dain fetch`, and where the results of jobs go."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from service.client import Client, ClientError, Job, Unreachable
+from service.commands import text
+from service.commands.connection import connected, exit_code, teller
+from service.commands.following import Following, leave
+from service.commands.options import jobs_argument, json_option, server
+from service.commands.progress import Report, report
+from service.exits import Exit
+
+
+@click.command()
+@jobs_argument
+@json_option("each job that is over, one a line,")
+@server
+def wait(job_ids: tuple[str, ...], as_json: bool, url: str, token: str | None) -> None:
+    """Wait until jobs are over. Ctrl-C leaves them as they are.
+
+    The exit code says how they ended: 0 well, 5 failed, 6 cancelled; of several it is that of the first that did not
+    end well.
+    """
+
+    def ended(client: Client, said: Report, job: Job) -> Exit:
+        tell(said, job, as_json)
+        return outcome(job)
+
+    _follow(job_ids, url, token, ended)
+
+
+@click.command()
+@jobs_argument
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File, or folder, for the result; of several jobs a folder.  [here]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@json_option("each job that is over, one a line, with the file's `path`,")
+@server
+def fetch(
+    job_ids: tuple[str, ...], output: Path | None, overwrite: bool, as_json: bool, url: str, token: str | None
+) -> None:
+    """Wait for jobs, and fetch their results. Ctrl-C leaves the jobs as they are.
+
+    What has arrived of a result is kept, so that the next try goes on from there.
+    """
+    check_output(output, None, overwrite, len(job_ids))
+
+    def ended(client: Client, said: Report, job: Job) -> Exit:
+        return fetched(client, said, job, output or Path(), None, overwrite, as_json)
+
+    _follow(job_ids, url, token, ended)
+
+
+def _follow(
+    job_ids: tuple[str, ...], url: str, token: str | None, ended: Callable[[Client, Report, Job], Exit]
+) -> None:
+    said = report()
+    with connected(url, token, teller(said.say)) as client, said:
+        following = Following(client, said)
+        try:
+            for job_id in dict.fromkeys(job_ids):
+                job = client.job(job_id)
+                following.add(job, job.filename)
+            following.finish(lambda job: ended(client, said, job))
+        except KeyboardInterrupt:
+            leave(list(following.live), said)
+            sys.exit(Exit.INTERRUPTED)
+    sys.exit(following.exit)
+
+
+def outcome(job: Job) -> Exit:
+    """The exit code by a job that is over."""
+    return {"succeeded": Exit.DONE, "cancelled": Exit.JOB_CANCELLED}.get(job.status, Exit.JOB_FAILED)
+
+
+def tell(said: Report, job: Job, as_json: bool, path: Path | None = None) -> None:
+    """Says how a job ended, and to which file its result went."""
+    for sentence in text.sentences(job.notes):
+        said.say(f"Note: {sentence}")
+    if job.error:
+        said.say(f"Error: {job.filename}: {job.error.get('detail', 'The job failed.')}")
+    if as_json:
+        said.result(json.dumps({**job.document, **({} if path is None else {"path": str(path)})}))
+    elif path is not None and job.output is not None:
+        said.result(f"{path}: {job.output.frames} frames at {job.output.frame_rate} fps")
+    else:
+        said.result(f"{job.id} {job.status}")
+
+
+def fetched(
+    client: Client, said: Report, job: Job, target: Path, clip: Path | None, overwrite: bool, as_json: bool
+) -> Exit:
+    """Fetches the result of a job that is over to the file or folder `target`. Says what came of it."""
+    if job.status != "succeeded" or job.output is None:
+        tell(said, job, as_json)
+        return outcome(job)
+    path = _destination(target, job.output.filename, clip, overwrite)
+
+    def show(received: int, total: int) -> None:
+        more = f"{text.size(received)} of {text.size(total)}"
+        said.show(job.id, job.filename, "fetching", received / total if total else None, more)
+
+    try:
+        client.download(job.id, path, overwrite=overwrite, on_progress=show)
+    except OSError as error:
+        kept = f"the service still has the result: dain fetch {job.id} -o OTHER"
+        said.say(f"Error: {path} cannot be written: {error.strerror}; {kept}")
+        return Exit.FAILED
+    except Unreachable:
+        raise  # which is borne for a while
+    except ClientError as error:
+        said.say(f"Error: {job.filename}: {error}")
+        return exit_code(error)
+    tell(said, job, as_json, path)
+    return Exit.DONE
+
+
+def check_output(output: Path | None, clip: Path | None, overwrite: bool, count: int) -> None:
+    """Refuses, before anything is sent, an `output` that the results of `count` jobs cannot or must not become."""
+    if output is None or output.is_dir():
+        return
+    if count > 1:
+        fault = f"{output} is no folder, and there are {count} results: name a folder that is there"
+    elif not output.parent.is_dir():
+        fault = f"there is no folder {output.parent}: make it first"
+    elif _is_same(output, clip):
+        fault = f"{output} is CLIP itself, which is never replaced: name another file"
+    elif os.path.lexists(output) and not overwrite:
+        fault = f"{output} exists: name another file, or replace it with --overwrite"
+    else:
+        return
+    raise click.BadParameter(fault, param_hint="--output")
+
+
+def _destination(target: Path, filename: str, clip: Path | None, overwrite: bool) -> Path:
+    """The file for the result: `target` itself, or, in the folder `target`, a name like `filename` that is free."""
+    if not target.is_dir():
+        return target
+    path = first = target / Path(filename).name
+    for number in itertools.count(2):
+        if not os.path.lexists(path) or (overwrite and not _is_same(path, clip)):
+            break
+        path = first.with_stem(f"{first.stem}-{number}")
+    return path
+
+
+def _is_same(path: Path, clip: Path | None) -> bool:
+    """Whether both are one file, by whatever name or link."""
+    return clip is not None and path.exists() and path.samefile(clip)
