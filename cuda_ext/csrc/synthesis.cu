@@ -24,6 +24,11 @@ struct Rows {
 
 // ---------------------------------------------------------------- contexts
 
+// Threads that take 64 channels of a pixel. A block takes so many of all its pixels at a time: the taps of more would not
+// stay in the L1 cache until the last of the neighbours has read them.
+template <typename T>
+constexpr int kTogether = 64 / kWidth<T>;
+
 struct Tap {
   int pixel;  // of the rows of the image that are there, one after the other; negative if a tap of the pixel is not
   float weight;
@@ -91,13 +96,14 @@ __global__ void warp_slices(const T* image, int64_t pitch, Rows image_rows, View
   }
   __syncthreads();
 
-  const int packs = frame.channels / kWidth<T>;
+  const int packs = frame.channels / kWidth<T>, turns = (packs + kTogether<T> - 1) / kTogether<T>;
   const T* source = image + int64_t(n) * image_rows.count * frame.width * pitch;
   O* target = out + int64_t(n) * rows.count * frame.width * out_pitch;
-  for (int item = threadIdx.x; item < kTile * kTile * packs; item += kTileThreads) {
-    const int pixel = item / packs, pack = item % packs;
+  constexpr int kItems = kTile * kTile * kTogether<T>;  // of all pixels at a time
+  for (int item = threadIdx.x; item < turns * kItems; item += kTileThreads) {
+    const int pixel = item % kItems / kTogether<T>, pack = item / kItems * kTogether<T> + item % kTogether<T>;
     const int x = x0 + pixel % kTile, row = row0 + pixel / kTile;
-    if (x >= frame.width || row >= rows.count || taps[pixel].of[0].pixel < 0) {
+    if (pack >= packs || x >= frame.width || row >= rows.count || taps[pixel].of[0].pixel < 0) {
       continue;
     }
     Sums<T> sums;
