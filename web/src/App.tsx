@@ -6,6 +6,7 @@ import { Trouble } from "./parts/Trouble"
 import { Jobs } from "./views/Jobs"
 import { Missing } from "./views/Missing"
 import { New } from "./views/New"
+import { Result } from "./views/Result"
 import { SignIn } from "./views/SignIn"
 import { Workers } from "./views/Workers"
 
@@ -40,6 +41,8 @@ function View() {
       return <New />
     case "jobs":
       return <Jobs />
+    case "result":
+      return id ? <Result id={id} /> : <Missing />
     case "workers":
       return id ? <Missing /> : <Workers />
     default:

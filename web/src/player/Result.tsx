@@ -1,0 +1,55 @@
+// What came of a job: the result beside its source, frame by frame.
+import { useSignal } from "@preact/signals"
+import { useEffect } from "preact/hooks"
+import { request } from "../api"
+import { t } from "../languages"
+import { Trouble } from "../parts/Trouble"
+import { Comparison } from "./Comparison"
+import { Frames, type Told } from "./frames"
+import type { Finished } from "./job"
+import { Share } from "./Share"
+import { bytes } from "./text"
+import "./player.css"
+
+export function Result({ job }: { job: Finished }) {
+  const output = job.output!
+  const kind = output.media_type.split("/")[0]
+  return (
+    <section class="result" aria-label={t("result.label")}>
+      {kind === "video" && <Video job={job} />}
+      {kind === "image" && <img class="moving" src={job.links.result} alt={t("result.moving")} />}
+      {kind !== "video" && kind !== "image" && <p class="soft">{t("result.archive")}</p>}
+      <div class="result-links">
+        <a class="button" href={job.links.result} download={output.filename}>
+          {t("result.download")}
+        </a>
+        <Share job={job} />
+        <span class="soft">
+          {output.filename}, {bytes(output.size_bytes)}
+        </span>
+      </div>
+    </section>
+  )
+}
+
+/** The two pictures, once it is known what each frame is. */
+function Video({ job }: { job: Finished }) {
+  const frames = useSignal<Frames | undefined>(undefined)
+  const trouble = useSignal<unknown>(undefined)
+  useEffect(() => {
+    const gone = new AbortController()
+    read(job, gone.signal).then(
+      (found) => (frames.value = found),
+      (error: unknown) => gone.signal.aborted || (trouble.value = error),
+    )
+    return () => gone.abort()
+  }, [job.id])
+  if (trouble.value) return <Trouble of={trouble.value} />
+  return frames.value ? <Comparison job={job} frames={frames.value} /> : <p class="soft">{t("result.loading")}</p>
+}
+
+async function read(job: Finished, signal: AbortSignal): Promise<Frames> {
+  if (!job.links.frames) return Frames.guess(job)
+  const told: Told = await (await request("GET", job.links.frames, { signal })).json()
+  return new Frames(told)
+}
