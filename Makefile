@@ -8,7 +8,7 @@ DAIN_VERSION ?= latest
 
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup demo test lint faults soak fuzz kernels typescript web compose-test lock audit licences clean
+.PHONY: setup demo test lint faults soak fuzz kernels typescript typescript-types web compose-test lock audit licences clean
 
 setup: $(VENV)/installed
 
@@ -54,10 +54,12 @@ soak: setup  ## the service under work, and whether its processes grow; MINUTES
 fuzz: setup  ## damaged videos and malformed requests for the whole service; SEED, N (videos)
 	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED)) --number $(or $(N),500)
 
-typescript:  ## what the test of generated TypeScript clients needs; needs npm
-	mkdir -p build/typescript
-	cp tests/typescript/package.json build/typescript
-	npm install --prefix build/typescript --no-package-lock --no-audit --no-fund
+typescript:  ## what the TypeScript client is made and tested with; needs npm
+	npm ci --prefix clients/typescript --no-audit --no-fund
+
+typescript-types: setup typescript  ## the TypeScript client's types, of the API's OpenAPI description
+	$(BIN)/python -m service.api.description | clients/typescript/node_modules/.bin/openapi-typescript \
+	  --output clients/typescript/src/api.ts
 
 web:  ## builds the page anew, from web/ to service/web; needs npm
 	npm ci --prefix web --no-audit --no-fund

@@ -1,4 +1,4 @@
-"""Clients that others generate from the OpenAPI description submit, wait and fetch at a live service."""
+"""Clients that are generated from the OpenAPI description submit, wait and fetch at a live service."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ import pytest
 
 from service.api.app import create_app
 from service.jobs.machine import Jobs
+from service.jobs.problems import Problem
+from service.jobs.records import State
 from service.settings import Settings
-from tests.api import RESULT, until
+from tests.api import RESULT, cutting_proxy
 
 ROOT = Path(__file__).parents[2]
-TYPESCRIPT = ROOT / "tests" / "typescript"
+TYPESCRIPT = ROOT / "clients" / "typescript"
 
 
 @pytest.fixture
@@ -87,34 +89,48 @@ def test_python(
         assert refused.parsed.type_ == "urn:dain:problem:job-not-found"
 
 
-def test_typescript(
-    description: Path,
-    url: str,
-    clip: Path,
-    tmp_path: Path,
-    jobs: Jobs,
-    finish: Callable[[str, bytes], None],
+def tools() -> Path:
+    found = TYPESCRIPT / "node_modules" / ".bin"
+    if not found.exists():
+        pytest.skip("`make typescript` installs what the TypeScript client is made and tested with")
+    return found
+
+
+def test_the_types_of_the_typescript_client_are_those_of_the_api(description: Path, tmp_path: Path) -> None:
+    subprocess.run([tools() / "openapi-typescript", description, "-o", tmp_path / "api.ts"], check=True)
+    ours = TYPESCRIPT / "src" / "api.ts"
+    assert (tmp_path / "api.ts").read_text() == ours.read_text(), "`make typescript-types` writes it anew"
+
+
+def test_the_typescript_client(
+    url: str, clip: Path, tmp_path: Path, jobs: Jobs, finish: Callable[[str, bytes], None]
 ) -> None:
-    tools = ROOT / "build" / "typescript" / "node_modules"
-    if not tools.exists():
-        pytest.skip("`make typescript` installs what TypeScript clients are generated with")
-    (tmp_path / "node_modules").symlink_to(tools)
-    for name in ("package.json", "tsconfig.json", "client.ts"):
-        (tmp_path / name).symlink_to(TYPESCRIPT / name)
-    result = tmp_path / "result.mp4"
+    tools()
+    (tmp_path / "result").write_bytes(RESULT)
+    stopped = threading.Event()
 
-    def run(*command: str) -> None:
-        subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    def work() -> None:
+        """Ends the jobs, each as its reference says."""
+        while not stopped.wait(0.02):
+            for job in jobs.page("default", State.QUEUED)[0]:
+                if job.reference == "good":
+                    finish(job.id, RESULT)
+                elif job.reference == "bad":
+                    jobs.finish(job.id, State.FAILED, error=Problem("damaged-video", "It breaks off."))
 
-    run("node_modules/.bin/openapi-typescript", str(description), "-o", "api.d.ts")
-    run("node_modules/.bin/tsc")
-
-    def finish_when_submitted() -> None:
-        until(lambda: jobs.counts()["queued"])
-        finish(jobs.page("default")[0][0].id, RESULT)
-
-    worker = threading.Thread(target=finish_when_submitted)
+    worker = threading.Thread(target=work)
     worker.start()
-    run("node", "client.js", url, str(clip), str(result))
-    worker.join()
-    assert result.read_bytes() == RESULT
+    try:
+        with (
+            cutting_proxy(url, up=[6_000_000], down=[]) as up,
+            cutting_proxy(url, up=[], down=[150_000, 150_000]) as down,
+        ):
+            places = {"CLIP": str(clip), "RESULT": str(tmp_path / "result")}
+            environment = os.environ | places | {"DAIN_URL": url, "CUTTING_UP": up, "CUTTING_DOWN": down}
+            done = subprocess.run(
+                ["npm", "test"], cwd=TYPESCRIPT, env=environment, capture_output=True, text=True, timeout=120
+            )
+    finally:
+        stopped.set()
+        worker.join()
+    assert done.returncode == 0 and "# skipped 0" in done.stdout, done.stdout + done.stderr

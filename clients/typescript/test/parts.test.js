@@ -1,0 +1,63 @@
+// What needs no service.
+
+import assert from "node:assert/strict"
+import { test } from "node:test"
+
+import { Busy, Client, ClientError, JobFailed, QuotaExceeded, Unreachable } from "dain-client"
+
+import { refusal } from "../dist/errors.js"
+import { EventReader } from "../dist/events.js"
+import { Patience } from "../dist/retries.js"
+
+const problem = (slug, status, headers = {}) =>
+  new Response(JSON.stringify({ type: `urn:dain:problem:${slug}`, status, detail: "No." }), { status, headers })
+
+test("events are read however they are cut", () => {
+  const text = 'id: 1-0\nevent: job\ndata: {"id":"a","line":"\u2028 é"}\n\nid: 2-0\nretry: 3000\n\n'
+  for (let size = 1; size < 9; size++) {
+    const reader = new EventReader()
+    const bytes = new TextEncoder().encode(text)
+    const seen = []
+    for (let at = 0; at < bytes.length; at += size) seen.push(...reader.feed(bytes.subarray(at, at + size)))
+    assert.deepEqual(seen, [
+      { id: "1-0", type: "job", data: { id: "a", line: "\u2028 é" } },
+      { id: "2-0", type: "", data: {} },
+    ])
+  }
+})
+
+test("a problem becomes an error of its kind", async () => {
+  const full = await refusal(problem("queue-full", 429, { "Retry-After": "30" }))
+  assert.equal(full.name, "QueueFull")
+  assert.ok(full instanceof Busy && full.retryAfter === 30 && full.slug === "queue-full" && full.status === 429)
+  assert.ok((await refusal(problem("job-failed", 409))) instanceof JobFailed)
+  assert.equal((await refusal(problem("later", 418))).name, "InvalidRequest")
+  assert.equal((await refusal(new Response("<h1>", { status: 502 }))).name, "ServiceError")
+})
+
+test("a quota that comes back tomorrow is not waited for", () => {
+  const tomorrow = new QuotaExceeded("used up", {}, 40_000)
+  assert.throws(() => new Patience().pause(tomorrow, 30_000), tomorrow)
+  assert.throws(() => new Patience().pause(new Unreachable("away"), 0), Unreachable)
+})
+
+test("no message shows a secret", async () => {
+  const said = []
+  for (const options of [
+    { baseUrl: "http://alice:s3/cret@host" },
+    { baseUrl: "ftp://alice:s3cret@host" },
+    { baseUrl: "http://alice:s3cret@127.0.0.1:9" },
+    { baseUrl: "http://127.0.0.1:9", token: "s3cret\u0000token" },
+    { baseUrl: "http://alice:s3cret@127.0.0.1:9", token: "s3cret" },
+  ]) {
+    await assert.rejects(
+      async () => new Client(options).jobs(),
+      (error) => {
+        said.push(`${error}`)
+        return error instanceof ClientError
+      },
+    )
+  }
+  assert.equal(said.length, 5)
+  assert.ok(!said.join().includes("s3"), said.join("\n"))
+})
