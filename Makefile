@@ -58,7 +58,7 @@ typescript:  ## what the TypeScript client is made and tested with; needs npm
 	npm ci --prefix clients/typescript --no-audit --no-fund
 
 typescript-types: setup typescript  ## the TypeScript client's types, of the API's OpenAPI description
-	$(BIN)/python -m service.api.description | clients/typescript/node_modules/.bin/openapi-typescript \
+	$(BIN)/python -m tests.openapi | clients/typescript/node_modules/.bin/openapi-typescript \
 	  --output clients/typescript/src/api.ts
 
 web:  ## builds the page anew, from web/ to service/web; needs npm

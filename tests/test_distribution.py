@@ -16,7 +16,8 @@ import service
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("service", "worker", "dain_core", "cuda_ext")
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "*.so", "demo")
+MADE = {"__pycache__", "build", "dist", "node_modules"}
+LEFT_OUT = shutil.ignore_patterns(".*", *MADE, "*.egg-info", "*.so", "demo")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def files_of(folder: Path) -> set[str]:
     return {
         path.relative_to(ROOT).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and not {"__pycache__", "build"} & set(path.parts) and path.suffix != ".so"
+        if path.is_file() and not MADE & set(path.parts) and path.suffix != ".so"
     }
 
 
@@ -66,7 +67,7 @@ def test_the_source_distribution_has_tests_docs_images_and_manifests(built: Path
     [source] = built.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    folders = (*PARTS, "tests", "docs", "docker", "deploy")
+    folders = (*PARTS, "clients", "web", "tests", "docs", "docker", "deploy")
     wanted = {name for folder in folders for name in files_of(ROOT / folder)}
     assert not wanted - packed
     assert {"Makefile", "constraints.txt", "docker-compose.yml", ".env.example", ".ci/run"} <= packed

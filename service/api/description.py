@@ -5,7 +5,6 @@ Clients are generated from it; see `tests/service/test_generated.py`.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from service.api.options import RequestedHandling, RequestedOptions
@@ -199,10 +198,3 @@ SUBMISSION: Schema = {
         },
     },
 }
-
-
-if __name__ == "__main__":
-    from service.api.app import create_app
-    from service.settings import Settings
-
-    print(json.dumps(create_app(Settings(redis_url="unix:///nowhere")).openapi()))
