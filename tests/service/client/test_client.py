@@ -734,7 +734,7 @@ def test_no_message_and_no_log_shows_a_token(
             [sys.executable, "-m", "service.cli", *command], env=environment, capture_output=True, text=True
         )
         said.append(done.stdout + done.stderr)
-        assert "Traceback" not in said[-1] and (done.returncode == 1) is (command[-1] != "--help")
+        assert "Traceback" not in said[-1] and (done.returncode > 0) is (command[-1] != "--help")
     shown = "\n".join([*said, caplog.text])
     assert not any(part in shown for part in (ann[18:40], ann[40:-1], "s3cret"))
 
