@@ -71,7 +71,9 @@ class ServiceCollector(Collector):
                 waiting[priority] += 1
                 ages[priority] = max(ages[priority], now - created_at(job.id))
         depth = _family("queue_jobs", "Jobs waiting, by priority.", "priority")
-        age = _family("queue_age_seconds", "How long the oldest waiting job has waited.", "priority")
+        age = _family(
+            "queue_age_seconds", "How long the oldest waiting job of a priority has waited.", "priority"
+        )
         for priority in PRIORITIES:
             depth.add_metric([priority], waiting[priority])
             age.add_metric([priority], ages[priority])

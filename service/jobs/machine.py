@@ -603,7 +603,8 @@ class Jobs:
 
     def record_stored(self, sizes: Mapping[str, int]) -> None:
         """Say how many bytes of each kind the store has."""
-        self._redis.hset(STORED, mapping=dict(sizes))
+        fields: dict[Any, Any] = dict(sizes)
+        self._redis.hset(STORED, mapping=fields)
 
     def index_owners(self) -> None:
         """Bring the owners' indexes in line with the index of all jobs, which an earlier release keeps alone."""

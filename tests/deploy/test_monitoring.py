@@ -1,27 +1,56 @@
-"""What the dashboard and the alerts ask for, the service measures."""
+"""What the dashboard and the alerts ask for, the service measures; alerts fire when they should, and reach somebody."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from queue import Queue
+from typing import Any
 
 import httpx
+import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Settings
-from tests.api import serve
+from service.up import claim_port
+from tests.api import serve, until
 
 FOLDER = Path(__file__).parents[2] / "deploy"
+RULES = FOLDER / "prometheus" / "rules.yml"
+CONFIGURE = FOLDER / "alertmanager" / "configure.sh"
+PANELS = json.loads((FOLDER / "grafana" / "dashboards" / "dain.json").read_text())["panels"]
+
+# Debian's packages have them: prometheus, prometheus-alertmanager.
+needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+needs_amtool = pytest.mark.skipif(not shutil.which("amtool"), reason="amtool is not installed")
+ALERTMANAGER = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
 
 
-def asked_for() -> set[str]:
-    dashboard = json.loads((FOLDER / "grafana" / "dashboards" / "dain.json").read_text())
-    groups = yaml.safe_load((FOLDER / "prometheus" / "rules.yml").read_text())["groups"]
-    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
-    queries += [rule["expr"] for group in groups for rule in group["rules"]]
-    return set(re.findall(r"\bdain_\w+", " ".join(queries)))
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def queries() -> list[str]:
+    """What the dashboard asks."""
+    return [target["expr"] for panel in PANELS for target in panel.get("targets", [])]
+
+
+def checked(*command: str | Path) -> str:
+    """What a command prints that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_every_query_has_its_metric(settings: Settings) -> None:
@@ -29,7 +58,173 @@ def test_every_query_has_its_metric(settings: Settings) -> None:
         text = httpx.get(f"{url}/metrics", verify=False).text
     measured = set()
     for family in text_string_to_metric_families(text):
-        kinds = {"counter": ["_total"], "histogram": ["_bucket"]}.get(family.type, [""])
-        measured |= {family.name + kind for kind in kinds}
-    assert len(asked_for()) > 10
-    assert asked_for() <= measured
+        kinds = {"counter": ["_total"], "histogram": ["_bucket", "_count"], "info": ["_info"]}
+        measured |= {family.name + kind for kind in kinds.get(family.type, [""])}
+    asked = set(re.findall(r"\bdain_\w+", " ".join([*queries(), *(rule["expr"] for rule in rules())])))
+    assert len(asked) > 30 and asked <= measured
+
+
+def test_the_page_lists_every_metric_and_every_alert(settings: Settings) -> None:
+    page = (FOLDER.parent / "docs" / "observability.md").read_text()
+    rows = dict(re.findall(r"^\| `(dain_\w+)` \| (?:.*) \| (.+) \|$", page, re.MULTILINE))
+    with serve(settings) as url:
+        httpx.get(f"{url}/healthz")
+        text = httpx.get(f"{url}/metrics").text
+    families = text_string_to_metric_families(text)
+    known = {family.name: family.documentation for family in families if not family.name.endswith("_created")}
+    assert rows == {name: text.rstrip(".") for name, text in known.items()}
+    assert all(f"`{rule['alert']}`" in page for rule in rules())
+
+
+def test_the_panels_do_not_cover_each_other() -> None:
+    places = Counter(
+        (x, y)
+        for panel in PANELS
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    )
+    assert max(places.values()) == 1 and max(x for x, _ in places) == 23
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+
+
+@needs_promtool
+def test_prometheus_takes_its_configuration_and_the_dashboards_queries(tmp_path: Path) -> None:
+    checked("promtool", "check", "config", FOLDER / "prometheus" / "prometheus.yml")
+    asked = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries())]
+    (tmp_path / "asked.yml").write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": asked}]}))
+    checked("promtool", "check", "rules", tmp_path / "asked.yml")
+
+
+#: Series of an hour by minutes, and the alerts that fire in the end.
+TROUBLE: list[tuple[dict[str, str], set[str]]] = [
+    ({'up{job="dain"}': "0x60"}, {"DainDown"}),
+    ({'dain_workers{ready="true"}': "0x60"}, {"DainNoWorkerReady"}),
+    ({"dain_queue_oldest_age_seconds": "1000x60"}, {"DainQueueOld"}),
+    ({'dain_jobs_finished_total{outcome="failed"}': "0+1x60"}, {"DainJobsFail"}),
+    ({"dain_attempts_failed_total": "0+1x60"}, {"DainAttemptsFail"}),
+    ({'dain_worker_throttled{reason="heat"}': "1x60"}, {"DainThrottled"}),
+    ({'dain_worker_throttled{reason="power-cap"}': "1x60"}, set()),
+    ({"dain_webhooks_late_seconds": "130x60"}, {"DainWebhooksLate"}),
+    ({'dain_webhook_attempts_total{outcome="given_up"}': "0+1x60"}, {"DainWebhooksGivenUp"}),
+    ({"dain_store_free_bytes": "15x60", "dain_store_min_free_bytes": "10x60"}, {"DainStoreFull"}),
+    ({"dain_store_free_bytes": "25x60", "dain_store_min_free_bytes": "10x60"}, set()),
+    ({"dain_redis_memory_bytes": "9x60", "dain_redis_memory_limit_bytes": "10x60"}, {"DainRedisFull"}),
+    ({"dain_redis_memory_bytes": "9x60", "dain_redis_memory_limit_bytes": "0x60"}, set()),
+    ({"dain_replans_total": "0+1x60"}, {"DainOutOfMemory"}),
+    ({"dain_recomputed_frames_total": "0+9x60", "dain_new_frames_total": "0+100x60"}, {"DainOverflows"}),
+    ({"dain_recomputed_frames_total": "0+1x60", "dain_new_frames_total": "0+100x60"}, set()),
+    ({'dain_http_request_duration_seconds_count{status="500"}': "0+1x60"}, {"DainErrors"}),
+    (
+        {
+            'dain_http_request_duration_seconds_bucket{route="/jobs/{job_id}",le="1"}': "0+1x60",
+            'dain_http_request_duration_seconds_bucket{route="/jobs/{job_id}",le="5"}': "0+60x60",
+            'dain_http_request_duration_seconds_bucket{route="/jobs/{job_id}",le="+Inf"}': "0+60x60",
+        },
+        {"DainSlow"},
+    ),
+    ({f'dain_worker_info{{version="{number}"}}': "1x180" for number in "12"}, {"DainVersionsDiffer"}),
+]
+
+
+@needs_promtool
+def test_alerts_fire_in_their_trouble_and_in_no_other(tmp_path: Path) -> None:
+    """Each in a case of its own: promtool is told what fires, and of all others that they do not."""
+    tests = []
+    for series, fire in TROUBLE:
+        end = "180m" if "180" in next(iter(series.values())) else "60m"
+        given = [{"series": name, "values": values} for name, values in series.items()]
+        names = [rule["alert"] for rule in rules()]
+        count = 'count by (alertname) (ALERTS{alertstate="firing"})'
+        expected = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in names if name in fire]
+        tests.append(
+            {
+                "interval": "1m",
+                "input_series": given,
+                "promql_expr_test": [{"expr": count, "eval_time": end, "exp_samples": expected}],
+            }
+        )
+    file = tmp_path / "alerts.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    checked("promtool", "test", "rules", file)
+    assert {name for _, fire in TROUBLE for name in fire} == {rule["alert"] for rule in rules()}
+
+
+def configuration(**variables: str) -> str:
+    """What Alertmanager is configured with where these variables are set."""
+    variables = {"PATH": os.environ["PATH"], **variables}
+    done = subprocess.run(["sh", CONFIGURE], env=variables, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+MAIL = {"ALERT_MAIL_TO": "ann@example.com", "ALERT_SMTP": "smtp.example.com:587"}
+LOGIN = {"ALERT_SMTP_USER": "ann", "ALERT_SMTP_PASSWORD": 'it\'s "$a" \\ #: secret'}
+
+
+@needs_amtool
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"ALERT_WEBHOOK_URL": "https://hooks.example.com/a?b=c&d=%20"}, MAIL, MAIL | LOGIN],
+    ids=["nobody", "webhook", "mail", "mail with a login"],
+)
+def test_alertmanager_takes_its_configuration(variables: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "alertmanager.yml").write_text(configuration(**variables))
+    checked("amtool", "check-config", tmp_path / "alertmanager.yml")
+    [receiver] = yaml.safe_load((tmp_path / "alertmanager.yml").read_text())["receivers"]
+    for name, value in variables.items():
+        assert any(value in (name, *entry.values()) for kind in list(receiver.values())[1:] for entry in kind)
+
+
+def test_mail_without_a_server_is_refused_in_a_sentence() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        configuration(ALERT_MAIL_TO="ann@example.com")
+    assert "ALERT_SMTP: the mail server, as host:port" in refused.value.stderr
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[str, Queue[Any]]]:
+    """The URL of a webhook, and what it is sent."""
+    received: Queue[Any] = Queue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/", received
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.skipif(not ALERTMANAGER, reason="alertmanager is not installed")
+def test_an_alert_reaches_the_webhook(tmp_path: Path) -> None:
+    with receiver() as (hook, received):
+        said = configuration(ALERT_WEBHOOK_URL=hook).replace("group_wait: 30s", "group_wait: 0s")
+        (tmp_path / "alertmanager.yml").write_text(said)
+        url = f"http://127.0.0.1:{claim_port('127.0.0.1', 0)}"
+        command = [
+            str(ALERTMANAGER),
+            f"--config.file={tmp_path}/alertmanager.yml",
+            f"--storage.path={tmp_path}/data",
+            f"--web.listen-address={url.removeprefix('http://')}",
+            "--cluster.listen-address=",
+        ]
+        alert = {"labels": {"alertname": "DainStoreFull"}, "startsAt": datetime.now(UTC).isoformat()}
+
+        def takes_it() -> bool:
+            with suppress(httpx.TransportError):
+                return httpx.post(f"{url}/api/v2/alerts", json=[alert]).is_success
+            return False
+
+        with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
+            try:
+                until(takes_it)
+                [told] = received.get(timeout=30)["alerts"]
+            finally:
+                process.terminate()
+    assert told["labels"]["alertname"] == "DainStoreFull" and told["status"] == "firing"

@@ -153,7 +153,15 @@ def segment(fleet: Fleet, attempt: Attempt) -> None:
             attempt.advance(FRAMES // TICKS)
             attempt.leg.advance(attempt.frames, FRAMES)
     claim = attempt.claim
-    stats = SegmentStats(FRAMES, FRAMES // 2, 1, 0, 1.0, fleet.segment_seconds, 1.0, 2**32)
+    stats = SegmentStats(
+        frames=FRAMES,
+        new_frames=FRAMES // 2,
+        scene_cuts=1,
+        seconds_decode=1.0,
+        seconds_inference=fleet.segment_seconds,
+        seconds_encode=1.0,
+        vram_peak_bytes=2**32,
+    )
     key = f"segments/{claim.job_id}/{claim.task}.{claim.token}.mp4"
     attempt.complete(task={"key": key}, add=stats.sums())
 
