@@ -17,7 +17,9 @@ import service
 ROOT = Path(__file__).parents[1]
 PARTS = ("service", "worker", "dain_core", "cuda_ext")
 MADE = {"__pycache__", "build", "dist", "node_modules"}
-LEFT_OUT = shutil.ignore_patterns(".*", *MADE, "*.egg-info", "*.so", "demo")
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", ".dain", ".*_cache", ".hypothesis", *MADE, "*.egg-info", "*.so", "demo"
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +27,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source distribution and the wheel, built from a copy of the project."""
     copy = tmp_path_factory.mktemp("project") / "copy"
     shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
-    for name in (".ci", ".dockerignore", ".env.example"):
-        place = ROOT / name
-        (shutil.copytree if place.is_dir() else shutil.copy)(place, copy / name)
     return build(copy, "build_sdist", "build_wheel")
 
 
