@@ -46,6 +46,16 @@ def test_a_precision_that_the_device_lacks_is_a_reason(monkeypatch: pytest.Monke
     assert (outcome.ours, outcome.why) == (None, "precision int8 needs a CPU with VNNI")
 
 
+def test_a_model_without_eight_bits_on_a_gpu_says_so_and_is_compared_with_the_original(
+    of_a_gpu: module.Bench,
+) -> None:
+    of_a_gpu.model, of_a_gpu.size, of_a_gpu.on_gpu = "dain-refined", ("1080p", 1080, 1920), True
+    measures = {claim.what: claim.measure for claim in module.CLAIMS}
+    with pytest.raises(module.NotMeasured, match="fp8 computes no block of dain-refined in eight bits"):
+        measures["speed of eight bits, calibrated"](of_a_gpu)
+    assert measures["speed over the original"](of_a_gpu).startswith("fp16: 25.0 times, 77.0 dB from fp32")
+
+
 RATES = {"eager": 1000.0, "tf32": 150.0, "fp32": 900.0, "fp16": 40.0, "bf16": 39.0, "fp8": 30.0}
 NEAR = {"fp16": 77.0, "bf16": 63.0, "fp8": 60.0}  # dB; the last two may cost a picture more than 0.3 dB
 
