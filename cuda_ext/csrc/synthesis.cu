@@ -110,7 +110,8 @@ __global__ void warp_slices(const T* image, int64_t pitch, Rows image_rows, View
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const Tap tap = taps[pixel].of[i];
-      sums.add(*reinterpret_cast<const Channels<T>*>(source + tap.pixel * pitch + pack * kWidth<T>), tap.weight);
+      const auto from = *reinterpret_cast<const Channels<T>*>(source + tap.pixel * pitch + pack * kWidth<T>);
+      sums.add(from, tap.weight);
     }
     Channels<O, kWidth<T>> result;
 #pragma unroll
