@@ -41,6 +41,15 @@ class Rate:
         return sum(units for _, units, _ in self._made) / worked if worked else 0.0
 
 
+@dataclass(eq=False)
+class InHand:
+    """A task in hand; of the frames that it `made`, so many were `counted`."""
+
+    task: TaskInHand
+    made: Callable[[], Made]
+    counted: int = 0
+
+
 @dataclass(frozen=True)
 class Made:
     """What a task has made: output frames, and megapixels of new frames with a model ("": none)."""
@@ -62,10 +71,11 @@ class Telemetry(threading.Thread):
         self._beats: list[Callable[[], None]] = []
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._in_hand: list[TaskInHand] = []  # the latest to begin last
+        self._in_hand: list[InHand] = []  # the latest to begin last
         self._frames = Rate()
         self._megapixels: defaultdict[str, Rate] = defaultdict(Rate)  # by model
-        self._working_since = 0.0
+        self._working_since = 0.0  # since the last task ended
+        self._counted_at = 0.0
 
     def also(self, beat: Callable[[], None]) -> None:
         """Call `beat` at every heartbeat too."""
@@ -83,20 +93,20 @@ class Telemetry(threading.Thread):
 
         The janitor takes a task for lost that its worker does not list.
         """
-        entry = TaskInHand(job=job_id, task=task)
+        entry = InHand(TaskInHand(job=job_id, task=task), made)
         with self._lock:
             if not self._in_hand:
-                self._working_since = time.monotonic()
+                self._working_since = self._counted_at = time.monotonic()
             self._in_hand.append(entry)
         self.update(**self._tasks())
         try:
             yield
         finally:
             with self._lock:
+                self._count()
                 self._in_hand.remove(entry)
                 rates = self._rates_after(made())
-                total = self._record.frames_total + made().frames
-            self.update(**self._tasks(), **rates, frames_total=total)
+            self.update(**self._tasks(), megapixels_per_second=rates)
 
     def run(self) -> None:
         while not self._stopping.wait(self._interval):
@@ -110,25 +120,37 @@ class Telemetry(threading.Thread):
 
     def _tasks(self) -> dict[str, object]:
         with self._lock:
-            tasks = list(self._in_hand)
+            tasks = [entry.task for entry in self._in_hand]
         latest = tasks[-1] if tasks else None
         return {"tasks": tasks, "job": latest and latest.job, "task": latest and latest.task}
 
-    def _rates_after(self, made: Made) -> dict[str, object]:
-        """The record's rates, now that a task has made this much more."""
+    def _rates_after(self, made: Made) -> dict[str, float]:
+        """Megapixels a second by model, now that a task has made this much."""
         spent = time.monotonic() - self._working_since
         self._working_since += spent
-        self._frames.add(made.frames, spent)
         if made.megapixels:
             self._megapixels[made.model].add(made.megapixels, spent)
-        rates = {model: rate.value for model, rate in self._megapixels.items()}
-        return {"frames_per_second": self._frames.value, "megapixels_per_second": rates}
+        return {model: rate.value for model, rate in self._megapixels.items()}
+
+    def _count(self) -> None:
+        """Put into the record what tasks in hand have made since it was last counted. The caller has the lock."""
+        now, made = time.monotonic(), 0
+        for entry in self._in_hand:
+            frames = entry.made().frames
+            made += frames - entry.counted
+            entry.counted = frames
+        if self._in_hand:
+            self._frames.add(made, now - self._counted_at)
+        self._counted_at = now
+        counted = {"frames_per_second": self._frames.value, "frames_total": self._record.frames_total + made}
+        self._record = self._record.model_copy(update=counted)
 
     def _write(self) -> None:
         used, total = vram(self._record.device)
         fields = {"vram_used_bytes": used, "vram_total_bytes": total, **asdict(self._sensors.read())}
         with self._lock:
             self._record = self._record.model_copy(update=fields)
+            self._count()
         try:
             self._workers.heartbeat(self._record)
             for beat in self._beats:

@@ -207,6 +207,8 @@ def test_a_job_without_a_result(open_page: OpenPage, jobs: Jobs) -> None:
         job_id, source=f"uploads/{job_id}", filename="clip.mp4", options=parse_options({}), input=facts
     )
     page = open_page(f"#/result/{job_id}")
+    expect(page.get_by_text("The result is not there yet.")).to_be_visible()
+    jobs.cancel(job_id)
     expect(page.get_by_text("There is no result of this job now.")).to_be_visible()
     page.goto(page.url.replace(job_id, "0" * 28))
     expect(page.get_by_role("alert")).to_contain_text("There is no job")

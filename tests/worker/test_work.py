@@ -30,6 +30,7 @@ from worker import work as tasks
 from worker.attempt import Attempt
 from worker.plan import JobPlan, RecentPlans
 from worker.relay import Leg
+from worker.telemetry import Made
 
 
 @pytest.fixture
@@ -103,6 +104,17 @@ def test_a_job_from_upload_to_result(bench: Bench, clip: Path, tmp_path: Path) -
     [record] = bench.workers.all()
     assert record.frames_total == 24 and record.frames_per_second > 0 and record.task is None
     assert record.megapixels_per_second["dain-lite"] > 0
+
+
+def test_a_worker_says_what_it_makes_while_it_makes_it(bench: Bench) -> None:
+    made = [Made(0)]
+    with bench.telemetry.in_hand("job", "segment-0", lambda: made[-1]):
+        for frames in (7, 12):
+            made.append(Made(frames))
+            bench.telemetry.update()  # as at each heartbeat
+            [record] = bench.workers.all()
+            assert record.frames_total == frames and record.frames_per_second > 0
+    assert bench.workers.all()[0].frames_total == 12
 
 
 def test_the_notes_of_a_job_say_what_does_not_come_through(

@@ -9,6 +9,7 @@ import { Player } from "./player"
 import { Strip } from "./Strip"
 import { clock } from "./text"
 import { View } from "./view"
+import { Wipe } from "./Wipe"
 
 const RATES = [1, 0.5, 0.25] as const
 
@@ -43,28 +44,11 @@ export function Comparison({ job, frames }: { job: Finished; frames: Frames }) {
             <figcaption>{t("player.before")}</figcaption>
           </figure>
         </div>
-        {shown && <Wipe view={shown.view} />}
+        {shown && !shown.view.isSplit.value && <Wipe at={shown.view.wipe} />}
         {state === "loading" && <p class="stage-wait">{t("result.loading")}</p>}
       </div>
       {shown && <Controls player={shown.player} view={shown.view} frames={frames} />}
     </div>
-  )
-}
-
-/** The line between the two, which is dragged, or moved by the arrow keys. */
-function Wipe({ view }: { view: View }) {
-  if (view.isSplit.value) return null
-  return (
-    <input
-      class="wipe"
-      type="range"
-      min={0}
-      max={100}
-      step={0.5}
-      value={view.wipe}
-      aria-label={t("player.wipe")}
-      onInput={(event) => (view.wipe.value = event.currentTarget.valueAsNumber)}
-    />
   )
 }
 

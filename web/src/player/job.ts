@@ -2,6 +2,7 @@
 export interface Finished {
   id: string
   filename: string
+  status: string
   options: { speed?: string | null; codec?: string | null }
   input: { average_rate?: string }
   output?: Output | null
