@@ -217,8 +217,9 @@ def _why_not(host: str, port: int, error: OSError) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The text of `error` without a full stop, for the middle of a sentence."""
-    return str(error).rstrip(".")
+    """The text of `error` without a number and a full stop, for the middle of a sentence."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.rstrip(".")
 
 
 def check_redis(url: str | None) -> None:
