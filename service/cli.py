@@ -44,7 +44,10 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         ),
     },
     "Without a service": {
-        "interpolate": Entry("worker.cli", "interpolate", "worker", "Make a video smoother right here."),
+        "interpolate": Entry("worker.cli", "interpolate", "worker", "Make videos smoother right here."),
+        "compare": Entry(
+            "worker.compare", "compare", "worker", "Show two videos in one, and how much they differ."
+        ),
         "bench": Entry("worker.bench.cli", "bench", "worker", "Measure how fast this machine is."),
         "eval": Entry(
             "dain_core.evaluation.cli", "evaluate", "worker", "Compare made frames with true ones."

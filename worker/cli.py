@@ -1,19 +1,18 @@
-"""`dain interpolate`: one video on this machine, without a service.
+"""`dain interpolate`: videos on this machine, without a service.
 
 Only its options are here, so that whoever asks for help or mistypes one does not wait for PyTorch.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
-from dain_core.outputs import OutputFile
 from service.jobs import formats
+from service.jobs.clips import clips_of
 from service.jobs.options import (
     SHIPPED_MODELS,
     Options,
@@ -25,6 +24,7 @@ from service.jobs.options import (
     settle_rate,
 )
 from service.jobs.stills import archived
+from worker.publishing import check_free
 
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")  #: the engine's
 
@@ -44,9 +44,14 @@ class Exact(click.ParamType):
 
 
 @click.command()
-@click.argument("source", metavar="IN", type=click.Path(exists=True, path_type=Path))
-@click.argument("result", metavar="OUT", type=OutputFile())
+@click.argument("words", metavar="IN... OUT", nargs=-1, required=True)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if there is such a file.")
+@click.option(
+    "--preview",
+    "is_preview",
+    is_flag=True,
+    help="Make OUT, an MP4, of two seconds: IN on the left and the result on the right, slowed; and open it.",
+)
 @click.option(
     "--factor",
     type=click.IntRange(2, 16),
@@ -194,9 +199,9 @@ class Exact(click.ParamType):
 )
 @click.option("--strict", is_flag=True, help="Stop where something of IN would be lost.")
 def interpolate(
-    source: Path,
-    result: Path,
+    words: tuple[str, ...],
     overwrite: bool,
+    is_preview: bool,
     factor: int | None,
     target_fps: str | None,
     speed: str | None,
@@ -220,11 +225,13 @@ def interpolate(
     strict: bool,
     **delivered: object,
 ) -> None:
-    """Make the video IN smoother, or slower, and write it to OUT, whose name says what kind of file it is.
+    """Make videos smoother, or slower, and write them to OUT, whose name says what kind of file it is.
 
-    OUT ends in .mp4, .mkv, .mov, .webm, .gif, .apng, .webp or .zip (of pictures). IN is never changed. OUT appears
-    when it is whole.
+    IN is a file, a folder of videos, a pattern such as 'clips/*.mp4', or a folder of pictures, which is one video. OUT
+    ends in .mp4, .mkv, .mov, .webm, .gif, .apng, .webp or .zip (of pictures); of several videos it is a folder that is
+    there. IN is never changed. OUT appears when it is whole.
     """
+    sources, target = _videos(words)
     wanted: dict[str, object] = {
         "factor": factor,
         "target_fps": target_fps,
@@ -244,36 +251,62 @@ def interpolate(
         "strict": strict,
         **delivered,
     }
-    wanted["container"] = delivered["container"] or formats.container_of(result.suffix)
+    if is_preview:
+        wanted["container"] = "mp4"
+    elif not target.is_dir():
+        wanted["container"] = delivered["container"] or formats.container_of(target.suffix)
     if no_audio:
         wanted["audio"] = "none"
-    _check_result(source, result, overwrite, wanted["container"])
     try:
-        source = click.get_current_context().with_resource(archived(source))
         options = Options(**settle_rate(wanted))
         formats.check_options(options)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"Looking into {source.name}.", err=True)
-    from worker.interpolation import Interpolation  # brings PyTorch, which takes seconds
+    ending = (
+        "preview.mp4" if is_preview else options.suffix + formats.CONTAINERS[options.container].suffixes[0]
+    )
+    results = [target / f"{source.stem}-{ending}" if target.is_dir() else target for source in sources]
+    _check_results(sources, results, overwrite, is_preview, wanted["container"])
+    click.echo(f"Looking into {sources[0].name}.", err=True)
+    from worker.interpolation import Interpolation, make_all  # brings PyTorch, which takes seconds
 
-    Interpolation(source, result, options, mask_path, overwrite).run(device, precision, profile)
+    asked = [
+        Interpolation(source, result, options, mask_path, overwrite, is_preview)
+        for source, result in zip(sources, results, strict=True)
+    ]
+    if failed := make_all(asked, device, precision, profile):
+        raise click.ClickException(f"{failed} of {len(asked)} videos could not be made.")
 
 
-def _check_result(source: Path, result: Path, overwrite: bool, container: object) -> None:
-    """Refuse an OUT of another kind, and one whose writing would lose a file."""
-    if container is None:
+def _videos(words: tuple[str, ...]) -> tuple[list[Path], Path]:
+    """The videos that the words but the last name, and OUT, which is the last; pictures in a folder become a file."""
+    if len(words) < 2:
+        raise click.UsageError("Name the videos, and then the file or folder that the result goes to.")
+    try:
+        found = clips_of(words[:-1])
+        return [click.get_current_context().with_resource(archived(source)) for source in found], Path(
+            words[-1]
+        )
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint="IN") from None
+
+
+def _check_results(
+    sources: list[Path], results: list[Path], overwrite: bool, is_preview: bool, container: object
+) -> None:
+    """Refuse results of another kind, several of one name, and those whose writing would lose a file."""
+    fault = ""
+    if len(set(results)) < len(results):
+        fault = (
+            f"there are {len(results)} videos, and two of their results would be {max(results, key=results.count)}: "
+            "name a folder that is there, and videos of different names"
+        )
+    elif is_preview and results[0].suffix.lower() != ".mp4":
+        fault = "a preview is an MP4: give it a name that ends in .mp4"
+    elif container is None and not is_preview and formats.container_of(results[0].suffix) is None:
         suffixes = dict.fromkeys(suffix for kind in formats.CONTAINERS.values() for suffix in kind.suffixes)
-        what = f"give the result a name that ends in {formats.listed(list(suffixes))}, or say --container"
-        raise click.BadParameter(what, param_hint="OUT")
-    if not os.access(result.parent, os.W_OK):
-        what = f"{result.parent} cannot be written to: name a folder that can"
-        raise click.BadParameter(what, param_hint="OUT")
-    if not os.path.lexists(result):
-        return
-    if result.exists() and result.samefile(source):
-        what = f"{result} is the video itself, which is never replaced: give the result another name"
-        raise click.BadParameter(what, param_hint="OUT")
-    if not overwrite:
-        what = f"there is a file {result} already: give the result another name, or say --overwrite"
-        raise click.BadParameter(what, param_hint="OUT")
+        fault = f"give the result a name that ends in {formats.listed(list(suffixes))}, or say --container"
+    if fault:
+        raise click.BadParameter(fault, param_hint="OUT")
+    for result in results:
+        check_free(result, sources, overwrite, "OUT")

@@ -187,15 +187,6 @@ class JobPlan:
         more = len(cuts) - len(told)
         return [*told, Note.of("scene-cut", f"There are {more} more scene cuts.")] if more else told
 
-    @property
-    def suffix(self) -> str:
-        """What the name of the result's file says about it: `2x`, `59.94fps`, `4x-slower`, `4x-slower-60fps`."""
-        options = self.options
-        parts = [f"{options.factor}x"] if options.factor else []
-        parts += [f"{float(options.stretch):.4g}x-slower"] if options.speed else []
-        parts += [f"{float(options.rate):.5g}fps"] if options.rate else []
-        return "-".join(parts)
-
     def to_json(self, check: Callable[[], None] = nothing) -> str:
         """The plan as it is stored. `check` may raise to stop."""
         times = self.timeline.times

@@ -162,7 +162,7 @@ def _assemble(attempt: Attempt) -> None:
                 **stored.as_fields(),
                 blocks_sha256=blocks_sha256,
                 frames_sha256=frames_sha256,
-                filename=f"{Path(job.filename).stem}-{plan.suffix}{kind.suffixes[0]}",
+                filename=f"{Path(job.filename).stem}-{plan.options.suffix}{kind.suffixes[0]}",
                 media_type=kind.media_type,
                 frames=plan.frames,
                 frame_rate=str(plan.frame_rate),

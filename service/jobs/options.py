@@ -258,6 +258,14 @@ class Options(BaseModel):
         """How many times as long as the source the result lasts: 1 without slow motion."""
         return Fraction(1) if self.speed is None else 1 / Fraction(self.speed)
 
+    @property
+    def suffix(self) -> str:
+        """What the name of the result's file says about it: `2x`, `59.94fps`, `4x-slower`, `4x-slower-60fps`."""
+        parts = [f"{self.factor}x"] if self.factor else []
+        parts += [f"{float(self.stretch):.4g}x-slower"] if self.speed else []
+        parts += [f"{float(self.rate):.5g}fps"] if self.rate else []
+        return "-".join(parts)
+
 
 class Handling(BaseModel):
     """What a job was accepted with that changes nothing in the picture. Each member is a field of the job's record."""

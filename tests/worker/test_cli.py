@@ -5,13 +5,17 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from dain_core.runtime import backends
+from service.jobs.options import Options
 from tests.worker.conftest import MakeVideo, packet_times
 from worker.cli import PRECISIONS, interpolate
-from worker.interpolation import publish
+from worker.interpolation import _excerpt
+from worker.publishing import publish
 
 
 def test_a_clip_with_the_real_network(video: MakeVideo, tmp_path: Path) -> None:
@@ -120,3 +124,75 @@ def test_a_profile_is_followed_or_refused(
 
 def test_the_precisions_are_those_of_the_engine() -> None:
     assert tuple(backends.PRECISIONS) == PRECISIONS
+
+
+def test_several_videos_go_into_a_folder_and_one_that_fails_stops_no_other(
+    video: MakeVideo, tmp_path: Path
+) -> None:
+    source = video("small.mp4", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25:duration=0.08")
+    clips, out = tmp_path / "clips", tmp_path / "out"
+    clips.mkdir()
+    out.mkdir()
+    for name in ("1.mp4", "3.mkv"):
+        (clips / name).write_bytes(source.read_bytes())
+    (clips / "2.mp4").write_text("no video")
+    done = CliRunner().invoke(interpolate, [str(clips), str(out), "--device", "cpu", "--factor", "3"])
+    assert done.exit_code == 1 and "Error: 2.mp4: The file cannot be read" in done.output
+    assert "1 of 3 videos could not be made" in done.output and done.output.count("Loading the network") == 1
+    assert sorted(path.name for path in out.iterdir()) == ["1-3x.mp4", "3-3x.mp4"]
+    assert len(packet_times(out / "3-3x.mp4")) == 6
+
+
+def test_a_preview_shows_a_piece_before_and_after(video: MakeVideo, tmp_path: Path) -> None:
+    source = video(
+        "long.mp4", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25:duration=3", "-pix_fmt", "yuv420p"
+    )
+    piece = ["--start", "1", "--duration", "0.12", "--device", "cpu"]
+    done = CliRunner().invoke(interpolate, [str(source), str(tmp_path / "look.mp4"), "--preview", *piece])
+    assert done.exit_code == 0, done.output
+    assert "look.mp4: before is on the left, after on the right, 4 times as slow as long.mp4" in done.output
+    assert packet_times(tmp_path / "look.mp4") == [Fraction(2 * k, 25) for k in range(6)]
+    with av.open(str(tmp_path / "look.mp4")) as look, av.open(str(source)) as whole:
+        shown = [frame.to_ndarray(format="rgb24") for frame in look.decode(video=0)]
+        taken = list(whole.decode(video=0))[25].to_ndarray(format="rgb24")
+    assert shown[0].shape == (64, 128, 3)
+    for half in (shown[0][:, :64], shown[0][:, 64:]):
+        assert np.abs(half.astype(int) - taken).mean() < 8
+    assert list(tmp_path.iterdir()) == [tmp_path / "look.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("duration", "asked", "expected"),
+    [
+        (Fraction(10), {}, ("4", "2")),
+        (Fraction(1), {}, ("0", "1")),
+        (Fraction(10), {"start": "7"}, ("7", "2")),
+        (Fraction(10), {"start": "7", "duration": "1/2"}, ("7", "1/2")),
+    ],
+)
+def test_a_preview_takes_two_seconds_from_the_middle_or_what_is_asked(
+    duration: Fraction, asked: dict[str, str], expected: tuple[str, str]
+) -> None:
+    options = _excerpt(Options(factor=2, **asked), duration)
+    assert (options.start, options.duration) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["in.mp4"], "Name the videos, and then the file or folder"),
+        (["in.mp4", "in2.mp4", "out.mp4"], "two of their results would be out.mp4"),
+        (["nothing*.mp4", "out.mp4"], "matches no video"),
+        (["in.mp4", "out.mkv", "--preview"], "ends in .mp4"),
+        (["in.mp4", "out.mp4", "--preview", "--codec", "prores"], "mp4 holds no prores"),
+    ],
+)
+def test_what_is_wrong_with_several_videos_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("in.mp4", "in2.mp4"):
+        (tmp_path / name).write_text("no video")
+    done = CliRunner().invoke(interpolate, words)
+    assert done.exit_code != 0 and expected in " ".join(done.output.split())
+    assert len(list(tmp_path.iterdir())) == 2

@@ -132,9 +132,9 @@ def _joined(values: list[str]) -> str:
     return BETWEEN.join(value.replace(BETWEEN, " ").replace("\0", " ") for value in values)
 
 
-def merged(streams: Sequence[Any], name: str) -> Any:
+def merged(streams: Sequence[Any], name: str, **options: Any) -> Any:
     """What the filter `name` makes of several streams."""
-    return ffmpeg.filter(streams, name)
+    return ffmpeg.filter(streams, name, **options)
 
 
 def command(*outputs: Any) -> list[str]:
