@@ -110,6 +110,7 @@ __global__ void warp_slices(const T* image, int64_t pitch, Rows image_rows, View
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const Tap tap = taps[pixel].of[i];
+      // A copy, which is one load. Of a reference each channel would be a load of its own.
       const auto from = *reinterpret_cast<const Channels<T>*>(source + tap.pixel * pitch + pack * kWidth<T>);
       sums.add(from, tap.weight);
     }
