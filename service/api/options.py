@@ -37,6 +37,7 @@ from service.jobs.notes import UNPRINTABLE
 from service.jobs.options import (
     COLORS,
     DEFAULT_FACTOR,
+    ENHANCEMENTS,
     SHIPPED_MODELS,
     Handling,
     ModelName,
@@ -121,6 +122,7 @@ class RequestedOptions(BaseModel):
     )
     model: ModelName = Field(
         default="auto",
+        examples=list(SHIPPED_MODELS),
         description="Network that interpolates: dain-refined, dain-lite (smaller, for CPUs), dain (of the paper), "
         "auto, which is the worker's own (dain-refined on a GPU, dain-lite on a CPU), or what GET /workers lists.",
     )
@@ -172,6 +174,7 @@ class RequestedOptions(BaseModel):
     )
     enhance: Annotated[str, BeforeValidator(parse_enhance)] = Field(
         default="none",
+        examples=list(ENHANCEMENTS),
         description="What is done with all frames, the source's own among them, before they are encoded: deband, "
         "denoise, sharpen, with commas between, or none.",
     )
@@ -182,6 +185,7 @@ class RequestedOptions(BaseModel):
     )
     background: Annotated[str, BeforeValidator(parse_color)] = Field(
         default="#000000",
+        examples=list(COLORS),
         description="The colour behind a video that is transparent in places, where the result cannot be: #rrggbb, or "
         f"one of {', '.join(COLORS)}.",
     )

@@ -16,9 +16,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 expect.set_options(timeout=30_000)  # machines may be busy
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for these tests. It ends with them: while it runs, no other test can run an event loop."""
+    """One browser for the tests of a module. It ends with them: beside it no other test can run an event loop."""
     if CHROMIUM is None:
         pytest.skip("there is no chromium on this machine: apt-get install chromium")
     with sync_playwright() as playwright:

@@ -3,6 +3,7 @@ import { t, type Key } from "./languages"
 import { route } from "./router"
 import { Mark } from "./parts/Mark"
 import { Trouble } from "./parts/Trouble"
+import { Job } from "./views/Job"
 import { Jobs } from "./views/Jobs"
 import { Missing } from "./views/Missing"
 import { New } from "./views/New"
@@ -40,7 +41,7 @@ function View() {
     case undefined:
       return <New />
     case "jobs":
-      return <Jobs />
+      return id ? <Job id={id} /> : <Jobs />
     case "result":
       return id ? <Result id={id} /> : <Missing />
     case "workers":

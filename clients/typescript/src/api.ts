@@ -1171,6 +1171,10 @@ export interface components {
             /**
              * Model
              * @description Network that interpolates: dain-refined, dain-lite (smaller, for CPUs), dain (of the paper), auto, which is the worker's own (dain-refined on a GPU, dain-lite on a CPU), or what GET /workers lists. auto unless given.
+             * @example auto
+             * @example dain
+             * @example dain-lite
+             * @example dain-refined
              */
             model?: string;
             /**
@@ -1221,6 +1225,9 @@ export interface components {
             /**
              * Enhance
              * @description What is done with all frames, the source's own among them, before they are encoded: deband, denoise, sharpen, with commas between, or none. none unless given.
+             * @example denoise
+             * @example deband
+             * @example sharpen
              */
             enhance?: string;
             /**
@@ -1232,6 +1239,11 @@ export interface components {
             /**
              * Background
              * @description The colour behind a video that is transparent in places, where the result cannot be: #rrggbb, or one of black, white, gray, green, blue. #000000 unless given.
+             * @example black
+             * @example white
+             * @example gray
+             * @example green
+             * @example blue
              */
             background?: string;
             /**
@@ -1328,6 +1340,10 @@ export interface components {
             /**
              * Model
              * @description Network that interpolates: dain-refined, dain-lite (smaller, for CPUs), dain (of the paper), auto, which is the worker's own (dain-refined on a GPU, dain-lite on a CPU), or what GET /workers lists. auto unless given.
+             * @example auto
+             * @example dain
+             * @example dain-lite
+             * @example dain-refined
              */
             model?: string;
             /**
@@ -1378,6 +1394,9 @@ export interface components {
             /**
              * Enhance
              * @description What is done with all frames, the source's own among them, before they are encoded: deband, denoise, sharpen, with commas between, or none. none unless given.
+             * @example denoise
+             * @example deband
+             * @example sharpen
              */
             enhance?: string;
             /**
@@ -1389,6 +1408,11 @@ export interface components {
             /**
              * Background
              * @description The colour behind a video that is transparent in places, where the result cannot be: #rrggbb, or one of black, white, gray, green, blue. #000000 unless given.
+             * @example black
+             * @example white
+             * @example gray
+             * @example green
+             * @example blue
              */
             background?: string;
             /**

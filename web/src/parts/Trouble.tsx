@@ -1,8 +1,10 @@
 import { Refused, Unreachable } from "../api"
-import { t } from "../languages"
+import { isKey, language, t } from "../languages"
+import type { Problem } from "../types"
 
-/** An error as a sentence: what was wrong and what to do. The service's own sentences are English. */
+/** An error as sentences: what was wrong, and what to do. */
 export function Trouble({ of: error }: { of: unknown }) {
+  if (error instanceof Refused) return <ProblemText of={error.problem} />
   return (
     <p class="trouble" role="alert">
       {sentence(error)}
@@ -10,6 +12,18 @@ export function Trouble({ of: error }: { of: unknown }) {
   )
 }
 
+/** A problem of the service. Its detail is English; elsewhere what its type says comes first. */
+export function ProblemText({ of: problem }: { of: Problem }) {
+  const key = `problem.${problem.type.split(":").at(-1) ?? ""}`
+  return (
+    <div class="trouble" role="alert">
+      {language !== "en" && isKey(key) && <p>{t(key)}</p>}
+      <p lang="en">{problem.detail}</p>
+    </div>
+  )
+}
+
+/** An error as one sentence. */
 export function sentence(error: unknown): string {
   if (error instanceof Unreachable) return t("trouble.unreachable")
   if (error instanceof Refused) return error.problem.detail

@@ -1,5 +1,88 @@
+import { useEffect } from "preact/hooks"
+import { useSignal } from "@preact/signals"
+import { get, Unreachable } from "../api"
+import { arrivals, jobs, learn } from "../jobs"
 import { t } from "../languages"
+import { isSignedOut, trouble } from "../session"
+import type { Job, Status } from "../types"
+import { JobCard } from "../parts/JobCard"
+import { Trouble } from "../parts/Trouble"
 
+const FILTERS: (Status | "")[] = ["", "queued", "running", "succeeded", "failed", "cancelled"]
+const PAGE = 30
+
+interface Page {
+  jobs: Job[]
+  next_cursor: string | null
+}
+
+/** The jobs, newest first. */
 export function Jobs() {
-  return <h1>{t("jobs.title")}</h1>
+  const status = useSignal<Status | "">("")
+  const ids = useSignal<string[] | undefined>(undefined)
+  const cursor = useSignal<string | null>(null)
+  const error = useSignal<unknown>(undefined)
+
+  /** A page may hold fewer jobs than it could, or none, before the last. */
+  async function read(after: string | null, most: number): Promise<void> {
+    const found: string[] = after ? (ids.value ?? []) : []
+    let next = after
+    const end = found.length + most
+    const wanted = status.value
+    try {
+      do {
+        const query = new URLSearchParams({ limit: String(PAGE), ...(wanted && { status: wanted }), ...(next && { cursor: next }) })
+        const page = await get<Page>(`/jobs?${query}`)
+        learn(...page.jobs)
+        found.push(...page.jobs.map((job) => job.id))
+        next = page.next_cursor
+      } while (next && found.length < end)
+      if (wanted !== status.value) return // another filter was chosen meanwhile
+      ids.value = [...found]
+      cursor.value = next
+      error.value = undefined
+    } catch (reason) {
+      if (reason instanceof Unreachable) trouble.value = reason
+      else if (!isSignedOut(reason)) error.value = reason
+    }
+  }
+
+  useEffect(() => {
+    void read(null, Math.max(PAGE, ids.peek()?.length ?? 0))
+  }, [status.value, arrivals.value])
+
+  function filter(to: Status | ""): void {
+    ids.value = undefined
+    status.value = to
+  }
+
+  const shown = ids.value?.filter((id) => id in jobs.value)
+  return (
+    <>
+      <h1>{t("jobs.title")}</h1>
+      <div class="filters" role="group" aria-label={t("jobs.filter")}>
+        {FILTERS.map((each) => (
+          <button key={each} class="chip" aria-pressed={status.value === each} onClick={() => filter(each)}>
+            {each ? t(`status.${each}`) : t("jobs.all")}
+          </button>
+        ))}
+      </div>
+      {error.value !== undefined && <Trouble of={error.value} />}
+      {shown?.length === 0 && (
+        <p class="lead">{status.value ? t("jobs.none-such") : <a href="#/">{t("jobs.none")}</a>}</p>
+      )}
+      <section class="list" aria-label={t("jobs.title")} aria-busy={shown === undefined}>
+        {shown?.map((id) => (
+          <JobCard key={id} id={id} />
+        ))}
+      </section>
+      {cursor.value && (
+        <p>
+          <button class="quiet" onClick={() => void read(cursor.value, PAGE)}>
+            {t("jobs.more")}
+          </button>
+        </p>
+      )}
+    </>
+  )
 }

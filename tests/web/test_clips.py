@@ -1,0 +1,229 @@
+"""From a clip that is dropped to its result, and what may go wrong on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from service.jobs.machine import Jobs
+from service.jobs.problems import Problem
+from service.jobs.records import Job, State
+from tests.api import RESULT, until
+from tests.web.conftest import OpenPage
+
+
+@pytest.fixture
+def started(clip: Path, jobs: Jobs) -> Callable[..., Job]:
+    """Drops the clip on a page, starts it, and gives its job."""
+
+    def start(page: Page) -> Job:
+        before = {job.id for job in jobs.page("default")[0]}
+        drop(page, clip)
+        card(page, clip.name).get_by_role("button", name="Start").click()
+        expect(page.get_by_text("Queued", exact=True).first).to_be_visible()
+        [job] = [job for job in jobs.page("default")[0] if job.id not in before]
+        return job
+
+    return start
+
+
+def drop(page: Page, *paths: Path) -> None:
+    page.get_by_label("Choose files").set_input_files(paths)
+
+
+def card(page: Page, name: str) -> Page:
+    return page.get_by_role("article", name=name)
+
+
+def test_a_clip_shows_what_it_is_and_becomes_and_then_its_result(
+    open_page: OpenPage,
+    clip: Path,
+    jobs: Jobs,
+    finish: Callable[[str, bytes], None],
+    started: Callable[..., Job],
+) -> None:
+    page = open_page()
+    page.get_by_label("Slow motion").check()
+    page.get_by_text("8×").click()
+    page.get_by_text("More options").click()
+    page.get_by_role("combobox", name="Codec").select_option("hevc")
+    drop(page, clip)
+    shown = card(page, clip.name)
+    expect(shown).to_contain_text("96 × 64 · 24 fps · 0.5 s")
+    expect(shown).to_contain_text("24 fps · 4 s · 77 new frames")
+    assert "image/jpeg" in (shown.locator("img").get_attribute("src") or "")
+    shown.get_by_role("button", name="Remove").click()
+    job = started(page)
+    assert (job.options.speed, job.options.codec, job.options.audio) == ("1/8", "hevc", "none")
+    expect(card(page, clip.name)).to_contain_text("Next in the queue")
+    finish(job.id, RESULT)
+    with page.expect_download() as download:
+        card(page, clip.name).get_by_role("link", name="Download").click()
+    assert Path(download.value.path()).read_bytes() == RESULT
+
+
+def test_several_clips_start_together(
+    open_page: OpenPage, clip: Path, make_clip: Callable[..., Path], jobs: Jobs
+) -> None:
+    page = open_page()
+    drop(page, clip, make_clip("second.mp4"))
+    page.get_by_role("button", name="Start all 2").click()
+    expect(page.get_by_text("Queued", exact=True)).to_have_count(2)
+    assert {job.filename for job in jobs.page("default")[0]} == {"clip.mp4", "second.mp4"}
+
+
+def test_an_upload_goes_on_where_the_connection_broke(open_page: OpenPage, clip: Path, url: str) -> None:
+    page = open_page()
+    content, offsets = clip.read_bytes(), []
+
+    def break_off(route: Route) -> None:
+        """A part of the first piece arrives."""
+        if route.request.method == "PATCH":
+            offsets.append(int(route.request.headers["upload-offset"]))
+            if len(offsets) == 1:
+                headers = {
+                    name: route.request.headers[name]
+                    for name in ("tus-resumable", "upload-offset", "content-type")
+                }
+                httpx.patch(route.request.url, headers=headers, content=content[:1000])
+                return route.abort("connectionreset")
+        return route.continue_()
+
+    page.route("**/uploads/*", break_off)
+    drop(page, clip)
+    expect(card(page, clip.name)).to_contain_text("The service does not answer.")
+    expect(card(page, clip.name)).to_contain_text("96 × 64")
+    assert offsets == [0, 1000]
+
+
+def test_an_upload_goes_on_after_the_page_was_closed(open_page: OpenPage, clip: Path, url: str) -> None:
+    page = open_page()
+    page.route("**/uploads/*", lambda route: route.abort())
+    drop(page, clip)
+    expect(card(page, clip.name)).to_contain_text("The service does not answer.")
+    page.unroute_all()
+    page.reload()
+    begun: list[str] = []
+    page.on("request", lambda request: begun.append(request.method) if "/uploads" in request.url else None)
+    drop(page, clip)
+    expect(card(page, clip.name)).to_contain_text("96 × 64")
+    assert "POST" not in begun and "PATCH" in begun
+
+
+@pytest.mark.parametrize(
+    "locale, say",
+    [("en", ""), ("de", "Diese Datei lässt sich nicht als Video lesen."), ("zh", "无法将该文件读取为视频。")],
+)
+def test_a_file_that_is_refused_says_why(open_page: OpenPage, tmp_path: Path, locale: str, say: str) -> None:
+    page = open_page(locale=locale)
+    (tmp_path / "text.mp4").write_bytes(b"no video" * 99)
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "text.mp4")
+    expect(page.get_by_role("alert").filter(has_text="The file cannot be read as a video")).to_contain_text(
+        say
+    )
+
+
+def test_an_address_is_looked_at_before_it_is_sent(open_page: OpenPage) -> None:
+    page = open_page()
+    address = page.get_by_label("https://… of a video")
+    address.fill("clip.mp4")
+    address.press("Enter")
+    expect(page.get_by_text("This is no address of a video")).to_be_visible()
+    address.fill("https://127.0.0.1/clip.mp4")
+    address.press("Enter")
+    expect(card(page, "clip.mp4").get_by_role("alert")).to_contain_text("127.0.0.1")
+
+
+def test_a_wrong_option_is_named_and_mended(open_page: OpenPage, clip: Path) -> None:
+    page = open_page()
+    drop(page, clip)
+    page.get_by_label("Exact rate").check()
+    page.get_by_role("combobox", name="Frames a second").fill("99999")
+    expect(card(page, clip.name).get_by_role("alert")).to_contain_text("target_fps was '99999'")
+    page.get_by_role("combobox", name="Frames a second").fill("59.94")
+    expect(card(page, clip.name)).to_contain_text("59.94 fps")
+
+
+def test_a_job_that_fails_says_so_without_being_asked(
+    open_page: OpenPage, clip: Path, jobs: Jobs, started: Callable[..., Job]
+) -> None:
+    page = open_page()
+    job = started(page)
+    problem = Problem("too-many-attempts", "The job ended three workers and was given up.")
+    jobs.finish(job.id, State.FAILED, error=problem)
+    expect(card(page, clip.name).get_by_role("alert")).to_have_text(
+        "The job ended three workers and was given up."
+    )
+    expect(card(page, clip.name)).to_contain_text("Failed")
+
+
+def test_two_tabs_show_the_same(
+    open_page: OpenPage, clip: Path, jobs: Jobs, started: Callable[..., Job]
+) -> None:
+    one, other = open_page(), open_page("#/jobs")
+    expect(other.get_by_text("There are no jobs yet.")).to_be_visible()
+    started(one)
+    card(other, clip.name).get_by_role("button", name="Cancel").click()
+    card(other, clip.name).get_by_role("group", name="Cancel this job?").get_by_role(
+        "button", name="Cancel"
+    ).click()
+    expect(card(one, clip.name)).to_contain_text("Cancelled")
+
+
+def test_without_events_the_page_asks_by_itself(
+    open_page: OpenPage, clip: Path, finish: Callable[[str, bytes], None], started: Callable[..., Job]
+) -> None:
+    page = open_page("docs")
+    page.route("**/events", lambda route: route.abort())
+    page.goto(page.url.removesuffix("docs"))
+    finish(started(page).id, RESULT)
+    expect(card(page, clip.name)).to_contain_text("Done")
+
+
+def test_a_job_is_made_again_with_other_options(
+    open_page: OpenPage,
+    clip: Path,
+    jobs: Jobs,
+    finish: Callable[[str, bytes], None],
+    started: Callable[..., Job],
+) -> None:
+    page = open_page()
+    page.get_by_label("Anime on twos").check()
+    finish(started(page).id, RESULT)
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    page.reload()
+    page.get_by_role("button", name="Again with other options").click()
+    expect(page.get_by_label("Anime on twos")).to_be_checked()
+    page.get_by_label("Smoother").check()
+    card(page, clip.name).get_by_role("button", name="Start").click()
+    until(lambda: len(jobs.page("default")[0]) == 2)
+    expect(card(page, clip.name)).to_contain_text("Queued")
+    [new, old] = jobs.page("default")[0]
+    assert (old.options.dedup, new.options.dedup) == ("retime", "auto")
+
+
+def test_a_list_is_filtered_and_a_job_removed(
+    open_page: OpenPage,
+    clip: Path,
+    jobs: Jobs,
+    finish: Callable[[str, bytes], None],
+    started: Callable[..., Job],
+) -> None:
+    page = open_page()
+    job = started(page)
+    finish(job.id, RESULT)
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    page.get_by_role("button", name="Failed").click()
+    expect(page.get_by_text("There are no such jobs.")).to_be_visible()
+    page.get_by_role("button", name="Done").click()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="No").click()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("group").get_by_role("button", name="Delete").click()
+    expect(card(page, clip.name)).to_have_count(0)
+    with pytest.raises(Problem):
+        jobs.get(job.id)

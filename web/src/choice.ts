@@ -1,0 +1,126 @@
+// What is to become of the clips: a purpose, and any further options of the API.
+import { computed, signal } from "@preact/signals"
+import { get, type Fields } from "./api"
+import type { Job } from "./types"
+
+export type Purpose = "smooth" | "rate" | "slow" | "anime"
+export const PURPOSES: Purpose[] = ["smooth", "rate", "slow", "anime"]
+export const SMOOTH_RATE = "60"
+
+export const purpose = signal<Purpose>("smooth")
+export const rate = signal("120")
+export const slower = signal(4) // times
+export const stretched = signal(false) // the sound of slow motion
+/** The options that were set by hand; they stand above those of the purpose. */
+export const extra = signal<Fields>({})
+
+/** The options of the purpose. */
+const implied = computed((): Fields => {
+  switch (purpose.value) {
+    case "smooth":
+      return { target_fps: SMOOTH_RATE }
+    case "rate":
+      return { target_fps: rate.value }
+    case "slow":
+      return { speed: `1/${slower.value}`, ...(stretched.value && { audio: "stretch" }) }
+    case "anime":
+      return { target_fps: SMOOTH_RATE, dedup: "retime" }
+  }
+})
+
+/** All options as they are sent. */
+export const options = computed((): Fields => ({ ...implied.value, ...extra.value }))
+
+export function setExtra(name: string, value: string): void {
+  const { [name]: _, ...others } = extra.value
+  extra.value = value === "" ? others : { ...others, [name]: value }
+}
+
+/** Chooses what `job` was made with. */
+export function choose(job: Job): void {
+  const { factor, target_fps, speed, dedup, audio, ...others } = job.options
+  const slow = speed === null || speed === undefined ? NaN : 1 / fraction(String(speed))
+  const kept: Job["options"] = { ...others }
+  stretched.value = false
+  if (Number.isInteger(slow) && slow >= 2 && slow <= 8 && !target_fps) {
+    purpose.value = "slow"
+    slower.value = slow
+    stretched.value = audio === "stretch"
+  } else if (target_fps && !speed) {
+    purpose.value = dedup === "retime" && target_fps === SMOOTH_RATE ? "anime" : target_fps === SMOOTH_RATE ? "smooth" : "rate"
+    if (purpose.value === "rate") rate.value = String(target_fps)
+    Object.assign(kept, { audio }, purpose.value === "anime" ? {} : { dedup })
+  } else {
+    purpose.value = "smooth"
+    Object.assign(kept, { factor, target_fps, speed, dedup, audio })
+  }
+  extra.value = Object.fromEntries(
+    Object.entries(kept)
+      .filter(([name, value]) => value !== null && value !== undefined && String(value) !== defaults.value[name])
+      .map(([name, value]) => [name, String(value)]),
+  )
+}
+
+export function fraction(text: string): number {
+  const [over = NaN, under = 1] = text.split("/").map(Number)
+  return over / under
+}
+
+// The options that there are, from the service's own description.
+
+export interface Option {
+  name: string
+  description: string
+  type?: string
+  enum?: string[]
+  examples?: string[]
+  minimum?: number
+  maximum?: number
+}
+
+/** In which order options are shown, and under which headings. What is in none of them comes last. */
+const GROUPS = {
+  picture: ["model", "quality", "container", "codec", "preset", "pixel_format", "max_bitrate"],
+  piece: ["start", "duration", "loop"],
+  sound: ["audio"],
+  look: ["enhance", "grain", "background"],
+  source: ["dedup", "deinterlace", "scene_threshold", "source_fps", "video_stream"],
+  job: ["priority", "reference", "strict"],
+}
+export type Group = keyof typeof GROUPS | "more"
+
+/** Asked for elsewhere on the page, or by programs alone. */
+const HIDDEN = ["file", "mask", "source_url", "factor", "target_fps", "speed", "metadata", "webhook_url", "webhook_events"]
+
+const found = signal<Option[]>([])
+/** Descriptions end with the default, as in "…. 18 unless given." */
+const DEFAULT = /\. (\S+) unless given\.$/
+const defaults = computed((): Fields =>
+  Object.fromEntries(found.value.map(({ name, description }) => [name, DEFAULT.exec(description)?.[1]?.toLowerCase() ?? ""])),
+)
+
+export const groups = computed((): [Group, Option[]][] => {
+  const left = found.value.filter(({ name }) => !HIDDEN.includes(name))
+  const named = Object.entries(GROUPS).map(([group, names]): [Group, Option[]] => [
+    group as Group,
+    names.flatMap((name) => left.filter((option) => option.name === name)),
+  ])
+  const more = left.filter(({ name }) => !Object.values(GROUPS).flat().includes(name))
+  return [...named, ["more", more] as [Group, Option[]]].filter(([, options]) => options.length)
+})
+
+export function meaning({ description }: Option): string {
+  return description.replace(DEFAULT, ".")
+}
+
+export function defaultOf(name: string): string {
+  return defaults.value[name] ?? ""
+}
+
+export async function readOptions(): Promise<void> {
+  if (found.value.length) return
+  const description = await get<{ components: { schemas: { Submission: { properties: Record<string, Omit<Option, "name">> } } } }>(
+    "/openapi.json",
+  )
+  found.value = Object.entries(description.components.schemas.Submission.properties).map(([name, option]) => ({ name, ...option }))
+}

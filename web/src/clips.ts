@@ -1,0 +1,174 @@
+// The clips that were dropped and what becomes of them: each is sent, looked at, and made a job when it is started.
+import { effect, signal, type Signal } from "@preact/signals"
+import { post, type Fields } from "./api"
+import { choose, options } from "./choice"
+import { learn } from "./jobs"
+import { isSignedOut } from "./session"
+import type { Estimate, Job } from "./types"
+import { upload } from "./upload"
+
+export type State =
+  | { at: "waiting" } // for its turn to be sent
+  | { at: "sending"; sent: number; broken?: unknown }
+  | { at: "looking" } // the service looks into it
+  | { at: "ready" }
+  | { at: "refused"; error: unknown }
+  | { at: "starting" }
+  | { at: "started"; job: string }
+
+export interface Clip {
+  id: number
+  name: string
+  size?: number
+  file?: File
+  url?: string
+  state: Signal<State>
+  estimate: Signal<Estimate | undefined>
+  /** Start as soon as it is there. */
+  wanted: Signal<boolean>
+  /** The upload, once the service has all of it. */
+  upload?: string
+  stop: AbortController
+}
+
+export const clips = signal<Clip[]>([])
+/** The name of a file that is to be chosen again, for a job with other options. */
+export const asked = signal<string | undefined>(undefined)
+
+const AT_ONCE = 2
+let lastId = 0
+
+export function addFiles(files: Iterable<File>): void {
+  asked.value = undefined
+  for (const file of files) add({ name: file.name, size: file.size, file })
+  pump()
+}
+
+export function addUrl(url: string): void {
+  const clip = add({ name: decodeURIComponent(url.split(/[?#]/)[0]?.split("/").at(-1) || url), url })
+  void look(clip)
+}
+
+function add(of: Pick<Clip, "name" | "size" | "file" | "url" | "upload">): Clip {
+  const clip: Clip = {
+    ...of,
+    id: ++lastId,
+    state: signal<State>({ at: "waiting" }),
+    estimate: signal(undefined),
+    wanted: signal(false),
+    stop: new AbortController(),
+  }
+  clips.value = [...clips.value, clip]
+  return clip
+}
+
+export function remove(clip: Clip): void {
+  clip.stop.abort()
+  clips.value = clips.value.filter((other) => other !== clip)
+  pump()
+}
+
+/** Sends what waits, a few at a time. */
+function pump(): void {
+  const busy = clips.value.filter((clip) => clip.state.value.at === "sending").length
+  const next = clips.value.filter((clip) => clip.file && clip.state.value.at === "waiting")
+  for (const clip of next.slice(0, Math.max(AT_ONCE - busy, 0))) void send(clip)
+}
+
+async function send(clip: Clip): Promise<void> {
+  if (!clip.file) return
+  clip.state.value = { at: "sending", sent: 0 }
+  let sent = 0
+  try {
+    clip.upload = await upload(clip.file, {
+      signal: clip.stop.signal,
+      onProgress: (now) => (clip.state.value = { at: "sending", sent: (sent = now) }),
+      onBreak: (error) => {
+        isSignedOut(error)
+        clip.state.value = { at: "sending", sent, broken: error }
+      },
+    })
+    await look(clip)
+  } catch (error) {
+    refuse(clip, error)
+  } finally {
+    pump()
+  }
+}
+
+/** Asks what the clip is and would take. */
+async function look(clip: Clip): Promise<void> {
+  clip.state.value = { at: "looking" }
+  try {
+    const chosen = options.value
+    clip.estimate.value = await ask<Estimate>("/jobs/estimate", clip, chosen)
+    if (chosen !== options.value && clip.upload) return look(clip) // chosen otherwise meanwhile
+    clip.state.value = { at: "ready" }
+    if (clip.wanted.value) await start(clip)
+  } catch (error) {
+    refuse(clip, error)
+  }
+}
+
+/** Makes a job of the clip, at once or when it is there. */
+export async function start(clip: Clip): Promise<void> {
+  clip.wanted.value = true
+  if (clip.state.value.at !== "ready") return
+  clip.state.value = { at: "starting" }
+  try {
+    const job = await ask<Job>("/jobs", clip, options.value)
+    learn(job)
+    if (clip.upload) remember(job.id, clip)
+    clip.state.value = { at: "started", job: job.id }
+  } catch (error) {
+    refuse(clip, error)
+  }
+}
+
+/** Tries again what was refused. */
+export function retry(clip: Clip): void {
+  if (clip.upload || clip.url) void look(clip)
+  else {
+    clip.state.value = { at: "waiting" }
+    pump()
+  }
+}
+
+function refuse(clip: Clip, error: unknown): void {
+  if (clip.stop.signal.aborted) return
+  isSignedOut(error)
+  clip.wanted.value = false
+  clip.state.value = { at: "refused", error }
+}
+
+function ask<T>(path: string, { upload, url, name }: Clip, chosen: Fields): Promise<T> {
+  return upload ? post<T>(path, { ...chosen, upload, filename: name }) : post<T>(path, {}, { ...chosen, source_url: url })
+}
+
+// An estimate is of the options that were chosen. That of a URL stays: the service would fetch the video each time.
+let due: ReturnType<typeof setTimeout> | undefined
+effect(() => {
+  void options.value
+  clearTimeout(due)
+  due = setTimeout(() => {
+    for (const clip of clips.peek()) {
+      const { at } = clip.state.peek()
+      if (clip.upload && (at === "ready" || at === "refused")) void look(clip)
+    }
+  }, 300)
+})
+
+// The same video with other options. The service keeps an upload for a day, and this browser which job was made of it.
+
+function remember(job: string, { upload, name, size }: Clip): void {
+  localStorage.setItem(`job ${job}`, JSON.stringify({ upload, name, size }))
+}
+
+/** Chooses the options of `job`, and its video where the service still has it; else asks for the file. */
+export function again(job: Job): void {
+  choose(job)
+  const kept = localStorage.getItem(`job ${job.id}`)
+  if (kept) void look(add(JSON.parse(kept)))
+  else asked.value = job.filename
+  location.hash = "#/"
+}

@@ -1,0 +1,105 @@
+// The jobs that the page shows. Events say when to ask again; where there are none, the page asks by itself.
+import { useEffect } from "preact/hooks"
+import { signal } from "@preact/signals"
+import { get, post, Refused, request, Unreachable } from "./api"
+import { isSignedOut, session, trouble } from "./session"
+import { isOver, type Job } from "./types"
+
+export const jobs = signal<Record<string, Job>>({})
+/** Counts the jobs that began or were removed elsewhere, so that a list knows when it is old. */
+export const arrivals = signal(0)
+
+const watched = new Map<string, number>() // by how many components
+const SECONDS_WITH_EVENTS = 5 // rates and times change without an event
+const SECONDS_WITHOUT = 2
+const CHANGES = ["started", "progressed", "succeeded", "failed", "cancelled", "expired"]
+
+export function learn(...found: Job[]): void {
+  jobs.value = { ...jobs.value, ...Object.fromEntries(found.map((job) => [job.id, job])) }
+}
+
+export function forget(id: string): void {
+  const { [id]: _, ...others } = jobs.value
+  jobs.value = others
+}
+
+export async function refresh(id: string): Promise<void> {
+  try {
+    learn(await get<Job>(`/jobs/${id}`))
+    trouble.value = undefined
+  } catch (error) {
+    if (error instanceof Refused && error.slug === "job-not-found") forget(id)
+    else if (!isSignedOut(error) && error instanceof Unreachable) trouble.value = error
+    else throw error
+  }
+}
+
+export async function cancel(job: Job): Promise<void> {
+  learn(await post<Job>(`/jobs/${job.id}/cancel`))
+}
+
+export async function remove(job: Job): Promise<void> {
+  await request("DELETE", `/jobs/${job.id}`)
+  forget(job.id)
+  localStorage.removeItem(`job ${job.id}`)
+}
+
+/** Keeps a job up to date while a component shows it. */
+export function useJob(id: string): Job | undefined {
+  useEffect(() => {
+    watched.set(id, (watched.get(id) ?? 0) + 1)
+    return () => {
+      const left = (watched.get(id) ?? 1) - 1
+      if (left) watched.set(id, left)
+      else watched.delete(id)
+    }
+  }, [id])
+  return jobs.value[id]
+}
+
+/** Follows what happens, as long as the page is seen: a browser has few connections, and other tabs want some, too. */
+export function follow(): void {
+  let events: EventSource | undefined
+  let last = Date.now()
+
+  function connect(): void {
+    events?.close()
+    events = undefined
+    if (document.hidden || !session.value) return
+    events = new EventSource("/events")
+    for (const change of CHANGES) {
+      events.addEventListener(`job.${change}`, (event) => {
+        const { job } = JSON.parse(event.data) as { job: string }
+        if (watched.has(job)) void refresh(job)
+        if (change !== "progressed") refreshQueued()
+      })
+    }
+    for (const change of ["queued", "deleted"]) events.addEventListener(`job.${change}`, () => arrivals.value++)
+    events.addEventListener("reset", () => arrivals.value++)
+  }
+
+  function tick(): void {
+    const seconds = events?.readyState === EventSource.OPEN ? SECONDS_WITH_EVENTS : SECONDS_WITHOUT
+    if (document.hidden || !session.value || Date.now() - last < seconds * 1000) return
+    last = Date.now()
+    for (const id of watched.keys()) {
+      const job = jobs.value[id]
+      if (!job || !isOver(job)) void refresh(id)
+    }
+    if (events?.readyState === EventSource.CLOSED) connect()
+  }
+
+  session.subscribe(connect)
+  document.addEventListener("visibilitychange", () => {
+    connect()
+    last = 0
+    tick()
+    arrivals.value++
+  })
+  setInterval(tick, 500)
+}
+
+/** Those that wait have another place when another begins or ends. */
+function refreshQueued(): void {
+  for (const id of watched.keys()) if (jobs.value[id]?.status === "queued") void refresh(id)
+}

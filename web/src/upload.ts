@@ -1,0 +1,107 @@
+// Sends a file by tus 1.0, in pieces. Where the connection breaks it asks how much has arrived, and goes on from there, also
+// after the page was closed and the same file is chosen again. See docs/uploads.md.
+import { refusal, Refused, request, Unreachable } from "./api"
+
+const PIECE_BYTES = 16 * 2 ** 20
+const MOST_PIECES = 1500 // the service takes 2000, and broken ones count
+const TUS = { "Tus-Resumable": "1.0.0" }
+const LONGEST_PAUSE = 15_000
+
+export interface Sending {
+  signal: AbortSignal
+  onProgress(sent: number): void
+  /** The connection broke, or the service asks for patience: it goes on by itself. */
+  onBreak(error: unknown): void
+}
+
+/** Sends `file` and returns the id of the upload, of which jobs can be made for a day. */
+export async function upload(file: File, sending: Sending): Promise<string> {
+  const key = `upload ${file.name} ${file.size} ${file.lastModified}`
+  const url = await persist(sending, async () => (await isThere(localStorage.getItem(key))) ?? begin(file, key, sending))
+  let offset = await persist(sending, () => offsetOf(url, sending))
+  while (offset < file.size) {
+    offset = await persist(sending, async (again) => append(url, file, again ? await offsetOf(url, sending) : offset, sending))
+  }
+  localStorage.removeItem(key)
+  return url.split("/").at(-1) ?? ""
+}
+
+/** Calls `step` until it succeeds; throws what no patience helps against. */
+async function persist<T>(sending: Sending, step: (again: boolean) => Promise<T>): Promise<T> {
+  for (let failures = 0; ; failures++) {
+    try {
+      return await step(failures > 0)
+    } catch (error) {
+      sending.signal.throwIfAborted()
+      const passes = error instanceof Unreachable || (error instanceof Refused && (error.passes || error.status === 409))
+      if (!passes) throw error
+      sending.onBreak(error)
+      const asked = error instanceof Refused ? (error.retryAfter ?? 0) * 1000 : 0
+      await pause(Math.max(asked, Math.min(500 * 2 ** failures, LONGEST_PAUSE)), sending.signal)
+    }
+  }
+}
+
+/** Waits; less where the browser finds a network again. */
+function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(end, milliseconds)
+    addEventListener("online", end)
+    signal.addEventListener("abort", end)
+    function end(): void {
+      clearTimeout(timer)
+      removeEventListener("online", end)
+      signal.removeEventListener("abort", end)
+      if (signal.aborted) reject(signal.reason)
+      else resolve()
+    }
+  })
+}
+
+async function begin(file: File, key: string, { signal }: Sending): Promise<string> {
+  const headers = { ...TUS, "Upload-Length": String(file.size), "Upload-Metadata": `filename ${base64(file.name)}` }
+  const response = await request("POST", "/uploads", { headers, signal })
+  const url = response.headers.get("Location") ?? ""
+  localStorage.setItem(key, url)
+  return url
+}
+
+/** `url` where the service still knows it, else null. */
+async function isThere(url: string | null): Promise<string | null> {
+  if (url === null) return null
+  const response = await fetch(url, { method: "HEAD", headers: TUS }).catch(() => null)
+  if (response === null) throw new Unreachable()
+  return response.ok ? url : null
+}
+
+async function offsetOf(url: string, { signal }: Sending): Promise<number> {
+  const response = await request("HEAD", url, { headers: TUS, signal })
+  return Number(response.headers.get("Upload-Offset"))
+}
+
+/** Sends the next piece, and returns the new offset. `fetch` tells of no progress, so this is an XMLHttpRequest. */
+function append(url: string, file: File, offset: number, { signal, onProgress }: Sending): Promise<number> {
+  const size = Math.max(PIECE_BYTES, Math.ceil(file.size / MOST_PIECES))
+  return new Promise((resolve, reject) => {
+    const call = new XMLHttpRequest()
+    const abort = () => call.abort()
+    signal.addEventListener("abort", abort)
+    call.open("PATCH", url)
+    for (const [name, value] of Object.entries(TUS)) call.setRequestHeader(name, value)
+    call.setRequestHeader("Content-Type", "application/offset+octet-stream")
+    call.setRequestHeader("Upload-Offset", String(offset))
+    call.upload.onprogress = (event) => onProgress(offset + event.loaded)
+    call.onload = () => {
+      if (call.status === 204) resolve(Number(call.getResponseHeader("Upload-Offset")))
+      else reject(refusal(call.status, call.responseText, call.getResponseHeader("Retry-After")))
+    }
+    call.onerror = () => reject(new Unreachable())
+    call.onabort = () => reject(signal.reason)
+    call.onloadend = () => signal.removeEventListener("abort", abort)
+    call.send(file.slice(offset, offset + size))
+  })
+}
+
+function base64(text: string): string {
+  return btoa(String.fromCharCode(...new TextEncoder().encode(text)))
+}
