@@ -78,7 +78,7 @@ audit:  ## known vulnerabilities of what is locked, by PyPI's list; the GPU work
 	uvx pip-audit --strict --disable-pip --require-hashes --requirement docker/requirements-worker.txt
 
 licences:  ## of what the GPU worker's image carries; needs that image, and Docker or CONTAINERS=podman
-	$(CONTAINERS) run --rm --interactive --entrypoint python dain/worker:$(DAIN_VERSION) - <docker/licences.py >docs/licences.new
+	$(CONTAINERS) run --rm --interactive --entrypoint python localhost/dain-worker:$(DAIN_VERSION) - <docker/licences.py >docs/licences.new
 	mv docs/licences.new docs/licences.md
 
 clean:

@@ -310,7 +310,7 @@ def tar(
     """Run tar on a volume, as the documentation says."""
     container = ["run", "--rm", "--interactive", "--user", "0", "--entrypoint", "tar"]
     mount = ["--volume", f"{host.project}_{volume}:/volume"]
-    image = f"dain/service:{host.variables['DAIN_VERSION']}"
+    image = f"localhost/dain-service:{host.variables['DAIN_VERSION']}"
     command = [host.engine, *container, *mount, image, *options]
     subprocess.run(command, check=True, stdin=stdin, stdout=stdout)
 

@@ -1,6 +1,6 @@
 # The GPU worker. The build compiles its kernels for the architectures named, or for all. It needs no GPU.
 #
-#   docker build --file docker/worker.Dockerfile --build-arg "TORCH_CUDA_ARCH_LIST=8.6;9.0" --tag dain/worker .
+#   docker build --file docker/worker.Dockerfile --build-arg "TORCH_CUDA_ARCH_LIST=8.6;9.0" --tag localhost/dain-worker .
 
 # The CUDA version is that of PyTorch. PyTorch brings CUDA's libraries, so the smallest runtime is enough.
 ARG CUDA_BUILD_IMAGE=docker.io/nvidia/cuda:13.0.2-devel-ubuntu24.04

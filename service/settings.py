@@ -35,7 +35,7 @@ OTHER_VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
         "BUILD_CUDA", "DOMAIN", "ENV_FILE", "GPU_LOCKS", "INSTANCE", "PUBLISH", "REDIS_ADDRESS",
-        "REDIS_PASSWORD_FILE", "REGISTRY", "TOKEN", "URL", "VERSION", "WORKER_MEMORY",
+        "PULL_POLICY", "REDIS_PASSWORD_FILE", "REGISTRY", "TOKEN", "URL", "VERSION", "WORKER_MEMORY",
     )
 )  # fmt: skip
 _AT_AFTER_AUTHORITY = re.compile(r"\w+://[^/?#]+[/?#].*@", re.DOTALL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ import click
 import torch
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
 from redis.retry import Retry
 
 from dain_core.errors import DainCoreError
@@ -104,6 +105,9 @@ def describe_worker(models: Models) -> WorkerRecord:
 
 def run(settings: Settings) -> int:
     """Work until told to stop; returns the exit status."""
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit()
+    )  # until `WarmWorker.run`, when nothing is in hand yet
     redis = connect(settings)
     watchdog = Watchdog(settings.stall_seconds)
     watchdog.start()
@@ -143,6 +147,10 @@ def run(settings: Settings) -> int:
     )
     try:
         worker.run()
+    except RedisError as error:
+        if not draining.is_set():
+            raise
+        log.warning("Redis is away at the end", error=str(error))
     finally:
         runtime.relay.finish()
         telemetry.stop()

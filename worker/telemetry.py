@@ -116,7 +116,10 @@ class Telemetry(threading.Thread):
         """Stop reporting and strike the worker off the list."""
         self._stopping.set()
         self.join()
-        self._workers.leave(self._record.name)
+        try:
+            self._workers.leave(self._record.name)
+        except RedisError as error:  # the record expires
+            log.warning("Redis does not take the farewell: %s", error)
 
     def _tasks(self) -> dict[str, object]:
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -145,6 +146,9 @@ def main() -> None:
     """Serves the API of the environment's settings until SIGTERM or SIGINT."""
     settings = read_settings()
     log_to_stderr(settings)
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit()
+    )  # called when the server, which has its own, has ended
     serve(settings)
 
 

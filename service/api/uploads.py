@@ -20,6 +20,7 @@ from urllib.parse import unquote
 import anyio
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
+from pydantic import ByteSize
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
@@ -159,7 +160,7 @@ class VideoFile:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise no_space() from error
+                raise no_space(0) from error
             raise
         self._pending = bytearray()
 
@@ -527,9 +528,17 @@ def too_large(max_bytes: int) -> Problem:
     )
 
 
-def no_space() -> Problem:
+def no_space(free: int, least: int = 0, length: int = 0) -> Problem:
+    """The store has `free` bytes left, of which an upload of `length` must leave `least`."""
+    size = f" of {ByteSize(length).human_readable()}" if length else ""
+    leave = (
+        f", and must leave {ByteSize(least).human_readable()} free there (DAIN_MIN_FREE_BYTES)"
+        if least
+        else ""
+    )
     return Problem(
         "insufficient-storage",
-        "The disk of the service's store has no room for this upload; try again later, or make room there.",
+        f"The service's store has {ByteSize(free).human_readable()} left; an upload{size} does not fit{leave}. "
+        "Make room on its disk, delete jobs that are over, or try again once some have expired.",
         headers={"Retry-After": "300"},
     )

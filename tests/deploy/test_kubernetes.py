@@ -136,7 +136,7 @@ def test_workers_on_the_cpu_ask_for_no_gpu(tmp_path: Path) -> None:
     [worker] = [m for m in rendered(tmp_path) if label(m) == "Deployment-dain-worker"]
     validate(worker)
     [made] = pod(worker)["containers"]
-    assert made["image"].startswith("dain/worker-cpu")
+    assert made["image"].startswith("dain-worker-cpu")
     assert {"name": "DAIN_DEVICE", "value": "cpu"} in made["env"]
     assert set(made["resources"]["limits"]) == {"memory"}
 

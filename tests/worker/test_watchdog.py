@@ -23,7 +23,7 @@ from service.jobs.records import State
 from service.jobs.workers import Workers
 from service.settings import Settings
 from service.store import open_store
-from tests.api import until
+from tests.api import away, until
 from worker import watchdog as watchdog_module
 from worker.media.sandbox import probe
 from worker.watchdog import HUNG, Watch, Watchdog
@@ -209,3 +209,18 @@ with watchdog.watch("hung"):
     threading.Event().wait()
 """
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60).returncode == HUNG
+
+
+# -- the end ------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_told_to_stop_while_redis_is_away_ends_in_order(
+    redis: Redis, settings: Settings
+) -> None:
+    """As where everything is stopped at once."""
+    with worker(settings, "nothing") as process:
+        until(lambda: redis.smembers("rq:workers"))
+        with away(redis, settings):
+            process.terminate()
+            _, messages = process.communicate(timeout=120)
+    assert process.returncode == 0, messages

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from service.errors import DainError
 
-DISK_FULL = "The disk ran full while the video was worked on. Make room on it, and try again."
+DISK_FULL = (
+    "The disk ran full while the video was worked on. Make room on it, and try again; DAIN_MIN_FREE_BYTES is what "
+    "uploads leave free there."
+)
 TAKEN = (
     "Taken are MP4, MOV, 3GP, MKV, WebM, AVI, MPEG-TS, MPEG-PS, FLV, Ogg, ASF and WMV, MXF, GXF, DV, RM, WTV, "
     "SWF, NUT, IVF, Y4M, GIF, APNG, animated AVIF and WebP, pictures in a ZIP, and streams without a container "

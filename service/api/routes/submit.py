@@ -295,8 +295,9 @@ def codecs_served(workers: Sequence[WorkerRecord]) -> list[str]:
 
 def check_space(service: Service, length: int) -> None:
     """Raises Problem 507 where `length` more bytes in the store would leave less free than is to be kept."""
-    if service.store.free_bytes() < service.settings.min_free_bytes + length:
-        raise uploads.no_space()
+    free, least = service.store.free_bytes(), service.settings.min_free_bytes
+    if free < least + length:
+        raise uploads.no_space(free, least, length)
 
 
 def replay(service: Service, binding: idempotency.Binding, upload: uploads.Upload, caller: Caller) -> Job:

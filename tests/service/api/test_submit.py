@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import socket
 import threading
 import time
@@ -442,7 +443,11 @@ class TestFullDisk:
 
     def test_is_said_before_the_body_is_read(self, http: httpx.Client, clip: Path, debris: Debris) -> None:
         response = post_raw(http, clip)
-        assert_problem(response, 507, "insufficient-storage")
+        detail = assert_problem(response, 507, "insufficient-storage")["detail"]
+        assert re.search(
+            r"store has [\d.]+\w+ left; an upload of 6\.0KiB .* leave 1\.0EiB free .*\(DAIN_MIN_FREE_BYTES\)",
+            detail,
+        )
         assert int(response.headers["Retry-After"]) > 0
         assert debris() == []
 
