@@ -473,7 +473,7 @@ def _await_readiness(
             click.echo(f"{name} ended and is started again. {_last_words(logs / f'{name}.log')}", err=True)
         missing = what_is_missing(url, instance, settings)
         if missing is None:
-            click.echo(f"Ready at {url}  (Ctrl-C stops; API described at {url}/docs)")
+            click.echo(f"Ready at {url}  (page at /, API at /docs; Ctrl-C stops)")
             return True
         if missing != last:
             last, since = missing, time.monotonic()

@@ -85,7 +85,8 @@ def leave(job_ids: list[str], report: Report) -> None:
     """Says how to go on with jobs that are no longer waited for."""
     if job_ids:
         what = "The job goes on" if len(job_ids) == 1 else f"{len(job_ids)} jobs go on"
-        report.say(f"{what} at the service. To fetch what comes of it:  dain fetch {' '.join(job_ids)}")
+        report.say(f"{what} at the service. To fetch what comes of it:")
+        report.say(f"    dain fetch {' '.join(job_ids)}")
 
 
 def cancel(client: Client, job_ids: list[str], report: Report) -> None:

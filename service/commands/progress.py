@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import click
 from rich.console import Console
@@ -81,27 +81,28 @@ class Bars:
         self._progress.stop()
 
     def show(self, row: object, name: str, stage: str, fraction: float | None, more: str = "") -> None:
-        if row not in self._rows:
-            self._rows[row] = self._progress.add_task("", name=plain(name), percent="", more="")
-        self._progress.update(
-            self._rows[row],
-            description=stage,
-            total=None if fraction is None else 1.0,
-            completed=fraction or 0.0,
-            percent="" if fraction is None else f"{fraction:.0%}",
-            more=more,
-        )
+        columns: dict[str, Any] = {
+            "description": stage,
+            "total": None if fraction is None else 1.0,
+            "completed": fraction or 0.0,
+            "percent": "" if fraction is None else f"{fraction:.0%}",
+            "more": more,
+        }
+        if row in self._rows:
+            self._progress.update(self._rows[row], **columns)
+        else:
+            self._rows[row] = self._progress.add_task(name=plain(name), **columns)
 
     def end(self, row: object) -> None:
         if row in self._rows:
             self._progress.remove_task(self._rows.pop(row))
 
     def say(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(line, markup=False, highlight=False)
 
     def result(self, line: str) -> None:
         if sys.stdout.isatty():
-            self.say(line)
+            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             click.echo(line)
 
