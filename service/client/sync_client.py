@@ -451,25 +451,36 @@ class Client:
         offset = 0
         while offset < source.size:
             # Patience with a failing connection begins anew with each piece.
-            offset = self._persist(partial(self._send_piece, upload, source, offset, answer_seconds))
-            if on_progress is not None:
-                on_progress(offset, source.size)
+            send = partial(self._send_piece, upload, source, offset, answer_seconds, on_progress)
+            offset = self._persist(send)
 
-    def _send_piece(self, upload: str, source: Source, offset: int, answer_seconds: float) -> int:
+    def _send_piece(
+        self, upload: str, source: Source, offset: int, answer_seconds: float, on_progress: OnBytes | None
+    ) -> int:
         """Sends the piece that begins at `offset`; returns where the next one begins."""
         piece = in_thread(source.read, offset, PIECE_BYTES)
         headers = {
             **TUS,
             "Content-Type": "application/offset+octet-stream",
+            "Content-Length": str(len(piece)),
             "Upload-Offset": str(offset),
             "Upload-Checksum": f"sha256 {base64.b64encode(hashlib.sha256(piece).digest()).decode()}",
         }
         with self._named_failures():
-            response = self._http.patch(upload, content=piece, headers=headers, timeout=answer_seconds)
+            content = self._chunks(piece, offset, source.size, on_progress)
+            response = self._http.patch(upload, content=content, headers=headers, timeout=answer_seconds)
         error = refusal(response)
         if error is not None and error.slug != ANOTHER_OFFSET:
             raise error  # else the piece had arrived, and the answer was lost
         return int(response.headers["Upload-Offset"])
+
+    def _chunks(self, piece: bytes, offset: int, size: int, on_progress: OnBytes | None) -> Iterator[bytes]:
+        """The piece at `offset` of `size` bytes. Over a slow line it takes long, so each chunk is told of."""
+        for start in range(0, len(piece), CHUNK_BYTES):
+            chunk = piece[start : start + CHUNK_BYTES]
+            yield chunk
+            if on_progress is not None:
+                on_progress(offset + start + len(chunk), size)
 
     def _send_with_mask(
         self, source: Source, mask: Path, options: Mapping[str, Any] | None, headers: Mapping[str, str]

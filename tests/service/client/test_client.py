@@ -303,12 +303,16 @@ class TestLargeVideo:
     def small(self, patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sync_client, "RESUMABLE_BYTES", 1)
         monkeypatch.setattr(sync_client, "PIECE_BYTES", 4000)
+        monkeypatch.setattr(sync_client, "CHUNK_BYTES", 1000)
 
     def test_is_sent_in_pieces_that_are_removed_then(
         self, client: Client, clip: Path, jobs: Jobs, store: Store, redis: Redis
     ) -> None:
-        job = client.submit(clip, {"factor": "3"})
+        told: list[int] = []
+        job = client.submit(clip, {"factor": "3"}, on_progress=lambda sent, total: told.append(sent))
         assert (job.filename, job.options["factor"]) == ("clip.mp4", 3)
+        size = clip.stat().st_size
+        assert told == [min(sent, size) for sent in (1000, 2000, 3000, 4000, 5000, 6000, 7000)]
         with store.fetch(jobs.get(job.id).source) as upload:
             assert upload.read_bytes() == clip.read_bytes()
         assert list(store.keys("incoming/")) == [] and redis.keys("dain:incoming:*") == []
