@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from service.api.examples import ANSWERS, EXAMPLES
 from service.api.options import RequestedHandling, RequestedOptions
 from service.api.problems import ANYWHERE, KEYED, ProblemDocument, documented
 from service.jobs.formats import CONTAINERS
@@ -19,6 +20,14 @@ HEADERS: dict[str, tuple[str, Schema]] = {
     "ETag": ("Names this content: If-None-Match with it is answered 304.", {"type": "string"}),
     "RateLimit": ("What is left of the key's rate or quota.", {"type": "string"}),
     "RateLimit-Policy": ("The key's rate or quota.", {"type": "string"}),
+    "Tus-Resumable": ("The version of tus, the protocol of resumable uploads.", {"type": "string"}),
+    "Tus-Version": ("The versions of tus that there are.", {"type": "string"}),
+    "Tus-Extension": ("The extensions of tus that there are.", {"type": "string"}),
+    "Tus-Max-Size": ("The most bytes of an upload.", {"type": "integer"}),
+    "Tus-Checksum-Algorithm": ("The checksums that a piece may have.", {"type": "string"}),
+    "Upload-Offset": ("How many bytes have arrived.", {"type": "integer"}),
+    "Upload-Length": ("How many bytes the upload has.", {"type": "integer"}),
+    "Upload-Expires": ("When the upload is forgotten.", {"type": "string"}),
 }
 LATER = frozenset({"409", "429", "503", "507"})  # problems that pass
 
@@ -30,6 +39,7 @@ def headers(*names: str) -> dict[str, Any]:
 
 def complete(document: Schema) -> Schema:
     """Adds to the framework's description the problems of every route, and the components that routes refer to."""
+    document["servers"] = [{"url": "/", "description": "the service that answers"}]
     components = document["components"]
     for schema in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(schema, None)
@@ -38,9 +48,13 @@ def complete(document: Schema) -> Schema:
         name: {"description": description, "schema": schema}
         for name, (description, schema) in HEADERS.items()
     }
-    for path in document["paths"].values():
-        for call in path.values():
+    for name, example in EXAMPLES.items():
+        components["schemas"][name]["examples"] = [example]
+    for path, calls in document["paths"].items():
+        for call in calls.values():
             _complete_call(call)
+        if path in ANSWERS:
+            calls["get"]["responses"]["200"]["content"]["application/json"]["example"] = ANSWERS[path]
     return document
 
 
@@ -113,6 +127,35 @@ PARTS: Schema = {
         )
     ]
 }
+#: Headers of the requests of a resumable upload.
+TUS_HEADERS = {
+    "Tus-Resumable": ("The version of tus.", "1.0.0"),
+    "Upload-Length": ("How many bytes the upload will have.", "104857600"),
+    "Upload-Metadata": ("`filename`, a space, and the video's name in base64.", "filename Y2xpcC5tcDQ="),
+    "Upload-Offset": ("How many bytes have arrived before this piece.", "16777216"),
+    "Upload-Checksum": (
+        "An algorithm, a space, and the piece's digest in base64. With it the piece is kept whole or not at all.",
+        "sha256 n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=",
+    ),
+}
+
+
+def tus(*names: str) -> Schema:
+    """The part of a call's description that names its headers beside `Tus-Resumable`."""
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "header",
+                "description": TUS_HEADERS[name][0],
+                "schema": {"type": "string"},
+                "example": TUS_HEADERS[name][1],
+            }
+            for name in ("Tus-Resumable", *names)
+        ]
+    }
+
+
 _SOURCE_URL = {
     "type": "string",
     "format": "uri",

@@ -4,33 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import Field
 
 from service.jobs.records import Job, Output, State
 
 POLL_SECONDS = "2"  # Retry-After of a job that has not ended
-
-
-EXAMPLE: dict[str, JsonValue] = {
-    "id": "019ad57e1c80a3d74c1f2b9e6a05",
-    "status": "running",
-    "created_at": 1764550000.0,
-    "started_at": 1764550001.25,
-    "filename": "clip.mp4",
-    "options": {"target_fps": "60", "model": "auto", "scene_threshold": 0.3, "quality": 18, "audio": "copy"},
-    "reference": "order 7",
-    "metadata": {"user": "42"},
-    "input": {"width": 1920, "height": 1080, "frames": 240, "frame_rate": "24"},
-    "progress": {
-        "frames_done": 150,
-        "frames_total": 600,
-        "fraction": 0.25,
-        "fps": 24.0,
-        "eta_seconds": 18.75,
-    },
-    "metrics": {"segments_done": 1, "segments_total": 7},
-    "links": {"self": "/jobs/019ad57e1c80a3d74c1f2b9e6a05"},
-}
 
 
 class ResultView(Output):
@@ -43,8 +21,6 @@ class ResultView(Output):
 
 class JobView(Job):
     """A job as a client sees it."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     source: str = Field(exclude=True)
     output: ResultView | None = None

@@ -419,6 +419,20 @@ export interface components {
         /**
          * DeliveryLog
          * @description What became of the messages to the job's webhook.
+         * @example {
+         *       "attempts": [
+         *         {
+         *           "message": "msg_019a7c2e5b3f41d2c8e6f0a1b2c3_1764550000000-0",
+         *           "type": "job.succeeded",
+         *           "attempt": 2,
+         *           "outcome": "failed",
+         *           "status": 500,
+         *           "error": "The webhook answered 500.",
+         *           "time": 1764550033.2,
+         *           "next_attempt_at": 1764550153.9
+         *         }
+         *       ]
+         *     }
          */
         DeliveryLog: {
             /**
@@ -430,6 +444,27 @@ export interface components {
         /**
          * Estimate
          * @description What a job would take.
+         * @example {
+         *       "input": {
+         *         "width": 1920,
+         *         "height": 1080,
+         *         "frames": 240,
+         *         "frame_rate": "24"
+         *       },
+         *       "frames": 600,
+         *       "new_frames": 480,
+         *       "work": 995.3,
+         *       "seconds": 24.9,
+         *       "eta_seconds": 61.2,
+         *       "queue_position": 1,
+         *       "notes": [
+         *         {
+         *           "code": "pixels-padded",
+         *           "text": "The pictures have an even size in the result."
+         *         }
+         *       ],
+         *       "picture": null
+         *     }
          */
         Estimate: {
             /**
@@ -483,6 +518,12 @@ export interface components {
         /**
          * Frames
          * @description What each frame of a result is, and when it is shown.
+         * @example {
+         *       "frames": "snnsnnsnnshh",
+         *       "start": 0,
+         *       "rate": 60,
+         *       "times": null
+         *     }
          */
         Frames: {
             /**
@@ -511,42 +552,42 @@ export interface components {
          * JobView
          * @description A job as a client sees it.
          * @example {
-         *       "created_at": 1764550000,
-         *       "filename": "clip.mp4",
          *       "id": "019ad57e1c80a3d74c1f2b9e6a05",
-         *       "input": {
-         *         "frame_rate": "24",
-         *         "frames": 240,
-         *         "height": 1080,
-         *         "width": 1920
+         *       "status": "running",
+         *       "created_at": 1764550000,
+         *       "started_at": 1764550001.25,
+         *       "filename": "clip.mp4",
+         *       "options": {
+         *         "target_fps": "60",
+         *         "model": "auto",
+         *         "scene_threshold": 0.3,
+         *         "quality": 18,
+         *         "audio": "copy"
          *       },
-         *       "links": {
-         *         "self": "/jobs/019ad57e1c80a3d74c1f2b9e6a05"
-         *       },
+         *       "reference": "order 7",
          *       "metadata": {
          *         "user": "42"
+         *       },
+         *       "input": {
+         *         "width": 1920,
+         *         "height": 1080,
+         *         "frames": 240,
+         *         "frame_rate": "24"
+         *       },
+         *       "progress": {
+         *         "frames_done": 150,
+         *         "frames_total": 600,
+         *         "fraction": 0.25,
+         *         "fps": 24,
+         *         "eta_seconds": 18.75
          *       },
          *       "metrics": {
          *         "segments_done": 1,
          *         "segments_total": 7
          *       },
-         *       "options": {
-         *         "audio": "copy",
-         *         "model": "auto",
-         *         "quality": 18,
-         *         "scene_threshold": 0.3,
-         *         "target_fps": "60"
-         *       },
-         *       "progress": {
-         *         "eta_seconds": 18.75,
-         *         "fps": 24,
-         *         "fraction": 0.25,
-         *         "frames_done": 150,
-         *         "frames_total": 600
-         *       },
-         *       "reference": "order 7",
-         *       "started_at": 1764550001.25,
-         *       "status": "running"
+         *       "links": {
+         *         "self": "/jobs/019ad57e1c80a3d74c1f2b9e6a05"
+         *       }
          *     }
          */
         JobView: {
@@ -870,6 +911,49 @@ export interface components {
         /**
          * Page
          * @description Some jobs, newest first.
+         * @example {
+         *       "jobs": [
+         *         {
+         *           "id": "019ad57e1c80a3d74c1f2b9e6a05",
+         *           "status": "running",
+         *           "created_at": 1764550000,
+         *           "started_at": 1764550001.25,
+         *           "filename": "clip.mp4",
+         *           "options": {
+         *             "target_fps": "60",
+         *             "model": "auto",
+         *             "scene_threshold": 0.3,
+         *             "quality": 18,
+         *             "audio": "copy"
+         *           },
+         *           "reference": "order 7",
+         *           "metadata": {
+         *             "user": "42"
+         *           },
+         *           "input": {
+         *             "width": 1920,
+         *             "height": 1080,
+         *             "frames": 240,
+         *             "frame_rate": "24"
+         *           },
+         *           "progress": {
+         *             "frames_done": 150,
+         *             "frames_total": 600,
+         *             "fraction": 0.25,
+         *             "fps": 24,
+         *             "eta_seconds": 18.75
+         *           },
+         *           "metrics": {
+         *             "segments_done": 1,
+         *             "segments_total": 7
+         *           },
+         *           "links": {
+         *             "self": "/jobs/019ad57e1c80a3d74c1f2b9e6a05"
+         *           }
+         *         }
+         *       ],
+         *       "next_cursor": null
+         *     }
          */
         Page: {
             /** Jobs */
@@ -959,6 +1043,14 @@ export interface components {
         /**
          * UploadLink
          * @description Where to send a video, and under which id a job finds it.
+         * @example {
+         *       "id": "019ad57e1c80a3d74c1f2b9e6a05",
+         *       "url": "https://bucket.s3.example.com/incoming/019ad57e1c80a3d74c1f2b9e6a05?X-Amz-Signature=…",
+         *       "headers": {
+         *         "Content-Length": "104857600"
+         *       },
+         *       "expires_at": 1764553600
+         *     }
          */
         UploadLink: {
             /**
@@ -987,6 +1079,31 @@ export interface components {
         /**
          * WorkerRecord
          * @description One worker as it last reported.
+         * @example {
+         *       "name": "gpu-1-3f9a12bc",
+         *       "host": "gpu-1",
+         *       "pid": 41,
+         *       "version": "0.2.0",
+         *       "device": "cuda:0",
+         *       "device_name": "NVIDIA H200",
+         *       "backend": "cuda",
+         *       "model": "dain-refined",
+         *       "models": [
+         *         "dain",
+         *         "dain-lite",
+         *         "dain-refined"
+         *       ],
+         *       "precision": "fp16",
+         *       "ready": true,
+         *       "vram_used_bytes": 9663676416,
+         *       "vram_total_bytes": 150754820096,
+         *       "frames_per_second": 84.2,
+         *       "frames_total": 120400,
+         *       "job": "019ad57e1c80a3d74c1f2b9e6a05",
+         *       "task": "segment-3",
+         *       "started_at": 1764540000,
+         *       "heartbeat_at": 1764550001.2
+         *     }
          */
         WorkerRecord: {
             /** Name */
@@ -1498,6 +1615,22 @@ export interface components {
         RateLimit: string;
         /** @description The key's rate or quota. */
         "RateLimit-Policy": string;
+        /** @description The version of tus, the protocol of resumable uploads. */
+        "Tus-Resumable": string;
+        /** @description The versions of tus that there are. */
+        "Tus-Version": string;
+        /** @description The extensions of tus that there are. */
+        "Tus-Extension": string;
+        /** @description The most bytes of an upload. */
+        "Tus-Max-Size": number;
+        /** @description The checksums that a piece may have. */
+        "Tus-Checksum-Algorithm": string;
+        /** @description How many bytes have arrived. */
+        "Upload-Offset": number;
+        /** @description How many bytes the upload has. */
+        "Upload-Length": number;
+        /** @description When the upload is forgotten. */
+        "Upload-Expires": string;
     };
     pathItems: never;
 }
@@ -2081,7 +2214,23 @@ export interface operations {
                 /** @description The size of the video; the store takes no other. */
                 size_bytes?: number | null;
             };
-            header?: never;
+            header?: {
+                /**
+                 * @description The version of tus.
+                 * @example 1.0.0
+                 */
+                "Tus-Resumable"?: string;
+                /**
+                 * @description How many bytes the upload will have.
+                 * @example 104857600
+                 */
+                "Upload-Length"?: string;
+                /**
+                 * @description `filename`, a space, and the video's name in base64.
+                 * @example filename Y2xpcC5tcDQ=
+                 */
+                "Upload-Metadata"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2090,6 +2239,10 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    Location: components["headers"]["Location"];
+                    "Tus-Resumable": components["headers"]["Tus-Resumable"];
+                    "Upload-Offset": components["headers"]["Upload-Offset"];
+                    "Upload-Expires": components["headers"]["Upload-Expires"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -2214,6 +2367,11 @@ export interface operations {
             /** @description Successful Response */
             204: {
                 headers: {
+                    "Tus-Resumable": components["headers"]["Tus-Resumable"];
+                    "Tus-Version": components["headers"]["Tus-Version"];
+                    "Tus-Extension": components["headers"]["Tus-Extension"];
+                    "Tus-Max-Size": components["headers"]["Tus-Max-Size"];
+                    "Tus-Checksum-Algorithm": components["headers"]["Tus-Checksum-Algorithm"];
                     [name: string]: unknown;
                 };
                 content?: never;
@@ -2272,7 +2430,13 @@ export interface operations {
     terminate: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description The version of tus.
+                 * @example 1.0.0
+                 */
+                "Tus-Resumable"?: string;
+            };
             path: {
                 upload_id: string;
             };
@@ -2283,6 +2447,7 @@ export interface operations {
             /** @description Successful Response */
             204: {
                 headers: {
+                    "Tus-Resumable": components["headers"]["Tus-Resumable"];
                     [name: string]: unknown;
                 };
                 content?: never;
@@ -2316,6 +2481,15 @@ export interface operations {
             };
             /** @description The version of tus is not supported */
             412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description The request cannot be understood */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2359,7 +2533,13 @@ export interface operations {
     show_offset: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description The version of tus.
+                 * @example 1.0.0
+                 */
+                "Tus-Resumable"?: string;
+            };
             path: {
                 upload_id: string;
             };
@@ -2370,6 +2550,10 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Tus-Resumable": components["headers"]["Tus-Resumable"];
+                    "Upload-Offset": components["headers"]["Upload-Offset"];
+                    "Upload-Length": components["headers"]["Upload-Length"];
+                    "Upload-Expires": components["headers"]["Upload-Expires"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -2405,6 +2589,15 @@ export interface operations {
             };
             /** @description The version of tus is not supported */
             412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description The request cannot be understood */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2448,7 +2641,23 @@ export interface operations {
     append: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description The version of tus.
+                 * @example 1.0.0
+                 */
+                "Tus-Resumable"?: string;
+                /**
+                 * @description How many bytes have arrived before this piece.
+                 * @example 16777216
+                 */
+                "Upload-Offset"?: string;
+                /**
+                 * @description An algorithm, a space, and the piece's digest in base64. With it the piece is kept whole or not at all.
+                 * @example sha256 n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=
+                 */
+                "Upload-Checksum"?: string;
+            };
             path: {
                 upload_id: string;
             };
@@ -2459,6 +2668,9 @@ export interface operations {
             /** @description Successful Response */
             204: {
                 headers: {
+                    "Tus-Resumable": components["headers"]["Tus-Resumable"];
+                    "Upload-Offset": components["headers"]["Upload-Offset"];
+                    "Upload-Expires": components["headers"]["Upload-Expires"];
                     [name: string]: unknown;
                 };
                 content?: never;
@@ -2538,6 +2750,15 @@ export interface operations {
             };
             /** @description The content type is not supported */
             415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description The request cannot be understood */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3642,6 +3863,13 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "status": "ok",
+                     *       "version": "0.2.0",
+                     *       "instance": "5f0c1a9e7b3d4c2f8a6e1d0b9c8f7a6e"
+                     *     }
+                     */
                     "application/json": {
                         [key: string]: string;
                     };
@@ -3682,6 +3910,17 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "status": "ready",
+                     *       "checks": {
+                     *         "redis": "ok",
+                     *         "store": "ok",
+                     *         "keys": "ok",
+                     *         "workers": "ok"
+                     *       }
+                     *     }
+                     */
                     "application/json": {
                         [key: string]: unknown;
                     };

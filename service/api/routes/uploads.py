@@ -16,6 +16,8 @@ from pydantic import BaseModel, Field
 from service.api import tus, uploads
 from service.api.auth import Caller, SubmitterDep
 from service.api.deps import ServiceDep
+from service.api.description import headers
+from service.api.description import tus as tus_headers
 from service.api.problems import documented
 from service.api.routes.submit import check_capacity, check_space
 from service.api.service import Service
@@ -42,18 +44,22 @@ class UploadLink(BaseModel):
     "",
     status_code=201,
     response_model=UploadLink,
-    responses=documented(
-        "invalid-request",
-        "invalid-upload",
-        "unsupported-tus-version",
-        "upload-too-large",
-        "queue-full",
-        "quota-exceeded",
-        "insufficient-storage",
-        "no-upload-links",
-        "redis-unavailable",
-        "store-unavailable",
-    ),
+    openapi_extra=tus_headers("Upload-Length", "Upload-Metadata"),
+    responses={
+        201: headers("Location", "Tus-Resumable", "Upload-Offset", "Upload-Expires"),
+        **documented(
+            "invalid-request",
+            "invalid-upload",
+            "unsupported-tus-version",
+            "upload-too-large",
+            "queue-full",
+            "quota-exceeded",
+            "insufficient-storage",
+            "no-upload-links",
+            "redis-unavailable",
+            "store-unavailable",
+        ),
+    },
 )
 def begin(
     request: Request,
@@ -94,8 +100,8 @@ def begin_link(service: Service, caller: Caller, size_bytes: int) -> UploadLink:
         )
     service.jobs.charge(caller.owner, caller.quota, size_bytes)
     service.incoming.add(upload_id, Upload(owner=caller.owner, size_bytes=size_bytes))
-    headers = {"Content-Length": str(size_bytes)}
-    return UploadLink(id=upload_id, url=url, headers=headers, expires_at=time.time() + LINK_SECONDS)
+    wanted = {"Content-Length": str(size_bytes)}
+    return UploadLink(id=upload_id, url=url, headers=wanted, expires_at=time.time() + LINK_SECONDS)
 
 
 def begin_resumable(request: Request, service: Service, caller: Caller) -> Response:
@@ -106,11 +112,19 @@ def begin_resumable(request: Request, service: Service, caller: Caller) -> Respo
     upload_id = new_job_id()
     service.jobs.charge(caller.owner, caller.quota, upload.size_bytes)
     service.incoming.add(upload_id, upload)
-    headers = tus.headers(Location=f"/uploads/{upload_id}", Upload_Offset=0) | tus.expiry(upload_id)
-    return Response(status_code=201, headers=headers)
+    begun = tus.headers(Location=f"/uploads/{upload_id}", Upload_Offset=0) | tus.expiry(upload_id)
+    return Response(status_code=201, headers=begun)
 
 
-@router.options("", status_code=204)
+@router.options(
+    "",
+    status_code=204,
+    responses={
+        204: headers(
+            "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm"
+        )
+    },
+)
 def capabilities(service: ServiceDep, caller: SubmitterDep) -> Response:
     """Says which version and extensions of tus there are, as headers."""
     return Response(status_code=204, headers=tus.options(service.settings.max_upload_bytes))
@@ -118,7 +132,11 @@ def capabilities(service: ServiceDep, caller: SubmitterDep) -> Response:
 
 @router.head(
     "/{upload_id}",
-    responses=documented("upload-not-found", "unsupported-tus-version", "redis-unavailable"),
+    openapi_extra=tus_headers(),
+    responses={
+        200: headers("Tus-Resumable", "Upload-Offset", "Upload-Length", "Upload-Expires"),
+        **documented("upload-not-found", "unsupported-tus-version", "redis-unavailable"),
+    },
 )
 def show_offset(upload_id: str, request: Request, service: ServiceDep, caller: SubmitterDep) -> Response:
     """Says how much of a resumable upload has arrived: `Upload-Offset` of `Upload-Length`."""
@@ -131,19 +149,23 @@ def show_offset(upload_id: str, request: Request, service: ServiceDep, caller: S
 @router.patch(
     "/{upload_id}",
     status_code=204,
-    responses=documented(
-        "invalid-upload",
-        "upload-not-found",
-        "upload-too-slow",
-        "another-offset",
-        "unsupported-tus-version",
-        "upload-too-large",
-        "unsupported-media-type",
-        "checksum-mismatch",
-        "insufficient-storage",
-        "redis-unavailable",
-        "store-unavailable",
-    ),
+    openapi_extra=tus_headers("Upload-Offset", "Upload-Checksum"),
+    responses={
+        204: headers("Tus-Resumable", "Upload-Offset", "Upload-Expires"),
+        **documented(
+            "invalid-upload",
+            "upload-not-found",
+            "upload-too-slow",
+            "another-offset",
+            "unsupported-tus-version",
+            "upload-too-large",
+            "unsupported-media-type",
+            "checksum-mismatch",
+            "insufficient-storage",
+            "redis-unavailable",
+            "store-unavailable",
+        ),
+    },
 )
 async def append(upload_id: str, request: Request, service: ServiceDep, caller: SubmitterDep) -> Response:
     """Appends the body to a resumable upload, at `Upload-Offset`."""
@@ -157,9 +179,11 @@ async def append(upload_id: str, request: Request, service: ServiceDep, caller: 
 @router.delete(
     "/{upload_id}",
     status_code=204,
-    responses=documented(
-        "upload-not-found", "unsupported-tus-version", "redis-unavailable", "store-unavailable"
-    ),
+    openapi_extra=tus_headers(),
+    responses={
+        204: headers("Tus-Resumable"),
+        **documented("upload-not-found", "unsupported-tus-version", "redis-unavailable", "store-unavailable"),
+    },
 )
 def terminate(upload_id: str, request: Request, service: ServiceDep, caller: SubmitterDep) -> Response:
     """Removes an upload, whole or not, resumable or by a link. Jobs that were made of it keep what they have."""

@@ -8,11 +8,17 @@ import pytest
 
 from service.api.app import create_app
 from service.api.description import HEADERS
+from service.api.examples import EXAMPLES
 from service.api.options import RequestedHandling, RequestedOptions
 from service.api.problems import MEDIA_TYPE
-from service.api.views import EXAMPLE, JobView
+from service.api.routes.estimate import Estimate
+from service.api.routes.jobs import DeliveryLog, Page
+from service.api.routes.results import Frames
+from service.api.routes.uploads import UploadLink
+from service.api.views import JobView
 from service.jobs.formats import CONTAINERS
 from service.jobs.problems import PROBLEMS
+from service.jobs.workers import WorkerRecord
 from service.settings import Settings
 
 Schema = dict[str, Any]
@@ -103,13 +109,36 @@ def test_a_result_may_be_of_every_container(document: Schema) -> None:
         }
 
 
-def test_the_example_of_a_job_is_one(document: Schema) -> None:
-    job = JobView.model_validate({**EXAMPLE, "source": ""})
-    assert document["components"]["schemas"]["JobView"]["examples"] == [EXAMPLE]
-    assert contained(EXAMPLE, job.model_dump(mode="json"))
+def test_every_document_has_an_example_that_is_one(document: Schema) -> None:
+    """And the examples are of documents that calls answer with."""
+    models = (JobView, Page, Estimate, UploadLink, DeliveryLog, Frames, WorkerRecord)
+    assert {model.__name__ for model in models} == EXAMPLES.keys()
+    for model in models:
+        example = EXAMPLES[model.__name__]
+        filled = {**example, "source": ""} if model is JobView else example
+        if model is Page:
+            filled = {**example, "jobs": [{**job, "source": ""} for job in example["jobs"]]}
+        assert document["components"]["schemas"][model.__name__]["examples"] == [example]
+        assert contained(example, model.model_validate(filled).model_dump(mode="json")), model
+    for name, call in calls(document).items():
+        for status, response in call["responses"].items():
+            content = response.get("content", {}).get("application/json", {})
+            schema = content.get("schema", {})
+            reference = schema.get("$ref") or schema.get("items", {}).get("$ref", "")
+            if schema and status < "400":
+                assert reference.rpartition("/")[2] in EXAMPLES or content.get("example"), name
+
+
+def test_the_description_says_where_the_service_is_and_what_tus_wants(document: Schema) -> None:
+    assert document["servers"] == [{"url": "/", "description": "the service that answers"}]
+    piece = calls(document)["PATCH /uploads/{upload_id}"]
+    assert {"Tus-Resumable", "Upload-Offset"} <= {each["name"] for each in piece["parameters"]}
+    assert "Upload-Offset" in piece["responses"]["204"]["headers"]
 
 
 def contained(part: Any, whole: Any) -> bool:
     if isinstance(part, dict):
         return all(name in whole and contained(value, whole[name]) for name, value in part.items())
+    if isinstance(part, list):
+        return len(part) == len(whole) and all(map(contained, part, whole))
     return bool(part == whole)

@@ -7,9 +7,10 @@ from dataclasses import fields
 import pytest
 from pydantic import BaseModel
 
+from service.api.examples import JOB as EXAMPLE
 from service.api.options import RequestedHandling, RequestedOptions
 from service.api.routes.estimate import Estimate as ServedEstimate
-from service.api.views import EXAMPLE, JobView, ResultView
+from service.api.views import JobView, ResultView
 from service.client import Estimate, Job, Options, Output, Progress, Worker
 from service.client.results import Note, Result
 from service.jobs import notes, records
