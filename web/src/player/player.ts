@@ -145,17 +145,18 @@ export class Player {
 
   private drawPlaying(index: number): void {
     const { frames } = this
+    const isWanted = !this.onlyNew.value || frames.isNew(index)
     const source = frames.source(index)
+    if (isWanted) this.draw(this.after)
     if (source !== this.held) {
-      this.draw(this.before)
+      this.draw(this.before, isWanted ? this.after : this.video) // the video has far more pixels
       this.held = source
     }
-    if (!this.onlyNew.value || frames.isNew(index)) this.draw(this.after)
     this.index.value = index
   }
 
-  private draw(canvas: HTMLCanvasElement): void {
-    canvas.getContext("2d", { alpha: false })!.drawImage(this.video, 0, 0, canvas.width, canvas.height)
+  private draw(canvas: HTMLCanvasElement, from: HTMLVideoElement | HTMLCanvasElement = this.video): void {
+    canvas.getContext("2d", { alpha: false })!.drawImage(from, 0, 0, canvas.width, canvas.height)
   }
 
   /** Have the video show a frame. */
