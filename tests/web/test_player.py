@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -65,7 +64,7 @@ def finished(jobs: Jobs, store: Store, make_clip: Callable[..., Path]) -> Finish
             duration_seconds=1.3,
         )
         assert jobs.finish(job_id, State.SUCCEEDED, output=output)
-        return f"#/result/{job_id}"
+        return f"#/jobs/{job_id}"
 
     return end
 
@@ -198,17 +197,3 @@ def test_a_result_of_an_earlier_release_has_source_frames_where_the_rates_put_th
     for index in (7, 9):
         page.get_by_role("slider", name="Frame", exact=True).fill(str(index))
         shows(page, index // 3 * 3, index)
-
-
-def test_a_job_without_a_result(open_page: OpenPage, jobs: Jobs) -> None:
-    job_id = new_job_id()
-    facts: dict[str, Any] = {}
-    jobs.create(
-        job_id, source=f"uploads/{job_id}", filename="clip.mp4", options=parse_options({}), input=facts
-    )
-    page = open_page(f"#/result/{job_id}")
-    expect(page.get_by_text("The result is not there yet.")).to_be_visible()
-    jobs.cancel(job_id)
-    expect(page.get_by_text("There is no result of this job now.")).to_be_visible()
-    page.goto(page.url.replace(job_id, "0" * 28))
-    expect(page.get_by_role("alert")).to_contain_text("There is no job")

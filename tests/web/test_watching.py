@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import av
 import numpy as np
@@ -53,7 +55,7 @@ def seen(page: Page, before: int, after: int) -> bool:
 
 
 def test_a_running_job_shows_its_newest_frame(open_page: OpenPage, jobs: Jobs, running: Claim) -> None:
-    page = open_page(f"#/result/{running.job_id}")
+    page = open_page(f"#/jobs/{running.job_id}")
     expect(page.get_by_text("The first new frame is on its way.")).to_be_visible()
     for number, pair in enumerate([(200, 80), (90, 170)]):
         assert jobs.report(running, number, picture=picture(*pair))
@@ -62,10 +64,10 @@ def test_a_running_job_shows_its_newest_frame(open_page: OpenPage, jobs: Jobs, r
     clip = page.locator(".before").evaluate("side => getComputedStyle(side).clipPath")
     assert clip == "inset(0px 100% 0px 0px)"
     jobs.finish(running.job_id, State.CANCELLED)
-    expect(page.get_by_text("There is no result of this job now.")).to_be_visible()
     expect(page.locator(".preview")).to_have_count(0)
 
 
+RED = "color=red:size=96x64:rate=5:duration=0.4"
 RECORD = WorkerRecord(
     name="h200", host="render-1", pid=1, device="cuda:0", device_name="NVIDIA H200", backend="cuda", model="dain",
     precision="fp16", ready=True, vram_used_bytes=40_000_000_000, vram_total_bytes=150_000_000_000,
@@ -117,3 +119,22 @@ def test_no_workers_and_none_to_see(open_page: OpenPage, make_key: Callable[...,
     page.get_by_label("Key").fill(token)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_text("Workers are shown to keys with the scope admin.")).to_be_visible()
+
+
+def test_the_first_frame_is_drawn_by_the_browser_or_else_by_the_service(
+    open_page: OpenPage, make_clip: Callable[..., Path]
+) -> None:
+    """Of the file itself before any of it is sent; of what no browser plays once the service has looked into it."""
+    red, lossless = make_clip("red.mp4", source=RED), make_clip("red.mkv", "-c:v", "ffv1", source=RED)
+    page = open_page()
+    page.route("**/uploads", lambda route: route.abort())
+    page.get_by_label("Choose files").set_input_files(red)
+    drawn = page.get_by_role("article", name="red.mp4").locator(".first canvas")
+    expect(drawn).to_be_visible()
+    pixel = drawn.evaluate("canvas => [...canvas.getContext('2d').getImageData(9, 9, 1, 1).data]")
+    assert pixel == pytest.approx([254, 0, 0, 255], abs=3)
+    page.unroute("**/uploads")
+    page.get_by_label("Choose files").set_input_files(lossless)
+    card = page.get_by_role("article", name="red.mkv")
+    expect(card.locator(".first img")).to_have_attribute("src", re.compile("^data:image/jpeg;base64,/9j/"))
+    expect(card.locator(".first canvas")).to_be_hidden()

@@ -7,7 +7,6 @@ import { Job } from "./views/Job"
 import { Jobs } from "./views/Jobs"
 import { Missing } from "./views/Missing"
 import { New } from "./views/New"
-import { Result } from "./views/Result"
 import { SignIn } from "./views/SignIn"
 import { Workers } from "./views/Workers"
 
@@ -42,8 +41,6 @@ function View() {
       return <New />
     case "jobs":
       return id ? <Job id={id} /> : <Jobs />
-    case "result":
-      return id ? <Result id={id} /> : <Missing />
     case "workers":
       return id ? <Missing /> : <Workers />
     default:

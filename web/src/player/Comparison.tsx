@@ -7,7 +7,6 @@ import { Icon } from "./icons"
 import type { Finished } from "./job"
 import { Player } from "./player"
 import { Strip } from "./Strip"
-import { clock } from "./text"
 import { View } from "./view"
 import { Wipe } from "./Wipe"
 
@@ -183,8 +182,15 @@ function Position({ player }: { player: Player }) {
 function position(player: Player): Signal<string> {
   const { frames } = player
   return computed(() =>
-    t("player.frame", { time: clock(frames.time(player.index.value)), n: player.index.value + 1, of: frames.count }),
+    t("player.frame", { time: moment(frames.time(player.index.value)), n: player.index.value + 1, of: frames.count }),
   )
+}
+
+/** Minutes, seconds and hundredths: 1:03.25. */
+function moment(seconds: number): string {
+  const hundredths = Math.round(seconds * 100)
+  const two = (value: number): string => String(value).padStart(2, "0")
+  return `${Math.floor(hundredths / 6000)}:${two(Math.floor(hundredths / 100) % 60)}.${two(hundredths % 100)}`
 }
 
 const KEYS: Record<string, (player: Player, view: View) => unknown> = {

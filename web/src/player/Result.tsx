@@ -2,13 +2,13 @@
 import { useSignal } from "@preact/signals"
 import { useEffect } from "preact/hooks"
 import { request } from "../api"
+import { bytes } from "../format"
 import { t } from "../languages"
 import { Trouble } from "../parts/Trouble"
 import { Comparison } from "./Comparison"
 import { Frames, type Told } from "./frames"
 import type { Finished } from "./job"
 import { Share } from "./Share"
-import { bytes } from "./text"
 import "./player.css"
 
 export function Result({ job }: { job: Finished }) {

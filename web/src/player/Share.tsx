@@ -7,7 +7,7 @@ import type { Finished } from "./job"
 export function Share({ job }: { job: Finished }) {
   const isOpen = useSignal(false)
   const isCopied = useSignal(false)
-  const link = `${location.href.split("#")[0]}#/result/${job.id}`
+  const link = `${location.href.split("#")[0]}#/jobs/${job.id}`
   const copy = async (event: Event): Promise<void> => {
     const field = (event.currentTarget as HTMLElement).parentElement!.querySelector("input")!
     field.select()

@@ -1,4 +1,5 @@
 // Which frames of a result are the source's and which are new, and when each is shown.
+import { fraction } from "../choice"
 import type { Finished } from "./job"
 
 /** What GET /jobs/{id}/result/frames answers. */
@@ -95,10 +96,4 @@ export class Frames {
   private clamp(index: number): number {
     return Math.max(0, Math.min(index, this.count - 1))
   }
-}
-
-/** The number of a text such as "24000/1001". */
-export function fraction(text: string): number {
-  const [above, below = "1"] = text.split("/")
-  return Number(above) / Number(below)
 }

@@ -1,8 +1,6 @@
 /** What the player wants to know of a job that has succeeded; a job of the API has more. */
 export interface Finished {
   id: string
-  filename: string
-  status: string
   options: { speed?: string | null; codec?: string | null }
   input: { average_rate?: string }
   output?: Output | null

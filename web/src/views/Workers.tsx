@@ -2,11 +2,11 @@
 import { signal } from "@preact/signals"
 import { useEffect } from "preact/hooks"
 import { request } from "../api"
+import { bytes } from "../format"
 import { isKey, number, t, type Key } from "../languages"
 import { Plot } from "../parts/Plot"
 import { Trouble } from "../parts/Trouble"
 import { pause } from "../pause"
-import { bytes } from "../player/text"
 import { isSignedOut, may } from "../session"
 import "./Workers.css"
 
