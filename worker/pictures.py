@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,6 +18,7 @@ from worker.media import content, fields
 from worker.media.decode import Frame
 from worker.media.facts import Choice, VideoInfo
 from worker.media.fields import Piece
+from worker.media.moments import Moments
 from worker.media.stills import ZIP
 from worker.media.times import Timeline, frame_times
 from worker.repeats import ALMOST, evened, pulled_down, repeated
@@ -31,7 +33,7 @@ class Pictures:
     timeline: Timeline  #: of the frames that are decoded
     repeats: bytes = b""  #: for each of them 1 where it shows the picture of the one before; empty: none does
     #: When the pictures are shown, where that is not when their frames are; repeats are then left out
-    moments: tuple[Fraction, ...] = ()
+    moments: Sequence[Fraction] = ()
     notes: tuple[Note, ...] = ()
 
     @classmethod
@@ -57,14 +59,13 @@ class Pictures:
         if is_film or (options.dedup != "off" and not way and any(map(_seem_repeated, found))):
             changes = content.changes(path, info, timeline, check, progressed)
             repeats = pulled_down(changes) if is_film else repeated(changes, timeline.times)
-        times = [time for index, time in enumerate(timeline.times) if not (repeats and repeats[index])]
-        moments: tuple[Fraction, ...] = ()
+        moments: Sequence[Fraction] = ()
         if not any(repeats):
             repeats = b""
         elif is_film or options.dedup == "retime":
-            moments = tuple(evened(times))
+            moments = Moments(evened(list(itertools.compress(timeline.times, map((0).__eq__, repeats)))))
         if options.deinterlace == "auto" and not repeats and _is_pulled_down(timeline.times):
-            moments = tuple(evened(times))
+            moments = Moments(evened(list(timeline.times)))
             what = "Frames are shown for two and three fields by turns (soft telecine): the result shows them evenly."
             notes.append(Note.of("telecine-undone", what))
         if repeats and not is_film:
@@ -129,9 +130,9 @@ def _seem_repeated(piece: Piece) -> bool:
 
 def _is_pulled_down(times: Sequence[Fraction]) -> bool:
     """Whether nearly all frames are shown half as long again as, or two thirds as long as, the one before."""
-    gaps = [after - time for time, after in pairwise(times)]
-    steps = [
+    gaps = (after - time for time, after in pairwise(times))
+    steps = (
         abs(max(pair) - PULLDOWN * min(pair)) <= ALMOST and max(pair) - min(pair) > ALMOST
         for pair in pairwise(gaps)
-    ]
-    return len(steps) >= 8 and sum(steps) >= 0.8 * len(steps)
+    )
+    return len(times) >= 10 and sum(steps) >= 0.8 * (len(times) - 2)

@@ -35,8 +35,8 @@ from worker.media import captions, sandbox
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
 from worker.media.join import join
+from worker.media.moments import Moments
 from worker.media.stills import ZIP, unpacked
-from worker.media.times import Moments
 from worker.pictures import Kept, Source
 from worker.plan import ON_BACKGROUND, JobPlan, check_losses
 from worker.schedule import Between, Copy, OutputFrame

@@ -12,6 +12,7 @@ import json
 import math
 import tempfile
 import threading
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -29,13 +30,15 @@ from worker.media.choose import choose
 from worker.media.delivery import Delivery
 from worker.media.errors import MediaError, exceeded
 from worker.media.facts import Choice, VideoInfo, check_version
+from worker.media.moments import Moments, packed, unpacked
 from worker.media.restarts import Restarts
 from worker.media.times import Timeline
 from worker.pictures import Pictures
 from worker.schedule import Factor, Retime, Schedule, Segment, TargetRate, longest_gap, segments
 
 _SEGMENT = [each.name for each in fields(Segment)]
-VERSION = 5  # the newest that is read here
+VERSION = 6  # the newest that is read here: packs the times of very many frames
+FIFTH = 5  # has fields, or frames that repeat
 FOURTH = 4  # takes a part of the video, or loops
 THIRD = 3  # holds frames across long gaps
 SECOND = 2  # has restarts, or frames that are known by their numbers
@@ -48,6 +51,7 @@ ON_BACKGROUND = Note.of(
     "The video is transparent in places, and the result cannot be: it is shown on the colour of the option background. "
     "A result of codec=prores (MOV), ffv1 (MKV) or vp9 (WebM) is transparent, too.",
 )
+MOST_PLAIN = 500_000  # source frames whose times are stored as plain numbers
 MOST_KEPT = 1_000_000  # source frames in the plans that a worker keeps: a tenth of a gigabyte
 
 
@@ -189,17 +193,20 @@ class JobPlan:
 
     def to_json(self, check: Callable[[], None] = nothing) -> str:
         """The plan as it is stored. `check` may raise to stop."""
-        times = self.timeline.times
-        denominators = {time.denominator for time in checked(times, check)}
-        denominator = math.lcm(self.timeline.end.denominator, *denominators)
+        times, end = Moments(self.timeline.times), self.timeline.end
+        parts = math.lcm(times.parts, end.denominator)
+        ticks, checksums = times.in_parts(parts), array("q", self.timeline.checksums)
         return json.dumps(
             {
                 "version": self._version,
                 "info": self.info.as_dict(),
-                "unit": str(Fraction(1, denominator)),
-                "times": [int(time * denominator) for time in checked(times, check)],
-                "end": int(self.timeline.end * denominator),
-                "checksums": self.timeline.checksums,
+                "unit": str(Fraction(1, parts)),
+                "end": int(end * parts),
+                **(
+                    {"times": packed(ticks), "checksums": packed(checksums)}
+                    if self._is_packed
+                    else {"times": list(ticks), "checksums": list(checksums)}
+                ),
                 "numbered": self.timeline.numbered,
                 "frame_bytes": self.timeline.frame_bytes,
                 "skipped": self.timeline.skipped,
@@ -229,9 +236,9 @@ class JobPlan:
         unit = Fraction(stored["unit"])
         info, options = VideoInfo.from_dict(stored["info"]), Options.model_validate(stored["options"])
         timeline = Timeline(
-            times=[time * unit for time in checked(stored["times"], check)],
+            times=Moments.of(_numbers(stored["times"]), unit),
             end=stored["end"] * unit,
-            checksums=stored.get("checksums", []),
+            checksums=array("I", _numbers(stored.get("checksums", []))) or (),
             numbered=stored.get("numbered", False),
             notes=Note.read_all(stored.get("timeline_notes", ())),
             frame_bytes=stored.get("frame_bytes", 0),
@@ -242,7 +249,7 @@ class JobPlan:
         pictures = Pictures(
             timeline,
             repeats=bytes.fromhex(stored.get("repeats", "")),
-            moments=tuple(map(Fraction, checked(stored.get("moments", ()), check))),
+            moments=Moments(map(Fraction, checked(stored.get("moments", ()), check))) or (),
             notes=Note.read_all(stored.get("picture_notes", ())),
         )
         if "delivery" in stored:
@@ -254,16 +261,25 @@ class JobPlan:
             pictures=pictures,
             options=options,
             delivery=delivery,
-            segments=tuple(Segment(**{name: each[name] for name in _SEGMENT}) for each in stored["segments"]),
+            segments=tuple(
+                Segment(**{name: each[name] for name in _SEGMENT})
+                for each in checked(stored["segments"], check)
+            ),
             restarts=Restarts.from_json(stored.get("restarts")),
             longest_gap=Fraction(stored["longest_gap"]) if stored.get("longest_gap") else None,
         )
 
     @property
+    def _is_packed(self) -> bool:
+        return len(self.timeline.times) > MOST_PLAIN
+
+    @property
     def _version(self) -> int:
         """The oldest version whose readers make the same of the plan."""
-        if self.timeline.fields or self.pictures.repeats or self.pictures.moments:
+        if self._is_packed:
             return VERSION
+        if self.timeline.fields or self.pictures.repeats or self.pictures.moments:
+            return FIFTH
         if self.options.is_excerpt or self.options.loop or not self.delivery.is_plain:
             return FOURTH
         if self.schedule.long_gaps:
@@ -300,6 +316,11 @@ def _held(gaps: Sequence[tuple[Fraction, Fraction]], start: Fraction) -> Iterato
         yield Note.of("times-gap", what, time=time - start)
     if len(gaps) > MOST_TOLD:
         yield Note.of("times-gap", f"The same is so in {len(gaps) - MOST_TOLD} more places.")
+
+
+def _numbers(stored: str | list[int]) -> array[int]:
+    """The numbers that `to_json` stored, packed or plain."""
+    return unpacked(stored) if isinstance(stored, str) else array("q", stored)
 
 
 def check_losses(options: Options, notes: Iterable[Note]) -> None:

@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import overload
 
 from worker.channel import checked, nothing
+from worker.media.moments import Moments
 
 
 def _near(gap: Fraction) -> Fraction:
@@ -143,7 +144,7 @@ class Schedule(Sequence[OutputFrame]):
         self.repeats = repeats
         self.loop = loop
         self.longest_gap = longest_gap
-        self._times: list[Fraction] = []
+        self._times = Moments()
         self._end: Fraction | None = None
         self._length = 0
         self.extend(times)
@@ -172,10 +173,10 @@ class Schedule(Sequence[OutputFrame]):
         """
         if self._end is not None:
             raise ValueError("the schedule is closed: no frame can follow its end")
-        added = list(times)
+        added = times if isinstance(times, Moments) else list(times)
         if self._times and added and added[0] <= self._times[-1]:
             raise ValueError(f"a source frame at {added[0]} does not follow one at {self._times[-1]}")
-        self._times += added
+        self._times.extend(added)
         if self._times:
             self._length = self._settled()
 

@@ -10,6 +10,7 @@ import os
 import re
 import select
 import subprocess
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -101,10 +102,10 @@ def changes(
     timeline: Timeline,
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
-) -> list[float]:
+) -> Sequence[float]:
     """How far each frame of the timeline differs from the one before it, as ``Piece.changes`` has it; first 0."""
     read_end, write_end = os.pipe()
-    found = [0.0] * len(timeline.times)
+    found = array("d", bytes(8 * len(timeline.times)))
     with open(read_end, "rb") as lines:
         try:
             frames = fields.filtered(_source(path, info), timeline.fields)

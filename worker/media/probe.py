@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import heapq
 import io
 import itertools
 import json
@@ -17,7 +18,9 @@ import math
 import re
 import struct
 import sys
+from array import array
 from base64 import b64encode
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -51,6 +54,7 @@ from worker.media.facts import (
     is_rgb,
     usual_gap,
 )
+from worker.media.moments import packed
 from worker.media.picture import jpeg
 from worker.media.pieces import Stamp, shifts_of
 from worker.media.stills import WEBP, ZIP, Stills
@@ -108,6 +112,7 @@ NOTABLE = {
 
 #: Codecs whose packets say by these bytes (ITU-T T.35) what they carry, and within how many bytes they do.
 MARKED, MARKED_BYTES = captions.SOURCES, 4096
+LEAST_MARKED = 40  # bytes of a packet that can carry anything for its picture
 CAPTIONS = SideData.A53_CC.name
 MARKS = {
     captions.T35: CAPTIONS,
@@ -194,7 +199,7 @@ class Scan:
 
     stream: int
     time_base: Fraction
-    pts: list[int]  # increasing
+    pts: Sequence[int]  # increasing
     end: int
     exact: bool
     disordered: bool
@@ -208,7 +213,7 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
     """Walk through the packets, without decoding, up to the end or to where the file breaks off."""
     if pictures := _pictures(path, limits, choice):
         return _scan_of(pictures)
-    stamps: list[int] = []
+    stamps = array("q")
     latest, lasting = None, 0  # when the last picture so far is shown, and how long
     begins_whole = breaks_off = False
     marks: set[str] = set()
@@ -226,7 +231,7 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
                     begins_whole = packet.is_keyframe
                 if not packet.size:  # the end
                     continue
-                if looks:
+                if looks and packet.size > LEAST_MARKED:
                     marks.update(_marks(packet))
                 if packet.is_discard:  # outside the edit list
                     order.add(packet, is_shown=False)
@@ -246,7 +251,7 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
         except av.FFmpegError:
             breaks_off = True  # what came before the break is the video
         unit = 1 / _rate(stream, choice) if timeless else stream.time_base or Fraction(1, 25)
-        pts = sorted(set(stamps))
+        pts = array("q", (stamp for stamp, _ in itertools.groupby(sorted(stamps))))
         if not pts:
             raise damaged("it holds no frames")
         # Pictures before the first whole one, in order of display, may lack what they refer to.
@@ -290,13 +295,19 @@ class _PictureOrder:
         self._filter = BitStreamFilterContext("dts2pts", stream) if self.is_known else None
         self._first: list[bytes] = []  # packets
         self._sent = 0
-        self._stamps: list[int | None] = []  # in the order of decoding; none for pictures that are not shown
-        self._places: list[int | None] = []
+        self._waiting: deque[int | None] = (
+            deque()
+        )  # stamps of packets without a place, None of those not shown
+        self._near: list[
+            tuple[int, int]
+        ] = []  # a heap of places with their stamps, as far as order may change them
+        self._latest: tuple[int, int] | None = None  # that left the heap
+        self._agrees = True
         self._is_broken = False
 
     def add(self, packet: av.Packet[Any], is_shown: bool) -> None:
         """Take the next packet in the order of decoding. The packet is of no use afterwards."""
-        self._stamps.append(packet.pts if is_shown else None)
+        self._waiting.append(packet.pts if is_shown else None)
         if self._filter and len(self._first) < LOOK_AHEAD:
             self._first.append(bytes(packet))
         self._send(packet)
@@ -305,29 +316,46 @@ class _PictureOrder:
         """Whether the two orders are the same; None where the pictures do not tell. Call this once, at the end."""
         # The filter looks ahead, and at the end of a stream it makes mistakes: it is given the beginning once more.
         for data in itertools.islice(itertools.cycle(self._first), 2 * LOOK_AHEAD):
-            if len(self._places) < len(self._stamps):
+            if self._waiting:
                 self._send(av.Packet(data))
-        if self._is_broken or len(self._places) < len(self._stamps):
+        if self._is_broken or self._waiting:
             return None
-        both = zip(self._places, self._stamps, strict=False)
-        known = sorted((place, stamp) for place, stamp in both if place is not None and stamp is not None)
-        return all(a[1] < b[1] for a, b in itertools.pairwise(known))
+        for now in sorted(self._near):
+            self._compare(now)
+        return self._agrees
 
     def _send(self, packet: av.Packet[Any]) -> None:
         place, self._sent = self._sent, self._sent + 1
         if not self._filter:
-            self._places.append(place)
+            self._put(place)
             return
         packet.pts, packet.dts = None, place
         try:
             if not self._is_broken:
-                self._places += [made.pts for made in self._filter.filter(packet)]
-                # Soon after a picture that it knows no place for, the filter may abort the process.
-                self._is_broken = None in self._places[-1:] and len(self._places) < len(self._stamps)
+                for made in self._filter.filter(packet):
+                    self._put(made.pts)
+                    # Soon after a picture that it knows no place for, the filter may abort the process.
+                    self._is_broken = made.pts is None and bool(self._waiting)
         except MemoryError:
             raise
         except av.FFmpegError:
             self._is_broken = True
+
+    def _put(self, place: int | None) -> None:
+        """Take the place of the next packet that has none yet."""
+        stamp = self._waiting.popleft() if self._waiting else None
+        if place is None or stamp is None:
+            return
+        if len(self._near) < LOOK_AHEAD:
+            heapq.heappush(self._near, (place, stamp))
+        else:
+            self._compare(heapq.heappushpop(self._near, (place, stamp)))
+
+    def _compare(self, now: tuple[int, int]) -> None:
+        """Compare the first place of those that are near with the one before."""
+        if self._latest and not (self._latest[0] <= now[0] and self._latest[1] < now[1]):
+            self._agrees = False
+        self._latest = now
 
 
 def _restarts(path: Path, choice: Choice) -> dict[int, list[tuple[int, int]]]:
@@ -772,8 +800,7 @@ def answer(question: str, path: Path, limits: Limits, choice: Choice = DEFAULT_C
         if question == "captions":
             return {"captions": _captions(path, choice)}
         scan = _scan(path, limits, choice)
-        steps = [b - a for a, b in itertools.pairwise(scan.pts)]  # shorter to write than the times of hours
-        return {"times": {**vars(scan), "pts": [scan.pts[0], *steps]}}
+        return {"times": {**vars(scan), "pts": packed(array("q", scan.pts))}}
     except MediaError as error:
         found = error
     except MemoryError:

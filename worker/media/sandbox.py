@@ -53,6 +53,8 @@ OUTPUT_BYTES = 32 << 20  # the times of some millions of frames
 OPEN_FILES = 64
 LEAST_SECONDS = 60.0
 SLOWEST_DISK = 20e6  # bytes a second: a look may read the whole file
+SLOWEST_READER = 2e6  # bytes a second of packets as small as they come, such as those of a picture at rest
+MOST_SECONDS_OF_SMALL = 120.0  # for these: what is larger has larger packets
 CPU_SHARE = 0.5  # of these seconds: a file that is hard to read uses the processor, a slow disk does not
 LOOK_SECONDS = 0.2  # between two calls of `check`
 HARD_LIMIT_SECONDS = 5  # after SIGXCPU comes SIGKILL
@@ -129,7 +131,8 @@ def url(path: Path) -> str:
 
 def seconds_for(path: Path) -> float:
     """How long a look into ``path`` may take: it grows with the file's size."""
-    return LEAST_SECONDS + path.stat().st_size / SLOWEST_DISK
+    size = path.stat().st_size
+    return LEAST_SECONDS + min(size / SLOWEST_READER, MOST_SECONDS_OF_SMALL) + size / SLOWEST_DISK
 
 
 def probe(

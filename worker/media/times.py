@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import math
 import re
 import subprocess
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 from service.jobs.notes import Note
-from worker.channel import checked, nothing
+from worker.channel import nothing
 from worker.media import ffmpeg, fields, sandbox
 from worker.media.errors import MachineError, damaged
 from worker.media.facts import DEFAULT_CHOICE, Choice, usual_gap
+from worker.media.moments import Moments, unpacked
 
 REORDER = 16  # frames: no codec shows one further than this from where it is decoded
 DISORDERED = Note.of(
@@ -35,41 +34,13 @@ DAMAGE = re.compile(
 )
 
 
-class Moments(Sequence[Fraction]):
-    """Times in eight bytes each: whole numbers of one unit, which is small enough for all of them."""
-
-    def __init__(self, moments: Iterable[Fraction]) -> None:
-        self._parts = 1  # of a second, that the unit is
-        self._ticks = array("q")
-        for moment in moments:
-            if self._parts % moment.denominator:
-                finer = math.lcm(self._parts, moment.denominator)
-                self._ticks = array("q", (tick * (finer // self._parts) for tick in self._ticks))
-                self._parts = finer
-            self._ticks.append(moment.numerator * (self._parts // moment.denominator))
-
-    def __len__(self) -> int:
-        return len(self._ticks)
-
-    @overload
-    def __getitem__(self, index: int) -> Fraction: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Fraction]: ...
-    def __getitem__(self, index: int | slice) -> Fraction | list[Fraction]:
-        if isinstance(index, slice):
-            return [Fraction(tick, self._parts) for tick in self._ticks[index]]
-        return Fraction(self._ticks[index], self._parts)
-
-
 @dataclass(frozen=True)
 class Timeline:
     """When each frame of a video is shown, and how a frame is known again. Times are seconds on the file's clock."""
 
-    times: list[Fraction]  #: strictly increasing
+    times: Sequence[Fraction]  #: strictly increasing; `Moments` where there may be many
     end: Fraction  #: when the last frame is no longer shown
-    checksums: list[int] = field(
-        default_factory=list
-    )  #: of decoded frames; none where packets tell the times
+    checksums: Sequence[int] = ()  #: of decoded frames; none where packets tell the times
     numbered: bool = (
         False  #: a frame is known by its number alone, since the decoder gives it no time of its own
     )
@@ -134,7 +105,7 @@ def frame_times(
         "times",
         path,
         *choice.arguments,
-        read=partial(_Packets.read, check=check),
+        read=_Packets.read,
         check=check,
         progressed=progressed,
     )
@@ -142,17 +113,29 @@ def frame_times(
         return Timeline(packets.times, packets.end)
     timeline = _decoded_times(path, packets.stream, packets.time_base, way, check, progressed)
     if packets.timeless:
-        unit = fields.unit(packets.time_base, way)
-        times = [k * unit for k in range(len(timeline.times) + 1)]
-        return replace(timeline, times=times[:-1], end=times[-1], numbered=True)
+        unit, count = fields.unit(packets.time_base, way), len(timeline.times)
+        times = Moments.of(array("q", range(count)), unit)
+        return replace(timeline, times=times, end=count * unit, numbered=True)
     if way:
         return timeline
     if packets.disordered and timeline.times != packets.times:
         return replace(timeline, notes=(*timeline.notes, DISORDERED))
     if packets.whole and len(timeline.times) < len(packets.times):
-        lost = sorted({*packets.times}.difference(timeline.times))
+        lost = _missing(packets.times, timeline.times)
         return replace(timeline, notes=(*timeline.notes, _lost(lost, packets.times[0])))
     return timeline
+
+
+def _missing(times: Iterable[Fraction], among: Iterable[Fraction]) -> list[Fraction]:
+    """Those of ``times`` that are not ``among`` others; both are in order."""
+    rest = iter(among)
+    there, lost = next(rest, None), []
+    for time in times:
+        while there is not None and there < time:
+            there = next(rest, None)
+        if time != there:
+            lost.append(time)
+    return lost
 
 
 def _lost(times: Sequence[Fraction], begin: Fraction) -> Note:
@@ -167,7 +150,7 @@ class _Packets(NamedTuple):
 
     stream: int
     time_base: Fraction
-    times: list[Fraction]
+    times: Moments
     end: Fraction
     exact: bool
     disordered: bool  # pictures are in another order than their times
@@ -175,10 +158,10 @@ class _Packets(NamedTuple):
     whole: bool  # each packet is one frame that is shown
 
     @classmethod
-    def read(cls, answer: dict[str, Any], check: Callable[[], None]) -> _Packets:
+    def read(cls, answer: dict[str, Any]) -> _Packets:
         found = answer["times"]
         unit = Fraction(found["time_base"])
-        times = [pts * unit for pts in checked(list(itertools.accumulate(found["pts"])), check)]
+        times = Moments.of(unpacked(found["pts"]), unit)
         rest = {name: found[name] for name in cls._fields if name not in ("time_base", "times", "end")}
         return cls(time_base=unit, times=times, end=found["end"] * unit, **rest)
 
@@ -194,24 +177,27 @@ def _decoded_times(
     """What the decoder says of each frame, by decoding all of them."""
     frames = fields.filtered(ffmpeg.source(path)[str(stream)], way)
     command = ffmpeg.command(stamps_output(frames, "pipe:1", fields.unit(time_base, way)))
+    given, checksums = Moments(), array("I")
+    first = last = None
+    rising = True
     with ffmpeg.Process(command, stdout=subprocess.PIPE) as process:
         with open(process.stdout.fileno(), "rb", closefd=False) as lines:
-            stamps = []
             for stamp in read_stamps(lines):
-                stamps.append(stamp)
+                rising = rising and (last is None or stamp.time > last.time)
+                first, last = first or stamp, stamp if last is None else max(last, stamp)
+                given.append(stamp.time)
+                checksums.append(stamp.checksum)
                 progressed()
                 check()
         process.wait()
         notes = (DAMAGED,) if process.complains(DAMAGE) else ()
         error = process.blame(damaged(f"no frame of it could be decoded ({process.messages})"))
-    if not stamps or isinstance(error, MachineError):
+    if not first or not last or isinstance(error, MachineError):
         raise error
-    given = [stamp.time for stamp in stamps]
-    last = max(stamps)
-    end = last.time + (last.length or usual_gap(sorted(set(given)), Fraction(1, 25)))
-    times = _apart(sorted(given), end)
-    checksums = [stamp.checksum for stamp in stamps]
-    return Timeline(times, end, checksums, times != given, notes, frame_bytes=stamps[0].size, fields=way)
+    in_order = given if rising else sorted(set(given))
+    end = last.time + (last.length or usual_gap(in_order, Fraction(1, 25)))
+    times = given if rising else Moments(_apart(sorted(given), end))
+    return Timeline(times, end, checksums, not rising, notes, frame_bytes=first.size, fields=way)
 
 
 def _apart(times: Sequence[Fraction], end: Fraction) -> list[Fraction]:
