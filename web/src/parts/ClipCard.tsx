@@ -21,7 +21,7 @@ export function ClipCard({ clip }: { clip: Clip }) {
     <article class="card clip" aria-label={clip.name}>
       <FirstFrame file={clip.file} estimate={estimate} />
       <div class="clip-body">
-        <h3>{clip.name}</h3>
+        <h2>{clip.name}</h2>
         <Dots class="soft" of={[...facing, clip.size !== undefined && bytes(clip.size)]} />
         <Doing clip={clip} />
         {state.at !== "refused" && estimate && <Becomes clip={clip} />}

@@ -17,15 +17,15 @@ export function JobCard({ id }: { id: string }) {
   return (
     <article class="card job" aria-label={job.filename}>
       <div class="job-head">
-        <h3>
+        <h2>
           <a href={`#/jobs/${id}`}>{job.filename || id}</a>
-        </h3>
+        </h2>
         <StatusWord job={job} />
       </div>
       <Progress job={job} />
       {job.error && <ProblemText of={job.error} />}
       <div class="job-foot">
-        <Dots class="soft" of={[...facts(job.input).slice(0, 2), job.output ? `→ ${rateOf(job.output.frame_rate)}` : undefined, job.output && bytes(job.output.size_bytes), ago(job.created_at)]} />
+        <Dots class="soft" of={[...facts(job.input).slice(0, 1), rates(job), job.output && bytes(job.output.size_bytes), ago(job.created_at)]} />
         <Actions job={job} />
       </div>
     </article>
@@ -107,6 +107,11 @@ export function Actions({ job, download = true }: { job: Job; download?: boolean
       {error.value !== undefined && <Trouble of={error.value} />}
     </div>
   )
+}
+
+/** The rate of the source, and that of the result once there is one. */
+function rates({ input, output }: Job): string {
+  return [rateOf(input.average_rate), rateOf(output?.frame_rate)].filter((rate) => rate).join(" → ")
 }
 
 export function outputFacts(job: Job): string[] {
