@@ -241,7 +241,9 @@ def check_url(url: str) -> str:
     if parts.scheme == "s3":
         Bucket.from_url(url)
         if find_spec("boto3") is None:
-            raise ValueError("an s3:// store needs the package boto3: install dain-service[s3]")
+            raise ValueError(
+                "an s3:// store needs the package boto3: `pip install '.[s3]'` in the project's folder brings it"
+            )
     elif parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
         raise ValueError(
             "the URL names no store; give a local folder such as file:///var/lib/dain/store, or s3://bucket/prefix"

@@ -127,7 +127,7 @@ def test_a_server_that_is_not_there(store_at: Callable[..., S3Store]) -> None:
 
 def test_no_package_for_s3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.store.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"install dain-service\[s3\]"):
+    with pytest.raises(ValueError, match=r"pip install .\.\[s3\]"):
         open_store("s3://bucket")
 
 
