@@ -364,6 +364,7 @@ _RULES: Mapping[Any, Callable[[_Tracer, Sequence[Any], Any], None]] = {
     _aten.split_with_sizes: _split,
     _aten.slice: _slice,
     _aten.constant_pad_nd: _pad,
+    **dict.fromkeys((_aten.leaky_relu, _aten.leaky_relu_), _pointwise),  # PyTorch 2.11 does not tag them so
     _dain.correlation: _match,
     _dain.sample: _warp,
     _dain.adaptive_warp: _warp,

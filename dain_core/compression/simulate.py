@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dain_core.network.networks import Network
@@ -64,8 +65,10 @@ def _int8(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     low, high = quantised_range(conv)
     channels = channels_of(conv)
     if channels is not None:
-        sizes = channels[: weight.shape[1]].clamp(min=1e-6).to(x.device)[:, None, None]
-        x, weight = x[:, : weight.shape[1]] / sizes, weight * sizes
+        count = weight.shape[1]  # in training on a GPU it may be that of channels with zeros, see `aligned`
+        sizes = F.pad(channels[:count].clamp(min=1e-6), (0, max(count - len(channels), 0)), value=1.0)
+        sizes = sizes.to(x.device)[:, None, None]
+        x, weight = x[:, :count] / sizes, weight * sizes
     step = (high - low) / 255
     x = torch.fake_quantize_per_tensor_affine(x, step, round(-low / step), 0, 255)
     steps = weight.detach().abs().amax((1, 2, 3)).clamp(min=1e-12) / 127

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dain_core.compression.channels import Channels, trace
+from dain_core.compression.channels import _RULES, Channels, trace
 from dain_core.compression.errors import CompressionError
 from dain_core.compression.importance import MEASURES, importance, learned
 from dain_core.compression.selection import Pruning, choose, pruned
@@ -87,6 +87,11 @@ def test_every_width_of_a_network_can_be_pruned(traced: tuple[Network, Channels]
     expected = {name for name in widths(network.config) if not name.startswith(unused)}
     assert {group.width for group in channels.groups} == expected
     assert all(len(group.channels) == 32 for group in channels.groups)
+
+
+def test_activations_are_known_to_every_pytorch() -> None:
+    """PyTorch 2.11 does not tag them as pointwise."""
+    assert {torch.ops.aten.leaky_relu, torch.ops.aten.leaky_relu_} <= _RULES.keys()
 
 
 def test_multiplications_are_those_that_pytorch_counts(traced: tuple[Network, Channels]) -> None:

@@ -11,6 +11,7 @@ from dain_core.compression.quantise import calibration_of
 from dain_core.compression.simulate import simulated
 from dain_core.evaluation.metrics import psnr
 from dain_core.export.write import real_pair
+from dain_core.network.modules.layers import SlackConv2d
 from dain_core.network.networks import Network
 from dain_core.runtime.backends import Source, int8
 from dain_core.runtime.calibration import Calibration
@@ -77,3 +78,14 @@ def test_what_is_cut_off_has_no_gradient() -> None:
         with simulated(network, precision, ["block"]):  # type: ignore[arg-type]
             (found,) = torch.autograd.grad(network["block"](x).sum(), x)
         assert not found.any()
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_channels_that_pad_an_input_change_nothing(precision: str) -> None:
+    """Training on a GPU pads the channels of an input with zeros."""
+    network = torch.nn.ModuleDict({"block": SlackConv2d(6, 8, 3, padding=1)})
+    Calibration("any", "", "max", 1, {"block": (0.0, 50.0)}, {"block": [1.0] * 5 + [50.0]}).apply(network)
+    x = torch.rand(1, 6, 9, 9)
+    with simulated(network, precision, ["block"]):  # type: ignore[arg-type]
+        padded = network["block"](torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 2)))
+        torch.testing.assert_close(padded, network["block"](x))
