@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -51,8 +52,9 @@ SILENCE_SECONDS = 8.0  # without readiness, after which the reason is said
 REDIS_SECONDS = 3.0
 #: What a worker takes for frames of 640x480 (docs/edge.md), and what logs and Redis need of the disk.
 LEAST_MEMORY, LEAST_DISK = 2 * GIB, 256 * 2**20
-# A line of supervisord's log. The API is left out: `what_is_missing` explains why it does not answer.
-_ENDED = re.compile(r" exited: (?!api\b)(\S+) \(.*not expected\)")
+WATCH_SECONDS = 1.0  # between two looks at what has ended
+QUIET_SECONDS = 60.0  # until it is said again of a program that ends again and again
+_ENDED = re.compile(r" exited: (\S+) \(.*not expected\)")  # in a line of supervisord's log
 CANNOT_WORK = 3  # the status of `worker.main --list-devices` where its last words are for the user
 PYTHON = [sys.executable, "-P", "-m"]  # -P: modules in the current folder must not stand in for ours
 
@@ -445,32 +447,55 @@ def _attend(
     is_page_wanted: bool,
 ) -> int:
     """Says when the service is ready, or why it is not; passes signals on until it has ended. Returns its status."""
+
+    def stop(*_: object) -> None:
+        click.echo("Stopping: the workers hand back what they have in hand.")
+        supervisord.send_signal(signal.SIGTERM)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: supervisord.send_signal(signal.SIGTERM))
-    is_ready = _await_readiness(supervisord, events, settings, instance)
-    if is_ready and is_page_wanted:
-        open_page(_url(settings.host, settings.port))
-    supervisord.wait()
+        signal.signal(number, stop)
+    endings = Endings(events, settings.state_dir / "logs")
+    with os.fdopen(os.pidfd_open(supervisord.pid)) as end:
+        is_ready = _await_readiness(supervisord, endings, settings, instance)
+        if is_ready and is_page_wanted:
+            open_page(_url(settings.host, settings.port))
+        while supervisord.poll() is None:
+            endings.tell()
+            select.select([end], [], [], WATCH_SECONDS)
     click.echo("Stopped.")
     return supervisord.returncode
 
 
+class Endings:
+    """The programs that ended unasked; `events` are the lines that supervisord adds to its log."""
+
+    def __init__(self, events: IO[str], logs: Path) -> None:
+        self._events = events
+        self._logs = logs
+        self._told: dict[str, float] = {}
+
+    def tell(self, *, but: str = "") -> None:
+        """Says which have ended since the last call, and their last words; each once in a while."""
+        now = time.monotonic()
+        for name in sorted(set(_ENDED.findall(self._events.read())) - {but}):
+            if now - self._told.get(name, -QUIET_SECONDS) >= QUIET_SECONDS:
+                self._told[name] = now
+                words = _last_words(self._logs / f"{name}.log")
+                click.echo(f"{name} ended and is started again. {words}", err=True)
+
+
 def _await_readiness(
-    supervisord: subprocess.Popen[bytes], events: IO[str], settings: Settings, instance: str
+    supervisord: subprocess.Popen[bytes], endings: Endings, settings: Settings, instance: str
 ) -> bool:
     """Returns when the service is ready or has ended: whether it is ready.
 
-    Says what is missing once that has lasted for a while. Says at once that a program ended, and its last words;
-    `events` are the lines that supervisord adds to its log.
+    Says what is missing once that has lasted for a while, and at once that a program ended. Of the API that is said by
+    what is missing.
     """
     url = _url(settings.host, settings.port)
-    logs = settings.state_dir / "logs"
     said, last, since = "", "", time.monotonic()
-    ended: set[str] = set()
     while supervisord.poll() is None:
-        for name in set(_ENDED.findall(events.read())) - ended:
-            ended.add(name)
-            click.echo(f"{name} ended and is started again. {_last_words(logs / f'{name}.log')}", err=True)
+        endings.tell(but="api")
         missing = what_is_missing(url, instance, settings)
         if missing is None:
             click.echo(f"Ready at {url}  (page at /, API at /docs; Ctrl-C stops)")

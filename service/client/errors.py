@@ -215,7 +215,7 @@ def unreachable(url: object, error: httpx.RequestError) -> Unreachable:
     if isinstance(error, httpx.TimeoutException):
         reason = "it does not answer in time"
     elif ConnectionRefusedError in causes:
-        reason = "nothing listens there; is the address right, and does the service run"
+        reason = "nothing listens there"
     elif socket.gaierror in causes:
         reason = "no host of this name is known"
     else:

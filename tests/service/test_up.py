@@ -317,7 +317,9 @@ def test_the_page_is_opened_in_the_users_browser_once_the_service_is_ready(
     monkeypatch.setattr(up.webbrowser, "open", lambda url: opened.append(url) or True)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     for is_ready, is_page_wanted in ((False, True), (True, False), (True, True)):
-        monkeypatch.setattr(up, "_await_readiness", lambda *_, ready=is_ready: ready)
+        monkeypatch.setattr(
+            up, "_await_readiness", lambda ended, *_, ready=is_ready: ended.wait() == 0 and ready
+        )
         with subprocess.Popen(["true"]) as ended:
             up._attend(ended, io.StringIO(), settings, "token", is_page_wanted)
     assert opened == [f"http://127.0.0.1:{settings.port}"]
@@ -328,3 +330,36 @@ def test_a_machine_without_a_browser_is_told_where_the_page_is() -> None:
     nothing = {"PATH": "/nowhere", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     done = subprocess.run([sys.executable, "-c", code], env=nothing, capture_output=True, text=True)
     assert done.stderr == "There is no browser here to open http://127.0.0.1:8000 with.\n"
+
+
+def test_a_program_that_ends_unasked_is_named_once_in_a_while(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = settings.state_dir / "logs"
+    logs.mkdir(parents=True)
+    (logs / "worker-0.log").write_text("MemoryError\n")
+    line = "2026 WARN exited: worker-0 (terminated by SIGKILL; not expected)\n"
+    events, now = io.StringIO(2 * line), 0.0
+    monkeypatch.setattr(up.time, "monotonic", lambda: now)
+    endings = up.Endings(events, logs)
+    for again, passed, told in (("", 0.0, 1), (line, 1.0, 0), (line, up.QUIET_SECONDS, 1), ("", 600.0, 0)):
+        place = events.tell()
+        events.write(again)
+        events.seek(place)
+        now += passed
+        endings.tell()
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == told and all("worker-0 ended" in each and "MemoryError" in each for each in said)
+
+
+def test_what_ends_after_the_service_was_ready_is_told_of_too(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(up, "_await_readiness", lambda *_: True)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    events = io.StringIO("2026 WARN exited: api (exit status 1; not expected)\n")
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as ends:
+        threading.Timer(0.2, ends.communicate).start()
+        up._attend(ends, events, settings, "token", False)
+    printed = capsys.readouterr()
+    assert "api ended and is started again." in printed.err and printed.out == "Stopped.\n"
