@@ -24,10 +24,10 @@ echo 'setuptools>=77' >"$work/build.in"
 echo "torch==$torch+cpu" >"$work/torch-cpu.txt"
 
 lock build "$work/build.in" --no-annotate
-lock service pyproject.toml --extra service --extra s3
-lock worker pyproject.toml --extra service --extra worker --extra s3
+lock service pyproject.toml --extra service --extra otel --extra s3
+lock worker pyproject.toml --extra service --extra worker --extra otel --extra s3
 # shellcheck disable=SC2086  # two words, or three
-lock worker-cpu pyproject.toml --extra service --extra worker --extra s3 --overrides "$work/torch-cpu.txt" $cpu_torch
+lock worker-cpu pyproject.toml --extra service --extra worker --extra otel --extra s3 --overrides "$work/torch-cpu.txt" $cpu_torch
 if [ "$(sed -n '/^torch==/,/#/p' docker/requirements-worker-cpu.txt | grep -c sha256)" -lt 2 ]; then
   echo "PyTorch has a single wheel where this lock was made: images of worker-cpu can be built for that platform alone." \
     "PyTorch's own index has those of x86 and of arm64" >&2

@@ -23,6 +23,7 @@ from structlog.contextvars import bound_contextvars as bound
 from structlog.contextvars import merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from service import traces
 from service.settings import Settings, unknown_settings
 
 __all__ = ["bound", "get_logger", "in_words", "log_to_stderr", "request_id"]
@@ -46,6 +47,12 @@ def hide_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return {name: hide(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
+def add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Adds the id of the trace that is open, where there is one."""
+    event.setdefault("trace_id", traces.trace_id())
+    return event
+
+
 def tidy(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Puts what every line has first, and leaves out the fields of which nothing is known."""
     first = {name: event.pop(name, None) for name in ("timestamp", "level", "logger", "event")}
@@ -55,6 +62,7 @@ def tidy(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 #: What is done to each line, be it ours or a library's, before it is rendered.
 _SHARED: list[Processor] = [
     merge_contextvars,
+    add_trace,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),

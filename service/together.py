@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 
+from service import traces
 from service.api.app import serve
 from service.jobs import janitor
 from service.logs import log_to_stderr
@@ -19,6 +20,7 @@ def main() -> None:
     """Serves and sweeps until SIGTERM or SIGINT."""
     settings = read_settings()
     log_to_stderr(settings)
+    traces.start("api")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(

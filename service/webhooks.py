@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from standardwebhooks import Webhook
 
+from service import traces
 from service.api.views import JobView
 from service.egress import Egress, EgressRefused
 from service.jobs.records import Outlook, UnreadableRecord, read_job
@@ -115,7 +116,16 @@ class Sender:
         if await asyncio.to_thread(self._deliveries.is_gone, delivery.event.job):
             return Answer(error="The webhook answered 410 before: it wants no more of this job.", last=True)
         try:
-            return await self._send(delivery)
+            with traces.span("webhook", parent=delivery.record.get("traceparent"), kind="CLIENT") as span:
+                answer = await self._send(delivery)
+                span.set(
+                    job=delivery.event.job,
+                    type=delivery.event.type,
+                    attempt=delivery.attempt,
+                    error=answer.error,
+                )
+                span.set_standard({"http.response.status_code": answer.status})
+            return answer
         except Exception:  # a fault of this program must not keep the delivery for ever
             log.exception("message cannot be sent", message=delivery.message)
             return Answer(error="The service failed to send this.")
@@ -234,6 +244,7 @@ def main() -> None:
     """Send the webhooks of the environment's settings until SIGTERM or SIGINT."""
     settings = read_settings()
     log_to_stderr(settings)
+    traces.start("webhooks")
     asyncio.run(serve(settings))
 
 

@@ -41,6 +41,7 @@ OF_THE_SERVICE = (
     "service.logs",
     "service.store",
     "service.settings",
+    "service.traces",
 )
 
 #: Third-party packages that few modules may import, and those modules.

@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from dain_core.runtime.memory import FrameTooLargeError
 from dain_core.weights.files import WeightsError
 from dain_core.weights.registry import UnknownModelError
+from service import traces
 from service.jobs.machine import Claim, Jobs, Refused, Standing
 from service.jobs.names import new_token
 from service.jobs.notes import Note
@@ -119,6 +120,7 @@ class Attempt:
         self._is_watched = False
         self._is_waiting = False
         self._watch = Watch("")
+        self._span = traces.Span()
 
     def run(self, work: Callable[[Attempt], None]) -> None:
         """Claim the task, do the work and settle the outcome. A task that is not to be had is left alone."""
@@ -176,6 +178,7 @@ class Attempt:
         Raises:
             Void: the task is no longer this attempt's.
         """
+        self._span.set(model=self.model or None, **results.get("add", {}))
         ready = self._insist(lambda: self.runtime.jobs.complete(self.claim, **results))
         if ready is None:
             raise Void
@@ -234,13 +237,26 @@ class Attempt:
         try:
             with self._reporting(), self.runtime.store.scratch() as self.scratch:
                 self.job = self.runtime.jobs.get(self._job_id)
-                if self.claim.begins_job:
-                    log.info("job begun", **self.job.log_fields, worker=self.runtime.name)
-                work(self)
+                with self._traced():
+                    if self.claim.begins_job:
+                        log.info("job begun", **self.job.log_fields, worker=self.runtime.name)
+                    work(self)
         except Exception as error:  # the cap on attempts ends what no attempt can do
             self._settle(error)
         else:
             self._log_end(time.monotonic() - begun)
+
+    @contextmanager
+    def _traced(self) -> Iterator[None]:
+        """A span of this attempt, in the trace of the request that the job came by."""
+        name = self._task.partition("-")[0]  # one for all segments
+        origin, claim = self.job.origin, self.claim
+        with traces.span(
+            name, parent=origin.traceparent, kind="CONSUMER", expected=(Void, Drained)
+        ) as self._span:
+            self._span.set(job=claim.job_id, task=claim.task, attempt=claim.attempt, worker=self.runtime.name)
+            self._span.set(request_id=origin.request_id)
+            yield
 
     def _log_end(self, seconds: float) -> None:
         """Log a task that is done."""

@@ -30,7 +30,7 @@ from dain_core.runtime.devices import named_device, usable_devices
 from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.profile import read_profile
 from dain_core.weights.registry import named, registry
-from service import __version__
+from service import __version__, traces
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue, WarmWorker
 from service.jobs.workers import WorkerRecord, Workers
@@ -108,6 +108,7 @@ def run(settings: Settings) -> int:
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit()
     )  # until `WarmWorker.run`, when nothing is in hand yet
+    traces.start("worker")
     redis = connect(settings)
     watchdog = Watchdog(settings.stall_seconds)
     watchdog.start()

@@ -16,7 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import __version__
+from service import __version__, traces
 from service.api.auth import AuthMiddleware
 from service.api.description import complete
 from service.api.guard import GuardMiddleware
@@ -77,6 +77,11 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # the framework's pages load their scripts from another host
         redoc_url=None,
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+        },  # its spans have queries, which may be secret
         redirect_slashes=False,  # such a redirect leads to whatever host the request names
     )
     metrics = Metrics()
@@ -146,6 +151,7 @@ def main() -> None:
     """Serves the API of the environment's settings until SIGTERM or SIGINT."""
     settings = read_settings()
     log_to_stderr(settings)
+    traces.start("api")
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit()
     )  # called when the server, which has its own, has ended

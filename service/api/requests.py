@@ -9,6 +9,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import traces
 from service.logs import bound, get_logger
 
 log = get_logger("dain.api")
@@ -40,10 +41,13 @@ class Requests:
             await send(message)
 
         begun = time.perf_counter()
-        with bound(request_id=request_id):
+        parent = Headers(scope=scope).get("traceparent")
+        with bound(request_id=request_id), traces.span(scope["method"], parent=parent, kind="SERVER") as span:
             try:
                 await self.app(scope, receive, send_with_id)
             finally:
+                span.set(request_id=request_id)
+                _describe(span, scope, status)
                 self._log(scope, status, time.perf_counter() - begun)
 
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
@@ -59,3 +63,13 @@ class Requests:
             client=client and client[0],
             owner=caller and caller.owner,
         )
+
+
+def _describe(span: traces.Span, scope: Scope, status: int) -> None:
+    """Name a request's span, and give it the attributes that OpenTelemetry's conventions have for it."""
+    route = getattr(scope.get("route"), "path", None)
+    if route:
+        span.name(f"{scope['method']} {route}")
+    span.set_standard(
+        {"http.request.method": scope["method"], "http.route": route, "http.response.status_code": status}
+    )

@@ -14,7 +14,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-SERVICE = PROJECT["dependencies"] + EXTRAS["service"] + EXTRAS["s3"]
+SERVICE = PROJECT["dependencies"] + EXTRAS["service"] + EXTRAS["otel"] + EXTRAS["s3"]
 WORKER = SERVICE + EXTRAS["worker"]
 NOT_IN_THE_SERVICE = {"ffmpeg-python", "imageio-ffmpeg", "numpy", "torch"}
 

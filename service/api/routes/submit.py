@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from redis.exceptions import RedisError
 
+from service import traces
 from service.api import idempotency, sources, uploads, webhooks
 from service.api.auth import Caller, SubmitterDep
 from service.api.deps import ServiceDep
@@ -354,7 +355,7 @@ def accept(
             weight=caller.key.weight if caller.key else 1.0,
             quota=quota,
             entry=key.entry(idempotency.Binding(job_id, upload.fingerprint)),
-            origin=Origin(request_id()),
+            origin=Origin(request_id(), traces.traceparent()),
         )
     except Problem:  # the quota: other uploads of the owner were faster
         service.store.delete(source)
