@@ -78,6 +78,9 @@ def _follow(
         except KeyboardInterrupt:
             leave(list(following.live), said)
             sys.exit(Exit.INTERRUPTED)
+        except Unreachable:
+            leave(list(following.live), said)
+            raise
     sys.exit(following.exit)
 
 

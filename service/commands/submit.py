@@ -240,6 +240,9 @@ class Batch:
                     self._following.finish(save)
             except KeyboardInterrupt:
                 self._interrupted(len(waiting))
+            except ClientError:
+                leave(list(self._following.live), self._said)
+                raise
         self.exit = self.exit or self._following.exit
 
     def _send_all(self, waiting: deque[Clip], save: Callable[[Job], Exit]) -> None:
@@ -276,17 +279,20 @@ class Batch:
         sys.exit(Exit.INTERRUPTED)
 
     def _taken(self, clip: Clip, call: Callable[[Clip], Answer]) -> Answer | None:
-        """What the service answers of the video; None where it refuses this one of several, which is said."""
+        """What the service answers of the video; None where this one of several cannot be sent, which is said."""
         try:
             return call(clip)
         except Refused as error:
             if len(self._clips) == 1 or isinstance(error, (Unauthorized, Forbidden)):
                 raise
-            self._said.say(f"Error: {clip.name}: {error}")
-            self.exit = self.exit or exit_code(error)
-            return None
+            fault, code = str(error), exit_code(error)
+        except OSError as error:
+            fault, code = f"it cannot be read: {error.strerror or error}.", Exit.FAILED
         finally:
             self._said.end(clip.key)
+        self._said.say(f"Error: {clip.name}: {fault}")
+        self.exit = self.exit or code
+        return None
 
     def _send(self, clip: Clip) -> Job:
         if not isinstance(clip.source, Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 
 from service.cli import cli
 from service.client import sync_client
+from service.commands import following
 from service.commands.progress import Lines
 from service.exits import Exit
 from service.jobs.machine import Jobs
@@ -105,3 +107,24 @@ def test_a_service_that_is_away_for_a_while_is_waited_for(
         restarted.result()
     assert done.exit_code == 0 and done.stdout == f"{job_id} succeeded\n"
     assert [line for line in said if "Trying again" in line]
+
+
+def test_a_service_that_stays_away_leaves_word_of_how_to_go_on(
+    settings: Settings, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Lines, "say", lambda self, line: said.append(line))
+    monkeypatch.setattr(sync_client, "CONNECTION_SECONDS", 0)
+    monkeypatch.setattr(following, "LOST_SECONDS", 0)
+
+    def stop() -> None:
+        until(lambda: any("queued" in line for line in said))
+        service.close()
+
+    with ExitStack() as service, ThreadPoolExecutor(1) as pool:
+        url = service.enter_context(serve(settings))
+        stopped = pool.submit(stop)
+        done = CliRunner().invoke(cli, ["submit", str(clip), "--url", url])
+        stopped.result()
+    assert done.exit_code == Exit.UNREACHABLE and "cannot be reached" in done.stderr
+    assert re.fullmatch(r" +dain fetch [0-9a-f]{28}", said[-1])

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -107,6 +108,15 @@ def test_one_of_several_that_is_refused_is_told_of_and_the_others_go_on(
     assert len(paths) == 2 and all(Path(path).read_bytes() == CONTENT for path in paths)
     alone = dain("submit", clips / "notes.txt")
     assert alone.exit_code == 7 and alone.stderr.startswith("notes.txt: uploading")
+
+
+@pytest.mark.usefixtures("working")
+def test_a_file_that_cannot_be_read_is_named(dain: Dain, clip: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as unreadable:
+        unreadable.bind(str(tmp_path / "s.mp4"))
+    done = dain("submit", tmp_path / "s.mp4", clip, "-o", tmp_path)
+    assert done.exit_code == 1 and "Error: s.mp4: it cannot be read: No such device" in done.stderr
+    assert (tmp_path / "café-2x.mp4").read_bytes() == CONTENT
 
 
 def test_where_the_queue_is_full_the_rest_is_sent_when_jobs_before_it_are_over(
