@@ -34,6 +34,7 @@ from service.api.routes import (
     results,
     session,
     submit,
+    swagger,
     uploads,
     workers,
 )
@@ -109,6 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
         workers,
         health,
         docs,
+        swagger,
         page,
         session,
     ):

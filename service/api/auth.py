@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 #: What anybody may ask, also where there are keys.
 OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
-ASSETS = "/assets/"  #: begins the paths of what the page consists of
+OPEN_BELOW = ("/assets/", "/docs/")  #: what pages consist of
 COOKIE = (
     "dain_token"  #: the token of a browser in which somebody has signed in: see `service.api.routes.session`
 )
@@ -64,7 +64,7 @@ class AuthMiddleware:
         self.app = app
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith(ASSETS):
+        if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith(OPEN_BELOW):
             return await self.app(scope, receive, send)
         request = Request(scope)
         if is_scrape(request):

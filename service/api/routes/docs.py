@@ -50,7 +50,7 @@ def page(request: Request) -> HTMLResponse:
     body = [
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1>",
         *(f"<p>{_code(text)}</p>" for text in info["description"].split("\n\n")),
-        '<p>For programs: <a href="/openapi.json">openapi.json</a>.</p>',
+        '<p><a href="/docs/try">Try it</a> in the browser. For programs: <a href="/openapi.json">openapi.json</a>.</p>',
         *_calls(
             description["paths"], description["components"]["schemas"], str(request.base_url).rstrip("/")
         ),

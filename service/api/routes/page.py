@@ -51,12 +51,12 @@ class File:
     etag: str
 
     @classmethod
-    def read(cls, path: Path) -> File:
-        content = path.read_bytes()
+    def of(cls, content: bytes, name: str) -> File:
+        """The file of this content; its name says what it is."""
         return cls(
             content,
             packed=compress(content, mtime=0),
-            media_type=mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+            media_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
             etag=f'W/"{hashlib.sha256(content).hexdigest()[:32]}"',
         )
 
@@ -65,7 +65,9 @@ class File:
 def read_files(folder: Path = BUILT) -> dict[str, File]:
     """The files below `folder` by their path in it. They are few and small, and stay in memory."""
     return {
-        path.relative_to(folder).as_posix(): File.read(path) for path in folder.rglob("*") if path.is_file()
+        path.relative_to(folder).as_posix(): File.of(path.read_bytes(), path.name)
+        for path in folder.rglob("*")
+        if path.is_file()
     }
 
 
@@ -73,19 +75,19 @@ def read_files(folder: Path = BUILT) -> dict[str, File]:
 @router.get("/")
 def show_page(request: Request) -> Response:
     """The page."""
-    return send(request, "index.html", FRESH)
+    return send(request, read_files().get("index.html"), FRESH)
 
 
 @router.head("/assets/{name}")
 @router.get("/assets/{name}")
 def show_asset(request: Request, name: str) -> Response:
     """A script, style or picture of the page."""
-    return send(request, f"assets/{name}", FOREVER)
+    return send(request, read_files().get(f"assets/{name}"), FOREVER)
 
 
-def send(request: Request, path: str, caching: str) -> Response:
-    """The file of the page at `path`; 404 where there is none."""
-    if (file := read_files().get(path)) is None:
+def send(request: Request, file: File | None, caching: str) -> Response:
+    """Answers with `file`; 404 where there is none."""
+    if file is None:
         raise HTTPException(404)
     headers = HEADERS | {"Cache-Control": caching, "ETag": file.etag, "Vary": "Accept-Encoding"}
     if is_named(file.etag, request.headers.get("if-none-match")):

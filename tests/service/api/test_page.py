@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from service.api.routes.page import read_files
+from service.api.routes.page import POLICY, read_files
 from tests.api import assert_problem
 
 MakeKey = Callable[..., dict[str, str]]
@@ -47,7 +47,9 @@ def test_the_page_is_read_and_nothing_else(http: httpx.Client) -> None:
 
 def test_the_page_is_open_and_what_it_shows_is_not(http: httpx.Client, make_key: MakeKey) -> None:
     make_key("ann")
-    assert http.get("/").status_code == 200
+    for path in ("/", "/docs/try", "/docs/try/start.js", "/docs/try/swagger-ui.css"):
+        assert http.get(path).headers["Content-Security-Policy"] == POLICY
+    assert http.get("/docs/try/nothing.js").status_code == 404
     assert http.get("/assets/nothing.js").status_code == 404
     for method in ("GET", "POST", "DELETE"):
         assert_problem(http.request(method, "/session"), 401, "unauthorized")

@@ -64,7 +64,7 @@ function Url() {
 /** A piece of film: between the source's frames are those that are made. */
 function Strip() {
   return (
-    <svg class="strip" viewBox="0 0 324 56" aria-hidden="true">
+    <svg class="drop-strip" viewBox="0 0 324 56" aria-hidden="true">
       {Array.from({ length: 9 }, (_, n) => (
         <rect key={n} x={n * 36 + 2} y={n % 2 ? 8 : 4} width={n % 2 ? 32 : 32} height={n % 2 ? 40 : 48} rx="5" class={n % 2 ? "between" : "frame"} />
       ))}
