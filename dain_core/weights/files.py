@@ -41,7 +41,7 @@ FORMATS = ("int8", "fp16", "fp32")
 SHIPPED = {
     "dain": "3818205e30d835c1993dd9dd337c0149d95dc9a350db6118e11dacbbf4426f44",
     "dain-lite": "deacb1cfd35f626ff0b1d4539b44a49b4ad769a60b8f61c038ec07e90a919df1",
-    "dain-refined": "174dfd7137d27d7e1e5874314baaabc543eab7e77441ba1baaed1b2aec96d1ee",
+    "dain-refined": "5047b3e0c74db36bdfb79a24d64dcd3ed8575d2d0597811ef232326eb0a53d40",
 }
 
 #: A copy of the authors' checkpoint (their own address is dead), and the SHA-1 Git knows it by.

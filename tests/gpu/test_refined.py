@@ -82,14 +82,16 @@ def test_training_steps_as_a_graph_are_the_same_as_without() -> None:
     for graph in (True, False):
         model = taught().to(GPU)
         weights = list(trainable(model).values())
-        learn = Step(Objective(model, Settings(1, flow_first=0.0), None), weights, 1e-4, GPU)
+        objective = Objective(model, Settings(1, flow_first=0.0), None).to(GPU)
+        objective.enter(0.1)
+        learn = Step(objective, weights, 1e-4, GPU)
         if graph:
-            learn(batch, 0.1)  # three steps before the capture, and its first replay
-            losses.append([float(learn(batch, 0.1)["loss"]) for _ in range(4)])
+            learn(batch)  # three steps before the capture, and its first replay
+            losses.append([float(learn(batch)["loss"]) for _ in range(4)])
         else:
             for _ in range(4):
-                learn.eager(batch, 0.1)
-            losses.append([float(learn.eager(batch, 0.1)["loss"]) for _ in range(4)])
+                learn.eager(batch)
+            losses.append([float(learn.eager(batch)["loss"]) for _ in range(4)])
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
     assert losses[0][-1] < losses[0][0]
 
