@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 import httpx
@@ -99,6 +100,11 @@ class Url(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+_AS_JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print the key's record with its token, as JSON."
+)
+
+
 @click.group()
 def keys() -> None:
     """Make, list, revoke and rotate the API keys of a service.
@@ -126,6 +132,7 @@ def keys() -> None:
     help="Where the events of jobs go that name no webhook: a public host, or one in DAIN_EGRESS_ALLOW. "
     "The service needs DAIN_WEBHOOK_SECRET.  [nowhere]",
 )
+@_AS_JSON
 def add(
     owner: str,
     scopes: frozenset[str],
@@ -136,6 +143,7 @@ def add(
     rate: int | None,
     expires: int | None,
     webhook_url: str | None,
+    as_json: bool,
 ) -> None:
     """Make a key for NAME, whose jobs no other name sees, and print its token: once, since only a hash is kept.
 
@@ -154,7 +162,7 @@ def add(
         store.put(key)
     if webhook_url is not None:
         _warn_of_webhook(webhook_url)
-    _show_once(key, token)
+    _show_once(key, token, as_json)
 
 
 @keys.command("list")
@@ -164,7 +172,7 @@ def list_keys(as_json: bool) -> None:
     with _store() as store:
         found = sorted(store.all().values(), key=lambda key: key.created_at)
     if as_json:
-        click.echo(json.dumps([key.model_dump(mode="json", exclude={"sha256"}) for key in found], indent=2))
+        click.echo(json.dumps(list(map(_document, found)), indent=2))
         return
     for key in found:
         state = _state(key)
@@ -186,7 +194,8 @@ def revoke(key_ids: tuple[str, ...]) -> None:
 @click.argument("key_id", metavar="ID")
 @click.option("--keep", type=Duration(), default="0m", show_default=True,
               help="How long the old key still works: 30m, 12h, 1d.")  # fmt: skip
-def rotate(key_id: str, keep: int) -> None:
+@_AS_JSON
+def rotate(key_id: str, keep: int, as_json: bool) -> None:
     """Make a key like the key ID and print its token; the old key ends."""
     with _store() as store:
         old = _find(store, key_id)
@@ -195,7 +204,7 @@ def rotate(key_id: str, keep: int) -> None:
         same = old.model_dump(exclude={"id", "sha256", "created_at"})
         key, token = Key.new(**same)
         store.put(key)
-        _show_once(key, token)
+        _show_once(key, token, as_json)
         ends = time.time() + keep
         store.put(old.model_copy(update={"expires_at": min(ends, old.expires_at or ends)}))
 
@@ -275,11 +284,19 @@ def _warn_of_webhook(url: str) -> None:
         )
 
 
-def _show_once(key: Key, token: str) -> None:
-    """The token alone goes to standard output, so that a script can take it from there."""
-    click.echo(f"Key {key.id} of {key.owner}. This is the only time that its token is shown:", err=True)
-    click.echo(token)
+def _show_once(key: Key, token: str, as_json: bool) -> None:
+    """The token alone goes to standard output, so that a script can take it from there; or a document with it."""
+    if as_json:
+        click.echo(json.dumps(_document(key) | {"token": token}))
+    else:
+        click.echo(f"Key {key.id} of {key.owner}. This is the only time that its token is shown:", err=True)
+        click.echo(token)
     sys.stdout.flush()
+
+
+def _document(key: Key) -> dict[str, Any]:
+    """The key's record without its hash."""
+    return key.model_dump(mode="json", exclude={"sha256"})
 
 
 def _limits(key: Key) -> str:

@@ -50,6 +50,16 @@ def test_a_key_is_shown_once_and_works(http: httpx.Client) -> None:
         assert token.rpartition("_")[2] not in output and "sha256" not in output
 
 
+def test_a_script_gets_a_key_as_a_document(http: httpx.Client) -> None:
+    added = json.loads(run("add", "ann", "--json").stdout)
+    rotated = json.loads(run("rotate", added["id"], "--json").stdout)
+    assert (
+        added["owner"] == rotated["owner"] == "ann" and added["id"] != rotated["id"] and "sha256" not in added
+    )
+    for key, status in ((added, 401), (rotated, 200)):
+        assert http.get("/jobs", headers={"Authorization": f"Bearer {key['token']}"}).status_code == status
+
+
 def test_a_list_shows_all_that_a_key_has_in_two_short_lines() -> None:
     limits = "--jobs 20  --bytes 50.0GiB  --work 9000  --weight 0.5  --rate 600"
     run("add", "ann", *limits.split(), "--expires", "90d", "--scope", "submit,read,admin")
