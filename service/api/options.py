@@ -94,6 +94,12 @@ def _listed(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+MASK_NEEDS_A_FORM = (
+    "a mask is a picture, which comes as the part `mask` of a form (multipart/form-data), beside the video in the part "
+    "`file` or its address in `source_url`: a body that is the video, JSON and tus have no place for it"
+)
+
+
 class RequestedOptions(BaseModel):
     """The options of one request, checked. `parse_options` makes a job's `Options` of them."""
 
@@ -348,6 +354,8 @@ def _fault(error: ErrorDetails, requested: type[BaseModel]) -> str:
     if not error["loc"]:
         return str(error["ctx"]["error"])
     name, given = str(error["loc"][0])[:100], str(error["input"])[:100]
+    if error["type"] == "extra_forbidden" and name == "mask":
+        return MASK_NEEDS_A_FORM
     if error["type"] == "extra_forbidden":
         names = [*RequestedOptions.model_fields, *RequestedHandling.model_fields]
         alike = get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.45)

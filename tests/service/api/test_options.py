@@ -46,6 +46,7 @@ def test_slow_motion_is_exact_and_silent(speed: str, stretch: Fraction) -> None:
         ({"scene_threshold": "nan"}, ["scene_threshold", "'nan'", "0 to 1"]),
         ({"quality": "52", "audio": "loud"}, ["quality", "'52'", "0 (lossless) to 51", "audio", "'loud'"]),
         ({"fps": "60"}, ["no option 'fps'", "target_fps"]),
+        ({"mask": "logo.png"}, ["part `mask` of a form", "tus"]),
         ({"meta": "{}"}, ["no option 'meta'", "did you mean 'metadata'"]),
         ({"priority": "urgent"}, ["priority", "low, normal or high"]),
         ({"reference": ""}, ["reference", "1 to 128"]),
