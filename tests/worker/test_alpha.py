@@ -14,7 +14,7 @@ from dain_core.runtime.color import ColorSpec
 from dain_core.runtime.engine import Interpolator
 from dain_core.runtime.pixels import PixelFormat
 from service.api.options import parse_options
-from tests.worker.conftest import Average, Done, Interpolate, MakeVideo, decoded
+from tests.worker.conftest import Average, Done, Interpolate, Interpolated, MakeVideo, decoded
 from worker import pipeline
 from worker.media import ffmpeg
 from worker.media.errors import MediaError
@@ -166,3 +166,21 @@ def test_what_is_transparent_later_on_has_a_note(video: MakeVideo, average: Aver
     strict = JobPlan.make(source, probe(source), parse_options({"strict": "true"}), segment_frames=99)
     with pytest.raises(MediaError, match="transparent"):
         pipeline.render_segment(strict, 0, source, tmp_path / "0.mp4", average)
+
+
+def test_an_avif_sequence_keeps_the_alpha_of_its_second_stream(
+    video: MakeVideo, delivered: Interpolated
+) -> None:
+    parts = "[0:v]split[a][b];[a]format=yuv420p[color];[b]format=gray,geq=lum='255*lt(X,48)'[alpha]"
+    maps = ("-filter_complex", parts, "-map", "[color]", "-map", "[alpha]", "-color_range:v:1", "pc")
+    pattern = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=0.2")
+    source = video("alpha.avif", *pattern, *maps, "-c:v", "libaom-av1", "-cpu-used", 8, "-crf", 10)
+    info = probe(source)
+    assert info.alpha and info.alpha_stream is not None and not info.others
+    result, plan = delivered(source, container="mkv", codec="ffv1", segment_frames=3)
+    assert "alpha-dropped" not in {note.code for note in plan.notes} and len(plan.segments) > 1
+    opaque = np.stack(decoded(result, "yuva420p"))[:, -96 * 64 :].reshape(-1, 64, 96)
+    assert opaque.shape[0] == 10 and opaque[..., :44].min() > 240 and opaque[..., 52:].max() < 15
+    plain, plan = delivered(source)
+    assert "alpha-dropped" in {note.code for note in plan.notes}
+    assert np.stack(decoded(plain, "gray")).reshape(-1, 64, 96)[..., 56:].max() < 24  # the black background

@@ -234,7 +234,7 @@ class Decoder:
     def _seeks(self) -> Iterator[Fraction]:
         """Times to start decoding at: the nearest first, then safer ones."""
         timeline = self._timeline
-        if timeline.numbered or self._info.codec not in KEYED:
+        if timeline.numbered or self._info.codec not in KEYED or self._info.alpha_stream is not None:
             return
         # A container's index finds the frames that are needed from a few frames ahead.
         before = [*timeline.lead, *timeline.times[max(self._first - REORDER, 0) : self._first + 1]]
@@ -311,7 +311,10 @@ class Decoder:
             first = self._timeline.skipped + self._first
             decoded = ffmpeg.pictures(self._path, first, 1 / info.time_base, info.codec, **options)["v:0"]
         else:
-            decoded = ffmpeg.source(self._path, **options)[str(info.stream)]
+            source = ffmpeg.source(self._path, **options)
+            decoded = source[str(info.stream)]
+            if info.alpha_stream is not None:
+                decoded = ffmpeg.merged([decoded, source[str(info.alpha_stream)]], "alphamerge")
         decoded = decoded.filter("select", "1" if seek is None else FROM_KEY)
         if info.matrix not in CONVERTIBLE:  # else FFmpeg refuses the frames, though nothing is converted
             decoded = decoded.filter("setparams", colorspace="bt709")

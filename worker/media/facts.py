@@ -168,6 +168,7 @@ class VideoInfo(Stored):
     language: str = ""  #: of the video stream, as its title
     title: str = ""
     timecode: str = ""  #: of the first frame
+    alpha_stream: int | None = None  #: index of the video stream that says how opaque the pictures are (AVIF)
     captions: bool = False  #: whether packets carry closed captions that can be taken out of them
     tags: tuple[str, ...] = ()  #: names of what the file says of itself ("artist"), in small letters
 

@@ -269,7 +269,9 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
             disordered=order.is_known and agrees is False,
             timeless=timeless,
             whole=whole and agrees is not False,
-            breaks_off=breaks_off or any(map(BREAK.search, (text for _, _, text in messages))),
+            breaks_off=(
+                breaks_off or _is_cut_off(path) or any(map(BREAK.search, (text for _, _, text in messages)))
+            ),
             marks=sorted(marks),
         )
 
@@ -278,6 +280,14 @@ def _marks(packet: av.Packet[Any]) -> Iterator[str]:
     """What the beginning of a packet says that it carries for its picture."""
     head = bytes(memoryview(packet)[:MARKED_BYTES])
     return (name for mark, name in MARKS.items() if mark in head)
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether the header of an AVI file tells of more bytes than there are. One that was never closed tells of none."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    told = 8 + int.from_bytes(head[4:8], "little")
+    return head[:4] == b"RIFF" and head[8:] == b"AVI " and path.stat().st_size < told < 1 << 32
 
 
 class _PictureOrder:
@@ -481,12 +491,12 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             raise MediaError("no-video-stream", ONE_PICTURE)
         codec = pictures.codec if pictures else _codec(stream)
         notes = {ONE_VIEW: _has_views(frame), BREAKS_OFF: scan.breaks_off, CLIPPED: codec in LINEAR}
-        lines = _described(container)
+        lines, alpha_stream = _described(container), _alpha_stream(container, stream)
         return VideoInfo(
             container=pictures.container if pictures else container.format.name,
             codec=codec,
             stream=stream.index,
-            **_planes(frame, stream, pictures),
+            **_planes(frame, stream, pictures, alpha_stream is not None),
             **_times(scan, container, stream, pictures, limits),
             **_colors(frame, codec),
             sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
@@ -512,7 +522,8 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
                 stream.codec_context.field_order, "tff" if frame.interlaced_frame else ""
             ),
             notes=tuple(note for note, is_so in notes.items() if is_so),
-            others=tuple(_others(container, stream.index, lines)),
+            others=tuple(_others(container, (stream.index, alpha_stream), lines)),
+            alpha_stream=alpha_stream,
             chapters=len(container.chapters()),
             chroma_location=_chroma_location(lines[stream.index]),
             **_side_data(frame, scan.marks),
@@ -524,13 +535,13 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
 
 
 def _planes(
-    frame: av.VideoFrame, stream: av.video.stream.VideoStream, pictures: Stills | None
+    frame: av.VideoFrame, stream: av.video.stream.VideoStream, pictures: Stills | None, has_alpha_stream: bool
 ) -> dict[str, Any]:
     """The facts about the samples of a decoded frame."""
     pixels = frame.format.name
     # WebM has alpha in a stream of its own beside the picture, which FFmpeg's own decoders leave out.
     said = {name.lower(): value for name, value in stream.metadata.items()}
-    hidden_alpha = _codec(stream) in ("vp8", "vp9") and said.get("alpha_mode") == "1"
+    hidden_alpha = has_alpha_stream or (_codec(stream) in ("vp8", "vp9") and said.get("alpha_mode") == "1")
     width, height = (pictures and pictures.size) or (frame.width, frame.height)
     return {
         "width": width,
@@ -610,17 +621,17 @@ def _is_transparent(frame: av.VideoFrame) -> bool:
 
 
 def _others(
-    container: av.container.InputContainer, picture: int, lines: Sequence[str]
+    container: av.container.InputContainer, picture: Sequence[int | None], lines: Sequence[str]
 ) -> Iterator[OtherInfo]:
     """The streams that are neither the picture, nor sound, nor subtitles; timecode and chapters are facts of their own.
 
-    ``lines`` are what FFmpeg says about each stream.
+    ``picture`` are the streams that make up the picture, ``lines`` what FFmpeg says about each stream.
     """
     is_avif = container.metadata.get("major_brand") == "avis"
     for stream in container.streams:
         if is_avif and stream.type == "video" and stream.frames == 1:
             continue  # the still picture that the sequence begins with
-        if stream.type == "video" and stream.index != picture and stream.codec_context:
+        if stream.type == "video" and stream.index not in picture and stream.codec_context:
             is_still = bool(stream.disposition & NOT_A_FILM)
             yield OtherInfo(stream.index, "cover" if is_still else "film", _codec(stream))
         elif stream.type == "attachment":
@@ -630,6 +641,15 @@ def _others(
             name = tag[1] if tag else stream.name or "unknown"
             if name not in ("tmcd", "text"):
                 yield OtherInfo(stream.index, "data", name)
+
+
+def _alpha_stream(container: av.container.InputContainer, picture: av.video.stream.VideoStream) -> int | None:
+    """The stream of an AVIF sequence that says how opaque the pictures of another are; None where there is none."""
+    for stream in container.streams.video if container.metadata.get("major_brand") == "avis" else ():
+        is_as_long = stream.codec_context and stream.index > picture.index and stream.frames == picture.frames
+        if is_as_long and (stream.codec_context.pix_fmt or "").startswith("gray"):
+            return stream.index
+    return None
 
 
 def _described(container: av.container.InputContainer) -> list[str]:

@@ -27,6 +27,7 @@ MOST_PICTURES = 100_000
 MOST_BYTES = 1 << 30  # of one picture
 MOST_TIMES_LARGER = 200  # than the archive: no picture is packed so small, but a bomb is
 ALPHA = 0x10  # in the flags of WebP
+PNG_ALPHA, PNG_GRAYS, PNG_COLORS = (b"\4", b"\6"), (b"\0", b"\4"), (b"\2", b"\3", b"\6")  # types of colour
 PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -66,11 +67,17 @@ class Stills:
     def _zip(cls, path: Path, rate: Fraction) -> Self:
         with _opened(path) as archive:
             names = _names(archive)
-            with suppress(RuntimeError), archive.open(names[0]) as file:
-                first = file.read(MOST_BYTES)
-                codec = kind(names[0]) or ""
+            codec = kind(names[0]) or ""
+            with suppress(RuntimeError):
+                heads = _png_heads(archive, names) if codec == "png" else []
                 times = [k / rate for k in range(len(names) + 1)]
-                return cls(ZIP, codec, first, times, alpha=codec == "png" and _have_alpha(archive, names))
+                alpha = any(head[25:] in PNG_ALPHA for head in heads)
+                # Where the first is gray and others are not, one of these says what all look like, in its size.
+                is_gray = bool(heads) and heads[0][25:] in PNG_GRAYS
+                colored = next((k for k, head in enumerate(heads) if is_gray and head[25:] in PNG_COLORS), 0)
+                size = struct.unpack(">II", heads[0][16:24]) if colored else None
+                with archive.open(names[colored]) as file:
+                    return cls(ZIP, codec, file.read(MOST_BYTES), times, size, alpha)
         raise unreadable("its pictures are encrypted")
 
     @classmethod
@@ -149,13 +156,14 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
     return in_order(pictures)
 
 
-def _have_alpha(archive: zipfile.ZipFile, names: Iterable[str]) -> bool:
-    """Whether any of these PNG pictures has alpha."""
+def _png_heads(archive: zipfile.ZipFile, names: Iterable[str]) -> list[bytes]:
+    """The beginnings of these PNG pictures, of which the last byte is the colour type; empty where one is damaged."""
+    heads = []
     for name in names:
+        heads.append(b"")
         with suppress(zipfile.BadZipFile, zlib.error, EOFError), archive.open(name) as file:
-            if file.read(26)[25:] in (b"\4", b"\6"):  # colour type: gray with alpha, or RGB with alpha
-                return True
-    return False
+            heads[-1] = file.read(26)
+    return heads
 
 
 def _still(frame: bytes, chunks: bytes) -> bytes:

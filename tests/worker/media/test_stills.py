@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from service.api.options import parse_options
 from service.jobs.stills import archived, in_order
-from tests.worker.conftest import Average, Interpolate, MakeVideo, decoded, packet_times
+from tests.worker.conftest import Average, Interpolate, Interpolated, MakeVideo, decoded, packet_times
 from worker import pipeline
 from worker.media import stills
 from worker.media.decode import Decoder
@@ -208,3 +210,20 @@ def test_pictures_of_an_archive_may_be_transparent_later_on(
     assert [note.code for note in notes] == ["alpha-dropped"]
     luma = decoded(tmp_path / "0.mp4", "yuv444p")[-1][: 96 * 64].reshape(64, 96)
     assert luma[:, :30].max() < 30  # black, and not green
+
+
+def test_pictures_of_which_the_first_is_gray_keep_the_colours_of_the_others(
+    video: MakeVideo, delivered: Interpolated, tmp_path: Path
+) -> None:
+    source = tmp_path / "gray.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        for number, pixels in enumerate(("gray", "rgb24", "rgb24")):
+            archive.write(video("picture.png", "-frames:v", 1, "-pix_fmt", pixels), f"{number}.png")
+    assert probe(source).working_format == "yuv444p"
+    result, _ = delivered(source, container="png")
+    with zipfile.ZipFile(result) as made, zipfile.ZipFile(source) as pictures:
+        for number in range(3):
+            got, wanted = made.read(f"frame-{2 * number + 1:08}.png"), pictures.read(f"{number}.png")
+            with Image.open(io.BytesIO(got)) as one, Image.open(io.BytesIO(wanted)) as other:
+                difference = np.asarray(one.convert("RGB")).astype(int) - np.asarray(other.convert("RGB"))
+            assert np.abs(difference).max() <= 3
