@@ -28,6 +28,7 @@ from service.settings import Settings, unknown_settings
 
 __all__ = ["bound", "get_logger", "in_words", "log_to_stderr", "request_id"]
 
+_FIRST = ("timestamp", "level", "logger", "event", "job", "task")
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(\w://)[^\s/?#'\"]*@"), r"\1***@"),  # user and password of a URL
     (re.compile(r"(\w://[^\s?#'\"]*)\?[^\s'\"]+"), r"\1?***"),  # the query of a URL
@@ -55,7 +56,7 @@ def add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 def tidy(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Puts what every line has first, and leaves out the fields of which nothing is known."""
-    first = {name: event.pop(name, None) for name in ("timestamp", "level", "logger", "event")}
+    first = {name: event.pop(name, None) for name in _FIRST}
     return {name: value for name, value in (first | dict(event)).items() if value is not None}
 
 

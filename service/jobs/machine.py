@@ -510,7 +510,8 @@ class Jobs:
         facts: dict[str, Any] = {"job": job_id}
         with suppress(RedisError, Problem):
             job = self.show(job_id)
-            facts = job.log_fields | {"frames": job.progress.frames_done, "fps": job.progress.fps}
+            fps = job.progress.fps
+            facts = job.log_fields | {"frames": job.progress.frames_done, "fps": fps and round(fps, 2)}
             facts["seconds"] = round((job.finished_at or 0.0) - job.created_at, 3)
         level = logging.WARNING if state is State.FAILED else logging.INFO
         problem = {"error": error.slug, "detail": error.detail} if error else {}
