@@ -44,7 +44,7 @@ def wait(job_ids: tuple[str, ...], as_json: bool, url: str, token: str | None) -
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="File, or folder, for the result; of several jobs a folder.  [here]",
+    help="File, or folder, for the result; of several jobs a folder, which is made.  [here]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @json_option("each job that is over, one a line, with the file's `path`,")
@@ -132,13 +132,19 @@ def fetched(
 
 
 def check_output(output: Path | None, clip: Path | None, overwrite: bool, count: int) -> None:
-    """Refuses, before anything is sent, an `output` that the results of `count` jobs cannot or must not become."""
+    """Refuses, before anything is sent, an `output` that the results of `count` jobs cannot or must not become.
+
+    A folder for several that is not there is made.
+    """
     if output is None or output.is_dir():
         return
-    if count > 1:
-        fault = f"{output} is no folder, and there are {count} results: name a folder that is there"
-    elif not output.parent.is_dir():
+    if not output.parent.is_dir():
         fault = f"there is no folder {output.parent}: make it first"
+    elif count > 1 and not os.path.lexists(output):
+        output.mkdir()
+        return
+    elif count > 1:
+        fault = f"{output} cannot be a folder for {count} results: name another"
     elif _is_same(output, clip):
         fault = f"{output} is CLIP itself, which is never replaced: name another file"
     elif os.path.lexists(output) and not overwrite:

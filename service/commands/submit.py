@@ -70,7 +70,7 @@ def _clips(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="File, or folder, for the result; of several clips a folder.  [beside CLIP, or here]",
+    help="File, or folder, for the result; of several clips a folder, which is made.  [beside CLIP, or here]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there; never CLIP itself.")
 @click.option("--factor", type=int, help="Frames per source frame, 2 to 16.  [2]")

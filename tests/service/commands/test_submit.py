@@ -84,7 +84,6 @@ def test_a_dry_run_says_what_a_job_would_take_and_starts_none(
 def test_several_videos_are_sent_and_what_comes_of_them_is_fetched(
     dain: Dain, clips: Path, clip: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "out").mkdir()
     done = dain("submit", clips, f"{clip.parent}/cli?.mp4", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -194,7 +193,7 @@ def test_the_clip_itself_is_never_replaced(dain: Dain, clip: Path, tmp_path: Pat
     ("words", "reason"),
     [
         (("{clip}", "-o", "{tmp}/absent/out.mp4"), "there is no folder"),
-        (("{clip}", "{clip}", "-o", "{tmp}/out.mp4"), "is no folder, and there are 2 results"),
+        (("{clip}", "{clip}", "-o", "{tmp}/notes.txt"), "cannot be a folder for 2 results"),
         (("{tmp}/gone.mp4",), "there is no file or folder"),
         (("{tmp}/*.mp4",), "matches no video"),
         (("{tmp}",), "holds neither videos nor pictures"),
