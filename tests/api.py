@@ -89,10 +89,12 @@ def cutting_proxy(url: str, *, up: list[int | None], down: list[int | None]) -> 
 
     thread = threading.Thread(target=listen)
     thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:  # else a test that fails would never end
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
 
 
 def assert_problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
