@@ -8,7 +8,7 @@ DAIN_VERSION ?= latest
 
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup demo test lint faults soak fuzz kernels typescript typescript-types web compose-test lock audit licences clean
+.PHONY: setup demo test docs lint faults soak fuzz kernels typescript typescript-types web compose-test lock audit licences clean
 
 setup: $(VENV)/installed
 
@@ -39,6 +39,9 @@ demo: setup
 
 test: setup  ## on every core; each process has a Redis server of its own
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+docs: setup  ## as a web site in build/site; links that lead nowhere end it
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: setup
 	$(BIN)/ruff check .

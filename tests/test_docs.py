@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +41,17 @@ def test_what_holds_is_where_the_threat_model_says() -> None:
 
 def test_the_pages_are_found() -> None:
     assert {"README.md", "CHANGELOG.md", "docs/design.md", "deploy/kubernetes/README.md"} <= set(PAGES)
+
+
+def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert built.returncode == 0, built.stderr
+    for page, words in (
+        ("index.html", "makes video smoother"),
+        ("reference/http/index.html", "GET /jobs/{job_id}"),
+        ("reference/settings/index.html", "DAIN_MAX_UPLOAD_BYTES"),
+    ):
+        assert words in (tmp_path / "site" / page).read_text(), page

@@ -3,8 +3,6 @@
 import { computed, signal } from "@preact/signals"
 import type { Frames } from "./frames"
 
-const PATIENCE = 300 // milliseconds
-
 export type State = "loading" | "ready" | "unplayable"
 
 export class Player {
@@ -54,7 +52,11 @@ export class Player {
   /** Play on, or stand still. From the end it plays from the start. */
   async toggle(): Promise<void> {
     const { video, frames } = this
-    if (this.playing.value) return this.show(this.index.value)
+    if (this.playing.value) {
+      video.pause()
+      await this.show(this.index.value)
+      return
+    }
     this.wanted = -1
     video.playbackRate = this.rate.value
     video.loop = this.loops.value
@@ -77,10 +79,8 @@ export class Player {
 
   /** Stand still at a frame. Of many that are asked for at once, the last is shown. */
   async show(index: number): Promise<void> {
-    this.playing.value = false // before the video says so: it may have one more frame to show
     this.video.pause()
     this.wanted = this.index.value = index
-    if (this.standing < 0) this.held = -1 // while it played, a frame near the source's may have stood for it
     if (this.isSeeking) return
     this.isSeeking = true
     while (this.wanted >= 0 && !this.isShown(this.wanted)) {
@@ -162,21 +162,9 @@ export class Player {
   /** Have the video show a frame. */
   private async seek(index: number): Promise<void> {
     if (this.standing === index) return
-    const { video, frames } = this
     await new Promise<void>((resolve) => {
-      let waiting: number
-      const look = (_: number, { mediaTime }: { mediaTime: number }): void => {
-        if (frames.at(mediaTime) === index) resolve()
-        else waiting = video.requestVideoFrameCallback(look)
-      }
-      waiting = video.requestVideoFrameCallback(look)
-      const settle = (): void => {
-        video.cancelVideoFrameCallback(waiting)
-        resolve()
-      }
-      // The frame may come a little later than that event; none comes where it is there already, or nobody looks.
-      video.addEventListener("seeked", () => setTimeout(settle, PATIENCE), { once: true })
-      video.currentTime = frames.middle(index)
+      this.video.addEventListener("seeked", () => resolve(), { once: true })
+      this.video.currentTime = this.frames.middle(index)
     })
     this.standing = index
   }
