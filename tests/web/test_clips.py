@@ -7,12 +7,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import APIResponse, Page, Route, expect
+from redis import Redis
 
 from service.jobs.machine import Jobs
 from service.jobs.problems import Problem
 from service.jobs.records import Job, State
-from tests.api import RESULT, until
+from service.settings import Settings
+from tests.api import RESULT, away, until
 from tests.web.conftest import OpenPage
 
 
@@ -227,3 +229,32 @@ def test_a_list_is_filtered_and_a_job_removed(
     expect(card(page, clip.name)).to_have_count(0)
     with pytest.raises(Problem):
         jobs.get(job.id)
+
+
+def test_the_service_goes_away_and_comes_back(
+    open_page: OpenPage, clip: Path, jobs: Jobs, redis: Redis, settings: Settings, started: Callable[..., Job]
+) -> None:
+    page = open_page()
+    drop(page, clip)
+    expect(card(page, clip.name)).to_contain_text("new frames")
+    with away(redis, settings):
+        card(page, clip.name).get_by_role("button", name="Start").click()
+        expect(card(page, clip.name)).to_contain_text("The job queue does not answer")
+    expect(card(page, clip.name)).to_contain_text("Next in the queue")
+    assert len(jobs.page("default")[0]) == 1
+
+
+def test_a_start_whose_answer_is_lost_makes_one_job(open_page: OpenPage, clip: Path, jobs: Jobs) -> None:
+    page = open_page()
+    drop(page, clip)
+    expect(card(page, clip.name)).to_contain_text("new frames")
+    answers: list[APIResponse] = []
+
+    def lose_the_first(route: Route) -> None:
+        answers.append(route.fetch())
+        return route.abort() if len(answers) == 1 else route.fulfill(response=answers[-1])
+
+    page.route(lambda address: "/jobs?" in address, lose_the_first)
+    card(page, clip.name).get_by_role("button", name="Start").click()
+    expect(card(page, clip.name)).to_contain_text("Next in the queue")
+    assert len(answers) == 2 and len(jobs.page("default")[0]) == 1

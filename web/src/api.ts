@@ -15,11 +15,6 @@ export class Refused extends Error {
   get slug(): string {
     return this.problem.type.split(":").at(-1) ?? ""
   }
-
-  /** Whether the same request may be taken later. */
-  get passes(): boolean {
-    return [401, 408, 429, 503].includes(this.status) || this.status === 500
-  }
 }
 
 /** Nobody answered. */
@@ -54,8 +49,6 @@ export async function get<T>(path: string, init?: RequestInit): Promise<T> {
   return (await request("GET", path, init)).json()
 }
 
-export async function post<T>(path: string, fields: Fields = {}, body?: object): Promise<T> {
-  const query = new URLSearchParams(fields).toString()
-  const init = body && { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } }
-  return (await request("POST", query ? `${path}?${query}` : path, init)).json()
+export async function post<T>(path: string, init?: RequestInit): Promise<T> {
+  return (await request("POST", path, init)).json()
 }

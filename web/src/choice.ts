@@ -40,7 +40,7 @@ export function setExtra(name: string, value: string): void {
 export function choose(job: Job): void {
   const { factor, target_fps, speed, dedup, audio, ...others } = job.options
   const slow = speed === null || speed === undefined ? NaN : 1 / fraction(String(speed))
-  const kept: Job["options"] = { ...others }
+  const kept: Record<string, unknown> = { ...others }
   stretched.value = false
   if (Number.isInteger(slow) && slow >= 2 && slow <= 8 && !target_fps) {
     purpose.value = "slow"

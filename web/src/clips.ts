@@ -3,6 +3,7 @@ import { effect, signal, type Signal } from "@preact/signals"
 import { post, type Fields } from "./api"
 import { choose, options } from "./choice"
 import { learn } from "./jobs"
+import { persist } from "./persist"
 import { isSignedOut } from "./session"
 import type { Estimate, Job } from "./types"
 import { upload } from "./upload"
@@ -10,10 +11,10 @@ import { upload } from "./upload"
 export type State =
   | { at: "waiting" } // for its turn to be sent
   | { at: "sending"; sent: number; broken?: unknown }
-  | { at: "looking" } // the service looks into it
+  | { at: "looking"; broken?: unknown } // the service looks into it
   | { at: "ready" }
   | { at: "refused"; error: unknown }
-  | { at: "starting" }
+  | { at: "starting"; broken?: unknown }
   | { at: "started"; job: string }
 
 export interface Clip {
@@ -29,6 +30,8 @@ export interface Clip {
   /** The upload, once the service has all of it. */
   upload?: string
   stop: AbortController
+  /** A start that is repeated, because its answer was lost, makes no second job. */
+  key: string
 }
 
 export const clips = signal<Clip[]>([])
@@ -57,6 +60,7 @@ function add(of: Pick<Clip, "name" | "size" | "file" | "url" | "upload">): Clip 
     estimate: signal(undefined),
     wanted: signal(false),
     stop: new AbortController(),
+    key: Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(36)).join("-"),
   }
   clips.value = [...clips.value, clip]
   return clip
@@ -98,11 +102,12 @@ async function send(clip: Clip): Promise<void> {
 
 /** Asks what the clip is and would take. */
 async function look(clip: Clip): Promise<void> {
-  clip.state.value = { at: "looking" }
   try {
-    const chosen = options.value
-    clip.estimate.value = await ask<Estimate>("/jobs/estimate", clip, chosen)
-    if (chosen !== options.value && clip.upload) return look(clip) // chosen otherwise meanwhile
+    let chosen: Fields
+    do {
+      chosen = options.value
+      clip.estimate.value = await ask<Estimate>(clip, "looking", "/jobs/estimate", chosen)
+    } while (clip.upload && chosen !== options.value) // chosen otherwise meanwhile
     clip.state.value = { at: "ready" }
     if (clip.wanted.value) await start(clip)
   } catch (error) {
@@ -114,9 +119,8 @@ async function look(clip: Clip): Promise<void> {
 export async function start(clip: Clip): Promise<void> {
   clip.wanted.value = true
   if (clip.state.value.at !== "ready") return
-  clip.state.value = { at: "starting" }
   try {
-    const job = await ask<Job>("/jobs", clip, options.value)
+    const job = await ask<Job>(clip, "starting", "/jobs", options.value, { "Idempotency-Key": `"${clip.key}"` })
     learn(job)
     if (clip.upload) remember(job.id, clip)
     clip.state.value = { at: "started", job: job.id }
@@ -141,22 +145,44 @@ function refuse(clip: Clip, error: unknown): void {
   clip.state.value = { at: "refused", error }
 }
 
-function ask<T>(path: string, { upload, url, name }: Clip, chosen: Fields): Promise<T> {
-  return upload ? post<T>(path, { ...chosen, upload, filename: name }) : post<T>(path, {}, { ...chosen, source_url: url })
+/** Sends the clip's upload or address to `path`, and says meanwhile what is done. */
+function ask<T>(clip: Clip, at: "looking" | "starting", path: string, chosen: Fields, headers: Fields = {}): Promise<T> {
+  const { signal } = clip.stop
+  clip.state.value = { at }
+  const persistence = {
+    signal,
+    onBreak(broken: unknown): void {
+      isSignedOut(broken)
+      clip.state.value = { at, broken }
+    },
+  }
+  return persist(persistence, () => {
+    if (clip.upload) {
+      const query = new URLSearchParams({ ...chosen, upload: clip.upload, filename: clip.name })
+      return post<T>(`${path}?${query}`, { headers, signal })
+    }
+    const body = JSON.stringify({ ...chosen, source_url: clip.url })
+    return post<T>(path, { body, headers: { ...headers, "Content-Type": "application/json" }, signal })
+  })
 }
 
 // An estimate is of the options that were chosen. That of a URL stays: the service would fetch the video each time.
 let due: ReturnType<typeof setTimeout> | undefined
 effect(() => {
-  void options.value
+  const chosen = options.value
   clearTimeout(due)
   due = setTimeout(() => {
-    for (const clip of clips.peek()) {
-      const { at } = clip.state.peek()
-      if (clip.upload && (at === "ready" || at === "refused")) void look(clip)
-    }
+    for (let lane = 0; lane < AT_ONCE; lane++) void lookAgain(chosen, lane)
   }, 300)
 })
+
+/** Looks at every `AT_ONCE`-th clip, one after the other, until something else is chosen. */
+async function lookAgain(chosen: Fields, lane: number): Promise<void> {
+  for (const clip of clips.peek().filter((clip) => clip.id % AT_ONCE === lane)) {
+    if (chosen !== options.peek()) return
+    if (clip.upload && ["ready", "refused"].includes(clip.state.peek().at)) await look(clip)
+  }
+}
 
 // The same video with other options. The service keeps an upload for a day, and this browser which job was made of it.
 

@@ -1,7 +1,7 @@
 // The jobs that the page shows. Events say when to ask again; where there are none, the page asks by itself.
 import { useEffect } from "preact/hooks"
 import { signal } from "@preact/signals"
-import { get, post, Refused, request, Unreachable } from "./api"
+import { get, post, Refused, request } from "./api"
 import { isSignedOut, session, trouble } from "./session"
 import { isOver, type Job } from "./types"
 
@@ -23,14 +23,14 @@ export function forget(id: string): void {
   jobs.value = others
 }
 
+/** Reads a job anew. What is wrong with the service shows above all views. */
 export async function refresh(id: string): Promise<void> {
   try {
     learn(await get<Job>(`/jobs/${id}`))
     trouble.value = undefined
   } catch (error) {
     if (error instanceof Refused && error.slug === "job-not-found") forget(id)
-    else if (!isSignedOut(error) && error instanceof Unreachable) trouble.value = error
-    else throw error
+    else if (!isSignedOut(error)) trouble.value = error
   }
 }
 

@@ -8,17 +8,22 @@ export interface Session {
   keyed: boolean // false where the service has no keys, so that nobody signs in
 }
 
+const RETRY_MILLISECONDS = 2000
+
 /** null: a key is wanted; undefined: not known yet. */
 export const session = signal<Session | null | undefined>(undefined)
 /** Why nothing can be shown, where even that cannot be asked. */
 export const trouble = signal<unknown>(undefined)
 
+/** Asks until there is an answer. */
 export async function readSession(): Promise<void> {
   try {
     session.value = await (await request("GET", "/session")).json()
     trouble.value = undefined
   } catch (error) {
-    if (!isSignedOut(error)) trouble.value = error
+    if (isSignedOut(error)) return
+    trouble.value = error
+    setTimeout(() => void readSession(), RETRY_MILLISECONDS)
   }
 }
 

@@ -1,17 +1,14 @@
 // Sends a file by tus 1.0, in pieces. Where the connection breaks it asks how much has arrived, and goes on from there, also
 // after the page was closed and the same file is chosen again. See docs/uploads.md.
-import { refusal, Refused, request, Unreachable } from "./api"
+import { refusal, request, Unreachable } from "./api"
+import { persist, type Persistence } from "./persist"
 
 const PIECE_BYTES = 16 * 2 ** 20
 const MOST_PIECES = 1500 // the service takes 2000, and broken ones count
 const TUS = { "Tus-Resumable": "1.0.0" }
-const LONGEST_PAUSE = 15_000
 
-export interface Sending {
-  signal: AbortSignal
+export interface Sending extends Persistence {
   onProgress(sent: number): void
-  /** The connection broke, or the service asks for patience: it goes on by itself. */
-  onBreak(error: unknown): void
 }
 
 /** Sends `file` and returns the id of the upload, of which jobs can be made for a day. */
@@ -24,38 +21,6 @@ export async function upload(file: File, sending: Sending): Promise<string> {
   }
   localStorage.removeItem(key)
   return url.split("/").at(-1) ?? ""
-}
-
-/** Calls `step` until it succeeds; throws what no patience helps against. */
-async function persist<T>(sending: Sending, step: (again: boolean) => Promise<T>): Promise<T> {
-  for (let failures = 0; ; failures++) {
-    try {
-      return await step(failures > 0)
-    } catch (error) {
-      sending.signal.throwIfAborted()
-      const passes = error instanceof Unreachable || (error instanceof Refused && (error.passes || error.status === 409))
-      if (!passes) throw error
-      sending.onBreak(error)
-      const asked = error instanceof Refused ? (error.retryAfter ?? 0) * 1000 : 0
-      await pause(Math.max(asked, Math.min(500 * 2 ** failures, LONGEST_PAUSE)), sending.signal)
-    }
-  }
-}
-
-/** Waits; less where the browser finds a network again. */
-function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(end, milliseconds)
-    addEventListener("online", end)
-    signal.addEventListener("abort", end)
-    function end(): void {
-      clearTimeout(timer)
-      removeEventListener("online", end)
-      signal.removeEventListener("abort", end)
-      if (signal.aborted) reject(signal.reason)
-      else resolve()
-    }
-  })
 }
 
 async function begin(file: File, key: string, { signal }: Sending): Promise<string> {

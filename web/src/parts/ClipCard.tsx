@@ -50,6 +50,13 @@ export function ClipCard({ clip }: { clip: Clip }) {
 function Doing({ clip }: { clip: Clip }) {
   const state = clip.state.value
   if (state.at === "waiting") return <p class="soft">{t("clip.waiting")}</p>
+  if ((state.at === "looking" || state.at === "starting") && state.broken !== undefined) {
+    return (
+      <p class="soft" role="status">
+        {why(state.broken)}
+      </p>
+    )
+  }
   if (state.at === "looking" && !clip.estimate.value) return <p class="soft">{t(clip.url ? "clip.fetching" : "clip.looking")}</p>
   if (state.at !== "sending" || !clip.size) return null
   const share = state.sent / clip.size
@@ -58,11 +65,15 @@ function Doing({ clip }: { clip: Clip }) {
       <Meter value={share} label={t("clip.sending", { name: clip.name })} />
       <p class="soft" role="status">
         {state.broken !== undefined
-          ? t("clip.broken", { why: session.value === null ? t("clip.signed-out") : sentence(state.broken), percent: number(share * 100) })
+          ? t("clip.broken", { why: why(state.broken), percent: number(share * 100) })
           : t("clip.sent", { percent: number(share * 100) })}
       </p>
     </div>
   )
+}
+
+function why(broken: unknown): string {
+  return session.value === null ? t("clip.signed-out") : sentence(broken)
 }
 
 function Becomes({ clip }: { clip: Clip }) {

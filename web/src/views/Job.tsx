@@ -9,25 +9,22 @@ import { Dots } from "../parts/Dots"
 import { Actions, outputFacts, Progress, StatusWord } from "../parts/JobCard"
 import { Notes } from "../parts/Notes"
 import { Preview } from "../parts/Preview"
-import { ProblemText, Trouble } from "../parts/Trouble"
+import { ProblemText } from "../parts/Trouble"
 import { Result } from "../player/Result"
+import { trouble } from "../session"
 import type { Job as Of } from "../types"
 
 /** One job: how far it is or what came of it. */
 export function Job({ id }: { id: string }) {
   const job = useJob(id)
-  const error = useSignal<unknown>(undefined)
   const asked = useSignal(false)
 
   useEffect(() => {
     readOptions().catch(() => undefined) // only tells defaults from what was asked for
-    refresh(id)
-      .catch((reason: unknown) => (error.value = reason))
-      .finally(() => (asked.value = true))
+    void refresh(id).then(() => (asked.value = true))
   }, [id])
 
-  if (error.value !== undefined) return <Trouble of={error.value} />
-  if (!job) return asked.value ? <p class="lead">{t("job.gone")}</p> : null
+  if (!job) return asked.value && trouble.value === undefined ? <p class="lead">{t("job.gone")}</p> : null
   return (
     <article class="one">
       <p class="back">

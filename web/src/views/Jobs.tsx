@@ -1,12 +1,11 @@
 import { useEffect } from "preact/hooks"
 import { useSignal } from "@preact/signals"
-import { get, Unreachable } from "../api"
+import { get } from "../api"
 import { arrivals, jobs, learn } from "../jobs"
 import { t } from "../languages"
 import { isSignedOut, trouble } from "../session"
 import type { Job, Status } from "../types"
 import { JobCard } from "../parts/JobCard"
-import { Trouble } from "../parts/Trouble"
 
 const FILTERS: (Status | "")[] = ["", "queued", "running", "succeeded", "failed", "cancelled"]
 const PAGE = 30
@@ -21,7 +20,6 @@ export function Jobs() {
   const status = useSignal<Status | "">("")
   const ids = useSignal<string[] | undefined>(undefined)
   const cursor = useSignal<string | null>(null)
-  const error = useSignal<unknown>(undefined)
 
   /** A page may hold fewer jobs than it could, or none, before the last. */
   async function read(after: string | null, most: number): Promise<void> {
@@ -40,16 +38,15 @@ export function Jobs() {
       if (wanted !== status.value) return // another filter was chosen meanwhile
       ids.value = [...found]
       cursor.value = next
-      error.value = undefined
-    } catch (reason) {
-      if (reason instanceof Unreachable) trouble.value = reason
-      else if (!isSignedOut(reason)) error.value = reason
+      trouble.value = undefined
+    } catch (error) {
+      if (!isSignedOut(error)) trouble.value = error
     }
   }
 
   useEffect(() => {
     void read(null, Math.max(PAGE, ids.peek()?.length ?? 0))
-  }, [status.value, arrivals.value])
+  }, [status.value, arrivals.value, trouble.value === undefined])
 
   function filter(to: Status | ""): void {
     ids.value = undefined
@@ -67,7 +64,6 @@ export function Jobs() {
           </button>
         ))}
       </div>
-      {error.value !== undefined && <Trouble of={error.value} />}
       {shown?.length === 0 && (
         <p class="lead">{status.value ? t("jobs.none-such") : <a href="#/">{t("jobs.none")}</a>}</p>
       )}
