@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import pytest
 
+from service.jobs.notes import NOTES
 from tests.worker.conftest import Interpolated, MakeVideo
+from worker.media.choose import choose
 from worker.media.delivery import Delivery
 from worker.media.facts import VideoInfo
+from worker.media.sandbox import probe
 from worker.plan import JobPlan
 
 PAGE = Path(__file__).parents[3] / "docs" / "media.md"
@@ -121,6 +126,8 @@ def all_kinds(video: MakeVideo, tmp_path: Path) -> Path:
         "filename=cover.png",
         "-metadata:s:a:0",
         "title=A",
+        *("-metadata", "director=B"),
+        *("-disposition:a:1", "comment", "-disposition:s:0", "forced"),
     ]
     attached = ["-attach", tmp_path / "font.ttf", "-attach", cover]
     h264 = ["-c:v", "libx264", "-pix_fmt", "yuv420p"]
@@ -144,24 +151,44 @@ def rows(info: VideoInfo, plans: dict[str, JobPlan]) -> list[tuple[str, ...]]:
         for other in sorted(info.others, key=lambda o: list(OTHERS).index(o.kind))
     ]
     found = [(what, *(outcome(index, plan.delivery) for plan in plans.values())) for index, what in named]
-    chapters = ("kept" if plan.delivery.chapters else "–" for plan in plans.values())
-    return [*found, ("chapters", *chapters)]
+    captioned = replace(info, captions=True, side_data=("A53_CC",))
+    more = {
+        "chapters": [plan.delivery.chapters for plan in plans.values()],
+        "closed captions within pictures": [
+            choose(captioned, plan.options, Fraction(50)).captions for plan in plans.values()
+        ],
+    }
+    return [*found, *((what, *("kept" if is_so else "–" for is_so in kept)) for what, kept in more.items())]
+
+
+def said(result: Path) -> dict[str, bool]:
+    """Which marks and tags a result has."""
+    made = probe(result)
+    roles = {role for track in (*made.audio, *made.subtitles) for role in track.roles}
+    return {
+        "mark of a track: forced": "forced" in roles,
+        "mark of a track: comment": "comment" in roles,
+        "tag: title": "title" in made.tags,
+        "tag: director": "director" in made.tags,
+    }
 
 
 def test_the_table_says_what_jobs_do(all_kinds: Path, delivered: Interpolated) -> None:
-    plans = {}
+    plans, told = {}, {}
     for name, container in zip(COLUMNS, (*STREAMS, PICTURES), strict=True):
         result, plans[name] = delivered(all_kinds, container=container)
-        delivery = plans[name].delivery
+        delivery, told[name] = plans[name].delivery, said(result)
         with av.open(str(result)) as file:
             assert len(file.streams.audio) == len(delivery.sounds)
             assert len(file.streams.subtitles) == len(delivery.texts)
             stills = sum(extra.kind in ("film", "cover") for extra in delivery.extras)
             assert len(file.streams.video) == 1 + stills
             assert len(file.chapters()) == (2 if delivery.chapters else 0)
-        dropped = {note.stream for note in plans[name].notes if note.code.endswith("-dropped")}
+        codes = {code for code in NOTES if code.endswith("-dropped")} - {"tags-dropped"}
+        dropped = {note.stream for note in plans[name].notes if note.code in codes}
         for index in range(1, len(SOUNDS) + len(TEXTS) + len(OTHERS) + 1):
             assert (outcome(index, delivery) == "–") == (index in dropped)
-    table = [("", *COLUMNS), ("---",) * (1 + len(COLUMNS)), *rows(plans["mp4"].info, plans)]
+    marks = [(what, *("kept" if told[name][what] else "–" for name in COLUMNS)) for what in told["mkv"]]
+    table = [("", *COLUMNS), ("---",) * (1 + len(COLUMNS)), *rows(plans["mp4"].info, plans), *marks]
     text = "".join(f"| {' | '.join(row)} |\n" for row in table)
     assert PAGE.read_text().partition(BEGIN)[2].partition(END)[0] == text
