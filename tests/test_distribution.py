@@ -69,7 +69,14 @@ def test_the_source_distribution_has_tests_docs_images_and_manifests(built: Path
     folders = (*PARTS, "clients", "web", "tests", "docs", "docker", "deploy")
     wanted = {name for folder in folders for name in files_of(ROOT / folder)}
     assert not wanted - packed
-    assert {"Makefile", "constraints.txt", "docker-compose.yml", ".env.example", ".ci/run"} <= packed
+    assert {
+        "Makefile",
+        "constraints.txt",
+        "docker-compose.yml",
+        "mkdocs.yml",
+        ".env.example",
+        ".ci/run",
+    } <= packed
 
 
 def test_the_client_is_a_distribution_of_its_own_that_needs_httpx_alone(tmp_path: Path) -> None:
