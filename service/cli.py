@@ -28,7 +28,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         ),
         "jobs": Entry("service.commands.jobs", "jobs", "", "List the jobs of a service, newest first."),
         "show": Entry("service.commands.jobs", "show", "", "Show all about a job."),
-        "logs": Entry("service.commands.jobs", "logs", "", "Show what happened to a job."),
+        "logs": Entry("service.commands.logs", "logs", "", "Show what happened to a job."),
         "wait": Entry("service.commands.results", "wait", "", "Wait until jobs are over."),
         "fetch": Entry("service.commands.results", "fetch", "", "Wait for jobs, and fetch their results."),
         "cancel": Entry("service.commands.jobs", "cancel", "", "Stop jobs."),

@@ -194,7 +194,7 @@ def test_commands_that_talk_to_a_service_run_without_the_packages_of_a_service()
         "torch",
     )
     commands = ", ".join(
-        f"service.commands.{name}" for name in ("completion", "jobs", "results", "submit", "workers")
+        f"service.commands.{name}" for name in ("completion", "jobs", "logs", "results", "submit", "workers")
     )
     runs_without(absent, f"service.cli, service.client, {commands}")
 

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from service import cli
+from service.commands import following
 
 CONTENT = b"a video"
 
@@ -19,6 +20,7 @@ Dain = Callable[..., Result]
 def dain(url: str, monkeypatch: pytest.MonkeyPatch) -> Dain:
     """Runs `dain` with these arguments, in this process; it speaks to the test's service."""
     monkeypatch.setenv("DAIN_URL", url)
+    monkeypatch.setattr(following, "QUICKEST", 0.02)
 
     def run(*words: object) -> Result:
         return CliRunner().invoke(cli.cli, list(map(str, words)), prog_name="dain")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from redis import Redis
 
+from service.client import Client, Event
 from service.jobs.workers import WorkerRecord, Workers
 from tests.service.commands.conftest import CONTENT, Dain
 
@@ -89,6 +90,19 @@ def test_the_history_of_a_job_is_in_order(
 @pytest.mark.usefixtures("working")
 def test_a_job_is_followed_to_its_end(dain: Dain, sent: list[str]) -> None:
     assert dain("logs", sent[0], "--follow").stdout.splitlines()[-1].split()[2] == "job.succeeded"
+
+
+def test_a_job_that_ends_before_it_is_followed_is_seen_to_end(
+    dain: Dain, sent: list[str], finish: Callable[[str, bytes], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = Client.events
+
+    def late(self: Client, job_id: str) -> Iterator[Event]:
+        finish(job_id, CONTENT)
+        return events(self, job_id)
+
+    monkeypatch.setattr(Client, "events", late)
+    assert dain("logs", sent[0], "--follow").stdout.splitlines()[-1].split()[2:3] == ["job.succeeded"]
 
 
 def test_jobs_are_stopped_and_removed(
