@@ -31,6 +31,7 @@ from service.api.routes import submit
 from service.client import (
     Client,
     ClientError,
+    Damaged,
     InvalidRequest,
     Job,
     JobCancelled,
@@ -656,6 +657,22 @@ def test_what_answers_and_is_no_such_service_is_named() -> None:
             httpx.Response(200, text="<h1>Welcome</h1>", request=httpx.Request("GET", "http://a/x?s3=1"))
         )
     assert "s3" not in str(caught.value)
+
+
+def test_an_open_file_is_told_of_damage_too() -> None:
+    output = {
+        "filename": "out.mp4",
+        "media_type": "video/mp4",
+        "size_bytes": 2,
+        "sha256": "0" * 64,
+        "frames": 1,
+        "frame_rate": "24",
+        "duration_seconds": 1.0,
+    }
+    job = ("200 OK", {"id": "a", "status": "succeeded", "output": output}, {})
+    with answering(job, ("200 OK", {}, {})) as (url, _), Client(url) as client, pytest.raises(Damaged):
+        client.download("a", file := io.BytesIO())
+    assert file.getvalue() == b"{}"
 
 
 def test_own_headers_go_with_every_request(url: str) -> None:
