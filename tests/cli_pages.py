@@ -35,7 +35,7 @@ def _reference() -> str:
     ]
     for words, command in commands():
         command._help_option = None  # a test may have run it by itself, where it has no -h
-        said = CliRunner(env={"COLUMNS": "80"}).invoke(cli.cli, [*words, "--help"], prog_name="dain").output
+        said = CliRunner(env={"COLUMNS": "80"}).invoke(cli.cli, [*words, "--help"], prog_name="dain").stdout
         parts.append(f"### dain {' '.join(words)}\n\n```text\n{said.rstrip()}\n```\n")
     return "\n".join(parts)
 
@@ -46,7 +46,10 @@ def commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
         command = cli.load(name, entry)
         yield (name,), command
         if isinstance(command, click.Group):
-            yield from (((name, inner), each) for inner, each in command.commands.items())
+            context = click.Context(command)
+            for inner in command.list_commands(context):
+                if each := command.get_command(context, inner):
+                    yield (name, inner), each
 
 
 if __name__ == "__main__":

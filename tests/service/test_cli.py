@@ -55,7 +55,17 @@ def test_what_tells_of_the_commands_imports_none_of_them(words: list[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "words", [["interpolate", "-h"], ["interpolate", "--factor", "x"], ["submit", "-h"], ["up", "-h"]]
+    "words",
+    [
+        ["interpolate", "-h"],
+        ["interpolate", "--factor", "x"],
+        ["submit", "-h"],
+        ["up", "-h"],
+        ["doctor", "-h"],
+        ["compare", "-h"],
+        ["bench", "-h"],
+        ["eval", "--gap", "x"],
+    ],
 )
 def test_whoever_asks_for_help_or_mistypes_waits_for_no_pytorch(words: list[str]) -> None:
     assert not imported_by(*words) & {"av", "fastapi", "numpy", "rq", "starlette", "torch", "uvicorn"}

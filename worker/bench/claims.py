@@ -29,13 +29,12 @@ from dain_core.runtime.devices import DeviceError, named_device
 from dain_core.runtime.memory import is_out_of_memory
 from dain_core.training import bench as training
 from dain_core.weights.files import SHIPPED, shipped_path
+from worker.bench.choices import Picture, Size
 from worker.bench.measure import (
     EAGER,
     Baseline,
     Engine,
-    Picture,
     Row,
-    Size,
     between,
     load,
     measure,

@@ -22,7 +22,8 @@ import torch
 from dain_core.outputs import OutputFile, writing
 from dain_core.runtime.devices import current
 from service.client import Client, Job, Worker
-from worker.bench.measure import Picture, Size, between, load, panned, steady
+from worker.bench.choices import Picture, Size
+from worker.bench.measure import between, load, panned, steady
 from worker.media import ffmpeg
 from worker.media.sandbox import probe
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import statistics
 import time
 from collections import deque
@@ -12,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import click
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,16 +20,14 @@ from dain_core.evaluation import metrics
 from dain_core.network.networks import build, config_named
 from dain_core.runtime.engine import Interpolator
 from dain_core.weights.files import load_weights
+from worker.bench.choices import Picture
 from worker.transfer import Pending
 
-SIZES = {"480p": (480, 640), "720p": (720, 1280), "1080p": (1080, 1920), "4k": (2160, 3840)}
 EAGER = "eager"  # the plain network in float32: what the engine is compared with
 AHEAD = 2  # frames that the device has before the result of one is taken, as in a job
 MATMUL = 8192  # side of the product that the ceiling is measured with; a CPU takes an eighth
 ENOUGH_SECONDS = 8.0  # of timing one stream
 GIB = 2**30
-
-Picture = tuple[str, int, int]  # a size's name, height and width
 
 
 class Engine(Protocol):
@@ -109,21 +105,6 @@ class Baseline:
 
     ms: float | None
     picture: Tensor
-
-
-class Size(click.ParamType):
-    """A size on the command line: `720p`, or any WIDTHxHEIGHT."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: Any, context: Any) -> Picture:
-        if isinstance(value, tuple):
-            return value
-        if value in SIZES:
-            return (value, *SIZES[value])
-        if parts := re.fullmatch(r"(\d+)x(\d+)", value):
-            return value, int(parts[2]), int(parts[1])
-        self.fail(f"{value!r} is none of {', '.join(SIZES)}, and not WIDTHxHEIGHT", param, context)
 
 
 def load(model: str, precision: str, device: torch.device) -> Engine:

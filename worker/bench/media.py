@@ -25,8 +25,8 @@ from rich.table import Table
 from dain_core.outputs import OutputFile, writing
 from service.jobs.formats import CODECS, CONTAINERS, PRESETS
 from service.jobs.options import Options
+from worker.bench.choices import Picture, Size
 from worker.bench.job import MOTION
-from worker.bench.measure import Picture, Size
 from worker.media import encode, ffmpeg
 from worker.media.choose import choose
 from worker.media.codecs import ENCODINGS

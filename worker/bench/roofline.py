@@ -25,7 +25,8 @@ from dain_core.network.model import DAIN, ModelConfig
 from dain_core.network.networks import build, config_named
 from dain_core.runtime.backends.fused import FusedDAIN
 from dain_core.weights.files import SHIPPED
-from worker.bench.measure import Picture, Size, operations_per_pixel
+from worker.bench.choices import Picture, Size
+from worker.bench.measure import operations_per_pixel
 
 SIDE = 512  # pixels of the frame whose bytes are counted; a multiple of all that networks pad to
 

@@ -17,7 +17,8 @@ from dain_core.weights.files import SHIPPED, WeightsError, verify_shipped
 from dain_core.weights.registry import registry
 from service.doctor.findings import Checks, Finding, error, ok, warning
 from service.settings import read_settings
-from worker.bench.measure import SIZES, between, now, panned
+from worker.bench.choices import SIZES
+from worker.bench.measure import between, now, panned
 
 LEAST_DB = 40.0  # a difference from float32 that nobody sees; fp16 has 60, int8 45
 FRAME = (96, 160)  # height and width

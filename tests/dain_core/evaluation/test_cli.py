@@ -9,8 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 from torch import Tensor
 
-from dain_core.evaluation.cli import evaluate
+from dain_core.evaluation import command
+from dain_core.evaluation.cli import PRECISIONS, evaluate
 from dain_core.evaluation.scenes import MadeClip
+from dain_core.runtime import backends
 
 Write = Callable[..., None]
 Texture = Callable[[int], Tensor]
@@ -53,6 +55,18 @@ def test_methods_are_compared(film: Path, tmp_path: Path) -> None:
     assert "http" not in text, "the page needs no other file"
 
 
+def test_what_suits_the_device_is_evaluated_and_progress_is_said(
+    film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tuple(backends.PRECISIONS) == PRECISIONS
+    monkeypatch.setattr(command, "QUIET_SECONDS", 0.0)
+    result = call(film, "--limit", "2")
+    assert result.exit_code == 0, result.output
+    assert "dain-lite" in result.stdout and "average" in result.stdout
+    lines = result.stderr.splitlines()
+    assert lines[:2] == ["Starting PyTorch.", "Reading the clips."] and "film: 2 samples so far" in lines
+
+
 def test_every_time_between(film: Path, tmp_path: Path) -> None:
     result = call(film, "--gap", "4", "--limit", "1", "--method", "average", "--json", tmp_path / "a.json")
     assert result.exit_code == 0, result.output
@@ -90,7 +104,9 @@ def test_depth_has_a_table_of_its_own(write: Write, texture: Texture, tmp_path: 
     result = call(tmp_path, "--json", tmp_path / "a.json")
     assert result.exit_code == 0, result.output
     assert "SDR" in result.output and "PSNR" not in result.output
-    assert json.loads((tmp_path / "a.json").read_text())["depth"][tmp_path.name]["dain"]["sdr"]["mean"] > 0
+    assert (
+        json.loads((tmp_path / "a.json").read_text())["depth"][tmp_path.name]["dain-lite"]["sdr"]["mean"] > 0
+    )
 
 
 def test_made_scenes_have_frames_and_depth(tmp_path: Path) -> None:

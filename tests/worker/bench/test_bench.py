@@ -11,8 +11,9 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 
-from worker.bench import cli as bench
+from worker.bench import engine as bench
 from worker.bench import measure
+from worker.bench.cli import bench as command
 
 
 def test_the_operations_are_those_of_the_published_network() -> None:
@@ -29,7 +30,7 @@ def test_a_table_and_the_same_as_json(tmp_path: Path) -> None:
         "--frames=1",
         f"--json={tmp_path / 'rows.json'}",
     ]
-    done = CliRunner().invoke(bench.bench, arguments)
+    done = CliRunner().invoke(command, arguments)
     assert done.exit_code == 0, done.output
     document = json.loads((tmp_path / "rows.json").read_text())
     plain, exact, half = document["rows"]
@@ -47,7 +48,7 @@ def test_mistakes_are_sentences_before_anything_is_timed(
     monkeypatch: pytest.MonkeyPatch, option: str, complaint: str
 ) -> None:
     monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("it was timed"))
-    done = CliRunner().invoke(bench.bench, ["--size=64x64", option])
+    done = CliRunner().invoke(command, ["--size=64x64", option])
     assert done.exit_code and complaint in done.output, done.output
 
 
@@ -78,5 +79,5 @@ def test_what_does_not_fit_is_said_and_left_out(
 
 @pytest.mark.parametrize("size", ["480", "4K", "64x", "axb"])
 def test_a_size_is_a_name_or_a_width_and_a_height(size: str) -> None:
-    done = CliRunner().invoke(bench.bench, ["--size", size])
+    done = CliRunner().invoke(command, ["--size", size])
     assert done.exit_code == 2 and "WIDTHxHEIGHT" in done.output
