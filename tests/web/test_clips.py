@@ -58,7 +58,9 @@ def test_a_clip_shows_what_it_is_and_becomes_and_then_its_result(
     expect(shown).to_contain_text("96 × 64 · 24 fps · 0.5 s")
     expect(shown).to_contain_text("24 fps · 4 s · 77 new frames")
     expect(shown.locator(".first canvas")).to_be_visible()
-    shown.get_by_role("button", name="Remove").click()
+    with page.expect_response(lambda answer: answer.request.method == "DELETE") as removal:
+        shown.get_by_role("button", name="Remove").click()
+    assert removal.value.status == 204
     job = started(page)
     assert (job.options.speed, job.options.codec, job.options.audio) == ("1/8", "hevc", "none")
     expect(card(page, clip.name)).to_contain_text("Next in the queue")

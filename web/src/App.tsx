@@ -1,3 +1,4 @@
+import { useEffect } from "preact/hooks"
 import { session, signOut, trouble } from "./session"
 import { t, type Key } from "./languages"
 import { route } from "./router"
@@ -17,6 +18,11 @@ const LINKS: [path: string, key: Key][] = [
 ]
 
 export function App() {
+  const here = LINKS.find(([path]) => path === (route.value[0] ?? ""))
+  useEffect(() => {
+    document.title = here ? `${t(here[1])} · DAIN` : "DAIN"
+  }, [here])
+
   return (
     <>
       <a class="skip" href="#content" onClick={toContent}>
@@ -28,6 +34,9 @@ export function App() {
         {session.value === null && <SignIn />}
         {session.value && <View />}
       </main>
+      <footer>
+        <a href="/docs">{t("nav.api")}</a>
+      </footer>
     </>
   )
 }

@@ -6,7 +6,7 @@ import { learn } from "./jobs"
 import { persist } from "./persist"
 import { isSignedOut } from "./session"
 import type { Estimate, Job } from "./types"
-import { upload } from "./upload"
+import { removeUpload, upload } from "./upload"
 
 export type State =
   | { at: "waiting" } // for its turn to be sent
@@ -48,8 +48,17 @@ export function addFiles(files: Iterable<File>): void {
 }
 
 export function addUrl(url: string): void {
-  const clip = add({ name: decodeURIComponent(url.split(/[?#]/)[0]?.split("/").at(-1) || url), url })
-  void look(clip)
+  void look(add({ name: fileOf(url), url }))
+}
+
+/** The name of the file that a URL leads to. */
+function fileOf(url: string): string {
+  const name = url.split(/[?#]/)[0]?.split("/").at(-1) || url
+  try {
+    return decodeURIComponent(name)
+  } catch {
+    return name // a percent sign that is one
+  }
 }
 
 function add(of: Pick<Clip, "name" | "size" | "file" | "url" | "upload">): Clip {
@@ -68,6 +77,8 @@ function add(of: Pick<Clip, "name" | "size" | "file" | "url" | "upload">): Clip 
 
 export function remove(clip: Clip): void {
   clip.stop.abort()
+  // The upload of a job that is made again stays: it may be made yet again. What cannot be removed now is gone in a day.
+  if (clip.file && clip.upload) removeUpload(clip.upload).catch(() => undefined)
   clips.value = clips.value.filter((other) => other !== clip)
   pump()
 }

@@ -5,6 +5,7 @@ const hash = signal(location.hash)
 addEventListener("hashchange", () => {
   hash.value = location.hash
   scrollTo(0, 0)
+  document.getElementById("content")?.focus({ preventScroll: true }) // a new view is read from its beginning
 })
 
 /** The parts of the address: `#/jobs/ID` is ["jobs", "ID"], the start is []. */

@@ -23,6 +23,11 @@ export async function upload(file: File, sending: Sending): Promise<string> {
   return url.split("/").at(-1) ?? ""
 }
 
+/** Removes an upload of which no job was made. */
+export async function removeUpload(id: string): Promise<void> {
+  await request("DELETE", `/uploads/${id}`, { headers: TUS })
+}
+
 async function begin(file: File, key: string, { signal }: Sending): Promise<string> {
   const headers = { ...TUS, "Upload-Length": String(file.size), "Upload-Metadata": `filename ${base64(file.name)}` }
   const response = await request("POST", "/uploads", { headers, signal })
