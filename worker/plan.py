@@ -337,8 +337,13 @@ def _excerpt(timeline: Timeline, info: VideoInfo, options: Options) -> Timeline:
     try:
         return timeline.excerpt(start, None if options.seconds is None else start + options.seconds)
     except ValueError:
-        lasts = float(timeline.end - info.start)
-        what = f"no frame of the video is shown from {float(options.beginning):g} s on, as start and duration ask"
+        begin, lasts = float(options.beginning), float(timeline.end - info.start)
+        span = (
+            f"from {begin:g} s on"
+            if options.seconds is None
+            else f"{begin:g} to {begin + float(options.seconds):g} s"
+        )
+        what = f"no frame of the video begins within what start and duration ask for ({span})"
         raise MediaError(
             "invalid-option", f"There is nothing to make: {what}. It lasts {lasts:g} s."
         ) from None
