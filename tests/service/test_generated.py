@@ -122,7 +122,7 @@ def test_the_typescript_client(
     worker.start()
     try:
         with (
-            cutting_proxy(url, up=[6_000_000], down=[]) as up,
+            cutting_proxy(url, up=[6_000_000], down=[None, 100]) as up,
             cutting_proxy(url, up=[], down=[150_000, 150_000]) as down,
         ):
             places = {"CLIP": str(clip), "RESULT": str(tmp_path / "result")}

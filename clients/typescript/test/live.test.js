@@ -44,10 +44,10 @@ test("a broken connection costs one piece, up and down", live, async () => {
   const sent = []
   const job = await over(up).submit(large, { reference: "good" }, { onProgress: (bytes) => sent.push(bytes) })
   assert.deepEqual(sent, [0, 4 * 2 ** 20, 8 * 2 ** 20, large.size])
-  assert.deepEqual(retries, ["Unreachable"])
+  assert.ok(retries.length >= 2, "a piece was cut, and an answer")
   await client.wait(job.id)
   assert.deepEqual(Buffer.from(await (await over(down).download(job.id)).arrayBuffer()), await readFile(result))
-  assert.ok(retries.length > 1 && retries.every((name) => name === "Unreachable"), String(retries))
+  assert.ok(retries.length >= 3 && retries.every((name) => name === "Unreachable"), String(retries))
 })
 
 test("an upload goes on after the page was loaded anew", live, async () => {

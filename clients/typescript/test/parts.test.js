@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict"
 import { test } from "node:test"
+import { inspect } from "node:util"
 
 import { Busy, Client, ClientError, JobFailed, QuotaExceeded, Unreachable } from "dain-client"
 
@@ -53,7 +54,7 @@ test("no message shows a secret", async () => {
     await assert.rejects(
       async () => new Client(options).jobs(),
       (error) => {
-        said.push(`${error}`)
+        said.push(inspect(error)) // with what caused it
         return error instanceof ClientError
       },
     )
