@@ -70,6 +70,30 @@ def test_a_clip_shows_what_it_is_and_becomes_and_then_its_result(
     assert Path(download.value.path()).read_bytes() == RESULT
 
 
+def test_of_a_folder_the_videos_are_taken(open_page: OpenPage, clip: Path, tmp_path: Path) -> None:
+    for name in ("holiday/one.mp4", "holiday/inner/two.mp4", "holiday/.hidden.mp4", "holiday/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(clip.read_bytes())
+    page = open_page()
+    page.get_by_label("Choose a folder").set_input_files(tmp_path / "holiday")
+    expect(page.get_by_role("article")).to_have_count(2)
+    expect(card(page, "two.mp4")).to_contain_text("new frames")
+
+
+def test_the_whole_page_takes_what_is_dropped(open_page: OpenPage, clip: Path) -> None:
+    page = open_page("#/jobs")
+    dropped = page.evaluate_handle(
+        """bytes => {
+            const data = new DataTransfer()
+            data.items.add(new File([Uint8Array.from(bytes)], "clip.mp4"))
+            return data
+        }""",
+        list(clip.read_bytes()),
+    )
+    page.dispatch_event("footer", "drop", {"dataTransfer": dropped})
+    expect(card(page, "clip.mp4")).to_contain_text("new frames")
+
+
 def test_several_clips_start_together(
     open_page: OpenPage, clip: Path, make_clip: Callable[..., Path], jobs: Jobs
 ) -> None:

@@ -35,8 +35,8 @@ export function takeDrops(take: (files: File[]) => void): void {
 
 async function dropped(data: DataTransfer): Promise<File[]> {
   // The entries are gone once the event is over, so all are taken before anything is awaited.
-  const entries = [...data.items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry !== null)
-  const found = await Promise.all(entries.map((entry) => within(entry, true)))
+  const entries = [...data.items].map((item) => item.webkitGetAsEntry() ?? item.getAsFile()).filter((entry) => entry !== null)
+  const found = await Promise.all(entries.map((entry) => (entry instanceof File ? [entry] : within(entry, true))))
   return found.flat()
 }
 
