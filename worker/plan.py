@@ -338,12 +338,8 @@ def _excerpt(timeline: Timeline, info: VideoInfo, options: Options) -> Timeline:
         return timeline.excerpt(start, None if options.seconds is None else start + options.seconds)
     except ValueError:
         begin, lasts = float(options.beginning), float(timeline.end - info.start)
-        span = (
-            f"from {begin:g} s on"
-            if options.seconds is None
-            else f"{begin:g} to {begin + float(options.seconds):g} s"
-        )
-        what = f"no frame of the video begins within what start and duration ask for ({span})"
+        until = "on" if options.seconds is None else f"to {begin + float(options.seconds):g} s"
+        what = f"no frame of the video begins within what start and duration ask (from {begin:g} s {until})"
         raise MediaError(
             "invalid-option", f"There is nothing to make: {what}. It lasts {lasts:g} s."
         ) from None

@@ -92,8 +92,9 @@ def test_an_excerpt_far_into_a_raw_stream_has_the_right_frames(video: MakeVideo,
 
 def test_where_nothing_is_shown_nothing_is_made(clip: Path) -> None:
     with pytest.raises(MediaError) as caught:
-        JobPlan.make(clip, probe(clip), parse_options({"start": "7"}), segment_frames=1000)
-    assert caught.value.slug == "invalid-option" and "lasts 0.5 s" in caught.value.detail
+        JobPlan.make(clip, probe(clip), parse_options({"start": "7", "duration": "1"}), segment_frames=1000)
+    assert caught.value.slug == "invalid-option"
+    assert "(from 7 s to 8 s). It lasts 0.5 s" in caught.value.detail
 
 
 @pytest.mark.parametrize("rate", [{"factor": 3}, {"target_fps": "60"}])
