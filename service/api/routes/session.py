@@ -39,9 +39,9 @@ async def sign_in(caller: CallerDep, request: Request, response: Response) -> Se
     response.headers["Cache-Control"] = "no-store"
     if caller.key is not None:
         token = token_in(request.headers.get("authorization"))
-        response.set_cookie(
-            COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https"
-        )
+        # A proxy may speak TLS for this service, which does not see it. The browser says what the page came by.
+        secure = request.headers.get("origin", "").startswith("https://")
+        response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
     return Session.of(caller)
 
 

@@ -71,6 +71,13 @@ def test_who_signs_in_needs_no_header_until_he_signs_out(http: httpx.Client, mak
         and "path=/" in cookie
         and "max-age" not in cookie
     )
+    assert "secure" not in cookie
+    encrypted = http.post(
+        "/session", headers=make_key("ann") | {"Origin": f"https://{http.base_url.netloc.decode()}"}
+    )
+    assert "secure" in encrypted.headers["Set-Cookie"].lower()
+    http.cookies.clear()
+    http.post("/session", headers=make_key("ann"))
     assert http.get("/jobs").status_code == 200
     assert http.get("/session").json() == signed_in.json()
     http.delete("/session")
