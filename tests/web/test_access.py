@@ -59,7 +59,11 @@ def show(
 
 @pytest.mark.parametrize("state", ["start", "clips", "jobs", "job", "sign-in"])
 def test_each_state_can_be_read(state: str, show: Callable[..., Page]) -> None:
-    page = show(state)
+    check_readable(show(state))
+
+
+def check_readable(page: Page) -> None:
+    """On a small screen, in large type, in both colours, and by the rules of axe-core."""
     for width, type_size in ((320, "100%"), (640, "200%")):
         page.set_viewport_size({"width": width, "height": 640})
         page.evaluate("size => { document.documentElement.style.fontSize = size }", type_size)

@@ -18,6 +18,7 @@ from service.jobs.records import Output, State, frames_key
 from service.store import Store
 from tests.api import until
 from tests.web.conftest import OpenPage
+from tests.web.test_access import check_readable
 
 LETTERS = 9 * "snn" + "NnnsnhshhNhh"  # of 39 frames
 RATE = 30
@@ -156,6 +157,14 @@ def test_slider_sides_and_magnification(open_page: OpenPage, finished: Finished)
     assert sides[0] and sides[1] and sides[0]["x"] == sides[1]["x"] and sides[0]["y"] < sides[1]["y"]
     assert page.evaluate("() => document.documentElement.scrollWidth") == 320
     expect(player).to_be_visible()
+
+
+def test_the_player_can_be_read(open_page: OpenPage, finished: Finished) -> None:
+    page = open_page(finished())
+    ready(page)
+    page.get_by_role("button", name="Share").click()
+    page.get_by_role("radio", name="Side by side").check()
+    check_readable(page)
 
 
 def test_what_is_downloaded_and_shared(open_page: OpenPage, finished: Finished, url: str) -> None:

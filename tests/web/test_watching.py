@@ -19,6 +19,7 @@ from service.jobs.records import State
 from service.jobs.workers import TaskInHand, WorkerRecord, Workers
 from tests.api import until
 from tests.web.conftest import OpenPage
+from tests.web.test_access import check_readable
 from worker.media.picture import jpeg
 
 #: The gray of both pictures of a preview.
@@ -60,6 +61,7 @@ def test_a_running_job_shows_its_newest_frame(open_page: OpenPage, jobs: Jobs, r
     for number, pair in enumerate([(200, 80), (90, 170)]):
         assert jobs.report(running, number, picture=picture(*pair))
         until(lambda pair=pair: seen(page, *pair))
+    check_readable(page)
     page.get_by_role("slider", name="How much of the picture shows the source").press("Home")
     clip = page.locator(".before").evaluate("side => getComputedStyle(side).clipPath")
     assert clip == "inset(0px 100% 0px 0px)"
@@ -106,6 +108,7 @@ def test_workers_and_their_figures(open_page: OpenPage, redis: Redis, running: C
     workers.heartbeat(RECORD.model_copy(update={"watts": 90.0}))
     come_back(page)
     expect(gpu.get_by_role("img", name="Leistung: 90 W – 613 W")).to_be_visible()
+    check_readable(page)
     workers.leave("pc")
     come_back(page)
     expect(pc).to_have_count(0)
