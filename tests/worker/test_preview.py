@@ -47,7 +47,7 @@ def look(jpeg: bytes) -> np.ndarray:
 
 def of(plan: JobPlan, pixels: PixelFormat, size: tuple[int, int] = (96, 64), **facts: Any) -> Preview:
     delivery = replace(plan.delivery, pixel_format=pixels.name)
-    made = Preview(replace(plan, info=replace(plan.info, matrix=5, **facts), delivery=delivery))
+    made = Preview(replace(plan, info=replace(plan.info, **({"matrix": 5} | facts)), delivery=delivery))
     made.show(planes(pixels, GRAY, size), planes(pixels, RED, size))
     return made
 
@@ -60,6 +60,20 @@ def test_the_source_frame_is_left_and_the_new_one_right(plan: JobPlan, pixels: P
     assert shown.shape in [(64, 192, 3), (62, 188, 3), (64, 188, 3)]
     left, right = shown[:, :80].mean((0, 1)), shown[:, -80:].mean((0, 1))
     assert left == pytest.approx([128] * 3, abs=3) and right == pytest.approx([254, 0, 0], abs=5)
+
+
+def test_colours_are_those_of_the_videos_matrix(plan: JobPlan) -> None:
+    for matrix, full, red in (
+        (1, False, (63, 102, 240)),
+        (1, True, (54, 99, 255)),
+        (9, False, (74, 97, 240)),
+    ):
+        made = of(plan, FORMATS["yuv444p"], matrix=matrix, full_range=full)
+        frame = planes(FORMATS["yuv444p"], red)
+        made.show(frame, frame)
+        picture = made.take()
+        assert picture is not None
+        assert look(picture).mean((0, 1)) == pytest.approx([254, 0, 0], abs=5)
 
 
 def test_it_is_small_and_upright_and_of_square_pixels(plan: JobPlan) -> None:
