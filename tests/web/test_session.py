@@ -24,6 +24,7 @@ def test_with_keys_a_key_signs_in_until_it_signs_out(
     page.get_by_label("Key").fill("dain_wrong")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_contain_text("belongs to no key of this service")
+    expect(page.get_by_role("alert").locator("code")).to_have_text("dain keys add")
     page.get_by_label("Key").fill(token)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()

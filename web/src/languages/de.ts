@@ -130,7 +130,7 @@ export const de: Record<Key, string> = {
   "job.cuts": "Schnitte",
   "notes.title": "Hinweise",
   "notes.more": "{n} weitere",
-  "problem.unauthorized": "Dieser Dienst verlangt einen Schlüssel.",
+  "problem.unauthorized": "Dieser Schlüssel gilt hier nicht.",
   "problem.forbidden": "Der Schlüssel erlaubt das nicht.",
   "problem.rate-limited": "Zu viele Anfragen in kurzer Zeit.",
   "problem.quota-exceeded": "Das Kontingent des Schlüssels ist verbraucht.",

@@ -130,7 +130,7 @@ export const zh: Record<Key, string> = {
   "job.cuts": "场景切换",
   "notes.title": "说明",
   "notes.more": "另有 {n} 条",
-  "problem.unauthorized": "需要密钥。",
+  "problem.unauthorized": "此密钥在这里无效。",
   "problem.forbidden": "此密钥无权执行该操作。",
   "problem.rate-limited": "请求过于频繁。",
   "problem.quota-exceeded": "密钥的配额已用完。",

@@ -12,13 +12,13 @@ export function Trouble({ of: error }: { of: unknown }) {
   )
 }
 
-/** A problem of the service. Its detail is English; elsewhere what its type says comes first. */
+/** A problem of the service. Its detail is English, with code between backticks; elsewhere what its type says comes first. */
 export function ProblemText({ of: problem }: { of: Problem }) {
   const key = `problem.${problem.type.split(":").at(-1) ?? ""}`
   return (
     <div class="trouble" role="alert">
       {language !== "en" && isKey(key) && <p>{t(key)}</p>}
-      <p lang="en">{problem.detail}</p>
+      <p lang="en">{problem.detail.split("`").map((part, index) => (index % 2 ? <code key={index}>{part}</code> : part))}</p>
     </div>
   )
 }
