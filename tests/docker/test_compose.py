@@ -55,13 +55,8 @@ def test_settings_of_ones_own_are_not_tracked() -> None:
 @pytest.mark.skipif(
     not COMPOSE or not shutil.which("podman"), reason="podman or podman-compose is not installed"
 )
-@pytest.mark.parametrize(
-    "over",
-    [None, "docker/worker-host.yml"],
-    ids=["alone", "a host of workers"],
-)
-def test_compose_reads_it(over: str | None) -> None:
-    files = [word for file in ("docker-compose.yml", over) if file for word in ("--file", file)]
+def test_compose_reads_it_with_what_goes_over_it_on_a_host_of_workers() -> None:
+    files = ["--file", "docker-compose.yml", "--file", "docker/worker-host.yml"]
     profiles = [word for name in ("gpu", "cpu", "tls", "monitoring") for word in ("--profile", name)]
     variables = {
         "DAIN_REDIS_ADDRESS": "10.0.0.1:6379",
@@ -74,4 +69,5 @@ def test_compose_reads_it(over: str | None) -> None:
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]
     assert services["worker"]["image"] == "localhost/dain-worker:latest"
-    assert bool(services["worker"].get("depends_on")) == (over != "docker/worker-host.yml")
+    assert services["api"]["depends_on"] and not services["worker"].get("depends_on")
+    assert set(services) >= {"alertmanager", "grafana", "prometheus", "caddy", "worker-cpu"}
