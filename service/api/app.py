@@ -78,11 +78,8 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # the framework's pages load their scripts from another host
         redoc_url=None,
-        telemetry={
-            "tracing": False,
-            "metrics": False,
-            "logs": False,
-        },  # its spans have queries, which may be secret
+        # The framework's own spans have queries, which may be secret.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         redirect_slashes=False,  # such a redirect leads to whatever host the request names
     )
     metrics = Metrics()

@@ -196,9 +196,11 @@ def receiver() -> Iterator[tuple[str, Queue[Any]]]:
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/", received
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/", received
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.skipif(not ALERTMANAGER, reason="alertmanager is not installed")
