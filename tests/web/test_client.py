@@ -30,7 +30,7 @@ SCRIPT = """async ({ url, token, clip }) => {
   for await (const event of client.events(job.id)) events.push(event.type)
   const done = await client.wait(job.id)
   const result = await client.download(job.id)
-  const refused = await client.submit(file, { factor: 99 }).catch((error) => error instanceof InvalidRequest)
+  const refused = await client.submit(bytes, { factor: 99 }).catch((error) => error instanceof InvalidRequest)
   return { name: job.filename, status: done.status, sent, events, size: result.size, refused }
 }"""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.client import Client
+from service.client import Client, retries
 from service.client.videos import Source, Video
 from service.jobs.machine import Jobs
 from service.store import Store
@@ -43,8 +43,15 @@ def pipe_of(content: bytes) -> Video:
     ids=["text", "path", "file", "bytes", "memory", "pipe", "pieces"],
 )
 def test_every_kind_is_sent_again_over_a_connection_that_breaks(
-    given: Callable[[Path], Any], name: str, url: str, clip: Path, jobs: Jobs, store: Store
+    given: Callable[[Path], Any],
+    name: str,
+    url: str,
+    clip: Path,
+    jobs: Jobs,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.01)
     video, sent = given(clip), list[tuple[int, int]]()
     with cutting_proxy(url, up=[2000], down=[]) as proxy, Client(proxy) as client:
         job = client.submit(video, on_progress=lambda *bytes_sent: sent.append(bytes_sent))
