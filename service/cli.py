@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
@@ -101,6 +101,12 @@ class Commands(click.Group):
         entry = COMMANDS.get(name)
         return entry and load(name, entry)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ImportError as error:  # of what a command imports once it runs
+            raise _unable(str(ctx.invoked_subcommand), error) from None
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -124,12 +130,19 @@ def load(name: str, entry: Entry) -> click.Command:
     """The command itself; ClickException where a package that it needs is not installed."""
     try:
         command: click.Command = getattr(import_module(entry.module), entry.attribute)
-    except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"`dain {name}` needs {error.name}, which is not installed. "
-            f"`pip install '.[{entry.extra}]'` in the project's folder brings it."
-        ) from None
+    except ImportError as error:
+        raise _unable(name, error) from None
     return command
+
+
+def _unable(name: str, error: ImportError) -> click.ClickException:
+    """Why a command cannot run: a package is missing, or a library is of another version."""
+    if isinstance(error, ModuleNotFoundError):
+        return click.ClickException(
+            f"`dain {name}` needs {error.name}, which is not installed. "
+            f"`pip install '.[{COMMANDS[name].extra}]'` in the project's folder brings it."
+        )
+    return click.ClickException(f"{error}. `dain doctor` says what else does not match.")
 
 
 def _show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:

@@ -382,7 +382,8 @@ def _devices(settings: Settings) -> list[str]:
     if asked.returncode != 0:
         reason = asked.stderr.strip().rpartition("\n")[2]
         raise click.ClickException(
-            f"No worker can run here: {reason}. Workers need the project's [worker] extra, which brings torch."
+            f"No worker can run here: {reason}. `dain doctor` says more; the project's [worker] extra brings what a "
+            "worker needs."
         )
     click.echo(asked.stderr, nl=False, err=True)
     devices: list[str] = json.loads(asked.stdout)

@@ -39,6 +39,7 @@ from service.settings import Settings, read_settings
 from worker import share, work
 from worker.attempt import Runtime
 from worker.media import encode
+from worker.media.errors import MediaError
 from worker.models import Models
 from worker.telemetry import Telemetry, describe
 from worker.watchdog import HUNG, Watchdog
@@ -197,8 +198,8 @@ def main(device: str | None, list_devices: bool) -> None:
     log_to_stderr(settings)
     try:
         sys.exit(run(settings))
-    except DainCoreError as error:  # of the device, or the models to serve
-        sys.exit(f"{error}. Nothing was started.")
+    except (DainCoreError, MediaError) as error:  # of the device, the models to serve, or FFmpeg
+        sys.exit(f"{str(error).rstrip('.')}. Nothing was started.")
 
 
 if __name__ == "__main__":

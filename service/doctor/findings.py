@@ -68,6 +68,10 @@ def _not_checked(check: str, failure: Exception) -> Finding:
     if isinstance(failure, ModuleNotFoundError):
         return error(check, f"This was not checked: the package {failure.name} is not installed.", INSTALL)
     said = (str(failure).strip() or "no reason given").splitlines()[0]
+    if isinstance(failure, ImportError):  # a library of another version; its text says what to do
+        return error(
+            check, f"This was not checked: {said}.", "Do what this says, or install the project again."
+        )
     return error(
         check,
         f"This was not checked: {type(failure).__name__}: {said}.",

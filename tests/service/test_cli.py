@@ -116,6 +116,30 @@ def test_every_command_is_there() -> None:
         assert cli.load(name, entry).help
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            "`dain interpolate` needs torch, which is not",
+        ),
+        (
+            ImportError("_C.so does not load with PyTorch 2.11: delete it"),
+            "_C.so does not load with PyTorch 2.11",
+        ),
+    ],
+)
+def test_what_a_command_cannot_import_once_it_runs_is_said(
+    monkeypatch: pytest.MonkeyPatch, error: ImportError, expected: str
+) -> None:
+    def fail(words: object) -> None:
+        raise error
+
+    monkeypatch.setattr("worker.cli.clips_of", fail)
+    done = CliRunner().invoke(cli.cli, ["interpolate", "in.mp4", "out.mp4"])
+    assert done.exit_code == 1 and done.output.startswith("Error: ") and expected in done.output
+
+
 def test_a_part_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cli.COMMANDS, "up", cli.Entry("no_such_package.cli", "up", "embedded", ""))
     done = CliRunner().invoke(cli.cli, ["up", "--host", "x"])

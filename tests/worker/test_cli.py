@@ -15,6 +15,7 @@ from service.jobs.options import Options
 from tests.worker.conftest import MakeVideo, packet_times
 from worker.cli import PRECISIONS, interpolate
 from worker.interpolation import _excerpt
+from worker.media import ffmpeg
 from worker.publishing import publish
 
 
@@ -196,3 +197,16 @@ def test_what_is_wrong_with_several_videos_is_said(
     done = CliRunner().invoke(interpolate, words)
     assert done.exit_code != 0 and expected in " ".join(done.output.split())
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_no_ffmpeg_is_said(video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = video("small.mp4", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25:duration=0.08")
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    ffmpeg.binary.cache_clear()
+    try:
+        done = CliRunner().invoke(interpolate, [str(source), str(tmp_path / "out.mp4"), "--device", "cpu"])
+    finally:
+        monkeypatch.undo()
+        ffmpeg.binary.cache_clear()
+    assert done.exit_code == 1 and "There is no FFmpeg here that can be run at /nowhere/ffmpeg" in done.output
+    assert not list(tmp_path.iterdir())

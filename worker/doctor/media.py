@@ -14,6 +14,7 @@ from service.doctor.findings import Checks, Finding, error, ok, warning
 from service.jobs.formats import CODECS, is_gpu
 from worker.media import encode, ffmpeg, sandbox
 from worker.media.confinement import landlock_version
+from worker.media.errors import MediaError
 
 REINSTALL = "Install the package imageio-ffmpeg anew, or name another ffmpeg in IMAGEIO_FFMPEG_EXE."
 OLDEST = 5.1  # earlier ones put the sound of transport streams too early
@@ -25,9 +26,9 @@ def program() -> Iterator[Finding]:
         told = subprocess.run(
             [path, "-version"], capture_output=True, text=True, timeout=20, check=True
         ).stdout
-    except (OSError, RuntimeError, subprocess.SubprocessError) as failure:
+    except (MediaError, OSError, subprocess.SubprocessError) as failure:
         yield error(
-            "ffmpeg", f"There is no FFmpeg that runs: {str(failure).splitlines()[0].rstrip('.')}.", REINSTALL
+            "ffmpeg", f"No FFmpeg runs: {str(failure).splitlines()[0].partition('. ')[0]}.", REINSTALL
         )
         return
     name = " ".join(told.split()[:3])
@@ -43,8 +44,10 @@ def program() -> Iterator[Finding]:
 def encoders() -> Iterator[Finding]:
     try:
         there = encode.codecs(has_gpu=torch.cuda.is_available())
-    except (OSError, RuntimeError) as failure:
-        yield error("encoders", f"FFmpeg does not say what it encodes: {failure}.", REINSTALL)
+    except (MediaError, OSError) as failure:
+        yield error(
+            "encoders", f"FFmpeg does not say what it encodes: {str(failure).partition('. ')[0]}.", REINSTALL
+        )
         return
     yield from judge_encoders(there)
 

@@ -14,6 +14,7 @@ import itertools
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import threading
@@ -53,8 +54,20 @@ def binary() -> str:
     """The ffmpeg that the imageio-ffmpeg wheel carries, or the one that IMAGEIO_FFMPEG_EXE names.
 
     Not the system's: versions differ in when sound begins (5.1 puts a transport stream's 0.2 s early).
+
+    Raises:
+        MachineError: it is not there.
     """
-    return str(imageio_ffmpeg.get_ffmpeg_exe())
+    try:
+        found = str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError:  # there is none
+        found = ""
+    if not (found and shutil.which(found)):
+        raise MachineError(
+            f"There is no FFmpeg here that can be run{f' at {found}' if found else ''}. Install the package "
+            "imageio-ffmpeg anew, or name another ffmpeg in IMAGEIO_FFMPEG_EXE."
+        )
+    return found
 
 
 @functools.cache

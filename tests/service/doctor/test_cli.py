@@ -89,3 +89,12 @@ def test_a_check_that_fails_itself_is_a_finding(monkeypatch: pytest.MonkeyPatch)
     wrong, good = examine("service.doctor.machine")
     assert wrong.level is Level.ERROR and "OSError: the bus is gone." in wrong.says
     assert good.level is Level.OK
+
+
+def test_a_library_of_another_version_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other() -> None:
+        raise ImportError("_C.so does not load with PyTorch 2.11: delete it")
+
+    monkeypatch.setattr(machine, "CHECKS", {"gpu": other})
+    (found,) = examine("service.doctor.machine")
+    assert found.level is Level.ERROR and "delete it" in found.says and "report it" not in found.fix

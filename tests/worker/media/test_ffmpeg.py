@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from worker.media import ffmpeg
+from worker.media.errors import MachineError
 
 
 def test_the_tested_ffmpeg_is_taken_and_not_what_the_machine_has(
@@ -24,6 +25,12 @@ def test_the_tested_ffmpeg_is_taken_and_not_what_the_machine_has(
     assert "imageio_ffmpeg" in find()
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(other))
     assert find() == str(other)
+    for gone in (str(tmp_path / "gone"), "gone"):
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", gone)
+        with pytest.raises(
+            MachineError, match=f"no FFmpeg here that can be run at .*{gone}.* IMAGEIO_FFMPEG_EXE"
+        ):
+            find()
 
 
 def test_a_process_keeps_the_lower_limits_that_it_comes_with() -> None:
