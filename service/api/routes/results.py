@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 LINK_SECONDS = 900  # within which a download from the store must begin
+SHOWN = ("video", "image")  # what a browser wants to show in a page: the web page's policy allows no other host
 
 
 def get_output(job: JobDep) -> Output:
@@ -55,7 +56,8 @@ OutputDep = Annotated[Output, Depends(get_output)]
 
 def get_link(request: Request, output: OutputDep, service: ServiceDep) -> str | None:
     """Where the store itself sends the result; None where this API does. Raises Problem 410 as `get_file` does."""
-    if not service.settings.store_redirect or request.method == "HEAD":
+    is_shown = request.headers.get("sec-fetch-dest") in SHOWN
+    if not service.settings.store_redirect or request.method == "HEAD" or is_shown:
         return None
     with named_damage():
         return service.store.link(

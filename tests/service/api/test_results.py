@@ -387,6 +387,13 @@ class TestRedirect:
         head = http.head(f"/jobs/{finished.id}/result")
         assert (head.status_code, head.headers["ETag"]) == (200, ETAG)
 
+    @pytest.mark.parametrize(("destination", "status"), [("video", 206), ("image", 206), ("empty", 307)])
+    def test_a_page_shows_it_from_the_service(
+        self, destination: str, status: int, http: httpx.Client, finished: Job
+    ) -> None:
+        headers = {"Sec-Fetch-Dest": destination, "Range": "bytes=0-9"}
+        assert http.get(f"/jobs/{finished.id}/result", headers=headers).status_code == status
+
     @pytest.mark.parametrize("damage", [RESULT[:-1], None], ids=["truncated", "missing"])
     def test_damage_is_a_410(
         self, damage: bytes | None, http: httpx.Client, finished: Job, bucket: s3.Bucket
