@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 LINK_SECONDS = 900  # within which a download from the store must begin
-SHOWN = ("video", "image")  # what a browser wants to show in a page: the web page's policy allows no other host
+#: What a browser wants to show within a page. The policy of the web page lets no other host in.
+SHOWN = ("video", "image")
 
 
 def get_output(job: JobDep) -> Output:
