@@ -177,13 +177,22 @@ class JobPlan:
         alpha = [ON_BACKGROUND] if self.info.transparent and not shown.alpha else []
         return [
             *self.info.notes,
-            *self.timeline.notes,
+            *self._timeline_notes,
             *restarts,
             *self.pictures.notes,
             *_held(self.schedule.long_gaps, self.info.start),
             *alpha,
             *self.delivery.notes,
         ]
+
+    @property
+    def _timeline_notes(self) -> tuple[Note, ...]:
+        lost = self.timeline.lost
+        if not lost:
+            return self.timeline.notes
+        frames = "1 frame" if len(lost) == 1 else f"{len(lost)} frames"
+        what = f"{frames} of the video cannot be decoded. New ones are made between the frames around them."
+        return (*self.timeline.notes, Note.of("frames-lost", what, time=lost[0] - self.info.start))
 
     def cut_notes(self, cuts: Sequence[Fraction]) -> list[Note]:
         """Notes on scene cuts, whose second frames are shown at `cuts` on the source's clock."""
@@ -211,7 +220,7 @@ class JobPlan:
                 "frame_bytes": self.timeline.frame_bytes,
                 "skipped": self.timeline.skipped,
                 "lead": list(map(str, self.timeline.lead)),
-                "timeline_notes": [note.as_dict() for note in self.timeline.notes],
+                "timeline_notes": [note.as_dict() for note in self._timeline_notes],
                 "fields": self.timeline.fields,
                 "repeats": self.pictures.repeats.hex(),
                 "moments": list(map(str, checked(self.pictures.moments, check))),

@@ -49,6 +49,7 @@ class Timeline:
     lead: tuple[Fraction, ...] = ()  #: when the last of those are shown
     frame_bytes: int = 0  #: size of the first decoded frame; 0 where packets tell the times
     fields: str = ""  #: how frames are made of fields: a way of `worker.media.fields`
+    lost: tuple[Fraction, ...] = ()  #: when frames are shown that the file has, and that cannot be decoded
 
     def index(self, time: Fraction, number: int, near: Fraction) -> int | None:
         """The index of the frame that is shown at ``time``; None where there is none within ``near`` seconds of it.
@@ -72,12 +73,14 @@ class Timeline:
         if first >= stop:
             raise ValueError("no frame is shown then")
         until = self.times[stop] if stop < len(self.times) else self.end
+        lost = [time for time in self.lost if start <= time and (end is None or time < end)]
         return replace(
             self,
             times=self.times[first:stop],
             end=until if end is None else min(until, end),
             checksums=self.checksums[first:stop],
             skipped=first,
+            lost=tuple(lost),
             lead=tuple(self.times[max(first - REORDER, 0) : first]),
         )
 
@@ -121,8 +124,7 @@ def frame_times(
     if packets.disordered and timeline.times != packets.times:
         return replace(timeline, notes=(*timeline.notes, DISORDERED))
     if packets.whole and len(timeline.times) < len(packets.times):
-        lost = _missing(packets.times, timeline.times)
-        return replace(timeline, notes=(*timeline.notes, _lost(lost, packets.times[0])))
+        return replace(timeline, lost=tuple(_missing(packets.times, timeline.times)))
     return timeline
 
 
@@ -136,13 +138,6 @@ def _missing(times: Iterable[Fraction], among: Iterable[Fraction]) -> list[Fract
         if time != there:
             lost.append(time)
     return lost
-
-
-def _lost(times: Sequence[Fraction], begin: Fraction) -> Note:
-    """The note on frames that the file has at ``times``, and that cannot be decoded."""
-    frames = "1 frame" if len(times) == 1 else f"{len(times)} frames"
-    what = f"{frames} of the video cannot be decoded. New ones are made between the frames around them."
-    return Note.of("frames-lost", what, time=times[0] - begin)
 
 
 class _Packets(NamedTuple):
