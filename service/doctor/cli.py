@@ -6,6 +6,7 @@ It works where half of the set-up is missing, so it imports nothing but click at
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,13 @@ def findings() -> Iterator[Finding]:
 def elsewhere(command: list[str], patience: float) -> Iterator[Finding]:
     """The findings of a process that may crash, or be silent for longer than `patience` seconds; then that is one."""
     last = "its start"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    environment = {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+    }  # as `dain up`: threads that wait leave the cores alone
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None and process.stderr is not None
         said: list[str] = []
         drain = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)

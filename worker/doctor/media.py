@@ -27,9 +27,7 @@ def program() -> Iterator[Finding]:
             [path, "-version"], capture_output=True, text=True, timeout=20, check=True
         ).stdout
     except (MediaError, OSError, subprocess.SubprocessError) as failure:
-        yield error(
-            "ffmpeg", f"No FFmpeg runs: {str(failure).splitlines()[0].partition('. ')[0]}.", REINSTALL
-        )
+        yield error("ffmpeg", f"{str(failure).splitlines()[0].partition('. ')[0].rstrip('.')}.", REINSTALL)
         return
     name = " ".join(told.split()[:3])
     found = re.match(r"ffmpeg version n?(\d+\.\d+)", told)

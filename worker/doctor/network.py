@@ -21,6 +21,7 @@ from worker.bench.choices import SIZES
 from worker.bench.measure import between, now, panned
 
 LEAST_DB = 40.0  # a difference from float32 that nobody sees; fp16 has 60, int8 45
+EQUAL_DB = 200.0  # and more: equal
 FRAME = (96, 160)  # height and width
 
 
@@ -57,7 +58,7 @@ def weights() -> Iterator[Finding]:
 def warm_up() -> Iterator[Finding]:
     for device in usable_devices():
         try:
-            yield from judge_frames(device, list(frames(device)))
+            yield from (judge_frame(device, frame) for frame in frames(device))
         except (DainCoreError, RuntimeError) as failure:
             said = str(failure).splitlines()[0].rstrip(".")
             yield error("warm-up", f"No frame can be made on {device}: {said}.",
@@ -81,21 +82,21 @@ def frames(device: str) -> Iterator[Frame]:
         yield Frame(precision, psnr(made, exact), milliseconds, engine.recomputed)
 
 
-def judge_frames(device: str, made: list[Frame]) -> Iterator[Finding]:
-    """Whether each precision makes the frame that float32 makes."""
-    for frame in made:
-        if frame.recomputed or not frame.db >= LEAST_DB:
-            what = (
-                f"is {frame.db:.1f} dB from fp32"
-                if not frame.recomputed
-                else "gives numbers that are not finite"
-            )
-            yield error("warm-up", f"A frame in {frame.precision} on {device} {what}; it should be {LEAST_DB:.0f} dB "
-                        "at least.", "Choose another precision (DAIN_PRECISION), build the kernels anew, and test the "
-                        "GPU's memory.")  # fmt: skip
-    told = [f"{each.precision} {each.milliseconds:.0f} ms" + (f" ({each.db:.0f} dB)" if each.db < 200 else "")
-            for each in made]  # fmt: skip
-    yield ok("warm-up", f"A new frame of {FRAME[1]}x{FRAME[0]} on {device}: {', '.join(told)}.")
+def judge_frame(device: str, frame: Frame) -> Finding:
+    """Whether a precision makes the frame that float32 makes."""
+    made = f"A new frame of {FRAME[1]}x{FRAME[0]} in {frame.precision} on {device}"
+    if frame.recomputed:
+        fault = "held numbers that are not finite"
+    elif not frame.db >= LEAST_DB:
+        fault = f"is {frame.db:.1f} dB from fp32, and should be {LEAST_DB:.0f} dB at least"
+    else:
+        distance = f", {frame.db:.0f} dB from fp32" if frame.db < EQUAL_DB else ""
+        return ok("warm-up", f"{made}: {frame.milliseconds:.0f} ms{distance}.")
+    return error(
+        "warm-up",
+        f"{made} {fault}.",
+        "Choose another precision (DAIN_PRECISION), build the kernels anew, and test the GPU's memory.",
+    )
 
 
 def padding() -> Iterator[Finding]:
