@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from dain_core.errors import DainCoreError
 from dain_core.network.model import CONFIGS, ModelConfig
+from dain_core.options import Amount
 from dain_core.training.batch import Source
 from dain_core.training.checkpoints import Run
 from dain_core.training.config import CROP_MULTIPLE, PARTS, TrainConfig
@@ -111,9 +112,7 @@ def _setting(flag: str, kind: Any, text: str) -> Any:
 @_setting("--reset", PartNames(), "Parts that start from random weights in spite of --init.")
 @_setting("--parts", PartNames(), "Parts that train. The other parts keep their weights.")
 @_setting("--steps", click.IntRange(0), "Total number of steps.")
-@_setting(
-    "--minutes", click.FloatRange(0), "Stop after so many minutes. The learning rate falls accordingly."
-)
+@_setting("--minutes", Amount(0), "Stop after so many minutes. The learning rate falls accordingly.")
 @_setting("--batch", click.IntRange(1), "Triplets for each GPU and batch.")
 @_setting("--accumulate", click.IntRange(1), "Batches whose gradients are added up for one step.")
 @_setting("--crop", _CropSize(), f"Size of the triplets, in multiples of {CROP_MULTIPLE}.")
@@ -124,14 +123,14 @@ def _setting(flag: str, kind: Any, text: str) -> Any:
     type=Named(PARTS, alone=True),
     help=f"Highest learning rate, for all parts or one: --lr 2e-4 --lr rectify=1e-4.  [default: {TrainConfig.rate}]",
 )
-@_setting("--warm-up", click.FloatRange(0, 1), "Share of the run in which the learning rate rises.")
-@_setting("--weight-decay", click.FloatRange(0), "Weight decay of AdamW.")
+@_setting("--warm-up", Amount(0, 1), "Share of the run in which the learning rate rises.")
+@_setting("--weight-decay", Amount(0), "Weight decay of AdamW.")
 @_setting(
     "--clip",
-    click.FloatRange(0, min_open=True),
+    Amount(0, min_open=True),
     "Largest norm of the gradient of a part. Larger gradients are scaled down.",
 )
-@_setting("--ema", click.FloatRange(0, 1), "Share of the averaged weights that a step keeps.")
+@_setting("--ema", Amount(0, 1), "Share of the averaged weights that a step keeps.")
 @click.option(
     "--weight",
     multiple=True,

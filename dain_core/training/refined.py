@@ -32,6 +32,7 @@ from dain_core.network.modules.layers import lay_out
 from dain_core.network.modules.pyramid import image_pyramid
 from dain_core.network.modules.refinement import Refined, sample, sample_both
 from dain_core.network.refined import RefinedDAIN, RefinedSynthesis
+from dain_core.options import Amount
 from dain_core.runtime.devices import DeviceError, named_device
 from dain_core.training import losses
 from dain_core.training.batch import TrainingDataError
@@ -458,9 +459,7 @@ def teacher_of(path: Path) -> Teacher:
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run."
 )
-@click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True), required=True, help="Minutes of training."
-)
+@click.option("--minutes", type=Amount(min=0, min_open=True), required=True, help="Minutes of training.")
 @click.option(
     "--init",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -482,19 +481,25 @@ def teacher_of(path: Path) -> Teacher:
     type=click.IntRange(64),
     help="Height and width of a triplet, multiples of 64.",
 )
-@click.option("--rate", default=Settings.rate, show_default=True, help="The highest learning rate.")
+@click.option(
+    "--rate",
+    default=Settings.rate,
+    show_default=True,
+    type=Amount(0, min_open=True),
+    help="The highest learning rate.",
+)
 @click.option(
     "--flow-first",
     default=Settings.flow_first,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Amount(0, 1),
     help="Share of the run at its start in which only pyramid and refinement learn.",
 )
 @click.option(
     "--psnr",
     default=Settings.psnr,
     show_default=True,
-    type=click.FloatRange(min=0),
+    type=Amount(min=0),
     help="Weight of PSNR in the last 40 % of the run.",
 )
 @click.option("--compile", "compiled", is_flag=True, help="Compile a step first, which takes minutes.")

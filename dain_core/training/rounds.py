@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 from dain_core.network.model import ModelConfig
+from dain_core.options import Amount
 from dain_core.training.batch import Source
 from dain_core.training.checkpoints import Run
 from dain_core.training.cli import open_data, processes, work
@@ -108,7 +109,7 @@ def finished(config: TrainConfig) -> bool:
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--minutes",
-    type=click.FloatRange(0, min_open=True),
+    type=Amount(0, min_open=True),
     required=True,
     help="Minutes of training of all runs together.",
 )

@@ -135,5 +135,7 @@ def test_wrong_settings_are_sentences(tmp_path: Path) -> None:
     options = ["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--minutes", "1", "--device", "cpu"]
     odd = CliRunner().invoke(command, [*options, "--crop", "100", "128"])
     assert odd.exit_code == 2 and "must be multiples of 64" in odd.output
+    endless = CliRunner().invoke(command, [*options, "--minutes", "nan"])
+    assert endless.exit_code == 2 and "is no number" in endless.output
     none = CliRunner().invoke(command, options)
     assert none.exit_code == 1 and "none of the videos can be used" in none.output
