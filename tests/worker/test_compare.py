@@ -77,6 +77,23 @@ def test_frames_are_paired_by_their_times(video: MakeVideo, tmp_path: Path) -> N
     assert "All 20 frames that both show at the same times are equal" in done.output
 
 
+def test_times_that_a_container_rounds_pair_the_same_frames(video: MakeVideo, tmp_path: Path) -> None:
+    film = (
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=96x64:rate=24000/1001:duration=0.5",
+        "-pix_fmt",
+        "yuv420p",
+        "-qp",
+        "0",
+    )
+    exact = video("exact.mp4", *film)
+    rounded = video("rounded.mkv", "-i", exact, "-c", "copy")  # to milliseconds
+    done = run(exact, rounded, "-o", tmp_path / "both.mp4")
+    assert done.exit_code == 0 and "at the same times are equal" in done.output, done.output
+
+
 def test_a_video_against_itself_and_a_part_of_it(video: MakeVideo, tmp_path: Path) -> None:
     moving = video("many.mp4", *MOVING)
     done = run(moving, moving, "-o", tmp_path / "both.mp4", "--start", "0.1", "--duration", "0.2")
