@@ -35,6 +35,9 @@ from typing import Any
 import click
 import torch
 from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import BusyLoadingError, ConnectionError
+from redis.retry import Retry
 
 from service.jobs.janitor import INTERVAL, Janitor
 from service.jobs.machine import Jobs
@@ -137,7 +140,10 @@ def crew(fleet: Fleet, settings: Settings, parent: Connection) -> None:
     setattr(WarmWorker, "death_penalty_class", staticmethod(lambda *_, **__: nullcontext()))  # noqa: B010
     for _ in range(fleet.workers // fleet.processes):
         threading.Thread(target=worker_main.run, args=[settings], daemon=True).start()
-    parent.recv()
+    try:
+        parent.recv()
+    except EOFError:  # the parent was killed; threads of the workers would keep this process alive
+        os._exit(1)
     parent.send(dict(latencies))
 
 
@@ -269,7 +275,7 @@ class Simulation:
     def _until_ready(self, count: int) -> None:
         while (ready := sum(worker.ready for worker in self.workers.all())) < count:
             click.echo(f"{ready} workers are ready", err=True)
-            time.sleep(5)
+            time.sleep(1)
 
     def _submit_all(self) -> None:
         facts = {"width": 1920, "height": 1080, "frames": FRAMES // 2 * SEGMENTS}
@@ -406,9 +412,10 @@ def running_redis(folder: Path, fsync: str) -> Iterator[str]:
     }
     command = [redis_server(), *(word for name, value in options.items() for word in (f"--{name}", value))]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        while not socket.exists():
-            time.sleep(0.05)
+        until_up = Retry(ConstantBackoff(0.05), 400, (ConnectionError, BusyLoadingError))
         try:
+            with Redis(unix_socket_path=str(socket), retry=until_up) as connection:
+                connection.ping()
             yield f"unix://{socket}"
         finally:
             server.terminate()

@@ -113,8 +113,8 @@ def test_a_round_takes_its_time_and_all_its_data_from_the_weights_that_ship_on(t
 
 
 def test_two_processes_stay_together_from_step_to_step(configs: list[TrainConfig]) -> None:
-    launch(partial(train_all, [replace(config, data=("scenes",)) for config in configs], "cpu"), 2)
-    assert all(finished(config) for config in configs)
+    launch(partial(train_all, [replace(config, data=("scenes",)) for config in configs[:2]], "cpu"), 2)
+    assert all(finished(config) for config in configs[:2])
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], prefix: str) -> bool:

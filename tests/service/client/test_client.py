@@ -124,7 +124,11 @@ def test_listing_cancelling_and_removing(client: Client, clip: Path, monkeypatch
     monkeypatch.setattr(sync_client, "PAGE", 2)
     ids = [client.submit(clip).id for _ in range(5)]
     assert [job.id for job in client.jobs()] == ids[::-1]
+    requests: list[str] = []
+    client._http.event_hooks["request"].append(lambda sent: requests.append(sent.url.params.get("limit")))
+    assert [job.id for job in client.jobs(limit=1)] == ids[:3:-1]
     assert [job.id for job in client.jobs(limit=3)] == ids[:1:-1]
+    assert requests == ["1", "2", "2"]  # a short list is no whole page, and a long one no more than it needs
     for _ in range(2):  # it is safe to repeat
         assert client.cancel(ids[0]).status == "cancelled"
     assert [job.id for job in client.jobs(status="cancelled")] == [ids[0]]

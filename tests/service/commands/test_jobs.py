@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from redis import Redis
 
-from service.client import Client, Event
+from service.client import Client, Event, Job
 from service.jobs.workers import WorkerRecord, Workers
 from tests.service.commands.conftest import CONTENT, Dain
 
@@ -40,12 +41,23 @@ def test_jobs_are_listed_with_their_age_and_what_is_done(
     )
 
 
-def test_as_many_jobs_are_listed_as_are_asked_for(dain: Dain, sent: list[str]) -> None:
+def test_as_many_jobs_are_listed_as_are_asked_for(
+    dain: Dain, sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+    jobs = Client.jobs
+
+    def ask(self: Client, limit: int | None, **filters: Any) -> list[Job]:
+        asked.append(limit)
+        return jobs(self, limit=limit, **filters)
+
+    monkeypatch.setattr(Client, "jobs", ask)
     done = dain("jobs", "--limit", "2")
     assert len(done.stdout.splitlines()) == 3 and "There are more: --limit 100" in done.stderr
     done = dain("jobs", "--limit", "3", "--json")
     assert [job["id"] for job in json.loads(done.stdout)] == sent and not done.stderr
     assert len(dain("jobs", "--limit", "0").stdout.splitlines()) == 4
+    assert asked == [3, 4, None]  # one more than are listed, which says whether there are more
 
 
 def test_jobs_are_listed_even_where_a_record_cannot_be_read(

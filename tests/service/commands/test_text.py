@@ -77,10 +77,18 @@ def test_through_a_pipe_there_is_a_line_each_tenth_and_each_half_minute(
     assert printed.out == "a result\n"
 
 
-def test_bars_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("width", "name", "more"),
+    [
+        (80, "a long name of a video that does not fit.mp4", "12.3 fps, 59 min left"),
+        (60, "a.mp4", "12.3 fps, 1000 before it, 59 min left"),
+    ],
+)
+def test_a_bar_is_whole_where_the_words_beside_it_are_too_long(width: int, name: str, more: str) -> None:
     screen = io.StringIO()
-    console = progress.Console(file=screen, force_terminal=True, width=80, color_system=None)
+    console = progress.Console(file=screen, force_terminal=True, width=width, color_system=None)
     with progress.Bars(console) as said:
-        said.show(1, "a long name of a video that does not fit.mp4", "running", 0.5, "12.3 fps, 59 min left")
-    lines = [text.plain(line) for line in screen.getvalue().splitlines()]
-    assert any("running" in line and "50%" in line and "12.3 fps" in line for line in lines)
+        said.show(1, name, "running", 0.5, more)
+    row = next(line.split("\x1b[2K")[-1] for line in screen.getvalue().splitlines() if "running" in line)
+    assert text.cell_len(row) == width and "…" in row
+    assert f" running {8 * '━'}{8 * ' '}  50% 12.3 fps" in row
