@@ -16,38 +16,45 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from service import up
+from service import cli, up
 from service.jobs.keys import FileKeys, Key
 from service.settings import Settings
 from service.store.local import LocalStore
 from tests import s3
 from tests.api import serve
+from worker import main as worker_main
 
 Up = Callable[..., str]
 
 
 @pytest.fixture
 def refused(tmp_path: Path) -> Up:
-    """Runs `dain up` with such options and settings, which must fail at once; returns what it says."""
+    """Runs `dain up` with such options and settings in this process, which must fail; returns what it says."""
 
     def run(*options: object, command: str = "up", state: Path = tmp_path / "state", **settings: str) -> str:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("DAIN_")}
-        where = ["--state-dir", str(state), *map(str, options)]
-        done = subprocess.run(
-            [sys.executable, "-m", "service.cli", command, *where],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=environment | settings,
-            stdin=subprocess.DEVNULL,
-        )
-        assert done.returncode in (1, 2), done.stdout
-        assert "Ready" not in done.stdout and "Traceback" not in done.stderr
+        unset = {name: None for name in os.environ if name.startswith("DAIN_")}
+        words = [command, "--state-dir", str(state), *map(str, options)]
+        done = CliRunner().invoke(cli.cli, words, env=unset | settings, prog_name="dain")
+        assert done.exit_code in (1, 2), done.output
+        assert isinstance(done.exception, SystemExit) and "Ready" not in done.stdout
         assert not (state / "supervisord.conf").exists()  # nothing was started
-        return done.stderr
+        return done.output
 
     return run
+
+
+@pytest.fixture
+def devices_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker says of its devices comes from this process, which has PyTorch already."""
+
+    def run(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        words = command[command.index("worker.main") + 1 :]
+        done = CliRunner().invoke(worker_main.main, words, env=env)
+        return subprocess.CompletedProcess(command, done.exit_code, done.stdout, done.stderr)
+
+    monkeypatch.setattr(up.subprocess, "run", run)
 
 
 def test_a_port_that_another_program_holds(refused: Up) -> None:
@@ -186,10 +193,10 @@ def test_a_small_service_has_few_programs_and_a_small_redis(tmp_path: Path) -> N
             ("--memory", "512MiB"),
             "dain-lite makes no frames of 640x480 within 0.5 GiB: the least for them is",
         ),
-        (("--device", "cuda:9"), "cuda:9 cannot be used"),
         (("--device", "abacus"), "DAIN_DEVICE=abacus"),
     ],
 )
+@pytest.mark.usefixtures("devices_in_process")
 def test_a_small_machine_that_is_too_small(options: tuple[str, ...], words: str, refused: Up) -> None:
     said = refused("--port", 0, *options, command="edge")
     assert words in said and ".." not in said
@@ -202,6 +209,7 @@ def test_a_small_machine_that_is_too_small(options: tuple[str, ...], words: str,
         ("DAIN_MODEL", "abacus", "no model is called 'abacus': choose one of dain, dain-lite"),
     ],
 )
+@pytest.mark.usefixtures("devices_in_process")
 def test_variables_of_a_small_service_are_checked_as_options_are(
     name: str, value: str, words: str, refused: Up
 ) -> None:
@@ -213,6 +221,10 @@ def test_what_is_set_goes_before_what_a_small_service_chooses(tmp_path: Path) ->
     assert (chosen.model, chosen.worker_ttl_seconds) == ("dain-lite", 60)
     assert up.small(Settings(state_dir=tmp_path, model="dain")).model == "dain"
     assert up._for_workers(chosen)["DAIN_MODEL"] == "dain-lite"
+
+
+def test_a_device_that_workers_cannot_use(refused: Up) -> None:
+    assert "cuda:9 cannot be used" in refused("--port", 0, "--device", "cuda:9", command="edge")
 
 
 def test_a_free_port_is_taken_where_any_will_do() -> None:
