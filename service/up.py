@@ -87,7 +87,12 @@ def _listening(command: Command) -> Command:
         click.option(
             "--state-dir", type=click.Path(path_type=Path), help="Folder for all state.  [DAIN_STATE_DIR]"
         ),
-        click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [DAIN_PORT; 8000]"),
+        click.option(
+            "--port",
+            type=click.IntRange(0, 65535),
+            metavar="PORT",
+            help="Port to listen on; 0 takes a free one.  [DAIN_PORT; 8000]",
+        ),
         click.option("--host", help="Address to listen on.  [DAIN_HOST; 127.0.0.1]"),
     ):
         command = option(command)

@@ -5,6 +5,7 @@ Only its options are here, so that whoever asks for help or mistypes one does no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -228,10 +229,11 @@ def interpolate(
     """Make videos smoother, or slower, and write them to OUT, whose name says what kind of file it is.
 
     IN is a file, a folder of videos, a pattern such as 'clips/*.mp4', or a folder of pictures, which is one video. OUT
-    ends in .mp4, .mkv, .mov, .webm, .gif, .apng, .webp or .zip (of pictures); of several videos it is a folder that is
-    there. IN is never changed. OUT appears when it is whole.
+    ends in .mp4, .mkv, .mov, .webm, .gif, .apng, .webp or .zip (of pictures); of several videos it is a folder, which
+    is made. IN is never changed. OUT appears when it is whole.
     """
     sources, target = _videos(words)
+    in_folder = target.is_dir() or words[-1].endswith(os.sep) or (len(sources) > 1 and not target.suffix)
     wanted: dict[str, object] = {
         "factor": factor,
         "target_fps": target_fps,
@@ -253,7 +255,7 @@ def interpolate(
     }
     if is_preview:
         wanted["container"] = "mp4"
-    elif not target.is_dir():
+    elif not in_folder:
         wanted["container"] = delivered["container"] or formats.container_of(target.suffix)
     if no_audio:
         wanted["audio"] = "none"
@@ -265,8 +267,12 @@ def interpolate(
     ending = (
         "preview.mp4" if is_preview else options.suffix + formats.CONTAINERS[options.container].suffixes[0]
     )
-    results = [target / f"{source.stem}-{ending}" if target.is_dir() else target for source in sources]
-    _check_results(sources, results, overwrite, is_preview, wanted["container"])
+    results = [target / f"{source.stem}-{ending}" if in_folder else target for source in sources]
+    _check_results(results, is_preview, wanted["container"])
+    if in_folder:
+        _make_folder(target)
+    for result in results:
+        check_free(result, sources, overwrite, "OUT")
     click.echo(f"Looking into {sources[0].name}.", err=True)
     from worker.interpolation import Interpolation, make_all  # brings PyTorch, which takes seconds
 
@@ -291,15 +297,22 @@ def _videos(words: tuple[str, ...]) -> tuple[list[Path], Path]:
         raise click.BadParameter(f"{error}.", param_hint="IN") from None
 
 
-def _check_results(
-    sources: list[Path], results: list[Path], overwrite: bool, is_preview: bool, container: object
-) -> None:
-    """Refuse results of another kind, several of one name, and those whose writing would lose a file."""
+def _make_folder(path: Path) -> None:
+    """Make the folder of the results, unless it is there; its own folder must be."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        fault = f"{path} cannot be made a folder for the results: {error.strerror}"
+        raise click.BadParameter(fault, param_hint="OUT") from None
+
+
+def _check_results(results: list[Path], is_preview: bool, container: object) -> None:
+    """Refuse results of another kind, and several of one name."""
     fault = ""
     if len(set(results)) < len(results):
         fault = (
             f"there are {len(results)} videos, and two of their results would be {max(results, key=results.count)}: "
-            "name a folder that is there, and videos of different names"
+            "name a folder, and videos of different names"
         )
     elif is_preview and results[0].suffix.lower() != ".mp4":
         fault = "a preview is an MP4: give it a name that ends in .mp4"
@@ -308,5 +321,3 @@ def _check_results(
         fault = f"give the result a name that ends in {formats.listed(list(suffixes))}, or say --container"
     if fault:
         raise click.BadParameter(fault, param_hint="OUT")
-    for result in results:
-        check_free(result, sources, overwrite, "OUT")

@@ -38,7 +38,7 @@ from .errors import (
 )
 from .events import Event, EventReader
 from .options import Options
-from .requests import authorization, given, parsed_url, query_of
+from .requests import authorization, given, job_path, parsed_url, query_of
 from .results import Estimate, Job, Output, Worker
 from .retries import BUSY_SECONDS, CONNECTION_SECONDS, FIRST_PAUSE, Patience
 from .videos import CHUNK_BYTES, OnBytes, Source, Video
@@ -171,7 +171,7 @@ class AsyncClient:
 
     async def job(self, job_id: str) -> Job:
         """The job as it stands."""
-        return Job.of(await self._get(f"/jobs/{job_id}"))
+        return Job.of(await self._get(job_path(job_id)))
 
     async def jobs(
         self,
@@ -216,7 +216,7 @@ class AsyncClient:
         query, known = {"wait": "0"}, dict[str, str]()
         while True:
             response = await self._persist(
-                partial(self._request, "GET", f"/jobs/{job_id}", params=query, headers=known)
+                partial(self._request, "GET", job_path(job_id), params=query, headers=known)
             )
             if response.status_code != 304:
                 job = Job.of(_document(response))
@@ -241,7 +241,7 @@ class AsyncClient:
         stands. Where the connection breaks, they go on behind the last; where events are no longer kept by then, with
         one of the type `reset`.
         """
-        path = "/events" if job_id is None else f"/jobs/{job_id}/events"
+        path = "/events" if job_id is None else f"{job_path(job_id)}/events"
         while True:
             response = await self._persist(partial(self._open_events, path, after))
             try:
@@ -263,19 +263,19 @@ class AsyncClient:
 
     async def deliveries(self, job_id: str) -> list[dict[str, Any]]:
         """The last attempts at sending the job's events to its webhook, newest first."""
-        found: list[dict[str, Any]] = (await self._get(f"/jobs/{job_id}/deliveries"))["attempts"]
+        found: list[dict[str, Any]] = (await self._get(f"{job_path(job_id)}/deliveries"))["attempts"]
         return found
 
     async def cancel(self, job_id: str) -> Job:
         """Stops the job and returns it; one that is over stays as it is."""
-        return Job.of(await self._persist(partial(self._ask, "POST", f"/jobs/{job_id}/cancel")))
+        return Job.of(await self._persist(partial(self._ask, "POST", f"{job_path(job_id)}/cancel")))
 
     async def delete(self, job_id: str) -> None:
         """Removes the job and its result; one that is under way is stopped first."""
         await self.job(job_id)  # NotFound where there is none
         with suppress(NotFound, Gone):  # the answer to an earlier attempt was lost
             while True:
-                response = await self._persist(partial(self._request, "DELETE", f"/jobs/{job_id}"))
+                response = await self._persist(partial(self._request, "DELETE", job_path(job_id)))
                 if response.status_code == 204:
                     return
 
@@ -367,7 +367,7 @@ class AsyncClient:
     async def _result(self, job_id: str, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
         """The answer with the result, from the service or from where it says that the result is."""
         with self._named_failures():
-            async with self._http.stream("GET", f"/jobs/{job_id}/result", headers=headers) as response:
+            async with self._http.stream("GET", f"{job_path(job_id)}/result", headers=headers) as response:
                 if not response.has_redirect_location:
                     await _check(response)
                     yield response

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .results import Job
+
 
 @dataclass(frozen=True)
 class Event:
@@ -22,7 +24,7 @@ class Event:
     @property
     def is_last(self) -> bool:
         """Whether it ends its job, or shows that it is over."""
-        over = self.type == "job" and self.data["finished_at"] is not None
+        over = self.type == "job" and Job.of(self.data).is_over
         return over or self.type in ("job.succeeded", "job.failed", "job.cancelled", "job.deleted")
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import httpx
 
-from .errors import ClientError
+from .errors import ClientError, NotFound
 
 _VISIBLE = re.compile(r"[!-~]+")
+_ID = re.compile(r"[\w-]+", re.ASCII)
 # In such a URL, what is read as the host is a part of a password that holds a / or the like.
 _AT_AFTER_AUTHORITY = re.compile(r"//[^/?#]*[/?#].*@", re.DOTALL)
 
@@ -48,6 +49,13 @@ def authorization(token: str | None, *, has_login: bool) -> dict[str, str]:
             "The token (DAIN_TOKEN or --token) is not whole: give it as `dain keys add` printed it."
         )
     return {"Authorization": f"Bearer {token}"}
+
+
+def job_path(job_id: str) -> str:
+    """The path of the job; NotFound where what is to be its id would lead to another place, as an empty one."""
+    if not _ID.fullmatch(job_id):
+        raise NotFound(f"{job_id!r} is no id of a job.")
+    return f"/jobs/{job_id}"
 
 
 def given(options: Mapping[str, Any] | None) -> dict[str, Any]:

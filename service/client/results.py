@@ -76,7 +76,7 @@ class Job(Result):
     """A job as it stood when the service answered. Times are seconds since the epoch."""
 
     id: str
-    status: str  #: queued, running, succeeded, failed or cancelled
+    status: str  #: queued, running, succeeded, failed or cancelled; unknown where the service cannot read it
     created_at: float = 0.0
     started_at: float | None = None
     finished_at: float | None = None
@@ -113,8 +113,8 @@ class Job(Result):
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, well or not."""
-        return self.finished_at is not None
+        """Whether it has ended, well or not; nothing more is to be seen of one whose state is unknown."""
+        return self.finished_at is not None or self.status == "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,11 @@ def connected(
 ) -> Iterator[Client]:
     """A client of the service. What it raises ends the command in a sentence, with the exit code for it."""
     try:
-        with Client(url, token=token, on_retry=on_retry) as client:
+        client = Client(url, token=token, on_retry=on_retry)
+    except ClientError as error:  # the URL or the token is none
+        raise click.UsageError(str(error)) from None
+    try:
+        with client:
             yield client
     except ClientError as error:
         is_away = isinstance(error, clients.Unreachable)

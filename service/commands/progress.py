@@ -98,11 +98,12 @@ class Bars:
             self._progress.remove_task(self._rows.pop(row))
 
     def say(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False)
+        # The terminal itself breaks the line: a command in it can be copied whole.
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def result(self, line: str) -> None:
         if sys.stdout.isatty():
-            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self.say(line)
         else:
             click.echo(line)
 

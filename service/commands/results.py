@@ -6,8 +6,9 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import click
 
@@ -43,23 +44,26 @@ def wait(job_ids: tuple[str, ...], as_json: bool, url: str, token: str | None) -
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     help="File, or folder, for the result; of several jobs a folder, which is made.  [here]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @json_option("each job that is over, one a line, with the file's `path`,")
 @server
 def fetch(
-    job_ids: tuple[str, ...], output: Path | None, overwrite: bool, as_json: bool, url: str, token: str | None
+    job_ids: tuple[str, ...], output: str | None, overwrite: bool, as_json: bool, url: str, token: str | None
 ) -> None:
     """Wait for jobs, and fetch their results. Ctrl-C leaves the jobs as they are.
 
     What has arrived of a result is kept, so that the next try goes on from there.
     """
-    check_output(output, None, overwrite, len(job_ids))
+    target = check_output(output, (), overwrite, len(job_ids))
+    if target is None:
+        target = Path()
+        check_writable(target)
 
     def ended(client: Client, said: Report, job: Job) -> Exit:
-        return fetched(client, said, job, output or Path(), None, overwrite, as_json)
+        return fetched(client, said, job, target, (), overwrite, as_json)
 
     _follow(job_ids, url, token, ended)
 
@@ -104,13 +108,19 @@ def tell(said: Report, job: Job, as_json: bool, path: Path | None = None) -> Non
 
 
 def fetched(
-    client: Client, said: Report, job: Job, target: Path, clip: Path | None, overwrite: bool, as_json: bool
+    client: Client,
+    said: Report,
+    job: Job,
+    target: Path,
+    clips: Collection[Path],
+    overwrite: bool,
+    as_json: bool,
 ) -> Exit:
-    """Fetches the result of a job that is over to the file or folder `target`. Says what came of it."""
+    """Fetches the result of a job that is over to the file or folder `target`, and never to one of the `clips`."""
     if job.status != "succeeded" or job.output is None:
         tell(said, job, as_json)
         return outcome(job)
-    path = _destination(target, job.output.filename, clip, overwrite)
+    path = _destination(target, job.output.filename, clips, overwrite)
 
     def show(received: int, total: int) -> None:
         more = f"{text.size(received)} of {text.size(total)}"
@@ -131,41 +141,63 @@ def fetched(
     return Exit.DONE
 
 
-def check_output(output: Path | None, clip: Path | None, overwrite: bool, count: int) -> None:
-    """Refuses, before anything is sent, an `output` that the results of `count` jobs cannot or must not become.
+def check_output(output: str | None, clips: Collection[Path], overwrite: bool, count: int) -> Path | None:
+    """The file or folder `output`. Refuses, before anything is sent, what the results of `count` jobs cannot become.
 
-    A folder for several that is not there is made.
+    Of several jobs, and where a slash ends the name, it is a folder, which is made.
     """
-    if output is None or output.is_dir():
-        return
-    if not output.parent.is_dir():
-        fault = f"there is no folder {output.parent}: make it first"
-    elif count > 1 and not os.path.lexists(output):
-        output.mkdir()
-        return
-    elif count > 1:
-        fault = f"{output} cannot be a folder for {count} results: name another"
-    elif _is_same(output, clip):
-        fault = f"{output} is CLIP itself, which is never replaced: name another file"
-    elif os.path.lexists(output) and not overwrite:
-        fault = f"{output} exists: name another file, or replace it with --overwrite"
-    else:
-        return
-    raise click.BadParameter(fault, param_hint="--output")
+    if output is None:
+        return None
+    path, is_folder = Path(output), count > 1 or output.endswith(os.sep)
+    if not path.is_dir():
+        fault = ""
+        if not path.parent.is_dir():
+            fault = f"there is no folder {path.parent}: make it first"
+        elif is_folder:
+            fault = _make_folder(path)
+        elif _is_one_of(path, clips):
+            fault = f"{path} is CLIP itself, which is never replaced: name another file"
+        elif os.path.lexists(path) and not overwrite:
+            fault = f"{path} exists: name another file, or replace it with --overwrite"
+        if fault:
+            raise click.BadParameter(fault, param_hint="--output")
+    check_writable(path if path.is_dir() else path.parent)
+    return path
 
 
-def _destination(target: Path, filename: str, clip: Path | None, overwrite: bool) -> Path:
+def check_writable(folder: Path) -> None:
+    """Refuses, before anything is sent, a folder that the result could not be written to."""
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        fault = (
+            f"the folder {folder} cannot be written to ({error.strerror}): name another place for the result"
+        )
+        raise click.BadParameter(fault, param_hint="--output") from None
+
+
+def _make_folder(path: Path) -> str:
+    """Makes a folder; returns why it cannot be made, or nothing."""
+    try:
+        path.mkdir()
+    except OSError as error:
+        return f"{path} cannot be made a folder for the results ({error.strerror}): name another"
+    return ""
+
+
+def _destination(target: Path, filename: str, clips: Collection[Path], overwrite: bool) -> Path:
     """The file for the result: `target` itself, or, in the folder `target`, a name like `filename` that is free."""
     if not target.is_dir():
         return target
     path = first = target / Path(filename).name
     for number in itertools.count(2):
-        if not os.path.lexists(path) or (overwrite and not _is_same(path, clip)):
+        if not os.path.lexists(path) or (overwrite and not _is_one_of(path, clips)):
             break
         path = first.with_stem(f"{first.stem}-{number}")
     return path
 
 
-def _is_same(path: Path, clip: Path | None) -> bool:
-    """Whether both are one file, by whatever name or link."""
-    return clip is not None and path.exists() and path.samefile(clip)
+def _is_one_of(path: Path, clips: Collection[Path]) -> bool:
+    """Whether `path` is one of the videos, by whatever name or link."""
+    return path.exists() and any(clip.exists() and path.samefile(clip) for clip in clips)

@@ -19,7 +19,7 @@ from service.commands.connection import connected, exit_code, teller
 from service.commands.following import Following, ask, cancel, leave
 from service.commands.options import json_option, pairs, server
 from service.commands.progress import Report, report
-from service.commands.results import check_output, fetched
+from service.commands.results import check_output, check_writable, fetched
 from service.exits import Exit
 from service.jobs.clips import clips_of
 from service.jobs.formats import container_of
@@ -69,7 +69,7 @@ def _clips(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     help="File, or folder, for the result; of several clips a folder, which is made.  [beside CLIP, or here]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there; never CLIP itself.")
@@ -130,7 +130,7 @@ def _clips(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -
 @server
 def submit(
     clips: list[Clip],
-    output: Path | None,
+    output: str | None,
     overwrite: bool,
     detach: bool,
     dry_run: bool,
@@ -153,12 +153,16 @@ def submit(
     given = {**options, "metadata": metadata or None}
     if no_audio:
         given["audio"] = "none"
-    if output and not output.is_dir():
-        meant = container_of(output.suffix)
+    files = [clip.path for clip in clips if clip.path]
+    place = check_output(output, files, overwrite, len(clips))
+    if place and not place.is_dir():
+        meant = container_of(place.suffix)
         given["container"] = given["container"] or (meant if meant != "mp4" else None)  # which is the default
+    if place is None and not (detach or dry_run):
+        for folder in dict.fromkeys(clip.folder for clip in clips):
+            check_writable(folder)
     if mask and not all(clip.path for clip in clips):
         raise click.BadParameter("a mask goes with a file, not with a URL", param_hint="--mask")
-    check_output(output, clips[0].path, overwrite, len(clips))
     said = report()
     with connected(url, token, on_retry=lambda *failure: batch.bear(*failure)) as client:
         batch: Batch = Batch(client, said, clips, given, mask)
@@ -167,15 +171,16 @@ def submit(
         elif detach:
             batch.detach(as_json)
         else:
-            batch.run(Saving(output, overwrite, as_json))
+            batch.run(Saving(place, files, overwrite, as_json))
     sys.exit(batch.exit)
 
 
 @dataclass(frozen=True)
 class Saving:
-    """Where results go (None: beside each clip), and how that is said."""
+    """Where results go (None: beside each clip), which files they never replace, and how that is said."""
 
     output: Path | None
+    clips: list[Path]
     overwrite: bool
     as_json: bool
 
@@ -230,7 +235,9 @@ class Batch:
         def save(job: Job) -> Exit:
             clip = self._sent[job.id]
             target = saving.output or clip.folder
-            return fetched(self._client, self._said, job, target, clip.path, saving.overwrite, saving.as_json)
+            return fetched(
+                self._client, self._said, job, target, saving.clips, saving.overwrite, saving.as_json
+            )
 
         waiting = deque(self._clips)
         while waiting or self._following.live:

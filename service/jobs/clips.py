@@ -30,8 +30,10 @@ def _clips(word: str) -> Iterator[Path]:
     path = Path(word)
     if path.is_dir():
         yield from _in_folder(path)
-    elif path.exists():
+    elif path.is_file():
         yield path
+    elif path.exists():
+        raise ValueError(f"{word} is neither a file nor a folder")
     elif glob.has_magic(word):
         found = [Path(name) for name in in_order(glob.glob(word, recursive=True))]
         if not any(map(_is_clip, found)):

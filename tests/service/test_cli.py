@@ -145,3 +145,8 @@ def test_a_part_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
     done = CliRunner().invoke(cli.cli, ["up", "--host", "x"])
     assert done.exit_code == 1
     assert "needs no_such_package, which is not installed" in done.output and "'.[embedded]'" in done.output
+
+
+def test_a_port_that_there_cannot_be_is_a_wrong_option() -> None:
+    done = CliRunner().invoke(cli.cli, ["up", "--port", "99999"])
+    assert done.exit_code == 2 and "'--port': 99999" in done.output

@@ -133,7 +133,6 @@ def test_several_videos_go_into_a_folder_and_one_that_fails_stops_no_other(
     source = video("small.mp4", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25:duration=0.08")
     clips, out = tmp_path / "clips", tmp_path / "out"
     clips.mkdir()
-    out.mkdir()
     for name in ("1.mp4", "3.mkv"):
         (clips / name).write_bytes(source.read_bytes())
     (clips / "2.mp4").write_text("no video")
@@ -183,6 +182,7 @@ def test_a_preview_takes_two_seconds_from_the_middle_or_what_is_asked(
     [
         (["in.mp4"], "Name the videos, and then the file or folder"),
         (["in.mp4", "in2.mp4", "out.mp4"], "two of their results would be out.mp4"),
+        (["in.mp4", "in2.mp4", "in.mp4/"], "cannot be made a folder for the results: File exists"),
         (["nothing*.mp4", "out.mp4"], "matches no video"),
         (["in.mp4", "out.mkv", "--preview"], "ends in .mp4"),
         (["in.mp4", "out.mp4", "--preview", "--codec", "prores"], "mp4 holds no prores"),

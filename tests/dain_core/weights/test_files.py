@@ -140,8 +140,8 @@ def test_weights_of_another_model_are_recognised(tmp_path: Path) -> None:
 def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no weights at"):
         load_weights(tmp_path / "absent.pth")
-    for name in ("README.md", "text.pth", "text.safetensors"):
-        (tmp_path / name).write_text("# not weights\n")
+    for name, words in (("README.md", "# no"), ("text.pth", "hello\n"), ("text.safetensors", "# no")):
+        (tmp_path / name).write_text(words)
         with pytest.raises(WeightsError, match="no readable") as caught:
             load_weights(tmp_path / name)
         # PyTorch's own words advise to load the file unsafely.

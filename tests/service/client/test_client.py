@@ -176,6 +176,7 @@ def test_each_kind_of_problem_has_a_class_under_one_root() -> None:
         kinds["queue-full"] is client_package.QueueFull and kinds["job-not-found"] is client_package.NotFound
     )
     assert kinds["job-failed"] is client_package.JobFailed and kinds["damaged-video"] is VideoRefused
+    assert kinds["source-unreachable"] is kinds["source-refused"] is VideoRefused
     assert errors._BY_SLUG.keys() <= PROBLEMS.keys()
     assert {name for name, kind in vars(client_package).items() if kind in ours} == {
         kind.__name__ for kind in ours if not kind.__name__.startswith("_")

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
+from redis import Redis
 
 from service.cli import cli
 from service.client import sync_client
@@ -20,6 +21,7 @@ from service.commands import following
 from service.commands.progress import Lines
 from service.exits import Exit
 from service.jobs.machine import Jobs
+from service.jobs.names import job_key
 from service.jobs.problems import Problem
 from service.jobs.records import State
 from service.settings import Settings
@@ -72,12 +74,25 @@ def test_the_exit_code_tells_how_a_job_ended(dain: Dain, send: Send, jobs: Jobs,
         (cancelled, Exit.JOB_CANCELLED, f"{cancelled} cancelled"),
         (failed, Exit.JOB_FAILED, "Error: clip.mp4: The video ends in its middle."),
         ("0" * 28, Exit.NOT_FOUND, "There is no job"),
+        ("../../healthz", Exit.NOT_FOUND, "'../../healthz' is no id of a job."),
+        ("", Exit.NOT_FOUND, "'' is no id of a job."),
     ):
         for command in (("wait",), ("fetch", "-o", tmp_path)):
             done = dain(*command, job_id)
             assert done.exit_code == code and words in done.output
     assert dain("wait", failed, cancelled).exit_code == Exit.JOB_FAILED
     assert not list(tmp_path.glob("*2x*"))
+
+
+def test_a_job_whose_state_the_service_cannot_read_is_not_waited_for(
+    dain: Dain, send: Send, redis: Redis
+) -> None:
+    job_id = send()
+    redis.hset(job_key(job_id), "state", "paused")
+    for words in (("wait", job_id), ("fetch", job_id), ("logs", "--follow", job_id)):
+        done = dain(*words)
+        assert done.exit_code == (0 if "logs" in words else Exit.JOB_FAILED)
+        assert "cannot read state in its record" in done.output
 
 
 def test_a_service_that_is_away_for_a_while_is_waited_for(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import pty
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -21,6 +21,7 @@ from click.testing import CliRunner
 
 from service.cli import cli
 from service.commands.progress import Lines
+from service.jobs.stills import archived
 from service.settings import Settings
 from tests.api import serve, until
 from tests.service.commands.conftest import CONTENT, Dain, again_and_again, queued
@@ -54,6 +55,12 @@ def test_the_result_goes_where_it_is_wanted(dain: Dain, clip: Path, tmp_path: Pa
         assert done.exit_code == 0, done.stderr
         assert path.read_bytes() == CONTENT and f"{path}: 24 frames" in done.stdout
     beside.unlink()
+
+
+@pytest.mark.usefixtures("working")
+def test_a_slash_at_its_end_makes_it_a_folder(dain: Dain, clip: Path, tmp_path: Path) -> None:
+    assert dain("submit", clip, "-o", f"{tmp_path}/new/").exit_code == 0
+    assert (tmp_path / "new" / "café-2x.mp4").read_bytes() == CONTENT
 
 
 @pytest.mark.usefixtures("working")
@@ -110,11 +117,18 @@ def test_one_of_several_that_is_refused_is_told_of_and_the_others_go_on(
 
 
 @pytest.mark.usefixtures("working")
-def test_a_file_that_cannot_be_read_is_named(dain: Dain, clip: Path, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as unreadable:
-        unreadable.bind(str(tmp_path / "s.mp4"))
+def test_a_file_that_cannot_be_read_is_named(
+    dain: Dain, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> AbstractContextManager[Path]:  # root may read everything
+        if path.name == "s.mp4":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return archived(path)
+
+    monkeypatch.setattr("service.commands.submit.archived", refuse)
+    (tmp_path / "s.mp4").touch()
     done = dain("submit", tmp_path / "s.mp4", clip, "-o", tmp_path)
-    assert done.exit_code == 1 and "Error: s.mp4: it cannot be read: No such device" in done.stderr
+    assert done.exit_code == 1 and "Error: s.mp4: it cannot be read: Permission denied." in done.stderr
     assert (tmp_path / "café-2x.mp4").read_bytes() == CONTENT
 
 
@@ -187,13 +201,20 @@ def test_the_clip_itself_is_never_replaced(dain: Dain, clip: Path, tmp_path: Pat
     (tmp_path / "café-2x.mp4").symlink_to(clip)  # what the result would be called in this folder
     assert dain("submit", clip, "-o", tmp_path, "--overwrite").exit_code == 0
     assert clip.read_bytes() == before
+    other = tmp_path / "other.mp4"
+    other.write_bytes(before)
+    assert dain("submit", other, clip, "-o", tmp_path, "--overwrite").exit_code == 0
+    assert clip.read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (("{clip}", "-o", "{tmp}/absent/out.mp4"), "there is no folder"),
-        (("{clip}", "{clip}", "-o", "{tmp}/notes.txt"), "cannot be a folder for 2 results"),
+        (("{clip}", "{clip}", "-o", "{tmp}/notes.txt"), "cannot be made a folder for the results"),
+        (("{clip}", "-o", "{tmp}/notes.txt/"), "cannot be made a folder for the results"),
+        (("{clip}", "-o", "/proc/out.mp4"), "the folder /proc cannot be written to"),
+        (("/proc/version",), "the folder /proc cannot be written to"),
         (("{tmp}/gone.mp4",), "there is no file or folder"),
         (("{tmp}/*.mp4",), "matches no video"),
         (("{tmp}",), "holds neither videos nor pictures"),

@@ -92,3 +92,11 @@ def test_a_bar_is_whole_where_the_words_beside_it_are_too_long(width: int, name:
     row = next(line.split("\x1b[2K")[-1] for line in screen.getvalue().splitlines() if "running" in line)
     assert text.cell_len(row) == width and "…" in row
     assert f" running {8 * '━'}{8 * ' '}  50% 12.3 fps" in row
+
+
+def test_a_command_that_is_said_is_one_line_on_a_narrow_terminal() -> None:
+    screen = io.StringIO()
+    console = progress.Console(file=screen, force_terminal=True, width=40, color_system=None)
+    with progress.Bars(console) as said:
+        said.say(f"    dain fetch {'a' * 28} {'b' * 28}")
+    assert f"    dain fetch {'a' * 28} {'b' * 28}\n" in screen.getvalue()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,11 @@ def test_each_video_comes_once_and_a_file_may_have_any_name(folder: Path) -> Non
         ("gone.mp4", "no file or folder"),
         ("*.avi", "matches no video"),
         ("empty", "neither videos nor pictures"),
+        ("pipe.mp4", "neither a file nor a folder"),
     ],
 )
 def test_what_names_nothing_is_said(folder: Path, word: str, reason: str) -> None:
+    os.mkfifo(folder / "pipe.mp4")
     with pytest.raises(ValueError, match=reason) as caught:
         clips_of([str(folder / word)])
     assert word in str(caught.value)
