@@ -180,9 +180,8 @@ class _Choice:
         why = self._why_not or (codec not in CAPTIONED and f"{codec} is not given them here")
         if why or not self.info.captions:
             what = "The closed captions (CEA-608/708) within the pictures are left out"
-            yield Note.of(
-                "captions-dropped", f"{what}: {why or 'they come in a form that is not understood'}."
-            )
+            unread = "their form is not understood, or the file does not tell their times"
+            yield Note.of("captions-dropped", f"{what}: {why or unread}.")
 
     @property
     def own_tags(self) -> bool:

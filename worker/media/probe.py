@@ -204,6 +204,7 @@ class Scan:
     exact: bool
     disordered: bool
     timeless: bool  # the file holds no times: frames are an even ``time_base`` apart
+    timed: bool  # each packet tells when its picture is shown
     whole: bool  # each packet is known to be one shown frame with a time of its own
     breaks_off: bool  # the file ends in the midst of something
     marks: list[str]  # names of side data that packets carry
@@ -216,6 +217,7 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
     stamps = array("q")
     latest, lasting = None, 0  # when the last picture so far is shown, and how long
     begins_whole = breaks_off = False
+    timed = True
     marks: set[str] = set()
     with _open(path, limits) as container, av.logging.Capture() as messages:
         stream = _video_stream(container, choice.stream)
@@ -239,7 +241,7 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
                 if limits.max_frames is not None and len(stamps) == limits.max_frames:
                     raise exceeded(f"more than {limits.max_frames} frames", f"{limits.max_frames} frames")
                 if packet.pts is None or timeless:  # to be counted; the decoder will know the time
-                    exact = False
+                    exact = timed = False
                     stamps.append(len(stamps) if timeless or packet.dts is None else packet.dts)
                     continue
                 stamps.append(packet.pts)
@@ -268,6 +270,7 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
             exact=exact and agrees is True,
             disordered=order.is_known and agrees is False,
             timeless=timeless,
+            timed=timed,
             whole=whole and agrees is not False,
             breaks_off=(
                 breaks_off or _is_cut_off(path) or any(map(BREAK.search, (text for _, _, text in messages)))
@@ -396,6 +399,7 @@ def _captions(path: Path, choice: Choice) -> dict[str, Any]:
     """The closed captions in the order in which they are shown, and the clock that their times are of."""
     found: captions.Captions = []
     with _open(path, Limits()) as container:
+        container.flags |= GENERATE_PTS  # which is exact for MPEG-2: its packets tell their order
         stream = _video_stream(container, choice.stream)
         codec = _codec(stream)
         try:
@@ -432,6 +436,7 @@ def _scan_of(pictures: Stills) -> Scan:
         exact=True,
         disordered=False,
         timeless=pictures.container == ZIP,
+        timed=True,
         whole=True,
         breaks_off=pictures.breaks_off,
         marks=[],
@@ -530,7 +535,7 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             **_names(stream),
             timecode=_timecode(container, stream),
             tags=_tags(container),
-            captions=CAPTIONS in scan.marks,
+            captions=CAPTIONS in scan.marks and (scan.timed or (codec == "mpeg2video" and not scan.timeless)),
         )
 
 

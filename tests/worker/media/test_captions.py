@@ -113,6 +113,17 @@ def test_captions_that_cannot_come_are_named(
     assert why in note.text
 
 
+@pytest.mark.parametrize(("codec", "suffix"), [("mpeg2video", "mpg"), ("h264", "avi"), ("h264", "h264")])
+def test_captions_of_packets_without_times_come_in_order_or_are_named(
+    captioned: Callable[[str], Path], video: MakeVideo, delivered: Interpolated, codec: str, suffix: str
+) -> None:
+    path = video(f"timeless.{suffix}", "-i", captioned(codec), "-c", "copy")
+    result, plan = delivered(path)
+    is_named = "captions-dropped" in {note.code for note in plan.notes}
+    assert is_named == (codec == "h264")
+    assert b"".join(heard(result)) == (b"" if is_named else b"".join(map(said, range(FIRST, 20))))
+
+
 def test_dynamic_metadata_that_later_frames_alone_carry_is_named(video: MakeVideo, tmp_path: Path) -> None:
     data = bytearray(video("plain.mp4", *MADE, "-c:v", "libx264", "-pix_fmt", "yuv420p").read_bytes())
     with av.open(str(video("plain.mp4", *MADE, "-c:v", "libx264", "-pix_fmt", "yuv420p"))) as file:
