@@ -106,6 +106,8 @@ def describe_worker(models: Models) -> WorkerRecord:
 
 def run(settings: Settings) -> int:
     """Work until told to stop; returns the exit status."""
+    # Until `WarmWorker.run`, when nothing is in hand yet.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     traces.start("worker")
     redis = connect(settings)
     watchdog = Watchdog(settings.stall_seconds)
@@ -193,8 +195,6 @@ def main(device: str | None, list_devices: bool) -> None:
             sys.exit(CANNOT_WORK)
         return
     log_to_stderr(settings)
-    # Until `WarmWorker.run`, when nothing is in hand yet.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
         sys.exit(run(settings))
     except (DainCoreError, MediaError) as error:  # of the device, the models to serve, or FFmpeg

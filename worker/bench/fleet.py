@@ -30,6 +30,7 @@ from functools import partial, wraps
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -135,6 +136,7 @@ def crew(fleet: Fleet, settings: Settings, parent: Connection) -> None:
     replace("_assemble", assemble)
     attempt_module.REPORT_SECONDS = fleet.report_seconds
     setattr(worker_main, "load", lambda settings: NoNetwork())  # noqa: B010  # a function, to mypy
+    setattr(worker_main, "signal", SimpleNamespace(signal=lambda *_: None, SIGTERM=None))  # noqa: B010  # main threads
     setattr(WarmWorker, "_install_signal_handlers", lambda worker: None)  # noqa: B010  # main threads only
     # The service has RQ's time limit off, and only a main thread could have it.
     setattr(WarmWorker, "death_penalty_class", staticmethod(lambda *_, **__: nullcontext()))  # noqa: B010
