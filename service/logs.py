@@ -31,7 +31,7 @@ __all__ = ["bound", "get_logger", "in_words", "log_to_stderr", "request_id"]
 _FIRST = ("timestamp", "level", "logger", "event", "job", "task")
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(\w://)[^\s/?#'\"]*@"), r"\1***@"),  # user and password of a URL
-    (re.compile(r"(\w://[^\s?#'\"]*)\?[^\s'\"]+"), r"\1?***"),  # the query of a URL
+    (re.compile(r"(/[^\s?#'\"]*)\?[^\s'\"]+"), r"\1?***"),  # the query of a URL, or of its path alone
     (re.compile(r"\b(whsec_|dain_)[A-Za-z0-9_+/=-]{20,}"), r"\1***"),  # secrets of webhooks, tokens of keys
 )
 

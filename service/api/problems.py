@@ -58,6 +58,7 @@ def problem_response(problem: Problem, request: Request) -> JSONResponse:
     """The HTTP response that carries `problem`; its `instance` is the path of `request`."""
     # The server would read the rest of a refused upload if it kept the connection.
     close = {"Connection": "close"} if request.method in ("PATCH", "POST") else {}
+    request.state.problem = problem.slug  # for the request's line in the log
     document = problem.as_dict(instance=request.url.path)
     return JSONResponse(document, problem.status, problem.headers | close, media_type=MEDIA_TYPE)
 

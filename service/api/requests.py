@@ -52,7 +52,8 @@ class Requests:
 
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
         is_routine = scope["path"] in _ROUTINE and status < 400
-        client, caller = scope.get("client"), scope.get("state", {}).get("caller")
+        client, state = scope.get("client"), scope.get("state", {})
+        caller = state.get("caller")
         say = log.debug if is_routine else log.info
         say(
             "request",
@@ -62,6 +63,7 @@ class Requests:
             seconds=round(seconds, 4),
             client=client and client[0],
             owner=caller and caller.owner,
+            problem=state.get("problem"),
         )
 
 

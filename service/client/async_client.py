@@ -9,6 +9,7 @@ import base64
 import errno
 import hashlib
 import os
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -296,7 +297,7 @@ class AsyncClient:
         many are there.
 
         Raises:
-            FileExistsError: the path is there, and `overwrite` is not given.
+            FileExistsError: the path is there, and `overwrite` is not given; or another call fetches the result to it.
             Damaged: another SHA-256 arrived. An open file has it then.
             JobNotFinished, JobFailed, JobCancelled, Gone: there is no result.
         """
@@ -322,11 +323,14 @@ class AsyncClient:
         # A name of this result's own, so that no other is taken for it.
         part = path.with_name(f"{path.name}.{output.sha256[:16]}.part")
         with await in_thread(part.open, "ab") as file:
+            _claim(file)
             if file.tell() > output.size_bytes:
                 file.truncate(0)
             async for piece in self._pieces(job_id, output, file.tell(), on_progress):
                 await in_thread(file.write, piece)
-        if await in_thread(_sha256, part) != output.sha256:
+            file.flush()
+            digest = await in_thread(_sha256, part)
+        if digest != output.sha256:
             part.unlink()
             raise _damaged(job_id)
         _check_free(path, overwrite)
@@ -613,6 +617,17 @@ def _damaged(job_id: str) -> Damaged:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _claim(file: IO[bytes]) -> None:
+    """Makes the file that a result is fetched to this call's own: what two write into it at once is damaged."""
+    if sys.platform != "win32":  # there it could not be renamed while another has it open
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(errno.EEXIST, "Another call fetches it already", file.name) from None
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

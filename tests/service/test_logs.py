@@ -81,6 +81,8 @@ def test_each_line_is_an_event_and_none_has_a_secret(settings: Settings, clip: P
         (line["method"], line["path"], line["status"]) for line in events("request")
     ]
     assert all(line["request_id"] for line in events("request"))
+    refused = [(line["status"], line["problem"]) for line in events("request") if "problem" in line]
+    assert refused == [(502, "source-unreachable"), (422, "webhook-refused")]
     [accepted], [ended] = events("job accepted"), events("job ended")
     about = {"job": taken.json()["id"], "owner": "default", "name": "video", "reference": "r1"}
     assert accepted.items() >= (about | {"request_id": "order-7"}).items()
@@ -94,6 +96,7 @@ def test_each_line_is_an_event_and_none_has_a_secret(settings: Settings, clip: P
     ("text", "shown"),
     [
         ("GET https://a.example/v.mp4?sig=x&b=c failed", "GET https://a.example/v.mp4?*** failed"),
+        ("retries of url: /a/b?X-Amz-Signature=x (refused)", "retries of url: /a/b?*** (refused)"),
         ("redis://:pass@host:6379/0 is away", "redis://***@host:6379/0 is away"),
         (f"the token {TOKEN} is unknown", "the token dain_*** is unknown"),
         (f"signed with {SECRET}", "signed with whsec_***"),

@@ -418,6 +418,22 @@ def test_a_damaged_part_is_noticed(
     assert (tmp_path / "out.mp4").read_bytes() == CONTENT
 
 
+def test_two_downloads_to_one_path_leave_it_whole(
+    client: Client, clip: Path, tmp_path: Path, finish: Callable[[str, bytes], None]
+) -> None:
+    job_id = client.submit(clip).id
+    finish(job_id, CONTENT)
+    path = tmp_path / "out.mp4"
+
+    def fetch_too(*_: int) -> None:
+        with pytest.raises(FileExistsError):
+            client.download(job_id, path)
+
+    client.download(job_id, path, on_progress=fetch_too)
+    assert path.read_bytes() == CONTENT
+    assert list(tmp_path.glob("out*")) == [path]
+
+
 class TestResultInABucket:
     """The service says where it is; the client goes on there with what it has."""
 
