@@ -28,7 +28,12 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 #: Folders whose files take longest. They run first: a long file at the end would leave the other processes idle.
-FIRST = ("tests/e2e/", "tests/worker/", "tests/dain_core/training/")
+FIRST = tuple(
+    f"tests/{folder}/"
+    for folder in (
+        "e2e", "faults", "fuzz", "web", "worker", "dain_core/export", "dain_core/network", "dain_core/training",
+    )
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
