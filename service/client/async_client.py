@@ -71,8 +71,8 @@ class AsyncClient:
         on_retry: is told of a failure that is not the last, and of the seconds until the call is repeated.
 
     Every method raises ClientError, and OSError for what is wrong with a file. Every method repeats what failed: while
-    the service is busy (429, 503) for minutes, and while the connection fails for `patience`. However often a request
-    has to be sent, it takes effect once.
+    the service is busy (429, 502 to 504) for minutes, and while the connection fails for `patience`. However often a
+    request has to be sent, it takes effect once.
     """
 
     def __init__(

@@ -184,7 +184,9 @@ _BY_STATUS: dict[int, type[ClientError]] = {
     404: NotFound,
     410: Gone,
     429: RateLimited,
+    502: Unavailable,  # so does a proxy answer while the service is started again
     503: Unavailable,
+    504: Unavailable,
     507: NoSpace,
 }
 

@@ -75,7 +75,7 @@ const VISIBLE = /^[!-~]+$/
  * Speaks to the service at `baseUrl`.
  *
  * Every method throws a ClientError, or the reason of its `signal`. Every method repeats what failed: while the service
- * is busy (429, 503) for minutes, and while the connection fails for `patienceMs`. However often a request has to be
+ * is busy (429, 502 to 504) for minutes, and while the connection fails for `patienceMs`. However often a request has to be
  * sent, it takes effect once.
  */
 export class Client {
@@ -187,7 +187,8 @@ export class Client {
       const left = end - Date.now()
       if (left <= 0) throw new TimedOut(`Job ${jobId} was ${job!.status} after ${timeoutMs} ms, and goes on.`, job!)
       waitMs = Math.min(WAIT_MS, this.#timeoutMs / 2, left)
-      if (onProgress) {
+      // An older service has no ETag, and answers without waiting.
+      if (onProgress || !etag) {
         known = etag ? { "If-None-Match": etag } : {}
         await sleep(Math.min(intervalMs, left), signal)
       }
@@ -259,7 +260,7 @@ export class Client {
     return file
   }
 
-  /** The bytes of the result, as they arrive; where the connection breaks, they go on. */
+  /** The bytes of the result, as they arrive; where the connection breaks, they go on. Their SHA-256 is not checked. */
   async *result(jobId: string, how: Sending = {}): AsyncGenerator<Uint8Array<ArrayBuffer>, void> {
     yield* this.#pieces(jobId, await this.#output(jobId, how.signal), how)
   }

@@ -92,7 +92,9 @@ const BY_SLUG: Record<string, Kind> = {
   "limit-exceeded": VideoRefused,
   "loss-refused": VideoRefused,
   "no-video-stream": VideoRefused,
+  "source-refused": VideoRefused,
   "source-too-large": VideoRefused,
+  "source-unreachable": VideoRefused,
   "unreadable-video": VideoRefused,
   "unsupported-format": VideoRefused,
   "upload-too-large": VideoRefused,
@@ -103,7 +105,9 @@ const BY_STATUS: Record<number, Kind> = {
   404: NotFound,
   410: Gone,
   429: RateLimited,
+  502: Unavailable, // so does a proxy answer while the service is started again
   503: Unavailable,
+  504: Unavailable,
   507: NoSpace,
 }
 

@@ -33,7 +33,21 @@ test("a problem becomes an error of its kind", async () => {
   assert.ok(full instanceof Busy && full.retryAfter === 30 && full.slug === "queue-full" && full.status === 429)
   assert.ok((await refusal(problem("job-failed", 409))) instanceof JobFailed)
   assert.equal((await refusal(problem("later", 418))).name, "InvalidRequest")
-  assert.equal((await refusal(new Response("<h1>", { status: 502 }))).name, "ServiceError")
+  assert.equal((await refusal(new Response("<h1>", { status: 502 }))).name, "Unavailable") // a proxy's
+  assert.equal((await refusal(problem("source-unreachable", 502))).name, "VideoRefused")
+})
+
+test("a service that answers without waiting is asked now and then", async (context) => {
+  const states = ["running", "running", "succeeded"]
+  let asked = 0
+  const answer = () => {
+    const status = states[asked++]
+    return new Response(JSON.stringify({ id: "a", status, finished_at: status === "succeeded" ? 1 : null }))
+  }
+  const timers = context.mock.method(globalThis, "setTimeout")
+  await new Client({ baseUrl: "http://old", fetch: async () => answer() }).wait("a", { intervalMs: 5 })
+  assert.equal(asked, 3)
+  assert.equal(timers.mock.calls.filter(({ arguments: [, ms] }) => ms === 5).length, 2)
 })
 
 test("a quota that comes back tomorrow is not waited for", () => {

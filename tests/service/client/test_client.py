@@ -583,6 +583,13 @@ def test_a_key_in_use_is_waited_for_as_long_as_the_service_may_work(
     assert paused == [5.0] * 20 and sum(paused) > idempotency.LEASE_SECONDS
 
 
+@pytest.mark.usefixtures("patient")
+def test_a_proxy_whose_service_is_started_again_is_asked_again() -> None:
+    bad, late = ("502 Bad Gateway", {}, {}), ("504 Gateway Timeout", {}, {})
+    with answering(bad, late, ("200 OK", {"version": "1"}, {})) as (url, _), Client(url) as client:
+        assert client.version() == "1"
+
+
 def test_patience_ends(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paused: list[float] = []
     monkeypatch.setattr(sync_io.time, "sleep", paused.append)
@@ -623,7 +630,7 @@ def test_a_password_in_the_url_is_sent_and_never_shown(
     monkeypatch.setattr(sync_client, "CONNECTION_SECONDS", 0.1)
     said: list[str] = []
     with (
-        answering(("502 Bad Gateway", {}, {})) as (url, requests),
+        answering(("500 Internal Server Error", {}, {})) as (url, requests),
         Client(url.replace("//", "//alice:s3cret@")) as client,
     ):
         for call in (client.jobs, lambda: client.submit(clip), lambda: client.cancel("x")):
@@ -631,7 +638,7 @@ def test_a_password_in_the_url_is_sent_and_never_shown(
                 call()
             said.append(str(caught.value))
         said.append(str(client.url))
-    assert len(requests) == 3 and "502" in said[0] and url in said[0]
+    assert len(requests) == 3 and "500" in said[0] and url in said[0]
     malformed = (
         "http://alice:s3/cret@host",
         "http://alice:s3cret@host:x",
