@@ -74,7 +74,7 @@ kernels: setup  ## compile every CUDA kernel; needs nvcc, no GPU
 	$(BIN)/python -m cuda_ext.build --check
 
 compose-test: setup  ## the containers, for real; needs Docker with Compose, or podman with podman-compose
-	$(BIN)/python docker/compose_test.py
+	PYTHONPATH=. $(BIN)/python docker/compose_test.py
 
 lock: setup  ## what goes into the images, to the version and the hash; needs uv
 	PATH="$(abspath $(BIN)):$$PATH" sh docker/lock.sh

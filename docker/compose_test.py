@@ -2,13 +2,15 @@
 
 The test needs Docker with Compose, or podman with podman-compose (`pip install podman-compose`). It runs CPU workers.
 It has a project, images and volumes of its own, and removes its containers and volumes at the end. Every accepted job
-must end with the same bytes as a job that nothing happened to.
+must end with the same bytes as a job that nothing happened to. Caddy needs ports 80 and 443 of this machine;
+`CADDY_IMAGE` names a stand-in for its image where there is no public registry.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+from unittest import mock
 
 import av
 import httpx
@@ -27,6 +30,7 @@ import imageio_ffmpeg
 from containers import ROOT, Host, tools
 
 from service.client import Client, Job, Worker
+from tests import s3
 
 PROJECT = "dain-compose-test"
 OURS = ("api", "janitor", "webhooks", "worker-cpu", "redis")
@@ -68,9 +72,10 @@ class Trial:
     clip: Path
     sha256: str = ""
     jobs: list[str] = field(default_factory=list)
+    token: str | None = None
 
     def client(self) -> Client:
-        return Client(self.url, patience=30)
+        return Client(self.url, token=self.token, patience=PATIENCE_SECONDS)
 
     def ready(self) -> bool:
         try:
@@ -127,6 +132,19 @@ def free_port() -> int:
         return port
 
 
+@contextmanager
+def described(host: Host) -> Iterator[None]:
+    """Show the logs of a project's containers when a trial of it fails; remove them in the end."""
+    try:
+        yield
+    except BaseException:
+        for container in host.containers():
+            say(f"-- {container}\n{host.logs(container)}")
+        raise
+    finally:
+        host.down("--volumes")
+
+
 # -- what is tried, in order ------------------------------------------------------------------------
 
 
@@ -134,7 +152,7 @@ def images_are_built(trial: Trial) -> str:
     trial.host.compose("build", "api", "worker-cpu")
     sizes = []
     for name in ("service", "worker-cpu"):
-        image = trial.host.inspect(f"dain/{name}:{trial.host.variables['DAIN_VERSION']}")
+        image = trial.host.inspect(f"localhost/dain-{name}:{trial.host.variables['DAIN_VERSION']}")
         assert image["Config"]["User"] == "10001:10001" and image["Config"]["Labels"]
         sizes.append(f"{name} {image['Size'] / 1e6:.0f} MB")
     return ", ".join(sizes)
@@ -221,8 +239,11 @@ def workers_scale_to_three_to_none_and_back(trial: Trial) -> str:
 
 
 @contextmanager
-def load(trial: Trial) -> Iterator[list[str]]:
-    """Someone who has two jobs in the service all the time, whatever happens to it."""
+def load(trial: Trial) -> Iterator[Callable[[], list[str]]]:
+    """Someone who has two jobs in the service all the time, whatever happens to it.
+
+    Yields what gives the jobs sent so far, and raises what went wrong with one.
+    """
     sent: list[str] = []
     errors: list[BaseException] = []
     over = threading.Event()
@@ -232,25 +253,29 @@ def load(trial: Trial) -> Iterator[list[str]]:
             while not over.is_set():
                 sent.append(trial.submit())
                 trial.finish(sent[max(len(sent) - 2, 0)])
-        except Exception as error:  # raised again below, in the main thread
+        except Exception as error:  # raised again in the main thread
             errors.append(error)
+
+    def so_far() -> list[str]:
+        if errors:
+            raise errors[0]
+        return sent
 
     thread = threading.Thread(target=send)
     thread.start()
     try:
-        yield sent
+        yield so_far
     finally:
         over.set()
         thread.join()
-    if errors:
-        raise errors[0]
+    so_far()
 
 
 def it_is_upgraded_under_load(trial: Trial) -> str:
     host = trial.host
     old = host.containers("worker-cpu")
     with load(trial) as sent:
-        until(lambda: len(sent) >= 2, "load")
+        until(lambda: len(sent()) >= 2, "load")
         host.variables["DAIN_VERSION"] = f"{PROJECT}-next"
         host.compose("build", "api", "worker-cpu")
         host.compose("up", "--detach", "--no-recreate", "--scale", "worker-cpu=2")
@@ -262,26 +287,29 @@ def it_is_upgraded_under_load(trial: Trial) -> str:
             host.run("rm", container)
         host.compose("up", "--detach", "--scale", "worker-cpu=2")
         until(trial.ready, "readiness of the new version")
-        before = len(sent)
-        until(lambda: len(sent) >= before + 2, "jobs sent to the new version")
-    metrics = [trial.finish(job_id).metrics for job_id in sent]
+        before = len(sent())
+        until(lambda: len(sent()) >= before + 2, "jobs sent to the new version")
+    metrics = [trial.finish(job_id).metrics for job_id in sent()]
     assert not any(m["attempts_failed"] for m in metrics), "the upgrade cost an attempt"
     for service in ("api", "janitor", "worker-cpu"):
         for container in host.containers(service):
             assert host.variables["DAIN_VERSION"] in host.inspect(container)["Config"]["Image"]
-    return f"{len(sent)} jobs sent meanwhile, all done, no attempt lost"
+    return f"{len(metrics)} jobs sent meanwhile, all done, no attempt lost"
 
 
 def it_goes_down_and_comes_up(trial: Trial) -> str:
     jobs = [trial.submit() for _ in range(2)]
     until(lambda: trial.at_work(jobs[0]) or trial.at_work(jobs[1]), "a segment under way")
+    trial.host.compose("stop")
+    for name in trial.host.containers(None, "--all"):
+        assert trial.host.inspect(name)["State"]["ExitCode"] == 0, f"{name} ended badly"
     trial.host.down()
     assert not trial.ready() and not trial.host.containers("redis")
     trial.host.compose("up", "--detach")
     until(trial.ready, "readiness")
     for job_id in trial.jobs:
         trial.finish(job_id)
-    return f"all {len(trial.jobs)} jobs of this test are there, and the two in progress were finished"
+    return f"every process ended with status 0, all {len(trial.jobs)} jobs are there, two in progress were finished"
 
 
 def a_backup_restores(trial: Trial) -> str:
@@ -383,6 +411,64 @@ def worker_host(trial: Trial, number: int) -> Iterator[tuple[Host, str]]:
         host.down("--volumes")
 
 
+@contextmanager
+def another(trial: Trial, name: str, variables: dict[str, str], *files: str) -> Iterator[Trial]:
+    """A service of its own on the same images, with `files` over the compose file; nothing of it is started."""
+    main, port = trial.host, free_port()
+    variables = {**main.variables, "DAIN_PUBLISH": f"127.0.0.1:{port}", **variables}
+    host = Host(
+        main.engine, main.compose_command, f"{PROJECT}-{name}", variables, ("docker-compose.yml", *files)
+    )
+    host.down("--volumes")
+    with described(host):
+        yield Trial(host, f"http://127.0.0.1:{port}", trial.clip, trial.sha256)
+
+
+def a_client_comes_by_https(trial: Trial) -> str:
+    variables = {"COMPOSE_PROFILES": "cpu,tls", "DAIN_DOMAIN": "localhost"}
+    with another(trial, "tls", variables) as secure:
+        secure.host.compose("up", "--detach")
+        [caddy] = secure.host.containers("caddy")
+        root = "until cat /data/caddy/pki/authorities/local/root.crt 2>/dev/null; do sleep 0.2; done"
+        certificate = secure.clip.with_name("root.crt")
+        certificate.write_text(secure.host.run("exec", caddy, "sh", "-c", root))
+        added = secure.host.compose("run", "--rm", "-T", "janitor", "dain", "keys", "add", "ann")
+        secure.url, secure.token = "https://localhost", added.split()[-1]
+        with mock.patch.dict(os.environ, SSL_CERT_FILE=str(certificate)):
+            until(secure.ready, "readiness by HTTPS")
+            assert httpx.get(f"{secure.url}/jobs").status_code == 401
+            job_id = secure.submit()
+            with secure.client() as client:
+                next(client.events(job_id))
+                assert not client.job(job_id).is_over, "the proxy holds events back"
+            secure.finish(job_id)
+        assert httpx.get("http://localhost/jobs").headers["location"] == f"{secure.url}/jobs"
+    return "a certificate of Caddy's own authority, a key, an upload, events as they happen, the same bytes"
+
+
+def a_bucket_holds_the_files(trial: Trial) -> str:
+    settings = trial.clip.with_name("settings-s3")
+    credentials = "".join(f"{name}={value}\n" for name, value in s3.CREDENTIALS.items())
+    settings.write_text(Path(trial.host.variables["DAIN_ENV_FILE"]).read_text() + credentials)
+    folder = trial.clip.with_name("s3")
+    folder.mkdir()
+    with s3.serve(folder, trial.host.gateway("public")) as endpoint:
+        bucket = s3.Bucket.make(endpoint)
+        variables = {"DAIN_ENV_FILE": str(settings), "DAIN_STORE_URL": bucket.url}
+        with another(trial, "s3", variables, "docker/s3.yml") as remote:
+            remote.host.compose("up", "--detach")
+            until(remote.ready, "readiness")
+            job = remote.finish(remote.submit())
+            with remote.client() as client:
+                client.download(job.id, folder / "out.mp4")
+            listed = bucket.keys()
+            kinds = {key.split("/")[0] for key in listed}
+            assert kinds == {"uploads", "plans", "segments", "results"}, listed
+            [api] = remote.host.containers("api")
+            assert not remote.host.run("exec", api, "ls", "/var/lib/dain/store"), "files lie in the volume"
+    return f"{', '.join(sorted(kinds))} lie in the bucket, none in the volume; the same bytes"
+
+
 STEPS = (
     images_are_built,
     it_starts,
@@ -394,6 +480,8 @@ STEPS = (
     it_goes_down_and_comes_up,
     a_backup_restores,
     a_host_cut_off_loses_nothing,
+    a_client_comes_by_https,
+    a_bucket_holds_the_files,
 )
 
 
@@ -412,19 +500,12 @@ def main() -> int:
         trial = Trial(Host(engine, compose, PROJECT, variables), f"http://127.0.0.1:{port}", clip)
         say(f"with {' '.join(compose)}")
         trial.host.down("--volumes")  # what an interrupted run may have left
-        try:
+        with described(trial.host):
             for number, step in enumerate(STEPS, 1):
                 began = time.monotonic()
                 outcome = step(trial)
                 name = step.__name__.replace("_", " ")
                 say(f"{number}. {name}: {outcome} ({time.monotonic() - began:.0f} s)")
-        except BaseException:
-            for service in OURS:
-                for container in trial.host.containers(service):
-                    say(f"-- {container}\n{trial.host.logs(container)}")
-            raise
-        finally:
-            trial.host.down("--volumes")
     say(f"{len(STEPS)} passed, 0 failed")
     return 0
 

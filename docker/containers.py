@@ -75,11 +75,13 @@ class Host:
         """Stop and remove all containers. podman-compose counts replicas as orphans."""
         self.compose("down", "--remove-orphans", *options)
 
-    def containers(self, service: str) -> list[str]:
-        """The running containers of a service, by the number that their names end with."""
-        labels = {"com.docker.compose.project": self.project, "com.docker.compose.service": service}
+    def containers(self, service: str | None = None, *options: str) -> list[str]:
+        """The running containers of a service or of all, by the number that their names end with."""
+        labels = {"com.docker.compose.project": self.project}
+        if service:
+            labels["com.docker.compose.service"] = service
         filters = [word for name, value in labels.items() for word in ("--filter", f"label={name}={value}")]
-        names = self.run("ps", *filters, "--format", "{{.Names}}").split()
+        names = self.run("ps", *options, *filters, "--format", "{{.Names}}").split()
         return sorted(names, key=lambda name: int(re.split("[-_]", name)[-1]))
 
     def inspect(self, name: str) -> dict[str, Any]:

@@ -26,17 +26,17 @@ CREDENTIALS = {
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[str]:
-    """An S3 server that keeps everything in `folder`, until the context ends; yields its URL."""
+def serve(folder: Path, address: str = "127.0.0.1") -> Iterator[str]:
+    """An S3 server on `address` that keeps everything in `folder`, until the context ends; yields its URL."""
     log = (folder / "log").open("wb")
-    command = [sys.executable, "-m", "tests.s3_server", str(folder)]
+    command = [sys.executable, "-m", "tests.s3_server", str(folder), address]
     root = Path(__file__).parents[1]
     with log, subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=log, text=True) as server:
         assert server.stdout is not None
         port = server.stdout.readline().strip()
         assert port, (folder / "log").read_text()
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://{address}:{port}"
         finally:
             server.terminate()
 

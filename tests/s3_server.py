@@ -1,7 +1,8 @@
 """A real S3 server for tests: OpenStack Swift with its S3 API, all in one process.
 
-`python -m tests.s3_server FOLDER` keeps everything in FOLDER, which must be on a disk with extended attributes, and
-prints its port once it answers. It checks signatures, clocks, regions and the hashes of bodies as Amazon's does.
+`python -m tests.s3_server FOLDER ADDRESS` listens on a port of ADDRESS, which it prints once it answers. It keeps
+everything in FOLDER, which must be on a disk with extended attributes. It checks signatures, clocks, regions and the
+hashes of bodies as Amazon's does.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ use = egg:swift#{kind}
 """
 
 
-def serve(folder: Path) -> None:
+def serve(folder: Path, address: str) -> None:
     """Serve until killed."""
     (folder / "devices" / "disk").mkdir(parents=True, exist_ok=True)
     (folder / "swift.conf").write_text("[swift-hash]\nswift_hash_path_suffix = test\n[swift-constraints]\n")
@@ -76,7 +77,7 @@ def serve(folder: Path) -> None:
     for kind, listener in listeners.items():
         app = loadapp(str(folder / f"{kind}.conf"))
         eventlet.spawn(eventlet.wsgi.server, listener, app, log_output=False)
-    front = eventlet.listen(("127.0.0.1", 0))
+    front = eventlet.listen((address, 0))
     proxy = loadapp(str(folder / "proxy.conf"))
     print(front.getsockname()[1], flush=True)
     eventlet.wsgi.server(front, proxy, log_output=False)
@@ -92,4 +93,4 @@ def save_ring(folder: Path, kind: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    serve(Path(sys.argv[1]), sys.argv[2])

@@ -81,6 +81,7 @@ def test_a_client_with_a_key_gets_through_and_nobody_else(
         assert [listed.id for listed in client.jobs()] == [job.id]
     page = httpx.get(f"{url}/docs", verify=trust).text
     assert f"{url}/jobs" in page and "http://" not in page  # no example sends a key in the clear
+    assert not list(tmp_path.rglob("autosave.json"))  # a container's root is read-only: it would log an error
 
 
 def test_compose_starts_it_in_a_profile_of_its_own_and_wants_a_name(tmp_path: Path) -> None:
