@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 FORKSERVER = "worker.media.forkserver"
 PACKAGES = Path(service.__file__).parent.parent
 # The sandbox has time limits of its own. This longer one is for a sandbox that hangs, as on a disk that is gone.
-LEAST_SECONDS = 150.0
-SLOWEST_DISK = 8e6  # bytes a second
+LEAST_SECONDS = 1300.0
+SLOWEST_DISK = 5e6  # bytes a second
 SEND_SECONDS = 10.0  # after which a fork server that takes no request hangs
 ATTEMPTS = 2  # a process that something outside ended gets one successor
 RETRY_SECONDS = "60"

@@ -53,9 +53,10 @@ OUTPUT_BYTES = 32 << 20  # the times of some millions of frames
 OPEN_FILES = 64
 LEAST_SECONDS = 60.0
 SLOWEST_DISK = 20e6  # bytes a second: a look may read the whole file
-SLOWEST_READER = 2e6  # bytes a second of packets as small as they come, such as those of a picture at rest
-MOST_SECONDS_OF_SMALL = 120.0  # for these: what is larger has larger packets
+SLOWEST_READER = 1e6  # bytes a second of packets as small as they come, such as those of a picture at rest
+MOST_SECONDS_OF_SMALL = 240.0  # for these: what is larger has larger packets
 CPU_SHARE = 0.5  # of these seconds: a file that is hard to read uses the processor, a slow disk does not
+LONGEST = 4  # times these seconds, of a process that waits for a processor
 LOOK_SECONDS = 0.2  # between two calls of `check`
 HARD_LIMIT_SECONDS = 5  # after SIGXCPU comes SIGKILL
 
@@ -130,7 +131,7 @@ def url(path: Path) -> str:
 
 
 def seconds_for(path: Path) -> float:
-    """How long a look into ``path`` may take: it grows with the file's size."""
+    """How long a look into ``path`` may take, without what it waits for a processor: it grows with the file's size."""
     size = path.stat().st_size
     return LEAST_SECONDS + min(size / SLOWEST_READER, MOST_SECONDS_OF_SMALL) + size / SLOWEST_DISK
 
@@ -236,10 +237,10 @@ def _look(
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as messages:
         process = start(inside, answer, messages)
         try:
-            _wait(process, time.monotonic() + seconds, check, progressed)
-        except subprocess.TimeoutExpired:
+            _wait(process, seconds, check, progressed)
+        except subprocess.TimeoutExpired as late:
             raise MachineError(
-                f"Looking into the file took longer than {seconds:.0f} s, which is ample for its size. "
+                f"Looking into the file took longer than {late.timeout:.0f} s, which is ample for its size. "
                 "The disk or the machine is too slow or too busy. The video may be fine: try again later."
             ) from None
         finally:
@@ -249,17 +250,28 @@ def _look(
         return answer.read()
 
 
-def _wait(process: Process, until: float, check: Callable[[], None], progressed: Callable[[], None]) -> None:
-    moved = Moved(process.pid, progressed)
+def _wait(
+    process: Process, seconds: float, check: Callable[[], None], progressed: Callable[[], None]
+) -> None:
+    moved, begun = Moved(process.pid, progressed), time.monotonic()
     while True:
         check()
         moved.look()
         try:
-            process.wait(max(0.0, min(LOOK_SECONDS, until - time.monotonic())))
+            process.wait(LOOK_SECONDS)
             return
         except subprocess.TimeoutExpired:
-            if time.monotonic() >= until:
-                raise
+            spent = time.monotonic() - begun
+            if spent >= LONGEST * seconds or spent - _queued(process.pid) >= seconds:
+                raise subprocess.TimeoutExpired([], spent) from None
+
+
+def _queued(pid: int) -> float:
+    """How many seconds a process could have run and had no processor, as far as the kernel tells."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _end(process: Process) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,31 @@ def test_a_slow_machine_is_not_the_files_fault_and_leaves_no_process(
     assert written
     time.sleep(0.1)
     assert beats.stat().st_size == written
+
+
+def test_what_waits_for_a_processor_has_more_time(
+    program: Program, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = json.dumps({"video": sandbox.probe(clip).as_dict()})
+    program(f"import time\ntime.sleep(1)\nprint({facts!r})")
+    monkeypatch.setattr(sandbox, "LEAST_SECONDS", 0.5)
+    monkeypatch.setattr(sandbox, "CPU_SHARE", 120)
+    monkeypatch.setattr(sandbox, "LONGEST", 240)
+    monkeypatch.setattr(sandbox, "_queued", lambda pid: 3600.0)
+    assert sandbox.probe(clip).frames == 12
+
+
+def test_the_kernel_tells_how_long_a_process_waited_for_a_processor() -> None:
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("this kernel does not count that")
+    one = f"os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})"
+    busy = f"import os, time; {one}; os.fork()\nwhile time.process_time() < 0.1: pass\nprint(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin and process.stdout
+        assert process.stdout.readline() and process.stdout.readline()  # of both
+        assert sandbox._queued(process.pid) > 0
 
 
 def test_a_file_that_takes_the_processor_for_ever_is_at_fault(
