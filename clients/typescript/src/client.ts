@@ -132,8 +132,8 @@ export class Client {
   }
 
   /** The job as it stands. */
-  job(jobId: string, how: { signal?: AbortSignal } = {}): Promise<Job> {
-    return this.#get(`/jobs/${jobId}`, how)
+  async job(jobId: string, how: { signal?: AbortSignal } = {}): Promise<Job> {
+    return this.#get(pathOf(jobId), how)
   }
 
   /** Some jobs, newest first: all, or those with a status, a reference, and all of `metadata`. */
@@ -176,7 +176,7 @@ export class Client {
     for (;;) {
       const call = { query: { wait: String(waitMs / 1000) }, headers: known, signal }
       const [seen, etag] = await this.#persist(async () => {
-        const response = await this.#send("GET", `/jobs/${jobId}`, call)
+        const response = await this.#send("GET", pathOf(jobId), call)
         return [response.status === 304 ? undefined : await read<Job>(response), response.headers.get("ETag")] as const
       }, signal)
       if (seen) {
@@ -203,7 +203,7 @@ export class Client {
   async *events(jobId?: string, how: { after?: string; signal?: AbortSignal } = {}): AsyncGenerator<JobEvent, void> {
     let { after } = how
     const { signal } = how
-    const path = jobId === undefined ? "/events" : `/jobs/${jobId}/events`
+    const path = jobId === undefined ? "/events" : `${pathOf(jobId)}/events`
     for (;;) {
       const headers = { Accept: "text/event-stream", ...(after === undefined ? {} : { "Last-Event-ID": after }) }
       const response = await this.#persist(() => this.#send("GET", path, { headers, signal }), signal)
@@ -227,14 +227,14 @@ export class Client {
 
   /** Stops the job and returns it; one that is over stays as it is. */
   cancel(jobId: string): Promise<Job> {
-    return this.#persist(() => this.#ask("POST", `/jobs/${jobId}/cancel`))
+    return this.#persist(() => this.#ask("POST", `${pathOf(jobId)}/cancel`))
   }
 
   /** Removes the job and its result; one that is under way is stopped first. */
   async delete(jobId: string): Promise<void> {
     await this.job(jobId) // NotFound where there is none
     try {
-      while ((await this.#persist(() => this.#send("DELETE", `/jobs/${jobId}`))).status !== 204);
+      while ((await this.#persist(() => this.#send("DELETE", pathOf(jobId)))).status !== 204);
     } catch (error) {
       if (!(error instanceof NotFound)) throw error // else the answer to an earlier attempt was lost
     }
@@ -244,7 +244,7 @@ export class Client {
 
   /** Where the result is: for links, and for <video> where the service needs no token. */
   resultUrl(jobId: string): string {
-    return `${this.url}/jobs/${jobId}/result`
+    return `${this.url}${pathOf(jobId)}/result`
   }
 
   /** The result, whole; Damaged where its SHA-256 is another (as far as the browser can tell: on https). */
@@ -273,7 +273,7 @@ export class Client {
         ? { Range: `bytes=${have}-`, "If-Range": `"${output.sha256}"` }
         : {}
       try {
-        const response = await this.#send("GET", `/jobs/${jobId}/result`, { headers, signal: how.signal })
+        const response = await this.#send("GET", `${pathOf(jobId)}/result`, { headers, signal: how.signal })
         let passed = response.status === 200 ? have : 0 // what a proxy sends again
         for await (const piece of pieces(response, this.#timeoutMs)) {
           const rest = piece.subarray(passed)
@@ -295,7 +295,7 @@ export class Client {
     for (;;) {
       const { output } = await this.job(jobId, { signal })
       if (output) return output
-      await (await this.#send("GET", `/jobs/${jobId}/result`, { signal })).body?.cancel() // throws why there is none
+      await (await this.#send("GET", `${pathOf(jobId)}/result`, { signal })).body?.cancel() // throws why there is none
     }
   }
 
@@ -499,6 +499,12 @@ interface Asked {
 }
 
 type Output = NonNullable<Job["output"]>
+
+/** The path of the job; throws NotFound where what is to be its id would lead to another place, as an empty one. */
+function pathOf(jobId: string): string {
+  if (!/^[\w-]+$/.test(jobId)) throw new NotFound(`${JSON.stringify(jobId)} is no id of a job.`)
+  return `/jobs/${jobId}`
+}
 
 function parsed(baseUrl: string): { url: string; login?: string } {
   if (baseUrl === "") return { url: "" }

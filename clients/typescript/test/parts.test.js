@@ -4,7 +4,7 @@ import assert from "node:assert/strict"
 import { test } from "node:test"
 import { inspect } from "node:util"
 
-import { Busy, Client, ClientError, JobFailed, QuotaExceeded, Unreachable } from "dain-client"
+import { Busy, Client, ClientError, JobFailed, NotFound, QuotaExceeded, Unreachable } from "dain-client"
 
 import { refusal } from "../dist/errors.js"
 import { EventReader } from "../dist/events.js"
@@ -48,6 +48,15 @@ test("a service that answers without waiting is asked now and then", async (cont
   await new Client({ baseUrl: "http://old", fetch: async () => answer() }).wait("a", { intervalMs: 5 })
   assert.equal(asked, 3)
   assert.equal(timers.mock.calls.filter(({ arguments: [, ms] }) => ms === 5).length, 2)
+})
+
+test("what is no id of a job leads to no other place", async () => {
+  const client = new Client({ baseUrl: "http://host", fetch: () => assert.fail("it asked") })
+  for (const id of ["", "../healthz", "a/b", "a?b"]) {
+    for (const call of [client.job(id), client.wait(id), client.cancel(id), client.delete(id), client.download(id)]) {
+      await assert.rejects(call, NotFound)
+    }
+  }
 })
 
 test("a quota that comes back tomorrow is not waited for", () => {
