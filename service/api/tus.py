@@ -62,7 +62,7 @@ def announced(request: Request, owner: str, max_bytes: int) -> Upload:
     """The upload that the headers of `request` announce; Problem 400 or 413 where it cannot be taken."""
     length = _number(request, "upload-length")
     if length == 0:
-        raise uploads.invalid_upload("The header Upload-Length is 0: there is no such video.")
+        raise uploads.invalid_upload("The file is empty (Upload-Length is 0); send one that holds a video.")
     if length > max_bytes:
         raise uploads.too_large(max_bytes)
     filename = _metadata(request.headers.get("upload-metadata", "")).get("filename")

@@ -234,6 +234,97 @@ def test_a_job_is_made_again_with_other_options(
     assert (old.options.dedup, new.options.dedup) == ("retime", "auto")
 
 
+def test_a_job_that_no_purpose_stands_for_is_made_again_as_it_was(
+    open_page: OpenPage, clip: Path, jobs: Jobs, url: str
+) -> None:
+    """Also where the service no longer has its video."""
+    page = open_page("docs")
+    made = httpx.post(
+        f"{url}/jobs", files={"file": clip.read_bytes()}, data={"factor": "4", "quality": "20"}
+    ).json()
+    jobs.finish(made["id"], State.CANCELLED)
+    page.evaluate(
+        "id => localStorage.setItem(`job ${id}`, JSON.stringify({ upload: 'gone', name: 'clip.mp4' }))",
+        made["id"],
+    )
+    page.goto(f"{url}/#/jobs")
+    page.get_by_role("button", name="Again with other options").click()
+    expect(page.get_by_text("As the job was: Frames per frame: 4")).to_be_visible()
+    expect(page.get_by_text("Choose “clip.mp4” again")).to_be_visible()
+    expect(page.get_by_text("1 changed")).to_be_visible()
+    drop(page, clip)
+    expect(card(page, clip.name)).to_contain_text("96 fps")
+
+
+def test_a_clip_is_started_with_what_was_chosen_then(open_page: OpenPage, clip: Path, jobs: Jobs) -> None:
+    page = open_page()
+    page.route("**/uploads", lambda route: route.abort())
+    drop(page, clip)
+    card(page, clip.name).get_by_role("button", name="Start").click()
+    page.get_by_label("Slow motion").check()
+    page.unroute_all()
+    expect(card(page, clip.name)).to_contain_text("Queued")
+    [job] = jobs.page("default")[0]
+    assert (job.options.target_fps, job.options.speed) == ("60", None)
+
+
+def test_what_an_address_becomes_is_not_said_of_another_choice(open_page: OpenPage, clip: Path) -> None:
+    page = open_page()
+    drop(page, clip)
+    expect(card(page, clip.name)).to_contain_text("new frames")
+    with page.expect_response("**/jobs/estimate?*") as answer:
+        page.get_by_label("Slow motion").check()
+    estimate = answer.value.text()
+    page.route(
+        "**/jobs/estimate", lambda route: route.fulfill(body=estimate, content_type="application/json")
+    )
+    address = page.get_by_label("https://… of a video")
+    address.fill("https://example.org/far.mp4")
+    address.press("Enter")
+    expect(card(page, "far.mp4")).to_contain_text("24 fps · 2 s")
+    page.get_by_label("Smoother").check()
+    expect(card(page, "far.mp4")).to_contain_text("of the choice before")
+    expect(card(page, "far.mp4")).to_contain_text("24 fps · 2 s")
+
+
+def test_a_file_that_is_gone_is_asked_for(open_page: OpenPage, clip: Path, tmp_path: Path) -> None:
+    page = open_page()
+    page.route("**/uploads/*", lambda route: route.abort())
+    path = tmp_path / "gone.mp4"
+    path.write_bytes(clip.read_bytes())
+    drop(page, path)
+    expect(card(page, path.name)).to_contain_text("The service does not answer.")
+    path.unlink()
+    page.unroute_all()
+    expect(card(page, path.name).get_by_role("alert")).to_contain_text("The file cannot be read any more")
+
+
+def test_a_file_that_is_dropped_twice_is_two_clips(open_page: OpenPage, clip: Path) -> None:
+    page = open_page()
+    page.route(
+        "**/uploads/*", lambda route: route.abort() if route.request.method == "PATCH" else route.continue_()
+    )
+    drop(page, clip)
+    expect(card(page, clip.name)).to_contain_text("The service does not answer.")
+    drop(page, clip)
+    expect(card(page, clip.name).last).to_contain_text("The service does not answer.")
+    page.unroute_all()
+    expect(page.get_by_text("new frames")).to_have_count(2)
+    card(page, clip.name).first.get_by_role("button", name="Remove").click()
+    card(page, clip.name).get_by_role("button", name="Start").click()
+    expect(card(page, clip.name)).to_contain_text("Queued")
+
+
+def test_the_list_comes_when_the_service_answers(open_page: OpenPage, jobs: Jobs) -> None:
+    page = open_page("docs")
+    page.route("**/jobs?*", lambda route: route.abort())
+    page.goto(page.url.replace("docs", "#/jobs"))
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
+    page.unroute_all()
+    expect(page.get_by_text("There are no jobs yet.")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_a_list_is_filtered_and_a_job_removed(
     open_page: OpenPage,
     clip: Path,

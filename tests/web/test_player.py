@@ -202,6 +202,41 @@ def test_a_result_that_no_browser_plays_is_downloaded(
     expect(page.get_by_role("link", name="Download")).to_be_visible()
 
 
+def test_a_result_that_does_not_come_is_waited_for_and_one_that_is_gone_says_so(
+    open_page: OpenPage, finished: Finished, jobs: Jobs
+) -> None:
+    page = open_page("docs")
+    page.route("**/result", lambda route: route.abort("internetdisconnected"))
+    at = finished()
+    page.goto(page.url.replace("docs", at))
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
+    page.unroute_all()
+    ready(page)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    other = open_page("docs")
+    gone = json.dumps({"type": "urn:dain:problem:result-expired", "detail": "The result is no longer kept."})
+    other.route(
+        "**/result",
+        lambda route: route.fulfill(status=410, content_type="application/problem+json", body=gone),
+    )
+    other.goto(other.url.replace("docs", at))
+    expect(other.get_by_role("alert")).to_have_text("The result is no longer kept.")
+    jobs.delete(at.split("/")[-1])
+    expect(page.get_by_text("There is no such job")).to_be_visible()
+
+
+def test_a_page_without_room_shows_the_pictures_once_it_has_room(
+    open_page: OpenPage, finished: Finished
+) -> None:
+    page = open_page(finished())
+    ready(page)
+    page.locator("main").evaluate("main => (main.style.display = 'none')")
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 100)))")
+    page.locator("main").evaluate("main => (main.style.display = '')")
+    page.get_by_role("button", name="One frame on").click()
+    shows(page, 0, 1)
+
+
 def test_a_result_of_an_earlier_release_has_source_frames_where_the_rates_put_them(
     open_page: OpenPage, finished: Finished
 ) -> None:

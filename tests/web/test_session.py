@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -25,6 +26,9 @@ def test_with_keys_a_key_signs_in_until_it_signs_out(
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_contain_text("belongs to no key of this service")
     expect(page.get_by_role("alert").locator("code")).to_have_text("dain keys add")
+    page.get_by_label("Key").fill("dain_…")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("belongs to no key of this service")
     page.get_by_label("Key").fill(token)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
@@ -34,6 +38,22 @@ def test_with_keys_a_key_signs_in_until_it_signs_out(
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
     assert not page.context.cookies()
+
+
+def test_who_signs_in_next_sees_nothing_of_the_one_before(
+    open_page: OpenPage, make_key: Callable[..., dict[str, str]], clip: Path
+) -> None:
+    page = open_page()
+    for owner in ("ann", "ben"):
+        page.get_by_label("Key").fill(make_key(owner)["Authorization"].removeprefix("Bearer "))
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_label("Choose files").wait_for(state="attached")
+        expect(page.get_by_role("article")).to_have_count(0)
+        page.get_by_label("Choose files").set_input_files(clip)
+        page.get_by_role("button", name="Start").click()
+        expect(page.get_by_role("article")).to_contain_text("Queued")
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ export type Purpose = "smooth" | "rate" | "slow" | "anime"
 export const PURPOSES: Purpose[] = ["smooth", "rate", "slow", "anime"]
 export const SMOOTH_RATE = "60"
 
-export const purpose = signal<Purpose>("smooth")
+/** null: what a job was made with that no purpose stands for; see `given`. */
+export const purpose = signal<Purpose | null>("smooth")
+export const given = signal<Fields>({})
 export const rate = signal("120")
 export const slower = signal(4) // times
 export const stretched = signal(false) // the sound of slow motion
@@ -25,6 +27,8 @@ const implied = computed((): Fields => {
       return { speed: `1/${slower.value}`, ...(stretched.value && { audio: "stretch" }) }
     case "anime":
       return { target_fps: SMOOTH_RATE, dedup: "retime" }
+    case null:
+      return given.value
   }
 })
 
@@ -37,7 +41,8 @@ export function setExtra(name: string, value: string): void {
 }
 
 /** Chooses what `job` was made with. */
-export function choose(job: Job): void {
+export async function choose(job: Job): Promise<void> {
+  await readOptions()
   const { factor, target_fps, speed, dedup, audio, ...others } = job.options
   const slow = speed === null || speed === undefined ? NaN : 1 / fraction(String(speed))
   const kept: Record<string, unknown> = { ...others }
@@ -51,13 +56,20 @@ export function choose(job: Job): void {
     if (purpose.value === "rate") rate.value = String(target_fps)
     Object.assign(kept, { audio }, purpose.value === "anime" ? {} : { dedup })
   } else {
-    purpose.value = "smooth"
-    Object.assign(kept, { factor, target_fps, speed, dedup, audio })
+    purpose.value = null
+    given.value = written({ factor, target_fps, speed })
+    Object.assign(kept, { dedup, audio })
   }
+  const isShown = new Set(found.value.map(({ name }) => name).filter((name) => !HIDDEN.includes(name)))
   extra.value = Object.fromEntries(
-    Object.entries(kept)
-      .filter(([name, value]) => value !== null && value !== undefined && String(value) !== defaults.value[name])
-      .map(([name, value]) => [name, String(value)]),
+    Object.entries(written(kept)).filter(([name, value]) => isShown.has(name) && value !== defaults.value[name]),
+  )
+}
+
+/** Options as they are sent; those that are null are left out. */
+function written(options: Record<string, unknown>): Fields {
+  return Object.fromEntries(
+    Object.entries(options).flatMap(([name, value]) => (value === null || value === undefined ? [] : [[name, String(value)]])),
   )
 }
 

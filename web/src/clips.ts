@@ -1,6 +1,6 @@
 // The clips that were dropped and what becomes of them: each is sent, looked at, and made a job when it is started.
 import { effect, signal, type Signal } from "@preact/signals"
-import { post, type Fields } from "./api"
+import { post, Refused, type Fields } from "./api"
 import { choose, options } from "./choice"
 import { learn } from "./jobs"
 import { persist } from "./persist"
@@ -24,9 +24,10 @@ export interface Clip {
   file?: File
   url?: string
   state: Signal<State>
-  estimate: Signal<Estimate | undefined>
-  /** Start as soon as it is there. */
-  wanted: Signal<boolean>
+  /** What it becomes with the options `chosen`. */
+  estimate: Signal<(Estimate & { chosen: Fields }) | undefined>
+  /** Start with these options as soon as it is there. */
+  wanted: Signal<Fields | undefined>
   /** The upload, once the service has all of it. */
   upload?: string
   stop: AbortController
@@ -67,7 +68,7 @@ function add(of: Pick<Clip, "name" | "size" | "file" | "url" | "upload">): Clip 
     id: ++lastId,
     state: signal<State>({ at: "waiting" }),
     estimate: signal(undefined),
-    wanted: signal(false),
+    wanted: signal(undefined),
     stop: new AbortController(),
     key: Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(36)).join("-"),
   }
@@ -116,27 +117,42 @@ async function look(clip: Clip): Promise<void> {
   try {
     let chosen: Fields
     do {
-      chosen = options.value
-      clip.estimate.value = await ask<Estimate>(clip, "looking", "/jobs/estimate", chosen)
-    } while (clip.upload && chosen !== options.value) // chosen otherwise meanwhile
+      chosen = chosenFor(clip)
+      clip.estimate.value = { ...(await ask<Estimate>(clip, "looking", "/jobs/estimate", chosen)), chosen }
+    } while (clip.upload && chosen !== chosenFor(clip)) // chosen otherwise meanwhile
     clip.state.value = { at: "ready" }
     if (clip.wanted.value) await start(clip)
   } catch (error) {
-    refuse(clip, error)
+    if (error instanceof Refused && error.slug === "upload-not-found") sendAgain(clip)
+    else refuse(clip, error)
   }
+}
+
+/** What was chosen when the clip was started; until then what is chosen now. */
+function chosenFor(clip: Clip): Fields {
+  return clip.wanted.value ?? options.value
+}
+
+/** The service no longer has the upload. Where this page does not have the file either, it asks for it. */
+function sendAgain(clip: Clip): void {
+  clip.upload = undefined
+  if (clip.file) return retry(clip)
+  remove(clip)
+  asked.value = clip.name
 }
 
 /** Makes a job of the clip, at once or when it is there. */
 export async function start(clip: Clip): Promise<void> {
-  clip.wanted.value = true
+  clip.wanted.value ??= options.value
   if (clip.state.value.at !== "ready") return
   try {
-    const job = await ask<Job>(clip, "starting", "/jobs", options.value, { "Idempotency-Key": `"${clip.key}"` })
+    const job = await ask<Job>(clip, "starting", "/jobs", clip.wanted.value, { "Idempotency-Key": `"${clip.key}"` })
     learn(job)
     if (clip.upload) remember(job.id, clip)
     clip.state.value = { at: "started", job: job.id }
   } catch (error) {
-    refuse(clip, error)
+    if (error instanceof Refused && error.slug === "upload-not-found") sendAgain(clip)
+    else refuse(clip, error)
   }
 }
 
@@ -152,7 +168,7 @@ export function retry(clip: Clip): void {
 function refuse(clip: Clip, error: unknown): void {
   if (clip.stop.signal.aborted) return
   isSignedOut(error)
-  clip.wanted.value = false
+  clip.wanted.value = undefined
   clip.state.value = { at: "refused", error }
 }
 
@@ -202,8 +218,8 @@ function remember(job: string, { upload, name, size }: Clip): void {
 }
 
 /** Chooses the options of `job`, and its video where the service still has it; else asks for the file. */
-export function again(job: Job): void {
-  choose(job)
+export async function again(job: Job): Promise<void> {
+  await choose(job)
   const kept = localStorage.getItem(`job ${job.id}`)
   if (kept) void look(add(JSON.parse(kept)))
   else asked.value = job.filename

@@ -74,7 +74,12 @@ export function follow(): void {
         if (change !== "progressed") refreshQueued()
       })
     }
-    for (const change of ["queued", "deleted"]) events.addEventListener(`job.${change}`, () => arrivals.value++)
+    events.addEventListener("job.queued", () => arrivals.value++)
+    events.addEventListener("job.deleted", (event) => {
+      const { job } = JSON.parse(event.data) as { job: string }
+      if (watched.has(job)) void refresh(job)
+      arrivals.value++
+    })
     events.addEventListener("reset", () => arrivals.value++)
   }
 

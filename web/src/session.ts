@@ -12,6 +12,10 @@ const RETRY_MILLISECONDS = 2000
 
 /** null: a key is wanted; undefined: not known yet. */
 export const session = signal<Session | null | undefined>(undefined)
+/** The owner of the key that was signed in last. */
+let last: string | undefined
+session.subscribe((now) => (last = now?.owner ?? last))
+
 /** Why nothing can be shown, where even that cannot be asked. */
 export const trouble = signal<unknown>(undefined)
 
@@ -28,13 +32,19 @@ export async function readSession(): Promise<void> {
 }
 
 export async function signIn(token: string): Promise<void> {
-  const headers = { Authorization: `Bearer ${token}` }
-  session.value = await (await request("POST", "/session", { headers })).json()
+  const sent = token.replace(/[^\x21-\x7e]/g, "?") // a header holds no other characters, and no key has them
+  const found = (await (await request("POST", "/session", { headers: { Authorization: `Bearer ${sent}` } })).json()) as Session
+  if (last !== undefined && found.owner !== last) location.reload() // what is on the page is somebody else's
+  session.value = found
 }
 
 export async function signOut(): Promise<void> {
-  await request("DELETE", "/session")
-  session.value = null
+  try {
+    await request("DELETE", "/session")
+    location.reload() // whoever comes next sees nothing of it
+  } catch (error) {
+    if (!isSignedOut(error)) trouble.value = error
+  }
 }
 
 /** Whether `error` says that a key is wanted; then the page asks for one. */

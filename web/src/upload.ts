@@ -7,6 +7,12 @@ const PIECE_BYTES = 16 * 2 ** 20
 const MOST_PIECES = 1500 // the service takes 2000, and broken ones count
 const TUS = { "Tus-Resumable": "1.0.0" }
 
+/** The file cannot be read any more. */
+export class Unreadable extends Error {}
+
+/** Uploads that are being sent: a file that was dropped twice is sent twice. */
+const open = new Set<string>()
+
 export interface Sending extends Persistence {
   onProgress(sent: number): void
 }
@@ -15,12 +21,21 @@ export interface Sending extends Persistence {
 export async function upload(file: File, sending: Sending): Promise<string> {
   const key = `upload ${file.name} ${file.size} ${file.lastModified}`
   const url = await persist(sending, async () => (await isThere(localStorage.getItem(key))) ?? begin(file, key, sending))
+  open.add(url)
+  try {
+    await sendRest(file, url, sending)
+  } finally {
+    open.delete(url)
+  }
+  localStorage.removeItem(key)
+  return url.split("/").at(-1) ?? ""
+}
+
+async function sendRest(file: File, url: string, sending: Sending): Promise<void> {
   let offset = await persist(sending, () => offsetOf(url, sending))
   while (offset < file.size) {
     offset = await persist(sending, async (again) => append(url, file, again ? await offsetOf(url, sending) : offset, sending))
   }
-  localStorage.removeItem(key)
-  return url.split("/").at(-1) ?? ""
 }
 
 /** Removes an upload of which no job was made. */
@@ -38,7 +53,7 @@ async function begin(file: File, key: string, { signal }: Sending): Promise<stri
 
 /** `url` where the service still knows it, else null. */
 async function isThere(url: string | null): Promise<string | null> {
-  if (url === null) return null
+  if (url === null || open.has(url)) return null
   const response = await fetch(url, { method: "HEAD", headers: TUS }).catch(() => null)
   if (response === null) throw new Unreachable()
   return response.ok ? url : null
@@ -65,7 +80,7 @@ function append(url: string, file: File, offset: number, { signal, onProgress }:
       if (call.status === 204) resolve(Number(call.getResponseHeader("Upload-Offset")))
       else reject(refusal(call.status, call.responseText, call.getResponseHeader("Retry-After")))
     }
-    call.onerror = () => reject(new Unreachable())
+    call.onerror = () => void file.slice(0, 1).arrayBuffer().then(() => reject(new Unreachable()), () => reject(new Unreadable()))
     call.onabort = () => reject(signal.reason)
     call.onloadend = () => signal.removeEventListener("abort", abort)
     call.send(file.slice(offset, offset + size))

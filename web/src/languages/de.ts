@@ -34,6 +34,7 @@ export const de: Record<Key, string> = {
   "purpose.slow.why": "2- bis 8-mal so lang",
   "purpose.anime": "Anime auf Zweiern",
   "purpose.anime.why": "Aus wiederholten Zeichnungen wird Bewegung, 60 Bilder pro Sekunde",
+  "choice.given": "Wie beim Auftrag:",
   "choice.rate": "Bilder pro Sekunde",
   "choice.slower": "Wie viel langsamer",
   "choice.stretched": "Ton behalten, gedehnt",
@@ -89,6 +90,7 @@ export const de: Record<Key, string> = {
   "clip.remove": "Entfernen",
   "clip.retry": "Noch einmal",
   "clip.new-frames": "{n} neue Bilder",
+  "clip.other-choice": "Die Schätzung gilt der vorigen Wahl. „Starten“ nimmt die jetzige.",
   "clip.takes": "fertig in etwa {time}",
   "clip.takes-unknown": "Dauer noch unbekannt",
   "facts.fps": "{n} fps",
@@ -238,6 +240,7 @@ export const de: Record<Key, string> = {
   "workers.throttle.power-cap": "sein Leistungslimit, wie unter Last üblich",
   "workers.throttle.under-voltage": "zu schwache Versorgung",
   "trouble.unreachable": "Der Dienst antwortet nicht. Sobald er es tut, geht es hier von selbst weiter.",
+  "trouble.unreadable": "Die Datei ist nicht mehr lesbar: Sie wurde geändert, verschoben oder gelöscht. Wählen Sie sie noch einmal.",
   "trouble.unknown": "In dieser Seite ging etwas schief: {what}",
   "trouble.no-view": "Unter dieser Adresse ist nichts.",
 }

@@ -36,6 +36,7 @@ export const en = {
   "purpose.slow.why": "2 to 8 times as long",
   "purpose.anime": "Anime on twos",
   "purpose.anime.why": "Repeated drawings become motion, 60 frames a second",
+  "choice.given": "As the job was:",
   "choice.rate": "Frames a second",
   "choice.slower": "How much slower",
   "choice.stretched": "Keep the sound, stretched",
@@ -92,6 +93,7 @@ export const en = {
   "clip.remove": "Remove",
   "clip.retry": "Try again",
   "clip.new-frames": "{n} new frames",
+  "clip.other-choice": "The estimate is of the choice before. Start takes the present one.",
   "clip.takes": "done in about {time}",
   "clip.takes-unknown": "time not known yet",
   "facts.fps": "{n} fps",
@@ -246,6 +248,7 @@ export const en = {
   "workers.throttle.under-voltage": "a weak supply",
   // troubles
   "trouble.unreachable": "The service does not answer. This page goes on by itself as soon as it does.",
+  "trouble.unreadable": "The file cannot be read any more: it was changed, moved or removed. Choose it again.",
   "trouble.unknown": "Something went wrong in this page: {what}",
   "trouble.no-view": "There is nothing at this address.",
 } as const

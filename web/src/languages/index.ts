@@ -24,6 +24,12 @@ export function isKey(key: string): key is Key {
   return key in en
 }
 
+/** The name of an option of the API. */
+export function labelOf(option: string): string {
+  const key = `option.${option}`
+  return isKey(key) ? t(key) : option
+}
+
 export function number(value: number, digits = 0): string {
   return new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value)
 }

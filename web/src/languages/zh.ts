@@ -34,6 +34,7 @@ export const zh: Record<Key, string> = {
   "purpose.slow.why": "放慢 2 到 8 倍",
   "purpose.anime": "动画（一拍二）",
   "purpose.anime.why": "重复的画面变为连续运动，每秒 60 帧",
+  "choice.given": "沿用原任务的设置：",
   "choice.rate": "每秒帧数",
   "choice.slower": "放慢倍数",
   "choice.stretched": "保留声音并拉伸",
@@ -89,6 +90,7 @@ export const zh: Record<Key, string> = {
   "clip.remove": "移除",
   "clip.retry": "重试",
   "clip.new-frames": "{n} 个新帧",
+  "clip.other-choice": "以上估算针对先前的选择；开始时将采用当前选择。",
   "clip.takes": "约 {time} 完成",
   "clip.takes-unknown": "时间未知",
   "facts.fps": "{n} fps",
@@ -238,6 +240,7 @@ export const zh: Record<Key, string> = {
   "workers.throttle.power-cap": "功率上限（满载时常见）",
   "workers.throttle.under-voltage": "供电不足",
   "trouble.unreachable": "服务没有响应。恢复后本页会自动继续。",
+  "trouble.unreadable": "文件已无法读取：它被修改、移动或删除了。请重新选择。",
   "trouble.unknown": "本页出错：{what}",
   "trouble.no-view": "这个地址没有内容。",
 }

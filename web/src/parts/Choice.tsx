@@ -4,6 +4,7 @@ import "./Choice.css"
 import {
   defaultOf,
   extra,
+  given,
   groups,
   meaning,
   PURPOSES,
@@ -16,7 +17,8 @@ import {
   type Option,
   type Purpose,
 } from "../choice"
-import { isKey, number, t } from "../languages"
+import { labelOf, number, t } from "../languages"
+import { Dots } from "./Dots"
 import { Trouble } from "./Trouble"
 
 const RATES = ["48", "50", "59.94", "60", "90", "120", "144", "240"]
@@ -34,6 +36,7 @@ export function Choice() {
       </fieldset>
       {purpose.value === "rate" && <Rate />}
       {purpose.value === "slow" && <Slow />}
+      {purpose.value === null && <Given />}
       <Options />
     </section>
   )
@@ -67,6 +70,15 @@ function Rate() {
         ))}
       </datalist>
     </label>
+  )
+}
+
+/** What a job was made with, until a purpose is chosen. */
+function Given() {
+  return (
+    <p class="detail">
+      {t("choice.given")} <Dots of={Object.entries(given.value).map(([name, value]) => `${labelOf(name)}: ${value}`)} />
+    </p>
   )
 }
 
@@ -130,15 +142,13 @@ function Options() {
 
 function Field({ option }: { option: Option }) {
   const { name } = option
-  const key = `option.${name}`
-  const label = isKey(key) ? t(key) : name
   const value = extra.value[name] ?? ""
   const hint = `hint-${name}`
   const set = (event: Event) => setExtra(name, (event.currentTarget as HTMLInputElement | HTMLSelectElement).value.trim())
   return (
     <div class="field">
       <label>
-        {label}
+        {labelOf(name)}
         {option.enum || option.type === "boolean" ? (
           <select value={value} onInput={set} aria-describedby={hint}>
             <option value="">{t("choice.default", { value: worded(defaultOf(name)) })}</option>

@@ -1,9 +1,11 @@
 import "./ClipCard.css"
 import { remove, retry, start, type Clip } from "../clips"
+import type { Fields } from "../api"
 import { options } from "../choice"
 import { becomes, bytes, facts, span } from "../format"
 import { number, t } from "../languages"
 import { session } from "../session"
+import type { Estimate } from "../types"
 import { Dots } from "./Dots"
 import { FirstFrame } from "./FirstFrame"
 import { JobCard } from "./JobCard"
@@ -24,7 +26,8 @@ export function ClipCard({ clip }: { clip: Clip }) {
         <h2>{clip.name}</h2>
         <Dots class="soft" of={[...facing, clip.size !== undefined && bytes(clip.size)]} />
         <Doing clip={clip} />
-        {state.at !== "refused" && estimate && <Becomes clip={clip} />}
+        {state.at !== "refused" && estimate && <Becomes of={estimate} />}
+        {state.at === "ready" && estimate && !isSame(estimate.chosen, options.value) && <p class="soft">{t("clip.other-choice")}</p>}
         {state.at === "refused" && <Trouble of={state.error} />}
         {estimate && state.at !== "refused" && <Notes of={estimate.notes} />}
       </div>
@@ -34,7 +37,7 @@ export function ClipCard({ clip }: { clip: Clip }) {
             {t("clip.retry")}
           </button>
         ) : (
-          <button disabled={clip.wanted.value || state.at === "starting"} onClick={() => void start(clip)}>
+          <button disabled={clip.wanted.value !== undefined || state.at === "starting"} onClick={() => void start(clip)}>
             {t(clip.wanted.value ? "clip.wanted" : "clip.start")}
           </button>
         )}
@@ -76,9 +79,12 @@ function why(broken: unknown): string {
   return session.value === null ? t("clip.signed-out") : sentence(broken)
 }
 
-function Becomes({ clip }: { clip: Clip }) {
-  const estimate = clip.estimate.value
-  if (!estimate) return null
+/** The video of an address is not fetched again for an estimate of each choice. */
+function isSame(one: Fields, other: Fields): boolean {
+  return JSON.stringify(one) === JSON.stringify(other)
+}
+
+function Becomes({ of: estimate }: { of: Estimate & { chosen: Fields } }) {
   const { new_frames, seconds, eta_seconds, queue_position } = estimate
   const wait = eta_seconds ?? seconds
   return (
@@ -88,7 +94,7 @@ function Becomes({ clip }: { clip: Clip }) {
       </span>
       <Dots
         of={[
-          ...becomes(estimate, options.value),
+          ...becomes(estimate, estimate.chosen),
           t("clip.new-frames", { n: new_frames }),
           wait === null ? t("clip.takes-unknown") : t("clip.takes", { time: span(wait) }),
           queue_position ? t("job.place", { n: queue_position }) : undefined,

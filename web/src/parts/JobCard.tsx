@@ -84,7 +84,7 @@ export function Actions({ job, download = true }: { job: Job; download?: boolean
         </a>
       )}
       {may("submit") && isOver(job) && (
-        <button class="quiet" onClick={() => again(job)}>
+        <button class="quiet" onClick={() => void attempt(again(job))}>
           {t("job.again")}
         </button>
       )}

@@ -1,5 +1,6 @@
 import { Refused, Unreachable } from "../api"
 import { isKey, language, t } from "../languages"
+import { Unreadable } from "../upload"
 import type { Problem } from "../types"
 
 /** An error as sentences: what was wrong, and what to do. */
@@ -26,6 +27,7 @@ export function ProblemText({ of: problem }: { of: Problem }) {
 /** An error as one sentence. */
 export function sentence(error: unknown): string {
   if (error instanceof Unreachable) return t("trouble.unreachable")
+  if (error instanceof Unreadable) return t("trouble.unreadable")
   if (error instanceof Refused) return error.problem.detail
   return t("trouble.unknown", { what: String(error) })
 }

@@ -3,6 +3,7 @@ import { computed, type Signal } from "@preact/signals"
 import { useEffect, useRef, useState } from "preact/hooks"
 import { number, t, type Key } from "../languages"
 import type { Frames } from "./frames"
+import { Trouble } from "../parts/Trouble"
 import { Icon } from "./icons"
 import type { Finished } from "./job"
 import { Player } from "./player"
@@ -29,6 +30,7 @@ export function Comparison({ job, frames }: { job: Finished; frames: Frames }) {
   }, [job.id, frames])
 
   const state = shown?.player.state.value ?? "loading"
+  const trouble = shown?.player.trouble.value
   if (state === "unplayable") return <Unplayable job={job} />
   return (
     <div class="player" data-state={state} onKeyDown={(event) => shown && press(event, shown.player, shown.view)}>
@@ -46,6 +48,7 @@ export function Comparison({ job, frames }: { job: Finished; frames: Frames }) {
         {shown && !shown.view.isSplit.value && <Wipe at={shown.view.wipe} />}
         {state === "loading" && <p class="stage-wait">{t("result.loading")}</p>}
       </div>
+      {trouble !== undefined && <Trouble of={trouble} />}
       {shown && <Controls player={shown.player} view={shown.view} frames={frames} />}
     </div>
   )

@@ -5,6 +5,8 @@ import { request } from "../api"
 import { bytes } from "../format"
 import { t } from "../languages"
 import { Trouble } from "../parts/Trouble"
+import { persist } from "../persist"
+import { isSignedOut } from "../session"
 import { Comparison } from "./Comparison"
 import { Frames, type Told } from "./frames"
 import type { Finished } from "./job"
@@ -38,9 +40,16 @@ function Video({ job }: { job: Finished }) {
   const trouble = useSignal<unknown>(undefined)
   useEffect(() => {
     const gone = new AbortController()
-    read(job, gone.signal).then(
-      (found) => (frames.value = found),
-      (error: unknown) => gone.signal.aborted || (trouble.value = error),
+    const { signal } = gone
+    const onBreak = (error: unknown): void => {
+      if (!isSignedOut(error)) trouble.value = error
+    }
+    persist({ signal, onBreak }, () => read(job, signal)).then(
+      (found) => {
+        trouble.value = undefined
+        frames.value = found
+      },
+      (error: unknown) => signal.aborted || (trouble.value = error),
     )
     return () => gone.abort()
   }, [job.id])

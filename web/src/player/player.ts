@@ -1,12 +1,17 @@
 // A result and its source side by side: one video, decoded once, of which each frame is drawn to "after", and each source
 // frame to "before", where it stays until the next. So both are of the same moment, whatever the machine can do.
 import { computed, signal } from "@preact/signals"
+import { request } from "../api"
+import { persist } from "../persist"
+import { isSignedOut } from "../session"
 import type { Frames } from "./frames"
 
 export type State = "loading" | "ready" | "unplayable"
 
 export class Player {
   readonly state = signal<State>("loading")
+  /** Why the result does not come, where that is not the browser's fault. */
+  readonly trouble = signal<unknown>(undefined)
   readonly playing = signal(false)
   readonly index = signal(0)
   readonly rate = signal(1)
@@ -22,9 +27,10 @@ export class Player {
   private standing = -1 // the frame that the video stands at; -1: none that is known
   private wanted = -1 // the frame to be shown while it stands still; -1: none
   private isSeeking = false
+  private readonly closed = new AbortController()
 
   constructor(
-    url: string,
+    private readonly url: string,
     readonly frames: Frames,
     private readonly before: HTMLCanvasElement,
     private readonly after: HTMLCanvasElement,
@@ -33,13 +39,14 @@ export class Player {
     video.preload = "auto"
     video.playsInline = true
     video.addEventListener("loadeddata", () => this.begin())
-    video.addEventListener("error", () => (this.state.value = "unplayable"))
+    video.addEventListener("error", () => void this.recover())
     video.addEventListener("ended", () => (this.playing.value = false))
     video.addEventListener("pause", () => (this.playing.value = false))
     video.src = url
   }
 
   close(): void {
+    this.closed.abort()
     this.video.pause()
     this.video.removeAttribute("src")
     this.video.load()
@@ -83,15 +90,17 @@ export class Player {
     this.wanted = this.index.value = index
     if (this.isSeeking) return
     this.isSeeking = true
-    while (this.wanted >= 0 && !this.isShown(this.wanted)) {
+    while (this.wanted >= 0 && !this.isShown(this.wanted) && !this.video.error) {
       const goal = this.wanted
       const source = this.frames.source(goal)
       if (this.held !== source) {
         await this.seek(source)
+        if (this.video.error) continue
         this.draw(this.before)
         this.held = source
       }
       await this.seek(goal)
+      if (this.video.error) continue
       this.draw(this.after)
       this.shown = goal
     }
@@ -115,9 +124,8 @@ export class Player {
   /** Give both pictures as many pixels as they are shown with, never more than the video has. */
   async resize(width: number): Promise<void> {
     const [most, high] = this.size
-    if (!most) return
     const columns = Math.min(most, Math.ceil(width))
-    if (columns === this.after.width) return
+    if (!columns || columns === this.after.width) return
     for (const canvas of [this.before, this.after]) resample(canvas, columns, Math.round((columns * high) / most))
     if (this.playing.value) return
     this.held = this.shown = -1
@@ -131,6 +139,31 @@ export class Player {
   private begin(): void {
     // A browser that knows the sound and not the picture plays sound alone.
     this.state.value = this.video.videoWidth ? "ready" : "unplayable"
+    void this.show(this.index.value)
+  }
+
+  /** Load the result again once the service has it; only what came and cannot be decoded is the browser's fault. */
+  private async recover(): Promise<void> {
+    const { video, trouble, closed } = this
+    let isBroken = video.error?.code === MediaError.MEDIA_ERR_NETWORK
+    this.playing.value = false
+    try {
+      const onBreak = (error: unknown): void => {
+        isBroken = !isSignedOut(error)
+        trouble.value = error
+      }
+      const init: RequestInit = { headers: { Range: "bytes=0-0" }, signal: closed.signal, cache: "no-store" }
+      await persist({ signal: closed.signal, onBreak }, () => request("GET", this.url, init))
+      trouble.value = undefined
+      if (!isBroken) this.state.value = "unplayable"
+      else {
+        this.state.value = "loading"
+        this.held = this.shown = this.standing = -1
+        video.src = this.url
+      }
+    } catch (error) {
+      if (!closed.signal.aborted) trouble.value = error
+    }
   }
 
   /** Draw each frame that the video shows from now on. */
@@ -163,7 +196,7 @@ export class Player {
   private async seek(index: number): Promise<void> {
     if (this.standing === index) return
     await new Promise<void>((resolve) => {
-      this.video.addEventListener("seeked", () => resolve(), { once: true })
+      for (const event of ["seeked", "error"]) this.video.addEventListener(event, () => resolve(), { once: true })
       this.video.currentTime = this.frames.middle(index)
     })
     this.standing = index

@@ -4,7 +4,7 @@ import "./Job.css"
 import { defaultOf, readOptions } from "../choice"
 import { ago, facts } from "../format"
 import { refresh, useJob } from "../jobs"
-import { isKey, number, t } from "../languages"
+import { labelOf, number, t } from "../languages"
 import { Dots } from "../parts/Dots"
 import { Actions, outputFacts, Progress, StatusWord } from "../parts/JobCard"
 import { Notes } from "../parts/Notes"
@@ -78,8 +78,5 @@ export function Job({ id }: { id: string }) {
 function chosen(options: Of["options"]): string[] {
   return Object.entries(options)
     .filter(([name, value]) => value !== null && value !== undefined && String(value) !== defaultOf(name))
-    .map(([name, value]) => {
-      const key = `option.${name}`
-      return `${isKey(key) ? t(key) : name}: ${value}`
-    })
+    .map(([name, value]) => `${labelOf(name)}: ${value}`)
 }

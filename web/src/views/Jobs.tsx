@@ -3,6 +3,7 @@ import { useSignal } from "@preact/signals"
 import { get } from "../api"
 import { arrivals, jobs, learn } from "../jobs"
 import { t } from "../languages"
+import { persist } from "../persist"
 import { isSignedOut, trouble } from "../session"
 import type { Job, Status } from "../types"
 import { JobCard } from "../parts/JobCard"
@@ -21,16 +22,19 @@ export function Jobs() {
   const ids = useSignal<string[] | undefined>(undefined)
   const cursor = useSignal<string | null>(null)
 
-  /** A page may hold fewer jobs than it could, or none, before the last. */
-  async function read(after: string | null, most: number): Promise<void> {
+  /** Reads `most` jobs more, for as long as it takes. A page may hold fewer than it could, or none, before the last. */
+  async function read(after: string | null, most: number, signal = new AbortController().signal): Promise<void> {
     const found: string[] = after ? (ids.value ?? []) : []
     let next = after
     const end = found.length + most
     const wanted = status.value
+    const onBreak = (error: unknown): void => {
+      if (!isSignedOut(error)) trouble.value = error
+    }
     try {
       do {
         const query = new URLSearchParams({ limit: String(PAGE), ...(wanted && { status: wanted }), ...(next && { cursor: next }) })
-        const page = await get<Page>(`/jobs?${query}`)
+        const page = await persist({ signal, onBreak }, () => get<Page>(`/jobs?${query}`, { signal }))
         learn(...page.jobs)
         found.push(...page.jobs.map((job) => job.id))
         next = page.next_cursor
@@ -40,13 +44,15 @@ export function Jobs() {
       cursor.value = next
       trouble.value = undefined
     } catch (error) {
-      if (!isSignedOut(error)) trouble.value = error
+      if (!signal.aborted) trouble.value = error
     }
   }
 
   useEffect(() => {
-    void read(null, Math.max(PAGE, ids.peek()?.length ?? 0))
-  }, [status.value, arrivals.value, trouble.value === undefined])
+    const gone = new AbortController()
+    void read(null, Math.max(PAGE, ids.peek()?.length ?? 0), gone.signal)
+    return () => gone.abort()
+  }, [status.value, arrivals.value])
 
   function filter(to: Status | ""): void {
     ids.value = undefined
