@@ -16,9 +16,9 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from service import commands
 from service.api import sources
 from service.client import Client
+from service.commands.submit import submit
 from service.jobs.keys import Quota
 from service.jobs.names import job_key
 from service.settings import Settings
@@ -115,9 +115,9 @@ def test_client_and_command_name_a_video(
     with Client(url) as client:
         job = client.submit_url(where, {"factor": 4, "metadata": {"user": "42"}, "speed": None})
     assert (job.options["factor"], job.metadata, job.filename) == (4, {"user": "42"}, "my clip.mp4")
-    done = CliRunner().invoke(commands.submit, [where, "--url", url, "--factor", "3", "--detach"])
+    done = CliRunner().invoke(submit, [where, "--url", url, "--factor", "3", "--detach"])
     assert done.exit_code == 0, done.output
-    assert http.get(f"/jobs/{done.output.strip()}").json()["options"]["factor"] == 3
+    assert http.get(f"/jobs/{done.stdout.strip()}").json()["options"]["factor"] == 3
 
 
 def test_client_and_command_estimate_a_video_by_its_url(
@@ -126,7 +126,7 @@ def test_client_and_command_estimate_a_video_by_its_url(
     where = source(sending(clip.read_bytes()))
     with Client(url) as client:
         assert client.estimate_url(where, {"factor": 3}).frames == 36
-    done = CliRunner().invoke(commands.submit, [where, "--url", url, "--factor", "3", "--dry-run"])
+    done = CliRunner().invoke(submit, [where, "--url", url, "--factor", "3", "--dry-run"])
     assert done.exit_code == 0 and "36 frames, 22 of them new" in done.output, done.output
     assert http.get("/jobs").json()["jobs"] == []
 
