@@ -63,7 +63,7 @@ def requirements() -> Iterator[tuple[str, str]]:
         text, _, condition = line.partition(";")
         parts = _REQUIREMENT.match(text)
         name, versions = (parts[1], parts[2]) if parts else ("", "")
-        extra = re.search(r"extra == ['\"](\w+)['\"]", condition)
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", condition)
         elsewhere = "platform_machine" in condition and os.uname().machine not in condition
         if name not in ("", _PROJECT) and (extra is None or extra[1] in PARTS) and not elsewhere:
             yield name, versions.strip(" ()")

@@ -48,6 +48,7 @@ def test_packages_of_other_machines_and_of_other_parts_are_not_wanted(
         'boto3<2; extra == "s3"',
         'dain-service[worker]; extra == "embedded"',
         'uvloop[x] <1,>=0.21; extra == "service"',
+        'tensorrt-rtx-cu13-libs <2,>=1.7; extra == "tensorrt-rtx"',
     ]
     monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
     assert dict(machine.requirements()) == {"click": "<9,>=8.1", "uvloop": "<1,>=0.21"}
