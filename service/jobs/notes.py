@@ -34,6 +34,10 @@ NOTES: dict[str, tuple[bool, str]] = {
     "interlaced": (False, "The video is interlaced or telecined, and stays so as it was asked for"),
     "deinterlaced": (False, "The video is interlaced; each field becomes a frame"),
     "telecine-undone": (False, "Film was made a faster video; its own frames are taken, at even times"),
+    "frames-unsure": (
+        False,
+        "An estimate counts a frame for each field; the job may find fewer, and says so",
+    ),
     "frames-repeat": (False, "Frames repeat the one before; new frames lead from picture to picture"),
     "scene-cut": (False, "One scene ends and the next begins; no frame is made of both"),
     "alpha-dropped": (True, "The result cannot be transparent; the picture is shown on a background"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from service.jobs.notes import Note
 from service.jobs.options import Options
 
 LEAST_PIXELS = 2**16  # that a frame counts for
@@ -45,6 +46,14 @@ def count_frames(video: Mapping[str, Any], options: Options) -> tuple[int, int]:
     average, wanted = Fraction(video["average_rate"]) * fields, Fraction(video["duration"]) * part
     rate, until_last = (options.rate or average) * stretch, max(wanted - 1 / average, Fraction(0))
     return int(wanted * rate), max(int(until_last * rate) - int(until_last * _in_both(rate, average)), 0)
+
+
+def doubts(video: Mapping[str, Any], options: Options) -> list[Note]:
+    """Why a job may have other frames than those counted here, which a look at its pictures will tell."""
+    if options.deinterlace != "auto" or not video.get("field_order"):
+        return []
+    what = "The video is flagged as interlaced, and each of its fields is counted as a frame here. If its pictures are "
+    return [Note.of("frames-unsure", f"{what}found to be whole, or telecined film, the job has fewer.")]
 
 
 def _frames_of_one(video: Mapping[str, Any], options: Options) -> int:

@@ -28,6 +28,7 @@ from service.api.routes.submit import (
 from service.api.service import Service
 from service.jobs.backlog import LiveJob
 from service.jobs.notes import Note
+from service.jobs.work import doubts
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -95,6 +96,6 @@ def estimate_of(
         seconds=backlog.seconds(job),
         eta_seconds=backlog.seconds_until_done(job.id),
         queue_position=backlog.position(job.id),
-        notes=list(Note.read_all(facts.get("notes", ()))),
+        notes=[*Note.read_all(facts.get("notes", ())), *doubts(facts, upload.options)],
         picture=picture,
     )

@@ -150,3 +150,11 @@ def test_a_key_says_how_much_work_its_owner_may_have_and_which_share_it_gets(
     assert redis.hget(job_key(job), "weight") == b"3.0"
     assert_problem(http.post("/jobs", content=clip.read_bytes(), headers=RAW | ann), 429, "too-much-work")
     assert http.post("/jobs", content=clip.read_bytes(), headers=RAW | make_key("bob")).status_code == 202
+
+
+def test_an_estimate_says_that_a_job_may_find_fewer_frames(
+    http: httpx.Client, make_clip: Callable[..., Path]
+) -> None:
+    clip = make_clip("fields.mp4", "-flags", "+ildct+ilme", "-x264opts", "tff=1")
+    assert [note["code"] for note in post(http, clip, "/jobs/estimate").json()["notes"]] == ["frames-unsure"]
+    assert post(http, clip, "/jobs/estimate", deinterlace="bob").json()["notes"] == []

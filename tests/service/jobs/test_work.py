@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.api.options import parse_options
-from service.jobs.work import LEAST_PIXELS, Work
+from service.jobs.work import LEAST_PIXELS, Work, doubts
 from worker.media import ffmpeg
 from worker.media.sandbox import probe
 from worker.plan import JobPlan
@@ -44,6 +44,9 @@ def test_the_estimate_counts_the_frames_of_fields(tmp_path: Path, options: dict[
     assert work.frames == pytest.approx(plan.frames, abs=1)
     assert work.new_frames == pytest.approx(
         sum(isinstance(frame.action, Between) for frame in plan.schedule), abs=2
+    )
+    assert [note.code for note in doubts(info.as_dict(), asked)] == ["frames-unsure"] * (
+        asked.deinterlace == "auto"
     )
 
 
