@@ -43,9 +43,10 @@ def test_with_keys_a_key_signs_in_until_it_signs_out(
 def test_who_signs_in_next_sees_nothing_of_the_one_before(
     open_page: OpenPage, make_key: Callable[..., dict[str, str]], clip: Path
 ) -> None:
+    tokens = [make_key(owner)["Authorization"].removeprefix("Bearer ") for owner in ("ann", "ben")]
     page = open_page()
-    for owner in ("ann", "ben"):
-        page.get_by_label("Key").fill(make_key(owner)["Authorization"].removeprefix("Bearer "))
+    for token in tokens:
+        page.get_by_label("Key").fill(token)
         page.get_by_role("button", name="Sign in").click()
         page.get_by_label("Choose files").wait_for(state="attached")
         expect(page.get_by_role("article")).to_have_count(0)
