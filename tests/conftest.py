@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -106,6 +107,23 @@ def make_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def clip(make_clip: Callable[..., Path]) -> Path:
     """Half a second of moving picture: 96x64, 12 frames, 24/s, H.264 in MP4, no sound."""
     return make_clip("clip.mp4")
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of exported models: the stages of dain-lite. All processes of a run share it."""
+    from dain_core.export.write import export
+    from dain_core.weights.registry import registry
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    made = shared / "exports" / "dain-lite"
+    with (shared / "exports.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            made.parent.mkdir(exist_ok=True)
+            assert export(registry()["dain-lite"], made, form="stages") > 90
+    return made.parent
 
 
 @pytest.fixture(scope="session")

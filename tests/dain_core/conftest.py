@@ -12,9 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dain_core.export.write import export
 from dain_core.network.model import DAIN
-from dain_core.weights.registry import registry
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -104,11 +102,3 @@ def golden_frames(golden: Callable[[str], dict[str, Tensor]]) -> tuple[Tensor, T
     network = golden("network")
     first, second = (network[name].permute(2, 0, 1)[None].float() / 255 for name in ("frame0", "frame1"))
     return first, second
-
-
-@pytest.fixture(scope="session")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of exported models: the stages of dain-lite."""
-    folder = tmp_path_factory.mktemp("exports")
-    assert export(registry()["dain-lite"], folder / "dain-lite", form="stages") > 90
-    return folder

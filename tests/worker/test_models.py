@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 import service
-from dain_core.export.write import export
 from dain_core.runtime.backends.onnx import NotExportedError
 from dain_core.weights.files import SHIPPED, WeightsError, shipped_path
-from dain_core.weights.registry import registry
 from service.settings import Settings
 from worker import main
 
@@ -63,14 +61,13 @@ def test_a_worker_that_cannot_serve_what_it_should_says_so(tmp_path: Path) -> No
     )
 
 
-def test_a_worker_on_onnxruntime_offers_what_is_exported(tmp_path: Path) -> None:
+def test_a_worker_on_onnxruntime_offers_what_is_exported(tmp_path: Path, exports: Path) -> None:
     settings = Settings(state_dir=tmp_path, device="cpu", backend="onnxruntime")
     with pytest.raises(
         NotExportedError, match=r"no export of dain-lite in .*/exports/dain-lite: `dain export onnx"
     ):
         main.load(settings)
-    settings.exports.mkdir()
-    export(registry()["dain-lite"], settings.exports / "dain-lite", form="stages")
+    settings.exports.symlink_to(exports)
     models = main.load(settings)
     record = main.describe_worker(models)
     assert (record.backend, record.models) == ("onnxruntime", ["dain-lite"])
