@@ -57,7 +57,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "weights": Entry("dain_core.weights.cli", "weights", "worker", "List, check and fetch weights."),
         "train": Entry("dain_core.training.cli", "train", "train", "Train weights of your own."),
         "tune": Entry(
-            "dain_core.compression.tune",
+            "dain_core.compression.tune_cli",
             "tune",
             "worker",
             "Choose the precision of each block on this device.",

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import click
 
-from dain_core.compression.adapt import adapt
-from dain_core.compression.prune import prune
-from dain_core.compression.quantise import quantise
+from dain_core.options import LateGroup
+
+COMMANDS = {
+    "adapt": (
+        "dain_core.compression.adapt",
+        "adapt",
+        "Train a model to lose less in eight bits, if it loses much.",
+    ),
+    "prune": (
+        "dain_core.compression.prune",
+        "prune",
+        "Remove the channels that matter least, and train what is left.",
+    ),
+    "quantise": (
+        "dain_core.compression.quantise",
+        "quantise",
+        "Calibrate a model for eight bits on real frames.",
+    ),
+}
 
 
-@click.group()
+@click.group(cls=LateGroup, late=COMMANDS)
 def compress() -> None:
     """Make a model faster, at a measured loss."""
-
-
-compress.add_command(adapt)
-compress.add_command(prune)
-compress.add_command(quantise)

@@ -25,12 +25,10 @@ from torch import Tensor
 from dain_core.compression.errors import CompressionError
 from dain_core.compression.quantise import model_called, read_samples
 from dain_core.errors import DainCoreError
-from dain_core.evaluation.cli import FrameSize
 from dain_core.evaluation.clips import Sample, find_clips
 from dain_core.evaluation.metrics import psnr
 from dain_core.network.networks import build
-from dain_core.options import Amount, models_option
-from dain_core.outputs import OutputFile, check_writable, writing
+from dain_core.outputs import check_writable, writing
 from dain_core.runtime.backends import backend_for
 from dain_core.runtime.backends.fused import FusedDAIN
 from dain_core.runtime.backends.int8 import has_instructions
@@ -246,49 +244,11 @@ def best(
     )
 
 
-@click.command()
-@click.argument("model")
-@click.argument("out", type=OutputFile())
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of videos or frames of the kind that the model is for.",
-)
-@click.option("--loss", type=Amount(0), help="dB that may be lost against float32.  [default: 0.1]")
-@click.option(
-    "--time",
-    "milliseconds",
-    type=Amount(0, min_open=True),
-    help="Milliseconds that a new frame may take.",
-)
-@click.option(
-    "--pairs", default=16, show_default=True, type=click.IntRange(1), help="Pairs of frames to see."
-)
-@click.option(
-    "--size",
-    default="1920x1080",
-    show_default=True,
-    type=FrameSize(),
-    help="Frames to measure the time with.",
-)
-@click.option(
-    "--repeats", default=5, show_default=True, type=click.IntRange(1), help="Measurements of a time."
-)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@models_option
-def tune(
+def run(
     model: str, out: Path, data: Path, loss: float | None, milliseconds: float | None, pairs: int,
     size: tuple[int, int], repeats: int, device: str, models: Path | None,
 ) -> None:  # fmt: skip
-    """Choose the precision of each block of MODEL on this device, and write it to OUT for DAIN_PROFILE.
-
-    The choice is the fastest that loses no more than --loss, or the one that loses least within --time.
-    """
-    if loss is not None and milliseconds is not None:
-        raise click.UsageError("--loss and --time exclude each other: give one")
-    if milliseconds is None:
-        loss = 0.1 if loss is None else loss
+    """Does what `dain tune` is asked for; one of `loss` and `milliseconds` is None. ClickException says what failed."""
     check_writable(out)
     try:
         entry, place = model_called(model, models), named_device(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import click
 
@@ -39,7 +40,7 @@ def connected(
 ) -> Iterator[Client]:
     """A client of the service. What it raises ends the command in a sentence, with the exit code for it."""
     try:
-        client = Client(url, token=token, on_retry=on_retry)
+        client = Client(url, token=token, on_retry=on_retry or teller(partial(click.echo, err=True)))
     except ClientError as error:  # the URL or the token is none
         raise click.UsageError(str(error)) from None
     try:

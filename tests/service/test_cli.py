@@ -65,6 +65,10 @@ def test_what_tells_of_the_commands_imports_none_of_them(words: list[str]) -> No
         ["compare", "-h"],
         ["bench", "-h"],
         ["eval", "--gap", "x"],
+        ["weights", "-h"],
+        ["tune", "--pairs", "x"],
+        ["compress", "--absent"],
+        ["export", "absent"],
     ],
 )
 def test_whoever_asks_for_help_or_mistypes_waits_for_no_pytorch(words: list[str]) -> None:
@@ -100,7 +104,9 @@ def test_every_word_that_others_use_leads_to_a_command() -> None:
     assert set(cli.MEANT.values()) <= cli.COMMANDS.keys() and not cli.MEANT.keys() & cli.COMMANDS.keys()
 
 
-@pytest.mark.parametrize(("words", "found"), [("wor", {"workers"}), ("submit --det", {"--detach"})])
+@pytest.mark.parametrize(
+    ("words", "found"), [("wor", {"workers"}), ("submit --det", {"--detach"}), ("compress pr", {"prune"})]
+)
 def test_a_shell_completes_commands_and_options(words: str, found: set[str]) -> None:
     environment = {**os.environ, "_DAIN_COMPLETE": "bash_complete", "COMP_WORDS": f"dain {words}"}
     environment["COMP_CWORD"] = str(len(words.split()))

@@ -7,11 +7,11 @@ measures is imported when it is asked for, so that help does not wait for PyTorc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import click
 
+from dain_core.options import LateGroup
 from dain_core.outputs import OutputFile
 from service.jobs.options import SHIPPED_MODELS
 from worker.bench.choices import PRECISIONS, Picture, Size
@@ -25,28 +25,13 @@ OTHERS = {
     "media": "Time decoding, copies and encoding.",
     "roofline": "Tell what to expect of small machines, by their data sheets.",
 }
-STARTING = "Starting PyTorch."
 
 
-class Measurements(click.Group):
-    """The commands of `OTHERS`."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(OTHERS)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(OTHERS.items()))
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in OTHERS:
-            return None
-        click.echo(STARTING, err=True)
-        command: click.Command = getattr(import_module(f"worker.bench.{name}"), name)
-        return command
-
-
-@click.group(cls=Measurements, invoke_without_command=True)
+@click.group(
+    cls=LateGroup,
+    late={name: (f"worker.bench.{name}", name, words) for name, words in OTHERS.items()},
+    invoke_without_command=True,
+)
 @click.option(
     "--size",
     "sizes",
@@ -88,7 +73,7 @@ def bench(
     """Time the engine: ms a new frame, frames/s, memory, share of the device's ceiling, precision's cost."""
     if context.invoked_subcommand:
         return
-    click.echo(STARTING, err=True)
+    click.echo("Starting PyTorch.", err=True)
     from worker.bench.engine import run
 
     run(sizes, precisions, models, device, frames, vram_limit, json_path)

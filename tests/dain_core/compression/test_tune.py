@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 
 from dain_core.compression import tune as module
 from dain_core.compression.errors import CompressionError
-from dain_core.compression.tune import Choice, Cost, best, choices, choose, measure, offers, tune
+from dain_core.compression.tune import Choice, Cost, best, choices, choose, measure, offers
+from dain_core.compression.tune_cli import tune
 from dain_core.network.networks import NETWORKS
 from dain_core.runtime.profile import read_profile
 from dain_core.weights.files import save

@@ -222,7 +222,7 @@ def test_commands_list_and_verify(best_pth: Path, tmp_path: Path) -> None:
     assert "954 tensors, 24,031,656 parameters" in run(command, ["verify"]).output
     assert "good" in run(command, ["verify", str(best_pth)]).output
     answer = run(command, ["verify", str(tmp_path / "absent.pth")])
-    assert answer.exit_code == 1 and answer.output.startswith("Error: there are no weights at")
+    assert answer.exit_code == 1 and "\nError: there are no weights at" in answer.output
     answer = run(command, ["convert", str(best_pth), str(tmp_path / "out.bin")])
     assert answer.exit_code == 2 and "safetensors" in answer.output
     answer = run(command, ["convert", str(best_pth), str(tmp_path / "absent" / "out.safetensors")])

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from service import client, exits
 from service.cli import cli
-from service.client import ClientError
+from service.client import ClientError, Unavailable, sync_client
 from service.commands.connection import exit_code
 from service.exits import Exit
 from tests.service.commands.conftest import Dain
@@ -83,3 +83,17 @@ def test_an_exit_code_never_changes_its_meaning() -> None:
         "DONE": 0, "FAILED": 1, "USAGE": 2, "UNREACHABLE": 3, "NOT_FOUND": 4, "JOB_FAILED": 5, "JOB_CANCELLED": 6,
         "REFUSED": 7, "BUSY": 8, "UNAUTHORIZED": 9, "INTERRUPTED": 130,
     }  # fmt: skip
+
+
+def test_a_busy_service_is_told_of_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = iter([Unavailable("The job queue does not answer.")])
+
+    def ask(*_: object, **__: object) -> dict[str, object]:
+        for refusal in refusals:
+            raise refusal
+        return {"jobs": [], "next_cursor": None}
+
+    monkeypatch.setattr(sync_client.Client, "_ask", ask)
+    monkeypatch.setattr(sync_client, "sleep", lambda seconds: None)
+    done = CliRunner().invoke(cli, ["jobs"])
+    assert done.exit_code == 0 and done.stderr == "The job queue does not answer. Trying again.\n"
