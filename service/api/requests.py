@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,7 +17,7 @@ log = get_logger("dain.api")
 
 HEADER = "X-Request-ID"
 _ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-#: What machines ask again and again: one line each time would hide the others.
+#: What machines ask again and again: a line and a trace each time would hide the others.
 _ROUTINE = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -41,8 +42,7 @@ class Requests:
             await send(message)
 
         begun = time.perf_counter()
-        parent = Headers(scope=scope).get("traceparent")
-        with bound(request_id=request_id), traces.span(scope["method"], parent=parent, kind="SERVER") as span:
+        with bound(request_id=request_id), _span(scope) as span:
             try:
                 await self.app(scope, receive, send_with_id)
             finally:
@@ -65,6 +65,12 @@ class Requests:
             owner=caller and caller.owner,
             problem=state.get("problem"),
         )
+
+
+def _span(scope: Scope) -> AbstractContextManager[traces.Span]:
+    if scope["path"] in _ROUTINE:
+        return nullcontext(traces.Span())
+    return traces.span(scope["method"], parent=Headers(scope=scope).get("traceparent"), kind="SERVER")
 
 
 def _describe(span: traces.Span, scope: Scope, status: int) -> None:
