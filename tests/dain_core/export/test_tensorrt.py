@@ -76,7 +76,7 @@ def test_the_command_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.onnx", *twice, opset=25)
     done = CliRunner().invoke(export, ["check", str(path)])
     assert done.exit_code == 1
-    assert done.output.splitlines() == [
+    assert done.stdout.splitlines() == [
         "a.onnx: Det is not taken. (2 times)",
         "a.onnx: Opset 25 is none of 9 to 24.",
     ]
