@@ -38,6 +38,12 @@ def test_what_was_stopped_by_hand_stays_stopped() -> None:
     assert set(again.values()) == {"unless-stopped"} and "restart" not in SERVICES["prepare"]
 
 
+def test_a_bucket_of_env_is_never_passed_over_for_the_volume() -> None:
+    """Without docker/s3.yml nothing starts, in place of a store that has none of the bucket's files."""
+    urls = {service["environment"]["DAIN_STORE_URL"] for service in OURS.values()}
+    assert urls == {"${DAIN_STORE_URL:-file:///var/lib/dain/store}"}
+
+
 def test_every_variable_is_in_the_example_of_env() -> None:
     given = set(re.findall(r"^#?([A-Z_0-9]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     asked = set(re.findall(r"(?<!\$)\$\{([A-Z_0-9]+)", TEXT))
