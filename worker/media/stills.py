@@ -27,7 +27,8 @@ MOST_PICTURES = 100_000
 MOST_BYTES = 1 << 30  # of one picture
 MOST_TIMES_LARGER = 200  # than the archive: no picture is packed so small, but a bomb is
 ALPHA = 0x10  # in the flags of WebP
-PNG_ALPHA, PNG_GRAYS, PNG_COLORS = (b"\4", b"\6"), (b"\0", b"\4"), (b"\2", b"\3", b"\6")  # types of colour
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_ALPHA, PNG_COLORS = (b"\4", b"\6"), (b"\2", b"\3", b"\6")  # types of colour
 PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -72,11 +73,11 @@ class Stills:
                 heads = _png_heads(archive, names) if codec == "png" else []
                 times = [k / rate for k in range(len(names) + 1)]
                 alpha = any(head[25:] in PNG_ALPHA for head in heads)
-                # Where the first is gray and others are not, one of these says what all look like, in its size.
-                is_gray = bool(heads) and heads[0][25:] in PNG_GRAYS
-                colored = next((k for k, head in enumerate(heads) if is_gray and head[25:] in PNG_COLORS), 0)
-                size = struct.unpack(">II", heads[0][16:24]) if colored else None
-                with archive.open(names[colored]) as file:
+                # Where the first is gray, or of fewer bits, and others are not, one of these says what all look like.
+                ranks = [(head[25:] in PNG_COLORS, head[24:25]) for head in heads]
+                richest = ranks.index(max(ranks)) if heads and heads[0] else 0
+                size = struct.unpack(">II", heads[0][16:24]) if richest else None
+                with archive.open(names[richest]) as file:
                     return cls(ZIP, codec, file.read(MOST_BYTES), times, size, alpha)
         raise unreadable("its pictures are encrypted")
 
@@ -157,12 +158,13 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
 
 
 def _png_heads(archive: zipfile.ZipFile, names: Iterable[str]) -> list[bytes]:
-    """The beginnings of these PNG pictures, of which the last byte is the colour type; empty where one is damaged."""
+    """The beginnings of these PNG pictures, which end with bits a sample and type of colour; empty of what is none."""
     heads = []
     for name in names:
         heads.append(b"")
         with suppress(zipfile.BadZipFile, zlib.error, EOFError), archive.open(name) as file:
-            heads[-1] = file.read(26)
+            head = file.read(26)
+            heads[-1] = head if len(head) == 26 and head.startswith(PNG_SIGNATURE) else b""
     return heads
 
 

@@ -212,6 +212,16 @@ def test_pictures_of_an_archive_may_be_transparent_later_on(
     assert luma[:, :30].max() < 30  # black, and not green
 
 
+def test_the_picture_of_most_bits_says_how_many_all_have(video: MakeVideo, tmp_path: Path) -> None:
+    source = tmp_path / "deep.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        for number, pixels in enumerate(("rgb24", "rgb24", "rgb48be")):
+            archive.write(video("picture.png", "-frames:v", 1, "-pix_fmt", pixels), f"{number}.png")
+        archive.writestr("3.png", b"\xff" * 26)  # which is none
+    info = probe(source)
+    assert (info.depth, info.working_format, info.width) == (16, "yuv444p10le", 96)
+
+
 def test_pictures_of_which_the_first_is_gray_keep_the_colours_of_the_others(
     video: MakeVideo, delivered: Interpolated, tmp_path: Path
 ) -> None:
