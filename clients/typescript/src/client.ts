@@ -509,14 +509,15 @@ function pathOf(jobId: string): string {
 function parsed(baseUrl: string): { url: string; login?: string } {
   if (baseUrl === "") return { url: "" }
   let url: URL
+  let login: string | undefined
   try {
     url = new URL(baseUrl)
     if (!/^https?:$/.test(url.protocol) || /\/\/[^/?#]*[/?#].*@/s.test(baseUrl)) throw new TypeError()
+    if (url.username || url.password) login = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`
   } catch {
     // It is not repeated: it may hold a password.
     throw new ClientError("The service's URL must look like http://127.0.0.1:8000.")
   }
-  const login = url.username || url.password ? `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}` : undefined
   url.username = url.password = url.search = url.hash = ""
   return { url: url.href.replace(/\/+$/, ""), login }
 }
@@ -542,6 +543,8 @@ function texts(options: object): Record<string, string> {
 }
 
 function blobOf(video: Video): Blob {
+  // In plain JavaScript a path is easily given, and would be sent as a text.
+  if (typeof video === "string") throw new TypeError("A video is a Blob or bytes: of a path, await openAsBlob(path)")
   return video instanceof Blob ? video : new Blob([video])
 }
 

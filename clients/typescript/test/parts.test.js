@@ -59,6 +59,11 @@ test("what is no id of a job leads to no other place", async () => {
   }
 })
 
+test("a path is no video", async () => {
+  const client = new Client({ baseUrl: "http://host", fetch: () => assert.fail("it was sent") })
+  await assert.rejects(client.submit("clip.mp4"), /openAsBlob/)
+})
+
 test("a quota that comes back tomorrow is not waited for", () => {
   const tomorrow = new QuotaExceeded("used up", {}, 40_000)
   assert.throws(() => new Patience().pause(tomorrow, 30_000), tomorrow)
@@ -70,6 +75,7 @@ test("no message shows a secret", async () => {
   for (const options of [
     { baseUrl: "http://alice:s3/cret@host" },
     { baseUrl: "ftp://alice:s3cret@host" },
+    { baseUrl: "http://alice:s3%cret@host" },
     { baseUrl: "http://alice:s3cret@127.0.0.1:9" },
     { baseUrl: "http://127.0.0.1:9", token: "s3cret\u0000token" },
     { baseUrl: "http://alice:s3cret@127.0.0.1:9", token: "s3cret" },
@@ -82,6 +88,6 @@ test("no message shows a secret", async () => {
       },
     )
   }
-  assert.equal(said.length, 5)
+  assert.equal(said.length, 6)
   assert.ok(!said.join().includes("s3"), said.join("\n"))
 })
