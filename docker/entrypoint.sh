@@ -4,6 +4,8 @@ set -eu
 # DAIN_REDIS_URL is made from a password file, so that no container's settings show a password. At the very first start
 # the file is still being made, so this waits for it.
 if [ -n "${DAIN_REDIS_PASSWORD_FILE:-}" ]; then
+  [ -s "$DAIN_REDIS_PASSWORD_FILE" ] ||
+    echo "Waiting for $DAIN_REDIS_PASSWORD_FILE, which the container prepare makes beside Redis: docker compose up -d" >&2
   until [ -s "$DAIN_REDIS_PASSWORD_FILE" ]; do sleep 0.2; done
   DAIN_REDIS_URL="redis://:$(cat "$DAIN_REDIS_PASSWORD_FILE")@${DAIN_REDIS_ADDRESS:-redis:6379}/0"
   export DAIN_REDIS_URL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -40,3 +41,13 @@ def test_redis_is_reached_by_the_password_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("s3cret")
     given = {"DAIN_REDIS_PASSWORD_FILE": str(tmp_path / "password")}
     assert setting("DAIN_REDIS_URL", **given) == "redis://:s3cret@redis:6379/0"
+
+
+def test_who_waits_for_the_password_says_for_what(tmp_path: Path) -> None:
+    password, sleep = tmp_path / "password", tmp_path / "sleep"
+    sleep.write_text(f"#!/bin/sh\necho s3cret >{password}\n")  # it is there at the second look
+    sleep.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DAIN_REDIS_PASSWORD_FILE": str(password)}
+    command = ["sh", str(ENTRYPOINT), "true"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert f"Waiting for {password}" in done.stderr
