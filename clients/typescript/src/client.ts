@@ -335,10 +335,15 @@ export class Client {
       offset = 0
       resume?.set(key, url)
     }
-    onProgress?.(offset, blob.size)
-    while (offset < blob.size) {
-      offset = await this.#sendPiece(url, blob, offset, signal)
+    try {
       onProgress?.(offset, blob.size)
+      while (offset < blob.size) {
+        offset = await this.#sendPiece(url, blob, offset, signal)
+        onProgress?.(offset, blob.size)
+      }
+    } catch (error) {
+      if (!resume) void this.#send("DELETE", url, { headers: TUS }).catch(() => undefined) // nothing would go on with it
+      throw error
     }
     return url.slice(url.lastIndexOf("/") + 1)
   }

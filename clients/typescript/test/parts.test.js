@@ -59,6 +59,21 @@ test("what is no id of a job leads to no other place", async () => {
   }
 })
 
+test("an upload that is broken off leaves nothing at the service, unless it is to go on", async () => {
+  for (const resume of [undefined, { get: () => null, set: () => {}, remove: () => {} }]) {
+    const asked = []
+    const stop = new AbortController()
+    const fetch = async (url, { method }) => {
+      asked.push(`${method} ${new URL(url).pathname}`)
+      return new Response(null, { status: 201, headers: { Location: "/uploads/u" } })
+    }
+    const sending = { resume, signal: stop.signal, onProgress: () => stop.abort() }
+    const client = new Client({ baseUrl: "http://host", fetch: (url, call) => (call.signal.throwIfAborted(), fetch(url, call)) })
+    await assert.rejects(client.upload(new Uint8Array(9), sending), { name: "AbortError" })
+    assert.deepEqual(asked, ["POST /uploads", ...(resume ? [] : ["DELETE /uploads/u"])])
+  }
+})
+
 test("a path is no video", async () => {
   const client = new Client({ baseUrl: "http://host", fetch: () => assert.fail("it was sent") })
   await assert.rejects(client.submit("clip.mp4"), /openAsBlob/)
