@@ -4,7 +4,7 @@ import {
   ANOTHER_OFFSET, Busy, ClientError, Damaged, JobCancelled, JobFailed, NotFound, ServiceError, TimedOut, Unreachable,
   refusal,
 } from "./errors.js"
-import { EventReader, isLast } from "./events.js"
+import { EventReader, isLast, isOver } from "./events.js"
 import { CONNECTION_MS, Patience, sleep } from "./retries.js"
 import type { Estimate, Job, JobEvent, Options, Page, Worker } from "./types.js"
 
@@ -182,7 +182,7 @@ export class Client {
       if (seen) {
         job = seen
         onProgress?.(job)
-        if (job.finished_at !== null) return succeeded(job)
+        if (isOver(job)) return succeeded(job)
       }
       const left = end - Date.now()
       if (left <= 0) throw new TimedOut(`Job ${jobId} was ${job!.status} after ${timeoutMs} ms, and goes on.`, job!)

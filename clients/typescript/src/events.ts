@@ -4,9 +4,14 @@ import type { JobEvent } from "./types.js"
 
 const LAST = new Set(["job.succeeded", "job.failed", "job.cancelled", "job.deleted"])
 
+/** Whether a job has ended, well or not; nothing more is to be seen of one whose state is unknown. */
+export function isOver(job: { finished_at?: unknown; status?: unknown }): boolean {
+  return job.finished_at != null || job.status === "unknown"
+}
+
 /** Whether an event ends its job, or shows that it is over. */
 export function isLast(event: JobEvent): boolean {
-  return LAST.has(event.type) || (event.type === "job" && event.data.finished_at != null)
+  return LAST.has(event.type) || (event.type === "job" && isOver(event.data))
 }
 
 /** Reads the events of a stream that comes in pieces. One without data has only an id, and no type. */

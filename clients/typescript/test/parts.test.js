@@ -50,6 +50,12 @@ test("a service that answers without waiting is asked now and then", async (cont
   assert.equal(timers.mock.calls.filter(({ arguments: [, ms] }) => ms === 5).length, 2)
 })
 
+test("a job whose state the service cannot read is not waited for", async () => {
+  const job = { id: "a", status: "unknown", finished_at: null, error: { detail: "It cannot be read." } }
+  const client = new Client({ baseUrl: "http://host", fetch: async () => new Response(JSON.stringify(job)) })
+  await assert.rejects(client.wait("a", { timeoutMs: 100 }), JobFailed)
+})
+
 test("what is no id of a job leads to no other place", async () => {
   const client = new Client({ baseUrl: "http://host", fetch: () => assert.fail("it asked") })
   for (const id of ["", "../healthz", "a/b", "a?b"]) {
