@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from service.jobs.keys import open_keys
+from service.settings import Settings
 from tests.web.conftest import OpenPage
 
 
@@ -51,10 +53,25 @@ def test_who_signs_in_next_sees_nothing_of_the_one_before(
         page.get_by_label("Choose files").wait_for(state="attached")
         expect(page.get_by_role("article")).to_have_count(0)
         page.get_by_label("Choose files").set_input_files(clip)
-        page.get_by_role("button", name="Start").click()
-        expect(page.get_by_role("article")).to_contain_text("Queued")
+        expect(page.get_by_role("article")).to_contain_text("new frames")
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+
+
+def test_a_key_that_is_revoked_is_asked_for_without_a_click(
+    open_page: OpenPage, settings: Settings, make_key: Callable[..., dict[str, str]]
+) -> None:
+    token = make_key("ann")["Authorization"].removeprefix("Bearer ")
+    page = open_page("#/jobs")
+    page.route("**/events", lambda route: route.fulfill(status=502))
+    page.get_by_label("Key").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("There are no jobs yet.")).to_be_visible()
+    keys = open_keys(settings)
+    [key] = keys.all().values()
+    keys.put(key.model_copy(update={"revoked_at": 1.0}))
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ const LINKS: [path: string, key: Key][] = [
 
 export function App() {
   const here = LINKS.find(([path]) => path === (route.value[0] ?? ""))
+  useEffect(() => void (trouble.value = undefined), [route.value]) // it was of another view
   useEffect(() => {
     document.title = here ? `${t(here[1])} · DAIN` : "DAIN"
   }, [here])

@@ -2,7 +2,7 @@
 import { useEffect } from "preact/hooks"
 import { signal } from "@preact/signals"
 import { get, post, Refused, request } from "./api"
-import { isSignedOut, session, trouble } from "./session"
+import { isSignedOut, may, readSession, session, trouble } from "./session"
 import { isOver, type Job } from "./types"
 
 export const jobs = signal<Record<string, Job>>({})
@@ -65,7 +65,7 @@ export function follow(): void {
   function connect(): void {
     events?.close()
     events = undefined
-    if (document.hidden || !session.value) return
+    if (document.hidden || !may("read")) return
     events = new EventSource("/events")
     for (const change of CHANGES) {
       events.addEventListener(`job.${change}`, (event) => {
@@ -85,13 +85,14 @@ export function follow(): void {
 
   function tick(): void {
     const seconds = events?.readyState === EventSource.OPEN ? SECONDS_WITH_EVENTS : SECONDS_WITHOUT
-    if (document.hidden || !session.value || Date.now() - last < seconds * 1000) return
+    if (document.hidden || session.value === null || Date.now() - last < seconds * 1000) return
     last = Date.now()
+    // Events end where the key was revoked. A session that is read anew connects again.
+    if (!session.value || events?.readyState === EventSource.CLOSED) void readSession()
     for (const id of watched.keys()) {
       const job = jobs.value[id]
       if (!job || !isOver(job)) void refresh(id)
     }
-    if (events?.readyState === EventSource.CLOSED) connect()
   }
 
   session.subscribe(connect)

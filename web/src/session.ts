@@ -8,8 +8,6 @@ export interface Session {
   keyed: boolean // false where the service has no keys, so that nobody signs in
 }
 
-const RETRY_MILLISECONDS = 2000
-
 /** null: a key is wanted; undefined: not known yet. */
 export const session = signal<Session | null | undefined>(undefined)
 /** The owner of the key that was signed in last. */
@@ -19,15 +17,13 @@ session.subscribe((now) => (last = now?.owner ?? last))
 /** Why nothing can be shown, where even that cannot be asked. */
 export const trouble = signal<unknown>(undefined)
 
-/** Asks until there is an answer. */
+/** Who is signed in now. What is shown follows, see `follow` of jobs.ts, which also asks again where nobody answers. */
 export async function readSession(): Promise<void> {
   try {
     session.value = await (await request("GET", "/session")).json()
     trouble.value = undefined
   } catch (error) {
-    if (isSignedOut(error)) return
-    trouble.value = error
-    setTimeout(() => void readSession(), RETRY_MILLISECONDS)
+    if (!isSignedOut(error)) trouble.value = error
   }
 }
 
@@ -50,7 +46,10 @@ export async function signOut(): Promise<void> {
 /** Whether `error` says that a key is wanted; then the page asks for one. */
 export function isSignedOut(error: unknown): boolean {
   const out = error instanceof Refused && error.status === 401
-  if (out) session.value = null
+  if (out) {
+    session.value = null
+    trouble.value = undefined
+  }
   return out
 }
 
