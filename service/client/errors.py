@@ -18,6 +18,7 @@ What is wrong with a file of this machine stays an OSError.
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -222,6 +223,8 @@ def unreachable(url: object, error: httpx.RequestError) -> Unreachable:
         reason = "nothing listens there"
     elif socket.gaierror in causes:
         reason = "no host of this name is known"
+    elif ssl.SSLError in causes:  # of a certificate it is a kind of its own
+        reason = "no TLS is understood there; where it is plain HTTP, the URL begins with http://"
     else:
         reason = str(error) or type(error).__name__
     return Unreachable(f"The service at {url} cannot be reached: {reason}.")

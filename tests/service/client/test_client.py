@@ -791,3 +791,9 @@ def test_no_message_and_no_log_shows_a_token(
 def test_a_quota_that_comes_back_tomorrow_is_not_waited_for() -> None:
     with pytest.raises(QuotaExceeded, match="used up"):
         retries.Patience().pause(QuotaExceeded("used up", {"status": 429}, retry_after=40_000), 30)
+
+
+def test_plain_http_behind_https_is_named(url: str) -> None:
+    with Client(url.replace("http:", "https:"), patience=0) as client, pytest.raises(Unreachable) as caught:
+        client.jobs()
+    assert "the URL begins with http://" in str(caught.value)
