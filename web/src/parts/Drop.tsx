@@ -66,7 +66,7 @@ function Strip() {
   return (
     <svg class="drop-strip" viewBox="0 0 324 56" aria-hidden="true">
       {Array.from({ length: 9 }, (_, n) => (
-        <rect key={n} x={n * 36 + 2} y={n % 2 ? 8 : 4} width={n % 2 ? 32 : 32} height={n % 2 ? 40 : 48} rx="5" class={n % 2 ? "between" : "frame"} />
+        <rect key={n} x={n * 36 + 2} y={n % 2 ? 8 : 4} width={32} height={n % 2 ? 40 : 48} rx="5" class={n % 2 ? "between" : "frame"} />
       ))}
       {Array.from({ length: 9 }, (_, n) => (
         <circle key={n} cx={n * 36 + 11 + n * 1.75} cy={34 - 14 * Math.sin((n / 8) * Math.PI)} r="4" class={n % 2 ? "ball between-ball" : "ball"} />

@@ -81,11 +81,6 @@ export class Frames {
     return "nN".includes(this.told.frames[index]!)
   }
 
-  /** How many frames are new. */
-  get made(): number {
-    return this.told.frames.replace(/[^nN]/g, "").length
-  }
-
   /** The frame that is one step on from `index`, or back; of new ones alone where these are wanted. */
   next(index: number, step: 1 | -1, onlyNew = false): number {
     let found = index + step
