@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,33 @@ from torch import Tensor
 
 from dain_core.runtime.pixels import PixelFormat
 from service.api.options import parse_options
+from tests.worker.forks import Forks
 from worker import pipeline
-from worker.media import ffmpeg
+from worker.media import ffmpeg, sandbox
 from worker.media.sandbox import probe
 from worker.plan import JobPlan
+
+#: Tests of what starts the processes of the sandbox.
+STARTERS = {"test_sandbox.py", "test_forkserver.py", "test_memory.py"}
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    started = Forks()
+    yield started
+    started.end()
+
+
+@pytest.fixture(autouse=True)
+def looks_are_forks(request: pytest.FixtureRequest, forks: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look into a file costs no new interpreter; see `tests.worker.forks`."""
+    if request.path.name in STARTERS:
+        return
+    for ask in (sandbox.probe, sandbox.picture):
+        defaults = [forks.start if each is sandbox.spawn else each for each in ask.__defaults__ or ()]
+        monkeypatch.setattr(ask, "__defaults__", tuple(defaults))
+    monkeypatch.setitem(sandbox.look.__kwdefaults__, "start", forks.start)
+
 
 MakeVideo = Callable[..., Path]
 Interpolate = Callable[..., Path]
