@@ -59,11 +59,7 @@ export class Player {
   /** Play on, or stand still. From the end it plays from the start. */
   async toggle(): Promise<void> {
     const { video, frames } = this
-    if (this.playing.value) {
-      video.pause()
-      await this.show(this.index.value)
-      return
-    }
+    if (this.playing.value) return this.show(this.index.value)
     this.wanted = -1
     video.playbackRate = this.rate.value
     video.loop = this.loops.value
@@ -86,6 +82,8 @@ export class Player {
 
   /** Stand still at a frame. Of many that are asked for at once, the last is shown. */
   async show(index: number): Promise<void> {
+    if (this.playing.value) this.shown = this.standing = -1
+    this.playing.value = false // a frame that is still on its way is not drawn over this one
     this.video.pause()
     this.wanted = this.index.value = index
     if (this.isSeeking) return
