@@ -82,7 +82,8 @@ export class Player {
 
   /** Stand still at a frame. Of many that are asked for at once, the last is shown. */
   async show(index: number): Promise<void> {
-    if (this.playing.value) this.shown = this.standing = -1
+    // What played left the frame that it stands at to the browser, which may have passed over the source frame, too.
+    if (this.playing.value) this.held = this.shown = this.standing = -1
     this.playing.value = false // a frame that is still on its way is not drawn over this one
     this.video.pause()
     this.wanted = this.index.value = index
