@@ -1,7 +1,7 @@
 // The calls of the API as methods. It needs `fetch` and nothing else, so it runs in browsers and in Node.
 
 import {
-  ANOTHER_OFFSET, Busy, ClientError, Damaged, JobCancelled, JobFailed, NotFound, ServiceError, TimedOut, Unreachable,
+  Busy, ClientError, Damaged, JobCancelled, JobFailed, NotFound, ServiceError, TimedOut, Unreachable,
   refusal,
 } from "./errors.js"
 import { EventReader, isLast, isOver } from "./events.js"
@@ -63,6 +63,7 @@ interface Call {
 const RESUMABLE_BYTES = 8 * 2 ** 20 // from which a video is sent in pieces
 const PIECE_BYTES = 4 * 2 ** 20 // that are sent again where the connection breaks
 const MOST_PIECES = 1000 // the service takes 2000
+const CONFLICT = 409 // of an upload: it has another offset
 const TUS = { "Tus-Resumable": "1.0.0" }
 const WAIT_MS = 25_000 // of one long poll; proxies give up after 30 or 60
 const QUIET_MS = 60_000 // that a stream of events may be silent; the service sends something every 15 s
@@ -375,8 +376,8 @@ export class Client {
       const response = await this.#persist(() => this.#send("PATCH", url, call), signal)
       return Number(response.headers.get("Upload-Offset"))
     } catch (error) {
-      // The piece had arrived, and the answer was lost; or a part of it had.
-      if (error instanceof ClientError && error.slug === ANOTHER_OFFSET) {
+      // The piece had arrived, and the answer was lost; or a part of it had. A cut line may take the problem's document.
+      if (error instanceof ClientError && error.status === CONFLICT) {
         const arrived = await this.#offset(url, signal)
         if (arrived !== undefined) return arrived
       }

@@ -75,7 +75,6 @@ export class JobFailed extends Ended {}
 export class JobCancelled extends Ended {}
 
 export const IN_USE = "idempotency-key-in-use"
-export const ANOTHER_OFFSET = "another-offset"
 
 type Kind = new (message: string, problem: Partial<ProblemDocument>) => ClientError
 
