@@ -272,7 +272,7 @@ def test_what_an_address_becomes_is_not_said_of_another_choice(open_page: OpenPa
     page = open_page()
     drop(page, clip)
     expect(card(page, clip.name)).to_contain_text("new frames")
-    with page.expect_response("**/jobs/estimate?*") as answer:
+    with page.expect_response(lambda each: "/jobs/estimate?" in each.url and "speed=" in each.url) as answer:
         page.get_by_label("Slow motion").check()
     estimate = answer.value.text()
     page.route(
