@@ -86,9 +86,8 @@ def check_readable(page: Page) -> None:
 
 def test_all_is_reached_by_keyboard(open_page: OpenPage, clip: Path, jobs: Jobs) -> None:
     page = open_page()
-    expect(
-        page.get_by_label("Choose files")
-    ).to_be_attached()  # a key goes to what is there when it is pressed
+    # A key goes to what is there when it is pressed.
+    expect(page.get_by_label("Choose files")).to_be_attached()
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
