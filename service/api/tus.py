@@ -19,6 +19,7 @@ from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 
 from service.api import uploads
+from service.api.options import MASK_NEEDS_A_FORM
 from service.jobs.incoming import Incoming, Part, Upload, expires_at, incoming_key
 from service.jobs.problems import Problem
 from service.store import Store
@@ -59,13 +60,16 @@ def check_version(request: Request) -> None:
 
 
 def announced(request: Request, owner: str, max_bytes: int) -> Upload:
-    """The upload that the headers of `request` announce; Problem 400 or 413 where it cannot be taken."""
+    """The upload that the headers of `request` announce; Problem 400, 413 or 422 where it cannot be taken."""
     length = _number(request, "upload-length")
     if length == 0:
         raise uploads.invalid_upload("The file is empty (Upload-Length is 0); send one that holds a video.")
     if length > max_bytes:
         raise uploads.too_large(max_bytes)
-    filename = _metadata(request.headers.get("upload-metadata", "")).get("filename")
+    said = _metadata(request.headers.get("upload-metadata", ""))
+    if uploads.MASK in said:
+        raise Problem("invalid-option", f"{MASK_NEEDS_A_FORM[0].upper()}{MASK_NEEDS_A_FORM[1:]}.")
+    filename = said.get("filename")
     return Upload(
         owner=owner, size_bytes=length, filename=filename and uploads.clean_filename(filename), parts=()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,9 +11,16 @@ from pathlib import Path
 import pytest
 
 from service.api.routes.page import BUILT, read_files
+from service.jobs.notes import NOTES
 
 SOURCES = Path(__file__).parents[2] / "web"
 MOST_BYTES = 150_000  # compressed
+
+
+@pytest.mark.parametrize("language", ["en", "de", "zh"])
+def test_every_note_has_a_sentence_in_every_language(language: str) -> None:
+    table = (SOURCES / "src" / "languages" / f"{language}.ts").read_text()
+    assert sorted(re.findall(r'"note\.([a-z-]+)": "..', table)) == sorted(NOTES)
 
 
 def test_the_built_page_is_small() -> None:

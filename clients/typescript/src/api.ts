@@ -2294,7 +2294,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemDocument"];
                 };
             };
-            /** @description The request cannot be understood */
+            /** @description The request cannot be understood; An option is unknown or out of its range */
             422: {
                 headers: {
                     [name: string]: unknown;

@@ -50,6 +50,7 @@ class UploadLink(BaseModel):
         **documented(
             "invalid-request",
             "invalid-upload",
+            "invalid-option",
             "unsupported-tus-version",
             "upload-too-large",
             "queue-full",
@@ -105,7 +106,7 @@ def begin_link(service: Service, caller: Caller, size_bytes: int) -> UploadLink:
 
 
 def begin_resumable(request: Request, service: Service, caller: Caller) -> Response:
-    """Makes an upload by tus; Problem 400, 412, 413, 429 or 507 where there can be none."""
+    """Makes an upload by tus; Problem 400, 412, 413, 422, 429 or 507 where there can be none."""
     tus.check_version(request)
     upload = tus.announced(request, caller.owner, service.settings.max_upload_bytes)
     check_capacity(service, caller, upload.size_bytes)

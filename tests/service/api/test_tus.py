@@ -101,6 +101,14 @@ class TestInABucket(TestInAFolder):
         return settings.open_store()
 
 
+def test_a_mask_in_the_metadata_is_refused_before_the_video_comes(http: httpx.Client, store: Store) -> None:
+    mask = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+    headers = TUS | {"Upload-Length": "9", "Upload-Metadata": f"filename YQ==,mask {mask}"}
+    refused = assert_problem(http.post("/uploads", headers=headers), 422, "invalid-option")
+    assert "part `mask` of a form" in refused["detail"] and "tus" in refused["detail"]
+    assert list(store.keys("incoming/")) == []
+
+
 def test_what_the_server_can(http: httpx.Client, settings: Settings) -> None:
     response = http.options("/uploads")
     assert response.status_code == 204
