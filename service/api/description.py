@@ -192,6 +192,26 @@ SUBMISSIONS: Schema = {
     },
 }
 
+#: The options of a job as parameters of a query.
+QUERY = [
+    {"name": name, "in": "query", "description": schema["description"], "schema": schema}
+    for name, schema in _options().items()
+]
+
+#: POST /uploads.
+UPLOAD: Schema = {
+    "parameters": [
+        *tus("Upload-Length", "Upload-Metadata")["parameters"],
+        {
+            "name": "filename",
+            "in": "query",
+            "description": "The name of the video, in place of that in Upload-Metadata.",
+            "schema": {"type": "string"},
+        },
+        *QUERY,
+    ]
+}
+
 #: POST /jobs and POST /jobs/estimate. They read the body as a stream, so the framework cannot describe it.
 SUBMISSION: Schema = {
     "parameters": [
@@ -221,10 +241,7 @@ SUBMISSION: Schema = {
             "description": "The id of a video that was sent by POST /uploads, in place of a body.",
             "schema": {"type": "string"},
         },
-        *(
-            {"name": name, "in": "query", "description": schema["description"], "schema": schema}
-            for name, schema in _options().items()
-        ),
+        *QUERY,
     ],
     "requestBody": {
         "required": False,

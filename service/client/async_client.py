@@ -410,7 +410,9 @@ class AsyncClient:
         seconds = self._answer_seconds(source)
         timeout = httpx.Timeout(self._timeout, read=seconds)
         query = query_of(options, source.name)
-        upload = await self._begin_upload(source.size, seconds) if source.size >= RESUMABLE_BYTES else None
+        upload = None
+        if source.size >= RESUMABLE_BYTES:
+            upload = await self._begin_upload(source.size, query, seconds)
         if upload is None:
 
             def send() -> Awaitable[Any]:
@@ -439,12 +441,16 @@ class AsyncClient:
             if on_progress is not None:
                 on_progress(sent, source.size)
 
-    async def _begin_upload(self, size_bytes: int, answer_seconds: float) -> str | None:
-        """Where to send a video in pieces; None where the service takes none."""
+    async def _begin_upload(
+        self, size_bytes: int, query: Mapping[str, str], answer_seconds: float
+    ) -> str | None:
+        """Where to send a video in pieces; None where the service takes none. Options in `query` are checked now."""
         headers = {**TUS, "Upload-Length": str(size_bytes)}
         try:
             response = await self._persist(
-                partial(self._request, "POST", "/uploads", headers=headers, timeout=answer_seconds)
+                partial(
+                    self._request, "POST", "/uploads", params=query, headers=headers, timeout=answer_seconds
+                )
             )
         except ClientError as error:
             if error.status in (404, 405):  # a service from before there were any

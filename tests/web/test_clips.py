@@ -176,6 +176,19 @@ def test_a_wrong_option_is_named_and_mended(open_page: OpenPage, clip: Path) -> 
     expect(card(page, clip.name)).to_contain_text("59.94 fps")
 
 
+def test_a_wrong_option_is_named_before_a_byte_is_sent(open_page: OpenPage, clip: Path) -> None:
+    page = open_page()
+    page.get_by_label("Exact rate").check()
+    page.get_by_role("combobox", name="Frames a second").fill("99999")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "PATCH" else None)
+    drop(page, clip)
+    expect(card(page, clip.name).get_by_role("alert")).to_contain_text("target_fps was '99999'")
+    assert sent == []
+    page.get_by_role("combobox", name="Frames a second").fill("59.94")
+    expect(card(page, clip.name)).to_contain_text("59.94 fps")
+
+
 def test_a_job_that_fails_says_so_without_being_asked(
     open_page: OpenPage, clip: Path, jobs: Jobs, started: Callable[..., Job]
 ) -> None:
@@ -258,7 +271,7 @@ def test_a_job_that_no_purpose_stands_for_is_made_again_as_it_was(
 
 def test_a_clip_is_started_with_what_was_chosen_then(open_page: OpenPage, clip: Path, jobs: Jobs) -> None:
     page = open_page()
-    page.route("**/uploads", lambda route: route.abort())
+    page.route("**/uploads?*", lambda route: route.abort())
     drop(page, clip)
     card(page, clip.name).get_by_role("button", name="Start").click()
     page.get_by_label("Slow motion").check()

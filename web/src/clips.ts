@@ -96,7 +96,7 @@ async function send(clip: Clip): Promise<void> {
   clip.state.value = { at: "sending", sent: 0 }
   let sent = 0
   try {
-    clip.upload = await upload(clip.file, {
+    clip.upload = await upload(clip.file, chosenFor(clip), {
       signal: clip.stop.signal,
       onProgress: (now) => (clip.state.value = { at: "sending", sent: (sent = now) }),
       onBreak: (error) => {
@@ -207,7 +207,9 @@ effect(() => {
 async function lookAgain(chosen: Fields, lane: number): Promise<void> {
   for (const clip of clips.peek().filter((clip) => clip.id % AT_ONCE === lane)) {
     if (chosen !== options.peek()) return
-    if (clip.upload && ["ready", "refused"].includes(clip.state.peek().at)) await look(clip)
+    const { at } = clip.state.peek()
+    if (clip.upload && ["ready", "refused"].includes(at)) await look(clip)
+    else if (clip.file && at === "refused") retry(clip) // what was chosen then was refused before it was sent
   }
 }
 

@@ -17,10 +17,13 @@ export interface Sending extends Persistence {
   onProgress(sent: number): void
 }
 
-/** Sends `file` and returns the id of the upload, of which jobs can be made for a day. */
-export async function upload(file: File, sending: Sending): Promise<string> {
+/**
+ * Sends `file` and returns the id of the upload, of which jobs can be made for a day. What is wrong with `options` is
+ * refused before a byte of it is sent.
+ */
+export async function upload(file: File, options: Record<string, string>, sending: Sending): Promise<string> {
   const key = `upload ${file.name} ${file.size} ${file.lastModified}`
-  const url = await persist(sending, async () => (await isThere(localStorage.getItem(key))) ?? begin(file, key, sending))
+  const url = await persist(sending, async () => (await isThere(localStorage.getItem(key))) ?? begin(file, key, options, sending))
   open.add(url)
   try {
     await sendRest(file, url, sending)
@@ -43,9 +46,9 @@ export async function removeUpload(id: string): Promise<void> {
   await request("DELETE", `/uploads/${id}`, { headers: TUS })
 }
 
-async function begin(file: File, key: string, { signal }: Sending): Promise<string> {
+async function begin(file: File, key: string, options: Record<string, string>, { signal }: Sending): Promise<string> {
   const headers = { ...TUS, "Upload-Length": String(file.size), "Upload-Metadata": `filename ${base64(file.name)}` }
-  const response = await request("POST", "/uploads", { headers, signal })
+  const response = await request("POST", `/uploads?${new URLSearchParams(options)}`, { headers, signal })
   const url = response.headers.get("Location") ?? ""
   localStorage.setItem(key, url)
   return url

@@ -70,6 +70,9 @@ export interface paths {
          *
          *     With the header `Tus-Resumable` it begins a resumable upload by tus 1.0 in place of that, of `Upload-Length` bytes,
          *     and `Location` says where to send it.
+         *
+         *     The query may have the options of the job, as that of POST /jobs: what is wrong with them is refused before the
+         *     video is sent. They are not kept.
          */
         post: operations["begin"];
         delete?: never;
@@ -1060,19 +1063,19 @@ export interface components {
             id: string;
             /**
              * Url
-             * @description PUT the video here; whoever has this URL may
+             * @description where the video goes: to the store with PUT, which whoever has this URL may; by tus with PATCH, as `Location` says
              */
             url: string;
             /**
              * Headers
-             * @description headers that the PUT must have
+             * @description headers that each request to `url` must have
              */
             headers: {
                 [key: string]: string;
             };
             /**
              * Expires At
-             * @description when the PUT must have begun, in seconds since the epoch
+             * @description when the PUT must have begun, or the upload by tus is forgotten, in seconds since the epoch
              */
             expires_at: number;
         };
@@ -2213,6 +2216,64 @@ export interface operations {
             query?: {
                 /** @description The size of the video; the store takes no other. */
                 size_bytes?: number | null;
+                /** @description The name of the video, in place of that in Upload-Metadata. */
+                filename?: string;
+                /** @description Frames per source frame: a whole number from 2 to 16; 2 where neither this nor target_fps nor speed is given. */
+                factor?: number;
+                /** @description Frame rate of the result, instead of factor: 1 to 1000; a number (60, 59.94) or a ratio (60000/1001). */
+                target_fps?: string;
+                /** @description Slow motion: how fast the result plays, from 1/16 to below 1; a number (0.25) or a ratio (1/3). At the source's frame rate or at target_fps; without sound, unless audio is stretch. */
+                speed?: string;
+                /** @description Network that interpolates: dain-refined, dain-lite (smaller, for CPUs), dain (of the paper), auto, which is the worker's own (dain-refined on a GPU, dain-lite on a CPU), or what GET /workers lists. auto unless given. */
+                model?: string;
+                /** @description How different two frames must be to count as a scene cut, where nothing is blended: 0 to 1; 1 finds none, nor flashes and fades. 0.3 unless given. */
+                scene_threshold?: number;
+                /** @description Kind of file of the result: mp4, mkv, mov or webm; gif, apng or webp (animations); png, jpeg or exr (a zip of pictures). mp4 unless given. */
+                container?: "mp4" | "mkv" | "mov" | "webm" | "gif" | "apng" | "webp" | "png" | "jpeg" | "exr";
+                /** @description Codec of the result: auto (h264; vp9 in webm), h264, hevc, av1, vp9, prores, dnxhr, ffv1, or h264_nvenc, hevc_nvenc or av1_nvenc where the workers' GPUs encode. auto unless given. */
+                codec?: "auto" | "h264" | "hevc" | "av1" | "vp9" | "prores" | "dnxhr" | "ffv1" | "h264_nvenc" | "hevc_nvenc" | "av1_nvenc" | "gif" | "apng" | "webp" | "png" | "jpeg" | "exr";
+                /** @description Quality of the pictures on the scale of H.264's CRF, for every codec: 0 (lossless) to 51 (worst). 18 unless given. */
+                quality?: number;
+                /** @description How hard the encoder tries, for smaller files: ultrafast to veryslow; auto keeps up with a GPU. auto unless given. */
+                preset?: "auto" | "ultrafast" | "superfast" | "veryfast" | "faster" | "fast" | "medium" | "slow" | "slower" | "veryslow";
+                /** @description Bits and colour resolution of the result: source (the video's own), compatible (yuv420p, which all browsers play), yuv420p, yuv422p, yuv444p, yuv420p10le, yuv422p10le or yuv444p10le. source unless given. */
+                pixel_format?: "source" | "compatible" | "yuv420p" | "yuv422p" | "yuv444p" | "yuv420p10le" | "yuv422p10le" | "yuv444p10le";
+                /** @description Most bits a second of the pictures: 8000000, 8000k or 8M; 50k to 1000M. */
+                max_bitrate?: number;
+                /** @description The sound: copy (what players of the container know stays as it is), best (all that the container can hold stays as it is, nothing is lost), aac (all becomes AAC), stretch (in slow motion, with its pitch kept) or none. copy unless given. */
+                audio?: "copy" | "best" | "aac" | "stretch" | "none";
+                /** @description What is done with all frames, the source's own among them, before they are encoded: deband, denoise, sharpen, with commas between, or none. none unless given. */
+                enhance?: string;
+                /** @description The grain of new frames: keep gives them as much as the frames around them have, off leaves what the network makes, which is less. off unless given. */
+                grain?: "off" | "keep";
+                /** @description The colour behind a video that is transparent in places, where the result cannot be: #rrggbb, or one of black, white, gray, green, blue. #000000 unless given. */
+                background?: string;
+                /** @description Where the result begins in the source: seconds (90.5) or a clock's time (0:01:30.5) after its beginning. The sound is cut there, too. */
+                start?: string;
+                /** @description How much of the source is taken: seconds or a clock's time, above 0. */
+                duration?: string;
+                /** @description Whether the result is to be played in a loop: then new frames lead from its last frame to its first, too. true or false. False unless given. */
+                loop?: boolean;
+                /** @description Which moving picture of the file is taken: its number among all streams of the file, from 0; the largest unless given. */
+                video_stream?: number;
+                /** @description Interlaced video: auto finds it, makes a frame of each field, and takes telecined film back to its own frames; off leaves all as it is; bob makes a frame of each field of any video; weave puts fields together that belong to one picture. auto unless given. */
+                deinterlace?: "auto" | "off" | "bob" | "weave";
+                /** @description Frames that repeat the one before, as in animation: auto replaces them by new ones that lead from picture to picture; off takes them as they are; retime leaves them out and spaces the pictures evenly, and factor counts pictures. auto unless given. */
+                dedup?: "auto" | "off" | "retime";
+                /** @description Frame rate of a file that holds no times, such as a raw H.264 stream: 1 to 1000; a number or a ratio. Its own, or 25, unless given. */
+                source_fps?: string;
+                /** @description Whether the job is refused where something of the video would be lost: true or false. False unless given. */
+                strict?: boolean;
+                /** @description How the job stands among your own: low, normal or high. normal unless given. */
+                priority?: "low" | "normal" | "high";
+                /** @description Your own name for the job: 1 to 128 printable characters. The job shows it, and GET /jobs finds by it. */
+                reference?: string;
+                /** @description Your own notes on the job: a JSON object of texts, such as {"user": "42"}, with up to 16 keys and 4096 bytes of printable characters. The job shows them, and GET /jobs finds by them. */
+                metadata?: string;
+                /** @description Where the service posts the job's events, signed as Standard Webhooks has it: an https:// URL of a public host. */
+                webhook_url?: string;
+                /** @description The events that the webhook gets, with commas between: all of job.started, job.progressed, job.succeeded, job.failed, job.cancelled unless given. */
+                webhook_events?: string;
             };
             header?: {
                 /**
@@ -2294,7 +2355,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemDocument"];
                 };
             };
-            /** @description The request cannot be understood; An option is unknown or out of its range */
+            /** @description The request cannot be understood; An option is unknown or out of its range; The codec cannot be had for this video; The webhook cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;

@@ -322,16 +322,18 @@ export class Client {
   /**
    * Sends a video in pieces, each of which arrives whole or not at all, and returns the upload's id. Where the connection
    * breaks, one piece is sent again; with `resume`, an upload of the same file goes on after the page was loaded anew.
+   * What is wrong with the `options` of the job that it is for is refused before a byte of it is sent.
    */
-  async upload(video: Video, how: Sending = {}): Promise<string> {
+  async upload(video: Video, how: Sending & { options?: Options } = {}): Promise<string> {
     const blob = blobOf(video)
-    const { signal, onProgress, resume } = how
+    const { signal, onProgress, resume, options = {} } = how
     const key = keyOf(blob, how)
     let url = resume?.get(key) ?? undefined
     let offset = url && (await this.#offset(url, signal))
     if (url === undefined || typeof offset !== "number") {
       const headers = { ...TUS, "Upload-Length": String(blob.size) }
-      const begun = await this.#persist(() => this.#send("POST", "/uploads", { headers, signal }), signal)
+      const call = { query: texts(options), headers, signal }
+      const begun = await this.#persist(() => this.#send("POST", "/uploads", call), signal)
       url = begun.headers.get("Location")!
       offset = 0
       resume?.set(key, url)
@@ -402,7 +404,7 @@ export class Client {
       onProgress?.(blob.size, blob.size)
       return answer
     }
-    const id = await this.upload(blob, how)
+    const id = await this.upload(blob, { ...how, options })
     const answer = await this.#sendUploaded<T>(path, id, options, headers, { ...how, filename: nameOf(video, how) })
     resume?.remove(keyOf(blob, how))
     await this.#send("DELETE", `/uploads/${id}`, { headers: TUS }).catch(() => undefined) // it would go in a day

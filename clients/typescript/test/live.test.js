@@ -50,6 +50,15 @@ test("a broken connection costs one piece, up and down", live, async () => {
   assert.ok(retries.length >= 3 && retries.every((name) => name === "Unreachable"), String(retries))
 })
 
+test("a wrong option is refused before a byte is sent", live, async () => {
+  const sent = []
+  const large = new Blob([new Uint8Array(9 * 2 ** 20)])
+  const onProgress = (bytes) => sent.push(bytes)
+  await assert.rejects(client.submit(large, { factor: 99 }, { onProgress }), InvalidRequest)
+  await assert.rejects(client.upload(large, { options: { factor: 99 }, onProgress }), /factor was '99'/)
+  assert.deepEqual(sent, [])
+})
+
 test("an upload goes on after the page was loaded anew", live, async () => {
   const kept = new Map()
   const resume = { get: (key) => kept.get(key), set: (key, url) => kept.set(key, url), remove: (key) => kept.delete(key) }

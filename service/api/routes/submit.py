@@ -144,8 +144,7 @@ async def receive(
 
     Raises Problem as `uploads.receive` and `collect` do.
     """
-    workers = await run_in_threadpool(service.workers.all)
-    parse = partial(parse_request, models=models_served(workers), codecs=codecs_served(workers))
+    parse = await parser(service)
     if NAMED in request.query_params:
         return await collect(request, service, caller, parse, files)
     folder = await files.enter_async_context(contextmanager_in_threadpool(service.store.scratch()))
@@ -156,6 +155,12 @@ async def receive(
         check_space=partial(check_space, service, 0),
         parse=parse,
     )
+
+
+async def parser(service: Service) -> uploads.Parse:
+    """What reads the fields of a request, and refuses what no living worker can do."""
+    workers = await run_in_threadpool(service.workers.all)
+    return partial(parse_request, models=models_served(workers), codecs=codecs_served(workers))
 
 
 async def collect(

@@ -11,17 +11,18 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from service.api import tus, uploads
+from service.api import tus, uploads, webhooks
 from service.api.auth import Caller, SubmitterDep
 from service.api.deps import ServiceDep
-from service.api.description import headers
+from service.api.description import UPLOAD, headers
 from service.api.description import tus as tus_headers
 from service.api.problems import documented
-from service.api.routes.submit import check_capacity, check_space
+from service.api.routes.submit import check_capacity, check_space, parser
 from service.api.service import Service
-from service.jobs.incoming import Upload, incoming_key
+from service.jobs.incoming import Upload, expires_at, incoming_key
 from service.jobs.names import new_job_id
 from service.jobs.problems import Problem
 
@@ -35,22 +36,29 @@ class UploadLink(BaseModel):
     """Where to send a video, and under which id a job finds it."""
 
     id: str = Field(description="`upload` of POST /jobs, within a day")
-    url: str = Field(description="PUT the video here; whoever has this URL may")
-    headers: dict[str, str] = Field(description="headers that the PUT must have")
-    expires_at: float = Field(description="when the PUT must have begun, in seconds since the epoch")
+    url: str = Field(
+        description="where the video goes: to the store with PUT, which whoever has this URL may; by tus with PATCH, "
+        "as `Location` says"
+    )
+    headers: dict[str, str] = Field(description="headers that each request to `url` must have")
+    expires_at: float = Field(
+        description="when the PUT must have begun, or the upload by tus is forgotten, in seconds since the epoch"
+    )
 
 
 @router.post(
     "",
     status_code=201,
     response_model=UploadLink,
-    openapi_extra=tus_headers("Upload-Length", "Upload-Metadata"),
+    openapi_extra=UPLOAD,
     responses={
         201: headers("Location", "Tus-Resumable", "Upload-Offset", "Upload-Expires"),
         **documented(
             "invalid-request",
             "invalid-upload",
             "invalid-option",
+            "codec-unavailable",
+            "webhook-refused",
             "unsupported-tus-version",
             "upload-too-large",
             "queue-full",
@@ -62,59 +70,91 @@ class UploadLink(BaseModel):
         ),
     },
 )
-def begin(
+async def begin(
     request: Request,
+    response: Response,
     service: ServiceDep,
     caller: SubmitterDep,
     size_bytes: Annotated[
         int | None, Query(gt=0, description="The size of the video; the store takes no other.")
     ] = None,
-) -> UploadLink | Response:
+) -> UploadLink:
     """Gives a URL to which a large video is sent with PUT, past this API. `POST /jobs?upload=ID` makes a job of it.
 
     With the header `Tus-Resumable` it begins a resumable upload by tus 1.0 in place of that, of `Upload-Length` bytes,
     and `Location` says where to send it.
+
+    The query may have the options of the job, as that of POST /jobs: what is wrong with them is refused before the
+    video is sent. They are not kept.
     """
+    upload = announced(request, service.settings.max_upload_bytes, caller, size_bytes)
+    filename = await check_options(request, service, caller)
+    upload = upload.model_copy(update={"filename": filename or upload.filename})
+    make = begin_link if upload.parts is None else begin_resumable
+    link = await run_in_threadpool(make, service, caller, upload)
+    if upload.parts is not None:
+        response.headers.update(tus.headers(Location=link.url, Upload_Offset=0) | tus.expiry(link.id))
+    return link
+
+
+def announced(request: Request, max_bytes: int, caller: Caller, size_bytes: int | None) -> Upload:
+    """The upload that `request` announces; Problem 400, 412, 413 or 422 where it cannot be taken."""
     if "tus-resumable" in request.headers:
-        return begin_resumable(request, service, caller)
+        tus.check_version(request)
+        return tus.announced(request, caller.owner, max_bytes)
     if size_bytes is None:
         raise Problem(
             "invalid-request",
             "Give `size_bytes` in the query, or the headers Tus-Resumable and Upload-Length.",
         )
-    return begin_link(service, caller, size_bytes)
-
-
-def begin_link(service: Service, caller: Caller, size_bytes: int) -> UploadLink:
-    """Makes an upload to the store itself; Problem 413, 429, 501 or 507 where there can be none."""
-    most = min(service.settings.max_upload_bytes, MOST_PUT_BYTES)
+    most = min(max_bytes, MOST_PUT_BYTES)
     if size_bytes > most:
         raise uploads.too_large(most)
-    check_capacity(service, caller, size_bytes)
+    return Upload(owner=caller.owner, size_bytes=size_bytes)
+
+
+async def check_options(request: Request, service: Service, caller: Caller) -> str | None:
+    """The `filename` in the query; raises Problem (400, 422) where POST /jobs would refuse the options there."""
+    fields = uploads.query_fields(request)
+    fields.pop("size_bytes", None)
+    filename = fields.pop("filename", None)
+    parse = await parser(service)
+    _, handling = parse(fields)
+    await webhooks.settle(handling, caller, service.settings, service.egress)
+    return filename and uploads.clean_filename(filename)
+
+
+def begin_link(service: Service, caller: Caller, upload: Upload) -> UploadLink:
+    """Makes an upload to the store itself; Problem 429, 501 or 507 where there can be none."""
+    check_capacity(service, caller, upload.size_bytes)
     upload_id = new_job_id()
-    url = service.store.upload_link(incoming_key(upload_id), size_bytes, seconds=LINK_SECONDS)
+    url = service.store.upload_link(incoming_key(upload_id), upload.size_bytes, seconds=LINK_SECONDS)
     if url is None:
         raise Problem(
             "no-upload-links",
             "The store of this service is a folder, which takes no uploads itself; send the video with POST /jobs, or "
             "by tus.",
         )
-    service.jobs.charge(caller.owner, caller.quota, size_bytes)
-    service.incoming.add(upload_id, Upload(owner=caller.owner, size_bytes=size_bytes))
-    wanted = {"Content-Length": str(size_bytes)}
+    record(service, caller, upload_id, upload)
+    wanted = {"Content-Length": str(upload.size_bytes)}
     return UploadLink(id=upload_id, url=url, headers=wanted, expires_at=time.time() + LINK_SECONDS)
 
 
-def begin_resumable(request: Request, service: Service, caller: Caller) -> Response:
-    """Makes an upload by tus; Problem 400, 412, 413, 422, 429 or 507 where there can be none."""
-    tus.check_version(request)
-    upload = tus.announced(request, caller.owner, service.settings.max_upload_bytes)
+def begin_resumable(service: Service, caller: Caller, upload: Upload) -> UploadLink:
+    """Makes an upload by tus; Problem 429 or 507 where there can be none."""
     check_capacity(service, caller, upload.size_bytes)
     upload_id = new_job_id()
+    record(service, caller, upload_id, upload)
+    wanted = {"Tus-Resumable": tus.VERSION}
+    return UploadLink(
+        id=upload_id, url=f"/uploads/{upload_id}", headers=wanted, expires_at=expires_at(upload_id)
+    )
+
+
+def record(service: Service, caller: Caller, upload_id: str, upload: Upload) -> None:
+    """Counts the upload against its owner's quota, and puts it on record."""
     service.jobs.charge(caller.owner, caller.quota, upload.size_bytes)
     service.incoming.add(upload_id, upload)
-    begun = tus.headers(Location=f"/uploads/{upload_id}", Upload_Offset=0) | tus.expiry(upload_id)
-    return Response(status_code=201, headers=begun)
 
 
 @router.options(

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -139,6 +141,42 @@ def test_what_cannot_begin(
     assert redis.keys("dain:incoming:*") == []
     if status == 412:
         assert response.headers["Tus-Version"] == "1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "slug"),
+    [
+        ({"colour": "1"}, 422, "invalid-option"),
+        ({"factor": "99"}, 422, "invalid-option"),
+        ({"factor": "3", "target_fps": "60"}, 422, "invalid-option"),
+        ({"model": "mine"}, 422, "invalid-option"),
+        ({"codec": "av1_nvenc"}, 422, "codec-unavailable"),
+        ({"webhook_url": "https://127.0.0.1/"}, 422, "webhook-refused"),
+        ({"webhook_events": "job.failed"}, 422, "invalid-option"),
+        ([("factor", "3"), ("factor", "4")], 400, "invalid-upload"),
+    ],
+)
+def test_options_are_refused_before_a_byte_is_sent_as_those_of_a_job(
+    query: Any, status: int, slug: str, http: httpx.Client, clip: Path, redis: Redis
+) -> None:
+    response = http.post("/uploads", params=query, headers=TUS | {"Upload-Length": "5"})
+    problem = assert_problem(response, status, slug)
+    assert redis.keys("dain:incoming:*") == []
+    of_a_job = http.post("/jobs", params=query, content=clip.read_bytes()).json()
+    assert of_a_job | {"instance": "/uploads"} == problem
+
+
+def test_what_begins_is_a_document_too(http: httpx.Client, jobs: Jobs, clip: Path) -> None:
+    video = clip.read_bytes()
+    query = {"factor": "3", "priority": "high", "filename": "holiday.mp4"}
+    response = http.post("/uploads", params=query, headers=TUS | {"Upload-Length": str(len(video))})
+    begun = response.json()
+    assert response.headers["Location"] == f"/uploads/{begun['id']}" == begun["url"]
+    expires = parsedate_to_datetime(response.headers["Upload-Expires"])
+    assert int(begun["expires_at"]) == expires.timestamp()
+    assert patch(http, begun["url"], 0, video, **begun["headers"]).status_code == 204
+    job = http.post("/jobs", params={"upload": begun["id"]}).json()
+    assert (job["filename"], job["options"]["factor"]) == ("holiday.mp4", 2)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,12 @@ def test_a_size_that_is_no_good(size: int, status: int, slug: str, http: httpx.C
     assert_problem(http.post("/uploads", params={"size_bytes": size}), status, slug)
 
 
+def test_options_are_refused_before_a_byte_is_sent(http: httpx.Client, redis: Any) -> None:
+    query = {"size_bytes": "5", "factor": "99"}
+    problem = assert_problem(http.post("/uploads", params=query), 422, "invalid-option")
+    assert "factor was '99'" in problem["detail"] and redis.keys("dain:incoming:*") == []
+
+
 class TestFolder:
     @pytest.fixture
     def settings(self, settings: Settings, tmp_path: Path) -> Settings:

@@ -351,6 +351,14 @@ class TestLargeVideo:
         assert list(store.keys("incoming/")) == []
         assert redis.keys("dain:incoming:*") == []
 
+    def test_a_wrong_option_is_refused_before_a_byte_is_sent(self, client: Client, clip: Path) -> None:
+        sent: list[int] = []
+        with pytest.raises(InvalidRequest, match="factor was '99'"):
+            client.submit(clip, {"factor": 99}, on_progress=lambda bytes, total: sent.append(bytes))
+        with pytest.raises(InvalidRequest, match="there is no option 'colour'"):
+            client.estimate(clip, {"colour": 1}, on_progress=lambda bytes, total: sent.append(bytes))
+        assert sent == []
+
     def test_a_service_that_knows_no_pieces_gets_it_whole(self, clip: Path) -> None:
         unknown = ("404 Not Found", {"status": 404, "detail": "Not Found."}, {})
         taken = ("202 Accepted", {"id": "1", "status": "queued"}, {})
