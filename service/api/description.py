@@ -238,7 +238,7 @@ SUBMISSION: Schema = {
         {
             "name": "upload",
             "in": "query",
-            "description": "The id of a video that was sent by POST /uploads, in place of a body.",
+            "description": "The id of a video that was sent by POST /uploads, in place of one in the body.",
             "schema": {"type": "string"},
         },
         *QUERY,

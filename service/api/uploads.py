@@ -188,9 +188,12 @@ class RawReader:
 
 
 class MultipartReader:
-    """Reads a form: its part `file` is the video, `mask` a picture, and every other part an option."""
+    """Reads a form: its part `file` is the video, `mask` a picture, and every other part an option.
 
-    def __init__(self, boundary: bytes, request: Request, video: VideoFile, parse: Parse) -> None:
+    Without a `video` to write to, the store has that already, and the form has no `file`.
+    """
+
+    def __init__(self, boundary: bytes, request: Request, video: VideoFile | None, parse: Parse) -> None:
         self.fields = query_fields(request)
         self._parse = parse
         self.filename: str | None = None
@@ -226,7 +229,7 @@ class MultipartReader:
     def finish(self) -> None:
         if not self._whole:
             raise invalid_upload("The multipart body ends before its last boundary; send it again.")
-        if not self._video_seen and SOURCE_URL not in self.fields:
+        if self._video and not self._video_seen and SOURCE_URL not in self.fields:
             raise invalid_upload(
                 "The form has no part named `file`; put the video there, or its URL in `source_url`."
             )
@@ -260,6 +263,8 @@ class MultipartReader:
                     f"The form has a file in the field {self._name!r:.100}: put the video into the field `file`."
                 )
             return
+        if self._video is None:
+            raise upload_and_video()
         if self._video_seen:
             raise invalid_upload("The form has two parts named `file`; send one video per job.")
         if SOURCE_URL in self.fields:
@@ -269,7 +274,7 @@ class MultipartReader:
         self.filename = decoded(self._disposition.get(b"filename", b""))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._name == "file":
+        if self._name == "file" and self._video:
             self._video.write(data[start:end])
         elif self._name == MASK:
             self.mask += data[start:end]
@@ -358,18 +363,39 @@ async def receive(
     finally:
         video.close()
     options, handling = parse(reader.fields)
-    if reader.mask:
-        options = options.model_copy(update={"mask": hashlib.sha256(reader.mask).hexdigest()})
     return Upload(
         path,
         video.size_bytes,
         video.sha256(),
         clean_filename(reader.filename),
-        options,
+        with_mask(options, reader.mask),
         handling,
         source_url=source_url,
         mask=reader.mask,
     )
+
+
+async def receive_beside(request: Request, parse: Parse) -> tuple[dict[str, str], bytes]:
+    """The fields of a `request` that names an upload, and the mask in its form; b"" where it has none.
+
+    Raises Problem (400, 408, 422) for a body that is anything but a form, or has a video.
+    """
+    if not content_length(request):
+        return query_fields(request), b""
+    kind, parameters = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data":
+        raise upload_and_video()
+    reader = form_reader(parameters, request, None, parse)
+    too_much = invalid_upload(f"The form beside an `upload` has more than {MULTIPART_OVERHEAD} bytes.")
+    async for chunk in chunks(request, MULTIPART_OVERHEAD, too_much):
+        reader.feed(chunk)
+    reader.finish()
+    return reader.fields, reader.mask
+
+
+def with_mask(options: Options, mask: bytes) -> Options:
+    """The options of a job that has `mask`, if that is not empty."""
+    return options.model_copy(update={"mask": hashlib.sha256(mask).hexdigest()}) if mask else options
 
 
 def check_mask(mask: bytes) -> None:
@@ -397,17 +423,23 @@ def choose_reader(request: Request, video: VideoFile, parse: Parse) -> Reader:
     header = request.headers.get("content-type", "application/octet-stream")
     kind, parameters = parse_options_header(header)
     if kind == b"multipart/form-data":
-        if not parameters.get(b"boundary"):
-            raise invalid_upload("The Content-Type multipart/form-data names no boundary.")
-        try:
-            return MultipartReader(parameters[b"boundary"], request, video, parse)
-        except FormParserError as error:
-            raise invalid_upload(f"The multipart boundary is not usable: {error}.") from None
+        return form_reader(parameters, request, video, parse)
     if kind == b"application/json":
         return JsonReader(request)
     if RAW.fullmatch(kind):
         return RawReader(request, video)
     raise Problem("unsupported-media-type", f"The Content-Type is {header!r:.100}. {CHOOSE_A_TYPE}")
+
+
+def form_reader(
+    parameters: Mapping[bytes, bytes], request: Request, video: VideoFile | None, parse: Parse
+) -> MultipartReader:
+    if not parameters.get(b"boundary"):
+        raise invalid_upload("The Content-Type multipart/form-data names no boundary.")
+    try:
+        return MultipartReader(parameters[b"boundary"], request, video, parse)
+    except FormParserError as error:
+        raise invalid_upload(f"The multipart boundary is not usable: {error}.") from None
 
 
 async def chunks(request: Request, max_bytes: int, excess: Problem) -> AsyncIterator[bytes]:
@@ -514,6 +546,13 @@ def clean_filename(name: str | None) -> str:
 
 def two_videos() -> Problem:
     return invalid_upload("The request sends a video and names one in `source_url`; do one of them.")
+
+
+def upload_and_video() -> Problem:
+    return invalid_upload(
+        "The request names an `upload` and has a body; send one of the two. Beside an upload, a form may hold options "
+        "and a `mask`."
+    )
 
 
 def invalid_upload(detail: str) -> Problem:

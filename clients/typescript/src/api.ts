@@ -1731,7 +1731,7 @@ export interface operations {
             query?: {
                 /** @description The name of the video, in place of the header Content-Disposition. */
                 filename?: string;
-                /** @description The id of a video that was sent by POST /uploads, in place of a body. */
+                /** @description The id of a video that was sent by POST /uploads, in place of one in the body. */
                 upload?: string;
                 /** @description Frames per source frame: a whole number from 2 to 16; 2 where neither this nor target_fps nor speed is given. */
                 factor?: number;
@@ -1979,7 +1979,7 @@ export interface operations {
             query?: {
                 /** @description The name of the video, in place of the header Content-Disposition. */
                 filename?: string;
-                /** @description The id of a video that was sent by POST /uploads, in place of a body. */
+                /** @description The id of a video that was sent by POST /uploads, in place of one in the body. */
                 upload?: string;
                 /** @description Frames per source frame: a whole number from 2 to 16; 2 where neither this nor target_fps nor speed is given. */
                 factor?: number;

@@ -170,9 +170,7 @@ async def collect(
 
     Raises Problem (400, 404, 409, 422, 507) where there is none of the size that was announced, or an option is wrong.
     """
-    if uploads.content_length(request):
-        raise uploads.invalid_upload("The request names an `upload` and has a body; send one of the two.")
-    fields = uploads.query_fields(request)
+    fields, mask = await uploads.receive_beside(request, parse)
     upload_id = fields.pop(NAMED)
     filename = fields.pop("filename", None) or uploads.disposition_filename(request)
     options, handling = parse(fields)
@@ -200,7 +198,8 @@ async def collect(
     except StoreDamaged as error:
         raise uploads.invalid_upload(f"The upload {upload_id} {error.reason}; send it again.") from None
     filename = uploads.clean_filename(filename or incoming.filename)
-    return uploads.Upload(path, size_bytes, sha256, filename, options, handling, counted=True)
+    options = uploads.with_mask(options, mask)
+    return uploads.Upload(path, size_bytes, sha256, filename, options, handling, counted=True, mask=mask)
 
 
 async def examine(

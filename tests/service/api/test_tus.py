@@ -80,10 +80,13 @@ class TestInAFolder:
             response = patch(http, path, first, piece, Upload_Checksum=checksum(piece))
             assert (response.status_code, response.headers["Upload-Offset"]) == (204, str(last))
             assert response.headers["Tus-Resumable"] == "1.0.0"
-        response = http.post("/jobs", params={"upload": upload_id, "factor": "3"})
+        mask = b"\x89PNG\r\n\x1a\n and what follows"
+        response = http.post("/jobs", params={"upload": upload_id, "factor": "3"}, files={"mask": mask})
         assert response.status_code == 202, response.text
         job = jobs.get(response.json()["id"])
-        assert (job.filename, job.input["frames"]) == ("żółw.mp4", 12)
+        assert (job.filename, job.input["frames"], job.options.factor) == ("żółw.mp4", 12, 3)
+        with store.fetch(f"masks/{job.id}", sha256=job.options.mask) as stored:
+            assert stored.read_bytes() == mask
         assert job.source_sha256 == hashlib.sha256(video).hexdigest()
         with store.fetch(job.source) as stored:
             assert stored.read_bytes() == video

@@ -124,6 +124,9 @@ def test_what_is_no_video_makes_no_job(
 def test_not_both(http: httpx.Client, clip: Path, send: Callable[[bytes], str]) -> None:
     query = {"upload": send(clip.read_bytes())}
     assert_problem(http.post("/jobs", params=query, content=b"more"), 400, "invalid-upload")
+    assert_problem(http.post("/jobs", params=query, files={"file": b"more"}), 400, "invalid-upload")
+    assert_problem(http.post("/jobs", params=query, files={"mask": b"GIF89a"}), 422, "invalid-option")
+    assert_problem(http.post("/jobs", params=query, files={"mask": bytes(2**21)}), 422, "invalid-option")
     assert_problem(http.post("/jobs", params=query | {"colour": "1"}), 422, "invalid-option")
 
 
