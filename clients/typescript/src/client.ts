@@ -1,11 +1,11 @@
 // The calls of the API as methods. It needs `fetch` and nothing else, so it runs in browsers and in Node.
 
 import {
-  Busy, ClientError, Damaged, JobCancelled, JobFailed, NotFound, ServiceError, TimedOut, Unreachable,
+  Busy, ClientError, Damaged, JobCancelled, JobFailed, NotFound, ServiceError, TimedOut, Unauthorized, Unreachable,
   refusal,
 } from "./errors.js"
 import { EventReader, isLast, isOver } from "./events.js"
-import { CONNECTION_MS, Patience, sleep } from "./retries.js"
+import { BUSY_MS, CONNECTION_MS, Patience, sleep } from "./retries.js"
 import type { Estimate, Job, JobEvent, Options, Page, Worker } from "./types.js"
 
 /** A video: a file of an <input>, `await openAsBlob(path)` of node:fs, or bytes. */
@@ -28,12 +28,14 @@ export interface ClientOptions {
   /** The longest silence that a call bears; `submit` waits longer for the answer to an upload. */
   timeoutMs?: number
   /**
-   * Pauses for which a call that cannot reach the service is repeated. Unless given: 30 s for a service that this
-   * client has reached before, 0 where nothing has ever answered.
+   * Pauses for which a call is repeated that cannot reach the service, or finds it busy. Unless given: 30 s for a
+   * service that this client has reached before and 0 where nothing has ever answered; 150 s for a busy one.
    */
   patienceMs?: number
   /** Is told of a failure that is not the last, and of the pause until the call is repeated. */
   onRetry?: (failure: ClientError, pauseMs: number) => void
+  /** Is told that the login holds no longer. Once it resolves, the call is repeated. */
+  onSignedOut?: (failure: Unauthorized, signal?: AbortSignal) => Promise<void>
   fetch?: typeof fetch
 }
 
@@ -48,7 +50,7 @@ interface Sending {
 interface Submitting extends Sending {
   /** Two calls with one key make one job. */
   idempotencyKey?: string
-  /** A PNG of what stands still in the video. With one, the video is sent in one piece. */
+  /** A PNG that is white where the video stands still. */
   mask?: Blob
 }
 
@@ -58,11 +60,16 @@ interface Call {
   body?: BodyInit
   signal?: AbortSignal
   timeoutMs?: number
+  cache?: RequestCache
 }
 
 const RESUMABLE_BYTES = 8 * 2 ** 20 // from which a video is sent in pieces
-const PIECE_BYTES = 4 * 2 ** 20 // that are sent again where the connection breaks
+const FIRST_PIECE_BYTES = 2 ** 19
+const LEAST_PIECE_BYTES = 2 ** 17
+const MOST_PIECE_BYTES = 4 * 2 ** 20 // a piece is sent again where the connection breaks
 const MOST_PIECES = 1000 // the service takes 2000
+const QUICK_MS = 1000 // a piece that takes less is followed by one of twice its size
+const SLOW_MS = 4000 // and one that takes more by one of half of it
 const CONFLICT = 409 // of an upload: it has another offset
 const TUS = { "Tus-Resumable": "1.0.0" }
 const WAIT_MS = 25_000 // of one long poll; proxies give up after 30 or 60
@@ -70,14 +77,15 @@ const QUIET_MS = 60_000 // that a stream of events may be silent; the service se
 const ANSWER_MS = 600_000 // the service answers an upload once it has looked through all of it
 const FETCH_MS = 2 * ANSWER_MS
 const SLOWEST_DISK = 5000 // bytes a millisecond
+const SLOWEST_LINE = 4 // bytes a millisecond
 const VISIBLE = /^[!-~]+$/
 
 /**
  * Speaks to the service at `baseUrl`.
  *
- * Every method throws a ClientError, or the reason of its `signal`. Every method repeats what failed: while the service
- * is busy (429, 502 to 504) for minutes, and while the connection fails for `patienceMs`. However often a request has to be
- * sent, it takes effect once.
+ * Every method throws a ClientError, or the reason of its `signal`. Every method repeats what failed, for as long as
+ * `patienceMs` says: where the service is busy (429, 502 to 504), or the connection fails. However often a request has to
+ * be sent, it takes effect once.
  */
 export class Client {
   readonly url: string
@@ -86,6 +94,7 @@ export class Client {
   readonly #timeoutMs: number
   readonly #patienceMs: number | undefined
   readonly #onRetry: ClientOptions["onRetry"]
+  readonly #onSignedOut: ClientOptions["onSignedOut"]
   #reached = false
 
   constructor(options: ClientOptions = {}) {
@@ -96,21 +105,21 @@ export class Client {
     this.#timeoutMs = options.timeoutMs ?? 60_000
     this.#patienceMs = options.patienceMs
     this.#onRetry = options.onRetry
+    this.#onSignedOut = options.onSignedOut
   }
 
   // -- jobs --
 
   /** Uploads a video and returns the job. However often it has to be sent, there is one job. */
-  async submit(video: Video, options: Options = {}, how: Submitting = {}): Promise<Job> {
+  submit(video: Video, options: Options = {}, how: Submitting = {}): Promise<Job> {
     const headers = { "Idempotency-Key": `"${how.idempotencyKey ?? newKey()}"` }
-    if (how.mask) return this.#sendWithMask(video, options, headers, { ...how, mask: how.mask })
     return this.#sendVideo("/jobs", video, options, headers, how)
   }
 
   /** As `submit`, for a video that the service fetches from `sourceUrl`; resolves once it has it. */
   submitUrl(sourceUrl: string, options: Options = {}, how: Submitting = {}): Promise<Job> {
     const headers = { "Idempotency-Key": `"${how.idempotencyKey ?? newKey()}"` }
-    return this.#sendUrl("/jobs", sourceUrl, options, headers, how.signal)
+    return this.#sendUrl("/jobs", sourceUrl, options, headers, how)
   }
 
   /** As `submit`, for a video that `upload` has sent. */
@@ -125,7 +134,7 @@ export class Client {
   }
 
   estimateUrl(sourceUrl: string, options: Options = {}, how: Sending = {}): Promise<Estimate> {
-    return this.#sendUrl("/jobs/estimate", sourceUrl, options, {}, how.signal)
+    return this.#sendUrl("/jobs/estimate", sourceUrl, options, {}, how)
   }
 
   estimateUpload(uploadId: string, options: Options = {}, how: Sending = {}): Promise<Estimate> {
@@ -320,8 +329,9 @@ export class Client {
   // -- sending --
 
   /**
-   * Sends a video in pieces, each of which arrives whole or not at all, and returns the upload's id. Where the connection
-   * breaks, one piece is sent again; with `resume`, an upload of the same file goes on after the page was loaded anew.
+   * Sends a video in pieces, each of which arrives whole or not at all, and returns the upload's id. Their size is what
+   * the line moves in a second or some. Where the connection breaks, one piece is sent again; with `resume`, an upload
+   * of the same file goes on after the page was loaded anew.
    * What is wrong with the `options` of the job that it is for is refused before a byte of it is sent.
    */
   async upload(video: Video, how: Sending & { options?: Options } = {}): Promise<string> {
@@ -340,8 +350,14 @@ export class Client {
     }
     try {
       onProgress?.(offset, blob.size)
+      let size = FIRST_PIECE_BYTES
       while (offset < blob.size) {
-        offset = await this.#sendPiece(url, blob, offset, signal)
+        const begun = performance.now()
+        const end = offset + Math.max(size, Math.ceil(blob.size / MOST_PIECES))
+        offset = await this.#sendPiece(url, blob.slice(offset, end), offset, signal)
+        const took = performance.now() - begun
+        if (took < QUICK_MS) size = Math.min(2 * size, MOST_PIECE_BYTES)
+        else if (took > SLOW_MS) size = Math.max(size / 2, LEAST_PIECE_BYTES)
         onProgress?.(offset, blob.size)
       }
     } catch (error) {
@@ -364,8 +380,7 @@ export class Client {
 
   /** Sends the piece that begins at `offset`; returns where the next one begins. */
   async #sendPiece(url: string, blob: Blob, offset: number, signal?: AbortSignal): Promise<number> {
-    const size = Math.max(PIECE_BYTES, Math.ceil(blob.size / MOST_PIECES))
-    const piece = await blob.slice(offset, offset + size).arrayBuffer()
+    const piece = await blob.arrayBuffer()
     const digest = await sha256(piece)
     const headers = {
       ...TUS,
@@ -374,7 +389,7 @@ export class Client {
       ...(digest && { "Upload-Checksum": `sha256 ${btoa(String.fromCharCode(...digest))}` }),
     }
     try {
-      const call = { headers, body: piece, signal, timeoutMs: this.#answerMs(blob.size) }
+      const call = { headers, body: piece, signal, timeoutMs: this.#timeoutMs + blob.size / SLOWEST_LINE }
       const response = await this.#persist(() => this.#send("PATCH", url, call), signal)
       return Number(response.headers.get("Upload-Offset"))
     } catch (error) {
@@ -388,19 +403,18 @@ export class Client {
   }
 
   async #sendVideo<T>(
-    path: string, video: Video, options: Options, headers: Record<string, string>, how: Sending,
+    path: string, video: Video, options: Options, headers: Record<string, string>, how: Submitting,
   ): Promise<T> {
     const blob = blobOf(video)
-    const { signal, onProgress, resume } = how
+    const { signal, onProgress, resume, mask } = how
     if (blob.size < RESUMABLE_BYTES) {
-      const call = {
-        query: { ...texts(options), filename: nameOf(video, how) },
-        headers: { ...headers, "Content-Type": "application/octet-stream" },
-        body: blob,
-        signal,
-        timeoutMs: this.#answerMs(blob.size),
-      }
-      const answer = await this.#persist(() => this.#ask<T>("POST", path, call), signal, call.timeoutMs)
+      const query = { ...texts(options), filename: nameOf(video, how) }
+      const timeoutMs = this.#answerMs(blob.size)
+      const sent = mask
+        ? { headers, body: form({ mask, file: blob }) }
+        : { headers: { ...headers, "Content-Type": "application/octet-stream" }, body: blob }
+      const call = { ...sent, query, signal, timeoutMs }
+      const answer = await this.#persist(() => this.#ask<T>("POST", path, call), signal, timeoutMs)
       onProgress?.(blob.size, blob.size)
       return answer
     }
@@ -412,31 +426,22 @@ export class Client {
   }
 
   #sendUploaded<T>(
-    path: string, uploadId: string, options: Options, headers: Record<string, string>, how: Sending,
+    path: string, uploadId: string, options: Options, headers: Record<string, string>, how: Submitting,
   ): Promise<T> {
-    const query = { ...texts(options), upload: uploadId, ...(how.filename && { filename: how.filename }) }
-    const call = { query, headers, signal: how.signal, timeoutMs: FETCH_MS }
-    return this.#persist(() => this.#ask<T>("POST", path, call), how.signal, FETCH_MS)
-  }
-
-  #sendWithMask(
-    video: Video, options: Options, headers: Record<string, string>, how: Submitting & { mask: Blob },
-  ): Promise<Job> {
-    const form = new FormData()
-    form.set("mask", how.mask, "mask.png")
-    form.set("file", blobOf(video), nameOf(video, how))
-    const timeoutMs = this.#answerMs(blobOf(video).size)
-    const call = { query: texts(options), headers, body: form, signal: how.signal, timeoutMs }
-    return this.#persist(() => this.#ask<Job>("POST", "/jobs", call), how.signal, timeoutMs)
+    const { mask, filename, signal } = how
+    const query = { ...texts(options), upload: uploadId, ...(filename && { filename }) }
+    const call = { query, headers, body: mask && form({ mask }), signal, timeoutMs: FETCH_MS }
+    return this.#persist(() => this.#ask<T>("POST", path, call), signal, FETCH_MS)
   }
 
   #sendUrl<T>(
-    path: string, sourceUrl: string, options: Options, headers: Record<string, string>, signal?: AbortSignal,
+    path: string, sourceUrl: string, options: Options, headers: Record<string, string>, { mask, signal }: Submitting,
   ): Promise<T> {
-    const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value != null))
-    const body = JSON.stringify({ ...given, source_url: sourceUrl })
-    const call = { headers: { ...headers, "Content-Type": "application/json" }, body, signal, timeoutMs: FETCH_MS }
-    return this.#persist(() => this.#ask<T>("POST", path, call), signal, FETCH_MS)
+    const given = { ...Object.fromEntries(Object.entries(options).filter(([, value]) => value != null)), source_url: sourceUrl }
+    const call = mask
+      ? { query: texts(given), headers, body: form({ mask }) }
+      : { headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(given) }
+    return this.#persist(() => this.#ask<T>("POST", path, { ...call, signal, timeoutMs: FETCH_MS }), signal, FETCH_MS)
   }
 
   #answerMs(bytes: number): number {
@@ -462,8 +467,10 @@ export class Client {
   }
 
   async #pause(patience: Patience, error: unknown, signal?: AbortSignal): Promise<void> {
+    if (error instanceof Unauthorized && this.#onSignedOut) return this.#onSignedOut(error, signal)
     if (!(error instanceof Busy || error instanceof Unreachable)) throw error
-    const pauseMs = patience.pause(error, this.#patienceMs ?? (this.#reached ? CONNECTION_MS : 0))
+    const connectionMs = this.#reached ? CONNECTION_MS : 0
+    const pauseMs = patience.pause(error, this.#patienceMs ?? connectionMs, this.#patienceMs ?? BUSY_MS)
     this.#onRetry?.(error, pauseMs)
     await sleep(pauseMs, signal)
   }
@@ -473,7 +480,7 @@ export class Client {
   }
 
   async #send(method: string, path: string, call: Call = {}): Promise<Response> {
-    const { query = {}, headers, body, signal, timeoutMs = this.#timeoutMs } = call
+    const { query = {}, headers, body, signal, timeoutMs = this.#timeoutMs, cache } = call
     const search = new URLSearchParams(query).toString()
     const late = new AbortController()
     const timer = setTimeout(() => late.abort(), timeoutMs)
@@ -483,6 +490,7 @@ export class Client {
         method,
         headers: { ...this.#headers, ...headers },
         body,
+        cache,
         signal: signal ? AbortSignal.any([signal, late.signal]) : late.signal,
       })
     } catch (error) {
@@ -548,6 +556,12 @@ function texts(options: object): Record<string, string> {
       Array.isArray(value) ? value.join(",") : typeof value === "object" ? JSON.stringify(value) : String(value),
     ]),
   )
+}
+
+function form(parts: Record<string, Blob>): FormData {
+  const made = new FormData()
+  for (const [name, part] of Object.entries(parts)) made.set(name, part)
+  return made
 }
 
 function blobOf(video: Video): Blob {

