@@ -45,7 +45,7 @@ class Exact(click.ParamType):
 
 
 @click.command()
-@click.argument("words", metavar="IN... OUT", nargs=-1, required=True)
+@click.argument("words", metavar="IN... OUT", nargs=-1, required=True, type=click.Path())
 @click.option("--overwrite", is_flag=True, help="Replace OUT if there is such a file.")
 @click.option(
     "--preview",

@@ -65,7 +65,7 @@ def _clips(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -
 
 
 @click.command()
-@click.argument("clips", metavar="CLIP...", nargs=-1, required=True, callback=_clips)
+@click.argument("clips", metavar="CLIP...", nargs=-1, required=True, type=click.Path(), callback=_clips)
 @click.option(
     "-o",
     "--output",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -102,19 +101,6 @@ def test_a_command_that_is_not_there_is_answered_with_one_that_is(wrong: str, me
 
 def test_every_word_that_others_use_leads_to_a_command() -> None:
     assert set(cli.MEANT.values()) <= cli.COMMANDS.keys() and not cli.MEANT.keys() & cli.COMMANDS.keys()
-
-
-@pytest.mark.parametrize(
-    ("words", "found"), [("wor", {"workers"}), ("submit --det", {"--detach"}), ("compress pr", {"prune"})]
-)
-def test_a_shell_completes_commands_and_options(words: str, found: set[str]) -> None:
-    environment = {**os.environ, "_DAIN_COMPLETE": "bash_complete", "COMP_WORDS": f"dain {words}"}
-    environment["COMP_CWORD"] = str(len(words.split()))
-    done = subprocess.run(
-        [sys.executable, "-m", "service.cli"], env=environment, capture_output=True, text=True
-    )
-    assert {line.partition(",")[2] for line in done.stdout.split()} == found
-    assert "_DAIN_COMPLETE=bash_complete" in dain("completion", "bash").stdout
 
 
 def test_every_command_is_there() -> None:
