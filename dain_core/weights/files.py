@@ -113,13 +113,25 @@ def read(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes of another kind of file lead to
         raise _unreadable(path, error) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not _is_state(state):
+        within = (
+            [key for key, value in state.items() if value and _is_state(value)]
+            if isinstance(state, dict)
+            else []
+        )
         raise WeightsError(
-            f"{path} does not hold a state dict, a mapping from names to tensors: save the model's state_dict()"
+            f"{path} holds more than weights: save {within[0]!r} of it alone"
+            if within
+            else f"{path} does not hold a state dict, a mapping from names to tensors: save the model's state_dict()"
         )
     quantised = [key for key, value in state.items() if value.dtype == torch.int8]
     _check_scales(quantised, {key: value.shape for key, value in state.items()}, path)
     return dequantise(state)
+
+
+def _is_state(value: object) -> bool:
+    """Whether `value` is a mapping from names to tensors."""
+    return isinstance(value, dict) and all(isinstance(part, Tensor) for part in value.values())
 
 
 def read_shapes(path: Path) -> dict[str, torch.Size]:
@@ -207,35 +219,60 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
 def check_fit(state: Mapping[str, Tensor], config: Config, path: Path) -> None:
     """Raise WeightsError unless `state` has exactly the keys and shapes of the model.
 
-    The message names the first difference, how many there are, and the model that the weights do fit.
+    The message names the first difference, how many there are, and the model that the weights do fit or come nearest
+    to.
     """
     shapes = {key: value.shape for key, value in state.items()}
+    if not shapes:
+        raise WeightsError(f"{path} holds no weights: save the state_dict() of a model")
+    difference = _difference(shapes, config)
+    if difference:
+        wanted = next((name for name, known in NETWORKS.items() if known == config), "the model")
+        raise WeightsError(f"{path} does not fit {wanted}: {difference}; {_advice(shapes, config)}")
+
+
+def _difference(shapes: Mapping[str, torch.Size], config: Config) -> str:
+    """The first difference between weights and those of the model, and how many there are; empty if there is none.
+
+    A weight of another shape comes first, because another version explains other keys.
+    """
     expected = expected_shapes(config)
-    missing = [f"{key} is missing" for key in expected if key not in shapes]
     wrong = [
         f"{key} is {tuple(shapes[key])} instead of {tuple(shape)}"
         for key, shape in expected.items()
         if key in shapes and shapes[key] != shape
     ]
+    missing = [f"{key} is missing" for key in expected if key not in shapes]
     unexpected = [f"{key} is none of its weights" for key in shapes if key not in expected]
     found = [*wrong, *missing, *unexpected]
-    if not found:
-        return
     counts = ((len(wrong), "of another shape"), (len(missing), "missing"), (len(unexpected), "unknown"))
     how_many = ", ".join(f"{count} {what}" for count, what in counts if count)
-    wanted = next((name for name, known in NETWORKS.items() if known == config), "the model")
-    other = model_of(shapes)
-    if other:
-        advice = f"they are weights of {other}: choose that model"
-    elif len(missing) > len(expected) / 2:
-        advice = (
-            "they are of another network, or of another version of this one: use weights of the same model"
-        )
-    else:
-        advice = "use weights of the same model and version"
-    raise WeightsError(
-        f"{path} does not fit {wanted}: {found[0]} (of {len(expected)} weights: {how_many}); {advice}"
-    )
+    return f"{found[0]} (of {len(expected)} weights: {how_many})" if found else ""
+
+
+def _advice(shapes: Mapping[str, torch.Size], config: Config) -> str:
+    """What to do about weights that do not fit `config`."""
+    wrapper = next(iter(shapes)).partition(".")[0] + "."
+    wrapped = model_of({key.removeprefix(wrapper): shape for key, shape in shapes.items()})
+    if wrapped:
+        return f"they are weights of {wrapped} with {wrapper!r} before each name: save the model without its wrapper"
+    if other := model_of(shapes):
+        return f"they are weights of {other}: choose that model"
+    nearest = _nearest(shapes)
+    if nearest is None:
+        return "they are of no network that this version knows: use weights of the model"
+    if NETWORKS[nearest] == config:
+        return "use weights of the same model and version"
+    return f"they come nearest to {nearest}, where {_difference(shapes, NETWORKS[nearest])}"
+
+
+def _nearest(shapes: Mapping[str, torch.Size]) -> str | None:
+    """The name of the network that has most of these keys and shapes; None if none has more than half of them."""
+    shared = {
+        name: len(expected_shapes(config).items() & shapes.items()) for name, config in NETWORKS.items()
+    }
+    nearest = max(shared, key=lambda name: shared[name])
+    return nearest if shared[nearest] > len(shapes) / 2 else None
 
 
 def _check_scales(quantised: Iterable[str], shapes: Mapping[str, torch.Size], path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,30 @@ def test_methods_are_compared(film: Path, tmp_path: Path) -> None:
     assert text.count("<h3>film") == 2 + 2, "the worst two, and the two furthest behind"
     assert text.count("data:image/png") == 4 * 4 and text.count("data:image/jpeg") == 4 * (4 + 2)
     assert "http" not in text, "the page needs no other file"
+
+
+def test_a_known_error_has_the_known_figures(write: Write, tmp_path: Path) -> None:
+    """Every frame is 8 levels too bright or too dark, by turns."""
+    (tmp_path / "wrong.py").write_text(
+        "signs = []\n"
+        "def interpolate(first, second, time):\n"
+        "    signs.append(1 - 2 * (len(signs) % 2))\n"
+        "    return first * 0 + (128 + 8 * signs[-1]) / 255\n"
+    )
+    for index in range(7):
+        write(tmp_path / "grey" / f"{index}.png", 128)
+    result = call(
+        tmp_path / "grey", "--method", tmp_path / "wrong.py", "--flicker", "--json", tmp_path / "a.json"
+    )
+    assert result.exit_code == 0, result.output
+    figures = json.loads((tmp_path / "a.json").read_text())["clip"]["grey"]["wrong"]
+    assert figures["ie"] == dict.fromkeys(("mean", "worst_decile", "worst"), pytest.approx(8, rel=1e-4))
+    assert figures["psnr"]["mean"] == pytest.approx(20 * math.log10(255 / 8))
+    assert figures["flicker"]["mean"] == pytest.approx(16), (
+        "the error changes by 16 levels from frame to frame"
+    )
+    bright, dark = ((2 * 128 * x + 6.5025) / (128**2 + x**2 + 6.5025) for x in (136, 120))
+    assert figures["ssim"]["mean"] == pytest.approx((3 * bright + 2 * dark) / 5, abs=1e-4)
 
 
 def test_what_suits_the_device_is_evaluated_and_progress_is_said(

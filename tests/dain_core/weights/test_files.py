@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dain_core.network.networks import NETWORKS
 from dain_core.weights import files as checkpoint
 from dain_core.weights.cli import weights as command
 from dain_core.weights.files import WeightsError, download, load_weights, read, save
@@ -133,8 +134,53 @@ def test_weights_of_another_model_are_recognised(tmp_path: Path) -> None:
         load_weights(lite)
     foreign = tmp_path / "foreign.safetensors"
     save({"conv1.weight": torch.zeros(4, 3, 3, 3)}, foreign, "fp32")
-    with pytest.raises(WeightsError, match="of another network, or of another version of this one"):
+    with pytest.raises(WeightsError, match="they are of no network that this version knows"):
         load_weights(foreign)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        (
+            {"context.levels.0.0.0.bias": None},
+            "context.levels.0.0.0.bias is missing (of 1057 weights: 1 missing)",
+        ),
+        ({"step": torch.zeros(1)}, "step is none of its weights (of 1057 weights: 1 unknown)"),
+        (
+            {"context.levels.0.0.0.bias": torch.zeros(8)},
+            "context.levels.0.0.0.bias is (8,) instead of (32,) (of 1057 weights: 1 of another shape)",
+        ),
+    ],
+)
+def test_the_model_that_weights_come_nearest_to_is_named(
+    tmp_path: Path, changes: dict[str, Tensor | None], where: str
+) -> None:
+    path = tmp_path / "changed.pth"
+    state = {
+        key: torch.zeros(()).expand(shape)
+        for key, shape in checkpoint.expected_shapes(NETWORKS["dain-refined"]).items()
+    }
+    torch.save({key: value for key, value in (state | changes).items() if value is not None}, path)
+    answer = CliRunner().invoke(command, ["verify", str(path)])
+    assert answer.exit_code == 1
+    assert f"they come nearest to dain-refined, where {where}" in answer.output
+
+
+def test_weights_within_something_else_are_pointed_at(
+    formula_weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "saved.pth"
+    for saved, message in (
+        ({"model": formula_weights, "step": 7}, "holds more than weights: save 'model' of it alone"),
+        (
+            {f"module.{key}": value for key, value in formula_weights.items()},
+            "they are weights of dain with 'module.' before each name: save the model without its wrapper",
+        ),
+        ({}, "holds no weights: save the state_dict"),
+    ):
+        torch.save(saved, path)
+        with pytest.raises(WeightsError, match=message):
+            load_weights(path)
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
