@@ -109,10 +109,10 @@ def assert_problem(response: httpx.Response, status: int, slug: str) -> dict[str
 
 
 def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 30  # machines may be busy
+    end = time.monotonic() + 90  # machines may be busy
     while not condition():
         if time.monotonic() > end:
-            pytest.fail("it did not happen in 30 s")
+            pytest.fail("it did not happen in 90 s")
         time.sleep(0.01)
 
 

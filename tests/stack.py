@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +40,12 @@ class Stack:
 
     def pids(self, program: str) -> list[int]:
         """The processes of one program; several where there are several workers."""
-        found = []
+        found: list[int] = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                if any(PROGRAMS[program] in word for word in child.cmdline()):
+            with suppress(psutil.Error):  # ended while we looked
+                # A child that is about to become another program still has its parent's command line.
+                if child.ppid() not in found and any(PROGRAMS[program] in word for word in child.cmdline()):
                     found.append(child.pid)
-            except psutil.Error:
-                continue  # ended while we looked
         return found
 
     def until(self, true: Callable[[], object], what: str, seconds: float = 90.0) -> None:
@@ -58,7 +58,7 @@ class Stack:
 
     def ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=5).is_success
+            return httpx.get(f"{self.url}/readyz", timeout=30).is_success
         except httpx.TransportError:
             return False
 
@@ -94,5 +94,5 @@ def stop(stack: Stack) -> None:
     )
     stack.process.terminate()
     stack.process.wait(timeout=60)
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive, f"left running: {alive}"

@@ -31,7 +31,7 @@ def test_a_key_stands_for_its_job(bound_by: Path | None, redis: Redis, settings:
         bound = {"requests": REQUESTS, "keys": read_keys(redis)}
     write_keys(redis, jobs["keys"] | bound["keys"])
 
-    with serve(settings) as url, httpx.Client(base_url=url, verify=False) as http:
+    with serve(settings) as url, httpx.Client(base_url=url, timeout=60, verify=False) as http:
 
         def send(name: str, options: dict[str, str]) -> httpx.Response:
             headers = {"Content-Type": "video/mp4", "Idempotency-Key": f'"{name}"'}

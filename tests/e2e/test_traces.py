@@ -109,7 +109,7 @@ def test_a_trace_leads_from_the_request_to_the_result(settings: Settings, clip: 
         until(lambda: httpx.get(job_url, params={"wait": 5}, timeout=30).json()["status"] == "succeeded")
         for process in processes:
             process.terminate()  # which sends what is left
-        assert [process.wait(30) for process in processes] == [0, 0]
+        assert [process.wait(60) for process in processes] == [0, 0]
 
     assert "s3cret" not in str(received)
     assert "GET /healthz" not in {span["name"] for span in spans(received)}  # probes would hide the rest

@@ -54,13 +54,15 @@ def test_each_line_is_an_event_and_none_has_a_secret(settings: Settings, clip: P
         try:
             until(answers)
             source = str(httpx.URL(f"{url}/no-video", params=secret))  # the service has no such page itself
-            fetched = httpx.post(f"{url}/jobs", json={"source_url": source})
+            fetched = httpx.post(f"{url}/jobs", json={"source_url": source}, timeout=60)
             assert "answered 404" in assert_problem(fetched, 502, "source-unreachable")["detail"]
             webhook = {"webhook_url": "https://10.0.0.1/?token=s3cret", "metadata": '{"a": "s3cret"}'}
-            sent = httpx.post(f"{url}/jobs", params=webhook, content=b"x")
+            sent = httpx.post(f"{url}/jobs", params=webhook, content=b"x", timeout=60)
             assert_problem(sent, 422, "webhook-refused")
             named = {"X-Request-ID": "order-7", "Authorization": f"Bearer {TOKEN}"}
-            taken = httpx.post(f"{url}/jobs?reference=r1", content=clip.read_bytes(), headers=named)
+            taken = httpx.post(
+                f"{url}/jobs?reference=r1", content=clip.read_bytes(), headers=named, timeout=60
+            )
             assert (taken.status_code, taken.headers["X-Request-ID"]) == (202, "order-7")
             httpx.delete(f"{url}/jobs/{taken.json()['id']}", headers={"X-Request-ID": "not one!"})
         finally:

@@ -152,7 +152,7 @@ def test_a_worker_that_cannot_start_is_explained_by_its_log(tmp_path: Path) -> N
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        too_late = threading.Timer(60, process.terminate)
+        too_late = threading.Timer(200, process.terminate)
         too_late.start()
         ended = next((line for line in process.stderr if " ended " in line), "")
         too_late.cancel()

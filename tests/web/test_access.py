@@ -113,5 +113,8 @@ def test_all_is_reached_by_keyboard(open_page: OpenPage, clip: Path, jobs: Jobs)
     expect(page.get_by_role("link", name=clip.name)).to_be_visible()
     page.get_by_role("button", name="Cancel").focus()
     page.keyboard.press("Enter")
-    page.keyboard.press("Enter")  # what asks whether it is meant has the focus
+    # What asks whether it is meant has the focus.
+    sure = page.get_by_role("group", name="Cancel this job?").get_by_role("button", name="Cancel")
+    expect(sure).to_be_focused()
+    page.keyboard.press("Enter")
     expect(page.get_by_text("Cancelled", exact=True)).to_be_visible()

@@ -106,10 +106,10 @@ def test_several_clips_start_together(
 
 def test_an_upload_goes_on_where_the_connection_broke(open_page: OpenPage, clip: Path, url: str) -> None:
     page = open_page()
-    content, offsets = clip.read_bytes(), []
+    content, offsets, held = clip.read_bytes(), list[int](), list[Route]()
 
     def break_off(route: Route) -> None:
-        """A part of the first piece arrives."""
+        """A part of the first piece arrives. What asks how much that was waits until the page was read."""
         if route.request.method == "PATCH":
             offsets.append(int(route.request.headers["upload-offset"]))
             if len(offsets) == 1:
@@ -117,13 +117,17 @@ def test_an_upload_goes_on_where_the_connection_broke(open_page: OpenPage, clip:
                     name: route.request.headers[name]
                     for name in ("tus-resumable", "upload-offset", "content-type")
                 }
-                httpx.patch(route.request.url, headers=headers, content=content[:1000])
+                httpx.patch(route.request.url, headers=headers, content=content[:1000], timeout=60)
                 return route.abort("connectionreset")
+        elif offsets == [0]:
+            return held.append(route)
         return route.continue_()
 
     page.route("**/uploads/*", break_off)
-    drop(page, clip)
+    with page.expect_request(lambda request: request.method == "HEAD" and offsets == [0]):
+        drop(page, clip)
     expect(card(page, clip.name)).to_contain_text("The service does not answer.")
+    held.pop().continue_()
     expect(card(page, clip.name)).to_contain_text("96 × 64")
     assert offsets == [0, 1000]
 
@@ -253,7 +257,7 @@ def test_a_job_that_no_purpose_stands_for_is_made_again_as_it_was(
     """Also where the service no longer has its video."""
     page = open_page("docs")
     made = httpx.post(
-        f"{url}/jobs", files={"file": clip.read_bytes()}, data={"factor": "4", "quality": "20"}
+        f"{url}/jobs", files={"file": clip.read_bytes()}, data={"factor": "4", "quality": "20"}, timeout=60
     ).json()
     jobs.finish(made["id"], State.CANCELLED)
     page.evaluate(
@@ -320,6 +324,7 @@ def test_a_file_that_is_dropped_twice_is_two_clips(open_page: OpenPage, clip: Pa
     drop(page, clip)
     expect(card(page, clip.name)).to_contain_text("The service does not answer.")
     drop(page, clip)
+    expect(card(page, clip.name)).to_have_count(2)
     expect(card(page, clip.name).last).to_contain_text("The service does not answer.")
     page.unroute_all()
     expect(page.get_by_text("new frames")).to_have_count(2)

@@ -29,7 +29,11 @@ def test_with_keys_a_key_signs_in_until_it_signs_out(
     expect(page.get_by_role("alert")).to_contain_text("belongs to no key of this service")
     expect(page.get_by_role("alert").locator("code")).to_have_text("dain keys add")
     page.get_by_label("Key").fill("dain_…")
-    page.get_by_role("button", name="Sign in").click()
+    with page.expect_response(
+        "**/session"
+    ) as refused:  # the alert is that of the first until this one is there
+        page.get_by_role("button", name="Sign in").click()
+    assert refused.value.status == 401
     expect(page.get_by_role("alert")).to_contain_text("belongs to no key of this service")
     page.get_by_label("Key").fill(token)
     page.get_by_role("button", name="Sign in").click()

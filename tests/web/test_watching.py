@@ -51,7 +51,8 @@ def come_back(page: Page) -> None:
 
 
 def seen(page: Page, before: int, after: int) -> bool:
-    come_back(page)
+    with page.expect_response("**/preview"):
+        come_back(page)
     return bool(page.evaluate(GRAYS) == pytest.approx([before, after], abs=2))
 
 
@@ -63,8 +64,7 @@ def test_a_running_job_shows_its_newest_frame(open_page: OpenPage, jobs: Jobs, r
         until(lambda pair=pair: seen(page, *pair))
     check_readable(page)
     page.get_by_role("slider", name="How much of the picture shows the source").press("Home")
-    clip = page.locator(".before").evaluate("side => getComputedStyle(side).clipPath")
-    assert clip == "inset(0px 100% 0px 0px)"
+    expect(page.locator(".before")).to_have_css("clip-path", "inset(0px 100% 0px 0px)")
     jobs.finish(running.job_id, State.CANCELLED)
     expect(page.locator(".preview")).to_have_count(0)
 
@@ -133,7 +133,7 @@ def test_the_first_frame_is_drawn_by_the_browser_or_else_by_the_service(
     page.route("**/uploads?*", lambda route: route.abort())
     page.get_by_label("Choose files").set_input_files(red)
     drawn = page.get_by_role("article", name="red.mp4").locator(".first canvas")
-    expect(drawn).to_be_visible()
+    expect(drawn).to_be_visible()  # which it is once it is drawn
     pixel = drawn.evaluate("canvas => [...canvas.getContext('2d').getImageData(9, 9, 1, 1).data]")
     assert pixel == pytest.approx([254, 0, 0, 255], abs=3)
     page.unroute("**/uploads?*")

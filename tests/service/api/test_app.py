@@ -77,7 +77,11 @@ def test_alive_while_redis_hangs_and_every_thread_waits_for_it(
     monkeypatch.setattr(held, "REDIS_REPLY_SECONDS", 60)
     with socket.create_server(("127.0.0.1", 0), backlog=200) as hung:  # which says nothing
         settings = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{hung.getsockname()[1]}"})
-        with serve(settings) as url, ThreadPoolExecutor(60) as pool, httpx.Client(verify=False) as http:
+        with (
+            serve(settings) as url,
+            ThreadPoolExecutor(60) as pool,
+            httpx.Client(timeout=60, verify=False) as http,
+        ):
             asked = [pool.submit(httpx.get, f"{url}/jobs", verify=False, timeout=60) for _ in range(60)]
             until(lambda: psutil.Process().num_threads() > 100)  # the pool's, and the API's forty
             assert http.get(f"{url}/healthz").status_code == 200
@@ -221,7 +225,7 @@ class TestBug:
             raise ZeroDivisionError("the secret of line 42")
 
         monkeypatch.setattr(Jobs, "get", broken)
-        with serve(settings) as url, httpx.Client(base_url=url, verify=False) as http:
+        with serve(settings) as url, httpx.Client(base_url=url, timeout=60, verify=False) as http:
             yield http
 
     def test_shows_nothing_of_its_inside(self, http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:

@@ -115,7 +115,9 @@ def test_a_service_that_is_away_for_a_while_is_waited_for(
     with ExitStack() as first, ThreadPoolExecutor(1) as pool:
         url = first.enter_context(serve(settings))
         headers = {"Content-Type": "video/mp4"}
-        job_id = httpx.post(f"{url}/jobs", content=clip.read_bytes(), headers=headers).json()["id"]
+        job_id = httpx.post(f"{url}/jobs", content=clip.read_bytes(), headers=headers, timeout=60).json()[
+            "id"
+        ]
         restarted = pool.submit(restart)
         done = CliRunner().invoke(cli, ["wait", job_id, "--url", url])
         over.set()

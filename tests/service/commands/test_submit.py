@@ -151,7 +151,7 @@ def test_where_the_queue_is_full_the_rest_is_sent_when_jobs_before_it_are_over(
     small = settings.model_copy(update={"max_queued_jobs": 1})
     with (
         serve(small) as url,
-        httpx.Client(base_url=url) as http,
+        httpx.Client(base_url=url, timeout=60) as http,
         again_and_again(finish_once_it_is_full),
     ):
         words = ["submit", clips, "-o", tmp_path / "out", "--url", url]

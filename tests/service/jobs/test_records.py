@@ -25,7 +25,7 @@ def jobs(redis: Redis, settings: Settings) -> Jobs:
 
 @pytest.fixture
 def http(settings: Settings) -> Iterator[httpx.Client]:
-    with serve(settings) as url, httpx.Client(base_url=url, verify=False) as http:
+    with serve(settings) as url, httpx.Client(base_url=url, timeout=60, verify=False) as http:
         yield http
 
 
