@@ -4,6 +4,7 @@
 #   ALERT_WEBHOOK_URL     is sent each group of alerts as JSON
 #   ALERT_MAIL_TO         gets them by mail, through the server ALERT_SMTP (host:port), from ALERT_MAIL_FROM
 #   ALERT_SMTP_USER, ALERT_SMTP_PASSWORD     where that server asks for them
+#   ALERT_SMTP_REQUIRE_TLS=false             for a server that has no TLS, in a network of yours
 #
 # With none of them nobody is told; alerts are then seen in Alertmanager and in Grafana alone.
 set -eu
@@ -41,6 +42,7 @@ if [ -n "${ALERT_MAIL_TO:-}" ]; then
       - to: $(quoted "$ALERT_MAIL_TO")
         from: $(quoted "${ALERT_MAIL_FROM:-$ALERT_MAIL_TO}")
         smarthost: $(quoted "$ALERT_SMTP")
+        require_tls: ${ALERT_SMTP_REQUIRE_TLS:-true}
         send_resolved: true
 CONFIGURATION
   if [ -n "${ALERT_SMTP_USER:-}" ]; then

@@ -6,12 +6,15 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from email import message_from_bytes
+from email.policy import default
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from queue import Queue
@@ -19,7 +22,10 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 import yaml
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Settings
@@ -35,6 +41,7 @@ PANELS = json.loads((FOLDER / "grafana" / "dashboards" / "dain.json").read_text(
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 needs_amtool = pytest.mark.skipif(not shutil.which("amtool"), reason="amtool is not installed")
 ALERTMANAGER = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
+needs_alertmanager = pytest.mark.skipif(not ALERTMANAGER, reason="alertmanager is not installed")
 
 
 def rules() -> list[dict[str, Any]]:
@@ -203,30 +210,95 @@ def receiver() -> Iterator[tuple[str, Queue[Any]]]:
             thread.join()
 
 
-@pytest.mark.skipif(not ALERTMANAGER, reason="alertmanager is not installed")
+@contextmanager
+def alerted(folder: Path, configuration: str, environment: dict[str, str] | None = None) -> Iterator[None]:
+    """An Alertmanager that has just been told of an alert."""
+    (folder / "alertmanager.yml").write_text(configuration.replace("group_wait: 30s", "group_wait: 0s"))
+    url = f"http://127.0.0.1:{claim_port('127.0.0.1', 0)}"
+    command = [
+        str(ALERTMANAGER),
+        f"--config.file={folder}/alertmanager.yml",
+        f"--storage.path={folder}/data",
+        f"--web.listen-address={url.removeprefix('http://')}",
+        "--cluster.listen-address=",
+    ]
+    alert = {
+        "labels": {"alertname": "DainStoreFull"},
+        "annotations": {"summary": "The store has 1GiB left."},
+        "startsAt": datetime.now(UTC).isoformat(),
+    }
+
+    def takes_it() -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.post(f"{url}/api/v2/alerts", json=[alert]).is_success
+        return False
+
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(command, stderr=log, env={**os.environ, **(environment or {})}) as process,
+    ):
+        try:
+            until(takes_it)
+            yield
+        finally:
+            process.terminate()
+
+
+@needs_alertmanager
 def test_an_alert_reaches_the_webhook(tmp_path: Path) -> None:
-    with receiver() as (hook, received):
-        said = configuration(ALERT_WEBHOOK_URL=hook).replace("group_wait: 30s", "group_wait: 0s")
-        (tmp_path / "alertmanager.yml").write_text(said)
-        url = f"http://127.0.0.1:{claim_port('127.0.0.1', 0)}"
-        command = [
-            str(ALERTMANAGER),
-            f"--config.file={tmp_path}/alertmanager.yml",
-            f"--storage.path={tmp_path}/data",
-            f"--web.listen-address={url.removeprefix('http://')}",
-            "--cluster.listen-address=",
-        ]
-        alert = {"labels": {"alertname": "DainStoreFull"}, "startsAt": datetime.now(UTC).isoformat()}
-
-        def takes_it() -> bool:
-            with suppress(httpx.TransportError):
-                return httpx.post(f"{url}/api/v2/alerts", json=[alert]).is_success
-            return False
-
-        with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
-            try:
-                until(takes_it)
-                [told] = received.get(timeout=30)["alerts"]
-            finally:
-                process.terminate()
+    with (
+        receiver() as (hook, received),
+        alerted(tmp_path, configuration(ALERT_WEBHOOK_URL=hook)),
+    ):
+        [told] = received.get(timeout=60)["alerts"]
     assert told["labels"]["alertname"] == "DainStoreFull" and told["status"] == "firing"
+
+
+@contextmanager
+def mail_server(**options: Any) -> Iterator[tuple[str, Queue[Envelope]]]:
+    """The address of a mail server, and what it is sent."""
+    received: Queue[Envelope] = Queue()
+
+    class Handler:
+        async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+            received.put(envelope)
+            return "250 Message accepted for delivery"
+
+    server = Controller(Handler(), "127.0.0.1", claim_port("127.0.0.1", 0), **options)
+    server.start()
+    try:
+        yield f"127.0.0.1:{server.port}", received
+    finally:
+        server.stop()
+
+
+@needs_alertmanager
+def test_an_alert_comes_by_mail_over_tls_to_whoever_logs_in(tmp_path: Path) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+
+    def knows(
+        server: SMTP, session: Session, envelope: Envelope, kind: str, login: LoginPassword
+    ) -> AuthResult:
+        given = {"ALERT_SMTP_USER": login.login.decode(), "ALERT_SMTP_PASSWORD": login.password.decode()}
+        return AuthResult(success=given == LOGIN)
+
+    asks = {"auth_required": True, "auth_exclude_mechanism": ["LOGIN"]}  # whose words here are none Go knows
+    with mail_server(tls_context=context, authenticator=knows, **asks) as (address, received):
+        sender = {"ALERT_MAIL_FROM": "dain@example.com", "ALERT_SMTP": address}
+        said = configuration(**MAIL | LOGIN | sender)
+        with alerted(tmp_path, said, {"SSL_CERT_FILE": str(tmp_path / "ca.pem")}):
+            envelope = received.get(timeout=60)
+    assert (envelope.mail_from, envelope.rcpt_tos) == ("dain@example.com", ["ann@example.com"])
+    message = message_from_bytes(envelope.content, policy=default)
+    assert "FIRING:1" in message["Subject"] and "DainStoreFull" in message["Subject"]
+    assert "The store has 1GiB left." in message.get_body(("html",)).get_content()
+
+
+@needs_alertmanager
+def test_a_mail_server_without_tls_is_used_where_that_is_allowed(tmp_path: Path) -> None:
+    with mail_server() as (address, received):
+        said = configuration(**MAIL | {"ALERT_SMTP": address}, ALERT_SMTP_REQUIRE_TLS="false")
+        with alerted(tmp_path, said):
+            assert received.get(timeout=60).mail_from == "ann@example.com"
