@@ -58,8 +58,11 @@ def test_who_signs_in_next_sees_nothing_of_the_one_before(
         expect(page.get_by_role("article")).to_have_count(0)
         page.get_by_label("Choose files").set_input_files(clip)
         expect(page.get_by_role("article")).to_contain_text("new frames")
+        [kept] = page.evaluate("Object.values(localStorage)")
+        assert "/uploads/" in kept and token not in kept
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+        assert page.evaluate("localStorage.length") == 0
 
 
 def test_a_key_that_is_revoked_is_asked_for_without_a_click(

@@ -1,6 +1,6 @@
 // What is to become of the clips: a purpose, and any further options of the API.
 import { computed, signal } from "@preact/signals"
-import { get, type Fields } from "./api"
+import { service, type Fields } from "./service"
 import type { Job } from "./types"
 
 export type Purpose = "smooth" | "rate" | "slow" | "anime"
@@ -131,8 +131,9 @@ export function defaultOf(name: string): string {
 
 export async function readOptions(): Promise<void> {
   if (found.value.length) return
-  const description = await get<{ components: { schemas: { Submission: { properties: Record<string, Omit<Option, "name">> } } } }>(
-    "/openapi.json",
-  )
+  const answer = await service.request("GET", "/openapi.json")
+  const description = (await answer.json()) as {
+    components: { schemas: { Submission: { properties: Record<string, Omit<Option, "name">> } } }
+  }
   found.value = Object.entries(description.components.schemas.Submission.properties).map(([name, option]) => ({ name, ...option }))
 }

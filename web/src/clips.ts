@@ -1,12 +1,13 @@
 // The clips that were dropped and what becomes of them: each is sent, looked at, and made a job when it is started.
 import { effect, signal, type Signal } from "@preact/signals"
-import { post, Refused, type Fields } from "./api"
+import type { Client, Options, UploadStore } from "../../clients/typescript/src/index"
 import { choose, options } from "./choice"
 import { learn } from "./jobs"
-import { persist } from "./persist"
+import { drop, keep, kept } from "./kept"
+import { persistent } from "./persist"
+import { isRefusal, service, type Fields } from "./service"
 import { isSignedOut } from "./session"
 import type { Estimate, Job } from "./types"
-import { removeUpload, upload } from "./upload"
 
 export type State =
   | { at: "waiting" } // for its turn to be sent
@@ -28,6 +29,8 @@ export interface Clip {
   estimate: Signal<(Estimate & { chosen: Fields }) | undefined>
   /** Start with these options as soon as it is there. */
   wanted: Signal<Fields | undefined>
+  /** Where it is sent to. */
+  address?: string
   /** The upload, once the service has all of it. */
   upload?: string
   stop: AbortController
@@ -79,7 +82,7 @@ function add(of: Pick<Clip, "name" | "size" | "file" | "url" | "upload">): Clip 
 export function remove(clip: Clip): void {
   clip.stop.abort()
   // The upload of a job that is made again stays: it may be made yet again. What cannot be removed now is gone in a day.
-  if (clip.file && clip.upload) removeUpload(clip.upload).catch(() => undefined)
+  if (clip.file && clip.upload) service.deleteUpload(clip.upload).catch(() => undefined)
   clips.value = clips.value.filter((other) => other !== clip)
   pump()
 }
@@ -93,22 +96,32 @@ function pump(): void {
 
 async function send(clip: Clip): Promise<void> {
   if (!clip.file) return
-  clip.state.value = { at: "sending", sent: 0 }
+  const { signal } = clip.stop
   let sent = 0
+  clip.state.value = { at: "sending", sent }
+  const onBreak = (broken: unknown): void => void (clip.state.value = { at: "sending", sent, broken })
+  const onProgress = (now: number): void => void (clip.state.value = { at: "sending", sent: (sent = now) })
   try {
-    clip.upload = await upload(clip.file, chosenFor(clip), {
-      signal: clip.stop.signal,
-      onProgress: (now) => (clip.state.value = { at: "sending", sent: (sent = now) }),
-      onBreak: (error) => {
-        isSignedOut(error)
-        clip.state.value = { at: "sending", sent, broken: error }
-      },
-    })
+    const how = { signal, onProgress, resume: memory(clip), options: chosenFor(clip) as Options }
+    clip.upload = await persistent(onBreak).upload(clip.file, how)
     await look(clip)
   } catch (error) {
     refuse(clip, error)
   } finally {
     pump()
+  }
+}
+
+/** Where the uploads of files are, so that they go on after the page was closed. One is that of one clip alone. */
+function memory(clip: Clip): UploadStore {
+  return {
+    get(key) {
+      const url = kept<string>(`upload ${key}`)
+      const isTaken = clips.peek().some((other) => other !== clip && other.address === url)
+      return isTaken ? undefined : (clip.address = url)
+    },
+    set: (key, url) => keep(`upload ${key}`, (clip.address = url)),
+    remove: (key) => drop(`upload ${key}`),
   }
 }
 
@@ -118,12 +131,12 @@ async function look(clip: Clip): Promise<void> {
     let chosen: Fields
     do {
       chosen = chosenFor(clip)
-      clip.estimate.value = { ...(await ask<Estimate>(clip, "looking", "/jobs/estimate", chosen)), chosen }
+      clip.estimate.value = { ...((await estimate(clip, chosen)) as Estimate), chosen }
     } while (clip.upload && chosen !== chosenFor(clip)) // chosen otherwise meanwhile
     clip.state.value = { at: "ready" }
     if (clip.wanted.value) await start(clip)
   } catch (error) {
-    if (error instanceof Refused && error.slug === "upload-not-found") sendAgain(clip)
+    if (isRefusal(error, "upload-not-found")) sendAgain(clip)
     else refuse(clip, error)
   }
 }
@@ -146,12 +159,12 @@ export async function start(clip: Clip): Promise<void> {
   clip.wanted.value ??= options.value
   if (clip.state.value.at !== "ready") return
   try {
-    const job = await ask<Job>(clip, "starting", "/jobs", clip.wanted.value, { "Idempotency-Key": `"${clip.key}"` })
+    const job = (await submit(clip, clip.wanted.value)) as Job
     learn(job)
     if (clip.upload) remember(job.id, clip)
     clip.state.value = { at: "started", job: job.id }
   } catch (error) {
-    if (error instanceof Refused && error.slug === "upload-not-found") sendAgain(clip)
+    if (isRefusal(error, "upload-not-found")) sendAgain(clip)
     else refuse(clip, error)
   }
 }
@@ -172,25 +185,22 @@ function refuse(clip: Clip, error: unknown): void {
   clip.state.value = { at: "refused", error }
 }
 
-/** Sends the clip's upload or address to `path`, and says meanwhile what is done. */
-function ask<T>(clip: Clip, at: "looking" | "starting", path: string, chosen: Fields, headers: Fields = {}): Promise<T> {
-  const { signal } = clip.stop
+function estimate(clip: Clip, chosen: Fields): Promise<unknown> {
+  const service = patient(clip, "looking")
+  const how = { signal: clip.stop.signal, filename: clip.name }
+  return clip.upload ? service.estimateUpload(clip.upload, chosen as Options, how) : service.estimateUrl(clip.url!, chosen as Options, how)
+}
+
+function submit(clip: Clip, chosen: Fields): Promise<unknown> {
+  const service = patient(clip, "starting")
+  const how = { signal: clip.stop.signal, filename: clip.name, idempotencyKey: clip.key }
+  return clip.upload ? service.submitUpload(clip.upload, chosen as Options, how) : service.submitUrl(clip.url!, chosen as Options, how)
+}
+
+/** The service for one step of a clip, which says meanwhile what is done, or why it does not go on. */
+function patient(clip: Clip, at: "looking" | "starting"): Client {
   clip.state.value = { at }
-  const persistence = {
-    signal,
-    onBreak(broken: unknown): void {
-      isSignedOut(broken)
-      clip.state.value = { at, broken }
-    },
-  }
-  return persist(persistence, () => {
-    if (clip.upload) {
-      const query = new URLSearchParams({ ...chosen, upload: clip.upload, filename: clip.name })
-      return post<T>(`${path}?${query}`, { headers, signal })
-    }
-    const body = JSON.stringify({ ...chosen, source_url: clip.url })
-    return post<T>(path, { body, headers: { ...headers, "Content-Type": "application/json" }, signal })
-  })
+  return persistent((broken) => (clip.state.value = { at, broken }))
 }
 
 // An estimate is of the options that were chosen. That of a URL stays: the service would fetch the video each time.
@@ -216,14 +226,14 @@ async function lookAgain(chosen: Fields, lane: number): Promise<void> {
 // The same video with other options. The service keeps an upload for a day, and this browser which job was made of it.
 
 function remember(job: string, { upload, name, size }: Clip): void {
-  localStorage.setItem(`job ${job}`, JSON.stringify({ upload, name, size }))
+  keep(`job ${job}`, { upload, name, size })
 }
 
 /** Chooses the options of `job`, and its video where the service still has it; else asks for the file. */
 export async function again(job: Job): Promise<void> {
   await choose(job)
-  const kept = localStorage.getItem(`job ${job.id}`)
-  if (kept) void look(add(JSON.parse(kept)))
+  const sent = kept<Pick<Clip, "upload" | "name" | "size">>(`job ${job.id}`)
+  if (sent) void look(add(sent))
   else asked.value = job.filename
   location.hash = "#/"
 }

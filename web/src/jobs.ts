@@ -1,7 +1,8 @@
 // The jobs that the page shows. Events say when to ask again; where there are none, the page asks by itself.
 import { useEffect } from "preact/hooks"
 import { signal } from "@preact/signals"
-import { get, post, Refused, request } from "./api"
+import { drop } from "./kept"
+import { isRefusal, service } from "./service"
 import { isSignedOut, may, readSession, session, trouble } from "./session"
 import { isOver, type Job } from "./types"
 
@@ -26,22 +27,22 @@ export function forget(id: string): void {
 /** Reads a job anew. What is wrong with the service shows above all views. */
 export async function refresh(id: string): Promise<void> {
   try {
-    learn(await get<Job>(`/jobs/${id}`))
+    learn((await service.job(id)) as Job)
     trouble.value = undefined
   } catch (error) {
-    if (error instanceof Refused && error.slug === "job-not-found") forget(id)
+    if (isRefusal(error, "job-not-found")) forget(id)
     else if (!isSignedOut(error)) trouble.value = error
   }
 }
 
 export async function cancel(job: Job): Promise<void> {
-  learn(await post<Job>(`/jobs/${job.id}/cancel`))
+  learn((await service.cancel(job.id)) as Job)
 }
 
 export async function remove(job: Job): Promise<void> {
-  await request("DELETE", `/jobs/${job.id}`)
+  await service.delete(job.id)
   forget(job.id)
-  localStorage.removeItem(`job ${job.id}`)
+  drop(`job ${job.id}`)
 }
 
 /** Keeps a job up to date while a component shows it. */

@@ -312,8 +312,8 @@ export class Client {
   // -- the service --
 
   /** The workers that are alive. */
-  workers(): Promise<Worker[]> {
-    return this.#get("/workers")
+  workers(how: { signal?: AbortSignal } = {}): Promise<Worker[]> {
+    return this.#get("/workers", how)
   }
 
   /** The version of the service. */
@@ -321,9 +321,10 @@ export class Client {
     return (await this.#get<{ version?: string }>("/healthz")).version
   }
 
-  /** A call that this class has no method for. It is made once. */
+  /** A call that this class has no method for. A GET is repeated as those of the others are, all else is made once. */
   request(method: string, path: string, call: Call = {}): Promise<Response> {
-    return this.#send(method, path, call)
+    const send = () => this.#send(method, path, call)
+    return method === "GET" ? this.#persist(send, call.signal) : send()
   }
 
   // -- sending --
@@ -365,6 +366,11 @@ export class Client {
       throw error
     }
     return url.slice(url.lastIndexOf("/") + 1)
+  }
+
+  /** Removes an upload, whole or not. Jobs that were made of it keep what they have. */
+  async deleteUpload(uploadId: string): Promise<void> {
+    await this.#persist(() => this.#send("DELETE", `/uploads/${uploadId}`, { headers: TUS }))
   }
 
   /** How much of an upload has arrived; undefined where the service no longer knows it. */

@@ -81,7 +81,6 @@ export const de: Record<Key, string> = {
   "clip.sent": "{percent} % gesendet",
   "clip.sending": "{name} wird gesendet",
   "clip.broken": "{why} {percent} % sind sicher.",
-  "clip.signed-out": "Melden Sie sich an, um fortzufahren.",
   "clip.looking": "Der Dienst sieht es sich an…",
   "clip.fetching": "Der Dienst holt es…",
   "clip.start": "Starten",

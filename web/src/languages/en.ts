@@ -84,7 +84,6 @@ export const en = {
   "clip.sent": "{percent} % sent",
   "clip.sending": "Sending {name}",
   "clip.broken": "{why} {percent} % are safe.",
-  "clip.signed-out": "Sign in to go on.",
   "clip.looking": "The service looks into it…",
   "clip.fetching": "The service fetches it…",
   "clip.start": "Start",

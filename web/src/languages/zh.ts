@@ -81,7 +81,6 @@ export const zh: Record<Key, string> = {
   "clip.sent": "已上传 {percent}%",
   "clip.sending": "正在上传 {name}",
   "clip.broken": "{why}已保存 {percent}%。",
-  "clip.signed-out": "请登录后继续。",
   "clip.looking": "正在分析…",
   "clip.fetching": "服务正在获取…",
   "clip.start": "开始",

@@ -1,10 +1,9 @@
 import "./ClipCard.css"
 import { remove, retry, start, type Clip } from "../clips"
-import type { Fields } from "../api"
+import type { Fields } from "../service"
 import { options } from "../choice"
 import { becomes, bytes, facts, span } from "../format"
 import { number, t } from "../languages"
-import { session } from "../session"
 import type { Estimate } from "../types"
 import { Dots } from "./Dots"
 import { FirstFrame } from "./FirstFrame"
@@ -56,7 +55,7 @@ function Doing({ clip }: { clip: Clip }) {
   if ((state.at === "looking" || state.at === "starting") && state.broken !== undefined) {
     return (
       <p class="soft" role="status">
-        {why(state.broken)}
+        {sentence(state.broken)}
       </p>
     )
   }
@@ -68,15 +67,11 @@ function Doing({ clip }: { clip: Clip }) {
       <Meter value={share} label={t("clip.sending", { name: clip.name })} />
       <p class="soft" role="status">
         {state.broken !== undefined
-          ? t("clip.broken", { why: why(state.broken), percent: number(share * 100) })
+          ? t("clip.broken", { why: sentence(state.broken), percent: number(share * 100) })
           : t("clip.sent", { percent: number(share * 100) })}
       </p>
     </div>
   )
-}
-
-function why(broken: unknown): string {
-  return session.value === null ? t("clip.signed-out") : sentence(broken)
 }
 
 /** The video of an address is not fetched again for an estimate of each choice. */

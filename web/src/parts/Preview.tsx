@@ -1,10 +1,11 @@
 // What a running job makes: its newest new frame, and the source frame before it.
 import { useSignal, useSignalEffect } from "@preact/signals"
 import { useEffect, useRef } from "preact/hooks"
-import { request, Refused } from "../api"
+import { Unauthorized } from "../../../clients/typescript/src/index"
 import { t } from "../languages"
 import { pause } from "../pause"
 import { Wipe } from "../player/Wipe"
+import { service } from "../service"
 import "../player/player.css"
 
 const SIDES = ["after", "before"] as const // as they lie on each other
@@ -53,16 +54,18 @@ export function Preview({ job }: { job: { id: string } }) {
 
 /** Give `show` each new picture. */
 async function look(path: string, signal: AbortSignal, show: (picture: ImageBitmap) => void): Promise<void> {
-  const headers = new Headers()
+  const headers: Record<string, string> = {}
   while (!signal.aborted) {
     try {
-      const answer = await request("GET", path, { signal, headers, cache: "no-store" })
-      headers.set("If-None-Match", answer.headers.get("ETag") ?? "")
-      const picture = await createImageBitmap(await answer.blob())
-      if (!signal.aborted) show(picture)
+      const answer = await service.request("GET", path, { signal, headers, cache: "no-store" })
+      if (answer.status === 200) {
+        headers["If-None-Match"] = answer.headers.get("ETag") ?? ""
+        const picture = await createImageBitmap(await answer.blob())
+        if (!signal.aborted) show(picture)
+      }
     } catch (error) {
-      if (error instanceof Refused && error.status === 401) return
-      // None yet, none that is newer, or the service is away: the job's own progress tells of that.
+      if (error instanceof Unauthorized) return
+      // None yet, or the service is away: the job's own progress tells of that.
     }
     await pause(SECONDS)
   }

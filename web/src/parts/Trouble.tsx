@@ -1,11 +1,12 @@
-import { Refused, Unreachable } from "../api"
+import { Unavailable, Unreachable } from "../../../clients/typescript/src/index"
 import { isKey, language, t } from "../languages"
-import { Unreadable } from "../upload"
+import { problemOf } from "../service"
 import type { Problem } from "../types"
 
 /** An error as sentences: what was wrong, and what to do. */
 export function Trouble({ of: error }: { of: unknown }) {
-  if (error instanceof Refused) return <ProblemText of={error.problem} />
+  const problem = problemOf(error)
+  if (problem) return <ProblemText of={problem} />
   return (
     <p class="trouble" role="alert">
       {sentence(error)}
@@ -24,10 +25,14 @@ export function ProblemText({ of: problem }: { of: Problem }) {
   )
 }
 
+/** What a browser throws for a file that was changed or removed. */
+const OF_FILES = ["NotReadableError", "NotFoundError"]
+
 /** An error as one sentence. */
 export function sentence(error: unknown): string {
-  if (error instanceof Unreachable) return t("trouble.unreachable")
-  if (error instanceof Unreadable) return t("trouble.unreadable")
-  if (error instanceof Refused) return error.problem.detail
+  const problem = problemOf(error)
+  if (problem) return problem.detail
+  if (error instanceof Unreachable || error instanceof Unavailable) return t("trouble.unreachable")
+  if (error instanceof DOMException && OF_FILES.includes(error.name)) return t("trouble.unreadable")
   return t("trouble.unknown", { what: String(error) })
 }

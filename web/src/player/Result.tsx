@@ -1,12 +1,10 @@
 // What came of a job: the result beside its source, frame by frame.
 import { useSignal } from "@preact/signals"
 import { useEffect } from "preact/hooks"
-import { request } from "../api"
 import { bytes } from "../format"
 import { t } from "../languages"
 import { Trouble } from "../parts/Trouble"
-import { persist } from "../persist"
-import { isSignedOut } from "../session"
+import { persistent } from "../persist"
 import { Comparison } from "./Comparison"
 import { Frames, type Told } from "./frames"
 import type { Finished } from "./job"
@@ -41,10 +39,7 @@ function Video({ job }: { job: Finished }) {
   useEffect(() => {
     const gone = new AbortController()
     const { signal } = gone
-    const onBreak = (error: unknown): void => {
-      if (!isSignedOut(error)) trouble.value = error
-    }
-    persist({ signal, onBreak }, () => read(job, signal)).then(
+    read(job, signal, (error) => (trouble.value = error)).then(
       (found) => {
         trouble.value = undefined
         frames.value = found
@@ -57,8 +52,8 @@ function Video({ job }: { job: Finished }) {
   return frames.value ? <Comparison job={job} frames={frames.value} /> : <p class="soft">{t("result.loading")}</p>
 }
 
-async function read(job: Finished, signal: AbortSignal): Promise<Frames> {
+async function read(job: Finished, signal: AbortSignal, onBreak: (error: unknown) => void): Promise<Frames> {
   if (!job.links.frames) return Frames.guess(job)
-  const told: Told = await (await request("GET", job.links.frames, { signal })).json()
-  return new Frames(told)
+  const answer = await persistent(onBreak).request("GET", job.links.frames, { signal })
+  return new Frames((await answer.json()) as Told)
 }

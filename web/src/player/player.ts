@@ -1,9 +1,7 @@
 // A result and its source side by side: one video, decoded once, of which each frame is drawn to "after", and each source
 // frame to "before", where it stays until the next. So both are of the same moment, whatever the machine can do.
 import { computed, signal } from "@preact/signals"
-import { request } from "../api"
-import { persist } from "../persist"
-import { isSignedOut } from "../session"
+import { persistent } from "../persist"
 import type { Frames } from "./frames"
 
 export type State = "loading" | "ready" | "unplayable"
@@ -147,12 +145,11 @@ export class Player {
     let isBroken = video.error?.code === MediaError.MEDIA_ERR_NETWORK
     this.playing.value = false
     try {
-      const onBreak = (error: unknown): void => {
-        isBroken = !isSignedOut(error)
+      const service = persistent((error) => {
+        isBroken = true
         trouble.value = error
-      }
-      const init: RequestInit = { headers: { Range: "bytes=0-0" }, signal: closed.signal, cache: "no-store" }
-      await persist({ signal: closed.signal, onBreak }, () => request("GET", this.url, init))
+      })
+      await service.request("GET", this.url, { headers: { Range: "bytes=0-0" }, signal: closed.signal, cache: "no-store" })
       trouble.value = undefined
       if (!isBroken) this.state.value = "unplayable"
       else {

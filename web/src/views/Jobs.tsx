@@ -1,20 +1,14 @@
 import { useEffect } from "preact/hooks"
 import { useSignal } from "@preact/signals"
-import { get } from "../api"
 import { arrivals, jobs, learn } from "../jobs"
 import { t } from "../languages"
-import { persist } from "../persist"
-import { isSignedOut, trouble } from "../session"
+import { persistent } from "../persist"
+import { trouble } from "../session"
 import type { Job, Status } from "../types"
 import { JobCard } from "../parts/JobCard"
 
 const FILTERS: (Status | "")[] = ["", "queued", "running", "succeeded", "failed", "cancelled"]
 const PAGE = 30
-
-interface Page {
-  jobs: Job[]
-  next_cursor: string | null
-}
 
 /** The jobs, newest first. */
 export function Jobs() {
@@ -28,14 +22,11 @@ export function Jobs() {
     let next = after
     const end = found.length + most
     const wanted = status.value
-    const onBreak = (error: unknown): void => {
-      if (!isSignedOut(error)) trouble.value = error
-    }
+    const service = persistent((error) => (trouble.value = error))
     try {
       do {
-        const query = new URLSearchParams({ limit: String(PAGE), ...(wanted && { status: wanted }), ...(next && { cursor: next }) })
-        const page = await persist({ signal, onBreak }, () => get<Page>(`/jobs?${query}`, { signal }))
-        learn(...page.jobs)
+        const page = await service.page({ limit: PAGE, status: wanted || undefined, cursor: next ?? undefined, signal })
+        learn(...(page.jobs as Job[]))
         found.push(...page.jobs.map((job) => job.id))
         next = page.next_cursor
       } while (next && found.length < end)

@@ -1,36 +1,15 @@
 // The workers: what each is, what it does, and how its figures went while this page was open.
 import { signal } from "@preact/signals"
 import { useEffect } from "preact/hooks"
-import { request } from "../api"
+import type { Worker } from "../../../clients/typescript/src/index"
 import { bytes } from "../format"
 import { isKey, number, t, type Key } from "../languages"
 import { Plot } from "../parts/Plot"
 import { Trouble } from "../parts/Trouble"
 import { pause } from "../pause"
+import { service } from "../service"
 import { isSignedOut, may } from "../session"
 import "./Workers.css"
-
-/** What GET /workers says of each. */
-interface Worker {
-  name: string
-  host: string
-  device: string
-  device_name: string
-  backend: string
-  model: string
-  precision: string
-  version?: string | null
-  ready: boolean
-  vram_used_bytes: number
-  vram_total_bytes: number
-  celsius: Record<string, number>
-  throttled_by: string[]
-  watts: number | null
-  utilisation: number | null
-  frames_per_second: number
-  tasks: { job: string; task: string }[] | null
-  error: string | null
-}
 
 /** A figure of a worker that is drawn over time; null where it has no such figure. */
 interface Figure {
@@ -89,8 +68,7 @@ export function Workers() {
 async function follow(stop: AbortSignal): Promise<void> {
   while (!stop.aborted) {
     try {
-      const answer = await request("GET", "/workers", { signal: stop })
-      note(await answer.json())
+      note(await service.workers({ signal: stop }))
       trouble.value = undefined
     } catch (error) {
       if (stop.aborted || isSignedOut(error)) return
