@@ -13,6 +13,7 @@ export default defineConfig({
     reportCompressedSize: true,
   },
   server: {
+    fs: { allow: [".", "../clients/typescript/src"] },
     // `npm run dev` beside a service: DAIN_URL=http://127.0.0.1:8000 npm run dev
     proxy: Object.fromEntries(
       ["/jobs", "/uploads", "/events", "/workers", "/session", "/openapi.json", "/docs"].map((path) => [
