@@ -177,6 +177,11 @@ def test_the_service_runs_without_the_packages_of_a_worker() -> None:
     runs_without(("torch", "numpy", "ffmpeg", "imageio_ffmpeg", "safetensors"), modules)
 
 
+def test_a_look_into_a_file_imports_no_package_but_pyav() -> None:
+    """Each look of a worker is a new process."""
+    runs_without(("torch", "numpy", "ffmpeg", "pydantic", "redis", "httpx"), "worker.media.probe")
+
+
 def test_a_worker_runs_without_the_packages_of_exports() -> None:
     runs_without(("onnx", "onnxruntime"), "worker.main, worker.cli")
 

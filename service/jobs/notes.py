@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Annotated, Any, Self
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from typing import Any, Self
 
 #: Characters that a terminal or a log would act on: controls (C0 and C1), separators of lines, and those that turn the
 #: direction of what follows.
@@ -70,31 +69,28 @@ NOTES: dict[str, tuple[bool, str]] = {
 }
 
 
-def _printable(text: str) -> str:
-    return re.sub(f"[{UNPRINTABLE}]", "\N{REPLACEMENT CHARACTER}", text)
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """A note. What is stored as plain text, by an earlier release, is one without a code of its own."""
 
+    # A model of Pydantic would make each process that looks into a file import that, for nothing else.
+    __pydantic_config__ = {"extra": "allow"}
 
-class Note(BaseModel):
-    """A note. What is stored as plain text, by an earlier release, is one without a code of its own.
-
-    >>> Note.model_validate("The sound was left out.").code
-    'note'
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    code: str = Field("note", description="what happened, for programs")
-    text: Annotated[str, AfterValidator(_printable)] = Field(description="what happened, in a sentence")
-    stream: int | None = Field(None, description="number of the stream in the file that it is about")
-    time: str | None = Field(
-        None,
-        description="when it is in the source, in seconds after its beginning, as a fraction such as 1001/30000",
+    code: str = field(default="note", metadata={"description": "what happened, for programs"})
+    text: str = field(metadata={"description": "what happened, in a sentence"})
+    stream: int | None = field(
+        default=None, metadata={"description": "number of the stream in the file that it is about"}
+    )
+    time: str | None = field(
+        default=None,
+        metadata={
+            "description": "when it is in the source, in seconds after its beginning, as a fraction such as 1001/30000"
+        },
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _plain_text(cls, stored: Any) -> Any:
-        return {"text": stored} if isinstance(stored, str) else stored
+    def __post_init__(self) -> None:
+        printable = re.sub(f"[{UNPRINTABLE}]", "\N{REPLACEMENT CHARACTER}", self.text)
+        object.__setattr__(self, "text", printable)
 
     @classmethod
     def of(cls, code: str, text: str, *, stream: int | None = None, time: object = None) -> Self:
@@ -104,9 +100,32 @@ class Note(BaseModel):
         return cls(code=code, text=text, stream=stream, time=None if time is None else str(time))
 
     @classmethod
+    def read(cls, stored: Any) -> Self:
+        """The note that was stored, with the fields that a later release gave it. ValueError where it is none.
+
+        >>> Note.read("The sound was left out.").code
+        'note'
+        """
+        if isinstance(stored, cls):
+            return stored
+        document = {"text": stored} if isinstance(stored, str) else stored if isinstance(stored, dict) else {}
+        match {"code": "note", "stream": None, "time": None, **document}:
+            case {
+                "code": str(code),
+                "text": str(text),
+                "stream": int() | None as stream,
+                "time": str() | None as time,
+                **more,
+            }:
+                note = cls(code=code, text=text, stream=stream, time=time)
+                vars(note).update((name, value) for name, value in more.items() if not hasattr(cls, name))
+                return note
+        raise ValueError("this is no note")
+
+    @classmethod
     def read_all(cls, stored: Iterable[Any]) -> tuple[Self, ...]:
         """The notes of a list that was stored."""
-        return tuple(map(cls.model_validate, stored))
+        return tuple(map(cls.read, stored))
 
     @property
     def loses(self) -> bool:
@@ -115,7 +134,7 @@ class Note(BaseModel):
 
     def as_dict(self) -> dict[str, Any]:
         """The note as it is stored."""
-        return self.model_dump(exclude_none=True)
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def refusal(notes: Iterable[Note]) -> str:

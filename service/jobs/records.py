@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from service.errors import DainError
 from service.jobs.notes import Note
@@ -142,6 +142,8 @@ def _parse_json(text: str) -> Any:
 
 
 AsJson = BeforeValidator(_parse_json)
+#: A note as it is stored and shown: with the fields that a later release gave it.
+StoredNote = Annotated[Note, BeforeValidator(Note.read), PlainSerializer(lambda note: vars(note))]
 
 
 class Record(BaseModel):
@@ -171,7 +173,7 @@ class Record(BaseModel):
     traceparent: str | None = None
     input: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
     facts: Annotated[dict[str, Any], AsJson] = Field(default_factory=dict)
-    notes: Annotated[list[Note], AsJson] = Field(default_factory=list)
+    notes: Annotated[list[StoredNote], AsJson] = Field(default_factory=list)
     output: Annotated[Output, AsJson] | None = None
     error: Annotated[dict[str, Any], AsJson] | None = None
     frames: int = 0  #: of the result, in finished segments
@@ -221,7 +223,7 @@ class Job(BaseModel):
     facts: dict[str, Any] = Field(
         default_factory=dict, exclude=True, description="what the prober found in the upload"
     )
-    notes: list[Note] = Field(
+    notes: list[StoredNote] = Field(
         default_factory=list,
         description="what of the input did not come through to the result as it was, and what was found in it",
     )

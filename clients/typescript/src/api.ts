@@ -736,9 +736,6 @@ export interface components {
         /**
          * Note
          * @description A note. What is stored as plain text, by an earlier release, is one without a code of its own.
-         *
-         *     >>> Note.model_validate("The sound was left out.").code
-         *     'note'
          */
         Note: {
             /**

@@ -28,6 +28,7 @@ from service.api.routes.submit import (
 from service.api.service import Service
 from service.jobs.backlog import LiveJob
 from service.jobs.notes import Note
+from service.jobs.records import StoredNote
 from service.jobs.work import doubts
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -45,7 +46,9 @@ class Estimate(BaseModel):
     )
     eta_seconds: float | None = Field(description="until the job would be done, after what goes before it")
     queue_position: int | None = Field(description="how many queued jobs would be begun before it")
-    notes: list[Note] = Field(description="what of the video will not come through, as far as its facts tell")
+    notes: list[StoredNote] = Field(
+        description="what of the video will not come through, as far as its facts tell"
+    )
     picture: str | None = Field(
         description="the first frame as a JPEG in base64, 320 pixels wide or high; null where none can be drawn"
     )

@@ -3,8 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from service.jobs.notes import NOTES, Note, refusal, sentences
+from service.jobs.records import StoredNote
 
 HELD = Note.of("frames-held", "1 frame could not be decoded.", time="1/25")
 
@@ -14,6 +16,30 @@ def test_a_note_is_stored_and_read_again_with_what_a_later_release_added() -> No
     later = {**HELD.as_dict(), "code": "of-tomorrow", "severity": 3}
     [read] = Note.read_all([later])
     assert read.as_dict() == later and not read.loses
+
+
+@pytest.mark.parametrize(
+    "stored", [None, 1, [], {}, {"text": 1}, {"text": "a", "code": []}, {"text": "a", "stream": "1"}]
+)
+def test_what_is_no_note_is_refused(stored: object) -> None:
+    with pytest.raises(ValueError, match="no note"):
+        Note.read(stored)
+
+
+def test_what_a_later_release_added_takes_no_methods_place() -> None:
+    note = Note.read({"text": "a", "as_dict": 1, "loses": 2})
+    assert note.as_dict() == {"code": "note", "text": "a"} and not note.loses
+
+
+def test_a_job_keeps_and_shows_what_a_later_release_added() -> None:
+    later = {**HELD.as_dict(), "severity": 3}
+    adapter = TypeAdapter(list[StoredNote])
+    assert adapter.dump_python(adapter.validate_python([later, "Plain."])) == [
+        {**later, "stream": None},
+        {"code": "note", "text": "Plain.", "stream": None, "time": None},
+    ]
+    with pytest.raises(ValidationError):
+        adapter.validate_python([{"code": "frames-held"}])
 
 
 def test_a_plain_sentence_is_a_note() -> None:
