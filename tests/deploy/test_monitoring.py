@@ -9,6 +9,7 @@ import shutil
 import ssl
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,8 +27,14 @@ import trustme
 import yaml
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
 
+from service.jobs.names import COUNTERS, STORED
+from service.jobs.workers import WorkerRecord, Workers
 from service.settings import Settings
 from service.up import claim_port
 from tests.api import serve, until
@@ -35,7 +42,8 @@ from tests.api import serve, until
 FOLDER = Path(__file__).parents[2] / "deploy"
 RULES = FOLDER / "prometheus" / "rules.yml"
 CONFIGURE = FOLDER / "alertmanager" / "configure.sh"
-PANELS = json.loads((FOLDER / "grafana" / "dashboards" / "dain.json").read_text())["panels"]
+DASHBOARD = json.loads((FOLDER / "grafana" / "dashboards" / "dain.json").read_text())
+PANELS = DASHBOARD["panels"]
 
 # Debian's packages have them: prometheus, prometheus-alertmanager.
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
@@ -92,6 +100,92 @@ def test_the_panels_do_not_cover_each_other() -> None:
     )
     assert max(places.values()) == 1 and max(x for x, _ in places) == 23
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+
+
+def test_grafana_knows_every_field_of_the_dashboard() -> None:
+    """It passes over others in silence."""
+    register_default_plugins()
+    read = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(DASHBOARD)))  # with defaults
+    assert not set(leaves(DASHBOARD)) - set(leaves(read))
+
+
+def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths to all values of a document, each with its value at the end."""
+    inside = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, value in inside:
+        yield from leaves(value, (*path, name))
+    if not isinstance(node, dict | list):
+        yield *path, node
+
+
+@contextmanager
+def prometheus(folder: Path, scraped: str) -> Iterator[str]:
+    """The URL of a Prometheus that scrapes the API at `scraped`; its alerts fire at once."""
+    rules = folder / "rules.yml"
+    rules.write_text(re.sub(r"for: \d+\w", "for: 0s", RULES.read_text()))
+    jobs = [{"job_name": "dain", "static_configs": [{"targets": [scraped.removeprefix("http://")]}]}]
+    often = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    said = {"global": often, "rule_files": [str(rules)], "scrape_configs": jobs}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(said))
+    url = f"http://127.0.0.1:{claim_port('127.0.0.1', 0)}"
+    command = [
+        "prometheus",
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address={url.removeprefix('http://')}",
+    ]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
+        try:
+            yield url
+        finally:
+            process.terminate()
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
+def test_no_panel_is_empty_where_a_gpu_works(settings: Settings, redis: Redis, tmp_path: Path) -> None:
+    redis.config_set("maxmemory", 2**30)
+    Workers(redis, ttl_seconds=600).heartbeat(
+        WorkerRecord(
+            name="ann",
+            host="here",
+            pid=1,
+            device="cuda:0",
+            device_name="NVIDIA H100",
+            backend="cuda",
+            model="dain",
+            precision="fp16",
+            ready=True,
+            vram_used_bytes=5,
+            vram_total_bytes=80,
+            frames_per_second=12.5,
+            megapixels_per_second={"dain": 3.0},
+            celsius={"gpu-thermal": 83.5},
+            watts=300.0,
+            utilisation=0.9,
+            throttled_by=["heat"],
+            started_at=time.time(),
+        )
+    )
+
+    redis.hset(COUNTERS, "seconds_decode", 1.5)
+    redis.hset(STORED, "results", 7)
+
+    def empty() -> set[str]:
+        """The queries that find nothing."""
+        found = {query: asking.get("/api/v1/query", params={"query": query}) for query in queries()}
+        return {query for query, answer in found.items() if not answer.json()["data"]["result"]}
+
+    def answers() -> bool:
+        with suppress(httpx.TransportError):
+            return asking.get("/-/ready").is_success
+        return False
+
+    try:
+        with serve(settings) as api, prometheus(tmp_path, api) as url, httpx.Client(base_url=url) as asking:
+            until(answers)
+            until(lambda: not empty())
+    finally:
+        redis.config_set("maxmemory", 0)
 
 
 @needs_promtool
