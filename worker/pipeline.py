@@ -31,10 +31,11 @@ from worker import grain, mask
 from worker.alpha import OnBackground
 from worker.channel import CHECK_SECONDS, Channel, Closed, checked, nothing
 from worker.cuts import Thumbnail, Transition, transition
-from worker.media import captions, sandbox
+from worker.media import captions, fields, messages, sandbox
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
-from worker.media.join import join
+from worker.media.facts import Choice
+from worker.media.join import NOTHING, Said, join
 from worker.media.moments import Moments
 from worker.media.stills import ZIP, unpacked
 from worker.pictures import Kept, Source
@@ -43,6 +44,7 @@ from worker.schedule import Between, Copy, OutputFrame
 from worker.transfer import Finish, Pending, Stopwatch, Transfer, Uploaded
 
 AHEAD = 4  # frames in each queue
+SLOWEST_DECODER = 5e6  # pixels a second
 ALWAYS = nullcontext()  # the turn of one who has the interpolator alone
 
 Show = Callable[[Sequence[Plane], Sequence[Plane]], None]
@@ -184,6 +186,8 @@ def assemble(
     """Join all segments of the plan, and what else of the source is delivered, into the result at ``out_path``."""
     moments = itertools.chain((frame.time for frame in checked(plan.schedule, check)), [plan.schedule.end])
     shown = Moments(map(plan.shown, moments))
+    delivery = plan.delivery
+    reads = delivery.captions or delivery.caption_track or delivery.described
     with ExitStack() as stack:
         source = None  # pictures have nothing that could come along
         if plan.info.container != ZIP:
@@ -195,29 +199,51 @@ def assemble(
             shown,
             source,
             plan.begin,
-            plan.delivery,
+            delivery,
             out_path,
             length=plan.length,
-            captions=_captions(plan, source, check, progressed) if source and plan.delivery.captions else (),
+            said=_said(plan, source, shown, check, progressed) if source and reads else NOTHING,
             check=check,
             progressed=progressed,
         )
 
 
-def _captions(
-    plan: JobPlan, source: Path, check: Callable[[], None], progressed: Callable[[], None]
-) -> Iterator[tuple[Fraction, bytes]]:
-    """The closed captions within the pictures of the source, at their times in the result."""
+def _said(
+    plan: JobPlan,
+    source: Path,
+    shown: Sequence[Fraction],
+    check: Callable[[], None],
+    progressed: Callable[[], None],
+) -> Said:
+    """What the pictures of the source say by messages, for the result."""
     found = sandbox.look(
-        "captions",
+        "messages",
         source,
-        f"--stream={plan.info.stream}",
-        read=lambda answer: answer["captions"],
+        *Choice(plan.info.stream, plan.options.source_fps).arguments,
+        read=lambda answer: answer["messages"],
         check=check,
         progressed=progressed,
+        seconds=plan.info.frames * plan.info.width * plan.info.height / SLOWEST_DECODER,
     )
-    unit = Fraction(found["time_base"])
-    return ((plan.shown(time * unit), triplets) for time, triplets in captions.unpacked(found["packed"]))
+    unit, timeline = Fraction(found["time_base"]), plan.timeline
+
+    def moment(time: int) -> Fraction:
+        if timeline.numbered or not found["in_order"]:
+            return time * unit
+        index = time * fields.rate(timeline.fields) - timeline.skipped
+        if 0 <= index < len(timeline.times):
+            return timeline.times[index]
+        return timeline.times[0] - 1 if index < 0 else timeline.end
+
+    def dated(name: str) -> Iterator[tuple[Fraction, bytes]]:
+        return ((plan.shown(moment(time)), data) for time, data in messages.unpacked(found[name]))
+
+    carried = messages.of_frames(dated("described"), shown, plan.delivery.described)
+    if plan.delivery.captions:
+        for frame, triplets in captions.of_frames(dated("captions"), shown).items():
+            carried[frame] = [*carried.get(frame, ()), captions.message(triplets)]
+    apart = captions.scenarist(dated("captions"), shown[-1]) if plan.delivery.caption_track else ""
+    return Said(carried, apart)
 
 
 def _readable(

@@ -55,6 +55,7 @@ NOTES: dict[str, tuple[bool, str]] = {
     "stream-dropped": (True, "A cover picture, an attachment, a stream of data or of video is left out"),
     "chapters-dropped": (True, "The chapters are left out"),
     "tags-dropped": (True, "What the file says of itself, or the language or a mark of a track, is left out"),
+    "captions-converted": (True, "Closed captions within the pictures become a subtitle track"),
     "captions-dropped": (True, "Closed captions within the pictures are left out"),
     "side-data-dropped": (True, "Something that describes the pictures is left out"),
     # the result

@@ -18,6 +18,7 @@ from worker.media.codecs import ENCODINGS, FRAME_PACKING, LOSSLESS
 from worker.media.containers import ALL, CONTAINERS, COPY, Container
 from worker.media.delivery import ANY_SIZE, Delivery, Extra, Sound, Text
 from worker.media.facts import AudioInfo, SubtitleInfo, VideoInfo
+from worker.media.messages import RESULTS
 
 AUDIO_BITRATE = 96_000  # bits a second and channel, for sound that is encoded again
 MOST_CHANNELS = 8  # that an encoder of sound takes
@@ -40,7 +41,7 @@ NAMES = {"libopus": "OPUS", "pcm_s24le": "PCM"}  # of codecs, for sentences, whe
 SLOWEST, FASTEST = Fraction(1), Fraction(1000)  # frames a second that an encoder is told
 HDR = (16, 18)  # PQ and HLG, in the code points of H.273
 COARSE = 1000  # ticks a second, of a file that rounds the times of common frame rates
-CAPTIONED = {"h264", "hevc", "h264_nvenc", "hevc_nvenc"}  # codecs whose pictures are given closed captions
+MOST_DESCRIBED = 500_000  # frames that carry messages which describe them, in a job
 LIMITED = {"prores", "dnxhr", "webp"}  # codecs without full range
 GIF_RATE = 50  # frames a second, the most that browsers show
 
@@ -92,7 +93,9 @@ def choose(info: VideoInfo, options: Options, rate: Fraction) -> Delivery:
         title=info.title,
         timecode=_timecode(info, rate),
         enhance=options.enhancements,
-        captions=in_time and info.captions and codec in CAPTIONED,
+        captions=in_time and info.captions and codec in RESULTS,
+        caption_track=choice.caption_track(codec),
+        described=_described(info, codec),
         own_tags=choice.own_tags,
         color_matrix=info.color_matrix,
     )
@@ -177,11 +180,23 @@ class _Choice:
         """What becomes of closed captions within the pictures in those of ``codec``."""
         if "A53_CC" not in self.info.side_data:
             return
-        why = self._why_not or (codec not in CAPTIONED and f"{codec} is not given them here")
-        if why or not self.info.captions:
-            what = "The closed captions (CEA-608/708) within the pictures are left out"
-            unread = "their form is not understood, or the file does not tell their times"
-            yield Note.of("captions-dropped", f"{what}: {why or unread}.")
+        what, begin = (
+            "The closed captions (CEA-608/708) within the pictures",
+            self.info.begin_of("A53_CC") or None,
+        )
+        if self.caption_track(codec):
+            why = f"{codec} has no room for them. What CEA-708 alone says is left out"
+            yield Note.of("captions-converted", f"{what} become a subtitle track: {why}.", time=begin)
+        elif self._why_not or not self.info.captions or codec not in RESULTS:
+            unread = "" if self.info.captions else "their form is not understood"
+            why = self._why_not or unread or f"{self.options.container} cannot hold them"
+            yield Note.of("captions-dropped", f"{what} are left out: {why}.", time=begin)
+
+    def caption_track(self, codec: str) -> str:
+        """The codec of the subtitles that closed captions become beside pictures of ``codec``; empty: they do not."""
+        if not self.info.captions or self._why_not or codec in RESULTS:
+            return ""
+        return self.file.texts.get("eia_608", "")
 
     @property
     def own_tags(self) -> bool:
@@ -359,24 +374,44 @@ def _notes_on_pixels(info: VideoInfo, codec: str, coded: str) -> Iterator[Note]:
         yield Note.of("pixels-unplayable", f"{what} pixel_format=compatible makes a result that they do.")
 
 
-#: Side data that no encoder here is given, and what it is in a sentence.
+#: Side data that a result may lack, and what it is in a sentence.
 SIDE_DATA = {
-    "AFD": ("side-data-dropped", "The active format description is"),
-    "AMBIENT_VIEWING_ENVIRONMENT": ("side-data-dropped", "The description of the ambient light is"),
-    "DOVI_METADATA": ("side-data-dropped", "The metadata of Dolby Vision is"),
-    "DYNAMIC_HDR_PLUS": ("side-data-dropped", "The metadata of HDR10+ is"),
-    "DYNAMIC_HDR_VIVID": ("side-data-dropped", "The metadata of HDR Vivid is"),
-    "FILM_GRAIN_PARAMS": ("side-data-dropped", "The description of film grain is"),
-    "ICC_PROFILE": ("side-data-dropped", "The ICC profile is"),
-    "SPHERICAL": ("side-data-dropped", "The mark of a spherical (360 degrees) video is"),
+    "AFD": "The active format description is",
+    "AMBIENT_VIEWING_ENVIRONMENT": "The description of the ambient light is",
+    "DYNAMIC_HDR_PLUS": "The metadata of HDR10+ is",
+    "DYNAMIC_HDR_VIVID": "The metadata of HDR Vivid is",
+    "FILM_GRAIN_PARAMS": "The description of film grain is",
+    "ICC_PROFILE": "The ICC profile is",
+    "SPHERICAL": "The mark of a spherical (360 degrees) video is",
 }
+IN_H264 = {"AFD"}  # messages that are read in H.264: others are of HDR
+DOLBY_VISION = {"DOVI_METADATA", "DOVI_RPU_BUFFER"}
+#: What the base layer of Dolby Vision is by itself, by the number behind its profile.
+BASE_LAYERS = {"1": "HDR10", "2": "SDR", "4": "HLG", "6": "HDR10"}
+
+
+def _described(info: VideoInfo, codec: str) -> tuple[str, ...]:
+    """The messages that describe pictures of the source, and that those of ``codec`` carry."""
+    if codec not in RESULTS or info.frames > MOST_DESCRIBED:
+        return ()
+    return tuple(name for name in info.described if name in IN_H264 or not codec.startswith("h264"))
 
 
 def _notes_on_side_data(info: VideoInfo, codec: str, file: Container) -> Iterator[Note]:
     """What the pictures carry that does not come along."""
-    for name, (code, what) in SIDE_DATA.items():
-        if name in info.side_data or name == "DOVI_METADATA" and "DOVI_RPU_BUFFER" in info.side_data:
-            yield Note.of(code, f"{what} left out: it would not fit new frames, or cannot be written.")
+    for name, what in SIDE_DATA.items():
+        if name not in info.side_data or name in _described(info, codec):
+            continue
+        why = (
+            f"{codec} is not given it here"
+            if name in info.described
+            else "it would not fit, or cannot be written"
+        )
+        yield Note.of("side-data-dropped", f"{what} left out: {why}.", time=info.begin_of(name) or None)
+    if info.dolby_vision or not DOLBY_VISION.isdisjoint(info.side_data):
+        begins = [time for name in DOLBY_VISION if (time := info.begin_of(name)) is not None]
+        what = _on_dolby_vision(info.dolby_vision)
+        yield Note.of("side-data-dropped", what, time=min(begins, default=None) or None)
     in_stream = codec == "h264" and info.stereo in FRAME_PACKING
     if info.stereo and not in_stream and info.stereo not in file.stereo_modes:
         what = f"The mark of a stereoscopic video ({info.stereo}) is left out: {codec} cannot hold it here."
@@ -388,6 +423,19 @@ def _notes_on_side_data(info: VideoInfo, codec: str, file: Container) -> Iterato
         yield Note.of("side-data-dropped", what)
     if info.timecode and codec not in ENCODINGS:
         yield Note.of("side-data-dropped", f"The timecode is left out: {codec} cannot hold it.")
+
+
+def _on_dolby_vision(profile: str) -> str:
+    """The note on Dolby Vision of a profile such as "8.1", which is empty where the file does not say."""
+    name = f"Dolby Vision (profile {profile})" if profile else "Dolby Vision"
+    base = BASE_LAYERS.get(profile.partition(".")[2])
+    if base:
+        remains = f"what remains is its base layer, which is {base}"
+    elif profile:
+        remains = "what remains is its base layer, whose colours are wrong by themselves"
+    else:
+        remains = "what remains is its base layer"
+    return f"The metadata of {name} is left out, and with it its colours by scene: {remains}."
 
 
 def _notes_on_times(rate: Fraction, container: str, file: Container) -> Iterator[Note]:

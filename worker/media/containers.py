@@ -222,7 +222,10 @@ CONTAINERS = {
         playable_sounds=frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}),
         sound_encoder="aac",
         lossless_encoder="flac",
-        texts={**dict.fromkeys(_PLAIN_TEXTS, "mov_text"), "mov_text": COPY, "dvd_subtitle": COPY},
+        texts={
+            **dict.fromkeys((*_PLAIN_TEXTS, "eia_608"), "mov_text"),
+            **{"mov_text": COPY, "dvd_subtitle": COPY},
+        },
         covers=_STILLS,
         films=_FILMS - {"prores"},
         data=frozenset({"gpmd"}),  # of action cameras
@@ -289,7 +292,7 @@ CONTAINERS = {
         finest_clock=1000,
         playable_sounds=frozenset({"opus", "vorbis"}),
         sound_encoder="libopus",
-        texts={**dict.fromkeys(_PLAIN_TEXTS, "webvtt"), "webvtt": COPY},
+        texts={**dict.fromkeys((*_PLAIN_TEXTS, "eia_608"), "webvtt"), "webvtt": COPY},
         films=frozenset({"vp8", "vp9", "av1"}),
         chapters=True,
         roles=frozenset({"default", "forced", "descriptions"}),

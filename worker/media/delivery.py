@@ -87,6 +87,10 @@ class Delivery(Stored):
     captions: bool = (
         False  #: whether closed captions within the source's pictures are within those of the result
     )
+    caption_track: str = ""  #: FFmpeg's codec of the subtitles that they become where they are not
+    described: tuple[
+        str, ...
+    ] = ()  #: the messages that describe the source's pictures and are within those of the result
     own_tags: bool = False  #: whether the file's tags keep names of their own, such as phones write
     color_matrix: str = "bt709"  #: by which pictures become RGB, as ``dain_core.runtime.color`` names it
 
@@ -114,7 +118,7 @@ class Delivery(Stored):
     def is_plain(self) -> bool:
         """Whether readers that know no other deliveries than H.264 in MP4 make the same of it."""
         new = (self.coded_format, self.max_bitrate, self.extras, self.mastering, self.light, self.stereo)
-        kept = (self.own_tags, self.captions)
+        kept = (self.own_tags, self.captions, self.caption_track, self.described)
         stretched = any(sound.speed for sound in self.sounds)
         return (self.container, self.codec) == ("mp4", "h264") and not any((*new, *kept, stretched))
 

@@ -165,6 +165,9 @@ class VideoInfo(Stored):
     light: str = ""
     stereo: str = ""  #: how two views are put into a picture, by FFmpeg's name
     side_data: tuple[str, ...] = ()  #: what else frames carry, by FFmpeg's name
+    side_data_times: tuple[str, ...] = ()  #: when the first frames are shown that carry each of it
+    described: tuple[str, ...] = ()  #: what of it are messages that can be taken out of packets (HDR10+)
+    dolby_vision: str = ""  #: its profile, and what its base layer is compatible with: "8.1"
     language: str = ""  #: of the video stream, as its title
     title: str = ""
     timecode: str = ""  #: of the first frame
@@ -192,6 +195,11 @@ class VideoInfo(Stored):
                 "notes": Note.read_all(stored.get("notes", ())),
             }
         )
+
+    def begin_of(self, name: str) -> Fraction | None:
+        """Seconds from the beginning to the first frame with side data ``name``; None where that is not known."""
+        times = dict(zip(self.side_data, self.side_data_times, strict=False))
+        return read_fraction(times[name]) - self.start if name in times else None
 
     @property
     def is_rgb(self) -> bool:

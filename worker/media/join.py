@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,28 @@ import av.container
 
 from worker.channel import checked, nothing
 from worker.media import ffmpeg, tracks
-from worker.media.captions import of_frames, written
 from worker.media.codecs import encoding_of
 from worker.media.containers import COPY, container_of
 from worker.media.delivery import Delivery
 from worker.media.errors import MediaError
+from worker.media.messages import written
 from worker.media.render import render
 
 #: Tags of the source's file that would not be true of the result: the picture has the timecode, at the new rate.
 UNTRUE = ("compatible_brands", "major_brand", "minor_version", "timecode")
 #: Codec of a still picture -> suffix and media type of its file.
 STILLS = {"mjpeg": (".jpg", "image/jpeg"), "png": (".png", "image/png"), "bmp": (".bmp", "image/bmp")}
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the pictures of the source say by messages, see `worker.media.messages`."""
+
+    messages: Mapping[int, Sequence[bytes]]  #: of the result's frames, by their numbers
+    captions: str = ""  #: that become a track, as a file of Scenarist Closed Captions
+
+
+NOTHING = Said({})
 
 
 def join(
@@ -37,7 +49,7 @@ def join(
     out_path: Path,
     *,
     length: Fraction | None = None,
-    captions: Iterable[tuple[Fraction, bytes]] = (),
+    said: Said = NOTHING,
     check: Callable[[], None] = nothing,
     progressed: Callable[[], None] = nothing,
 ) -> None:
@@ -45,7 +57,7 @@ def join(
 
     The result begins at 0, which is ``begin`` on the source's clock: there its sound is put. Sound, text, chapters and
     metadata come from the source, where there is one, as ``delivery`` says; of an excerpt, the ``length`` seconds from
-    there on. ``captions`` are those of the pictures, see `worker.media.captions`, at their times in the result.
+    there on. ``said`` is what the source's pictures say by messages.
 
     The picture's clock is such that every time is exact. Where that would take more ticks a second than the container
     has, times are rounded to one of these. ``check`` is called several times a second, and may raise to stop.
@@ -60,8 +72,9 @@ def join(
     ticks = array("q", (round(moment * clock) for moment in checked(shown, check)))
     picture = out_path.with_name(f"{out_path.name}.picture")
     covers: list[Path] = []
+    captions = out_path.with_name(f"{out_path.name}.captions") if said.captions else None
     try:
-        carried = {ticks[frame]: each for frame, each in of_frames(captions, shown).items()}
+        carried = {ticks[frame]: each for frame, each in said.messages.items()}
         _join_pictures(segment_paths, ticks, clock, delivery, carried, picture, check, progressed)
         if file.rendering:
             render(picture, shown, delivery, out_path, check, progressed)
@@ -69,11 +82,12 @@ def join(
         for extra in (each for each in delivery.extras if file.attaches(each.kind)):
             covers.append(out_path.with_name(f"{out_path.name}.cover-{len(covers)}{STILLS[extra.codec][0]}"))
             _run(_cover(source_path, extra.index, covers[-1]), check, progressed)
-        _run(
-            _muxing(picture, source_path, covers, begin, length, clock, delivery, out_path), check, progressed
-        )
+        if captions:
+            captions.write_text(said.captions)
+        muxing = _muxing(picture, source_path, covers, captions, begin, length, clock, delivery, out_path)
+        _run(muxing, check, progressed)
     finally:
-        for path in (picture, *covers):
+        for path in filter(None, (picture, captions, *covers)):
             path.unlink(missing_ok=True)
 
 
@@ -88,14 +102,14 @@ def _join_pictures(
     ticks: Sequence[int],
     clock: int,
     delivery: Delivery,
-    carried: Mapping[int, bytes],
+    carried: Mapping[int, Sequence[bytes]],
     path: Path,
     check: Callable[[], None],
     progressed: Callable[[], None],
 ) -> None:
     """Copy the segments' packets into one file; ``ticks`` are the frames' times and the end of the last.
 
-    ``carried`` are the closed captions of frames, by their times.
+    ``carried`` are the messages of frames, by their times.
     """
     orders = []
     for segment in segments:
@@ -127,8 +141,8 @@ def _join_pictures(
                     raise _incomplete("its segments were encoded by different versions of the encoder")
                 for packet in _packets(part):
                     pts, dts, duration = next(stamps)
-                    if triplets := carried.get(pts):
-                        is_key, data = packet.is_keyframe, written(bytes(packet), triplets, delivery.codec)
+                    if messages := carried.get(pts):
+                        is_key, data = packet.is_keyframe, written(bytes(packet), messages, delivery.codec)
                         packet = av.Packet(data)
                         packet.is_keyframe = is_key
                     packet.stream, packet.time_base = stream, Fraction(1, clock)
@@ -201,6 +215,7 @@ def _muxing(
     picture: Path,
     source_path: Path | None,
     covers: Sequence[Path],
+    captions: Path | None,
     begin: Fraction,
     length: Fraction | None,
     clock: int,
@@ -215,6 +230,9 @@ def _muxing(
     others, options = tracks.mapped(source, delivery)
     if length is not None:
         options |= _cut(float(length), delivery, options)
+    if captions:
+        others.append(ffmpeg.own_source(ffmpeg.url(captions), format="scc")["s:0"])
+        options[f"c:s:{len(delivery.texts)}"] = delivery.caption_track
     file = container_of(delivery)
     # The clock of the whole file places each track's start: it must have a tick for every one of them.
     whole = math.lcm(clock, *(sound.sample_rate for sound in delivery.sounds))

@@ -2,8 +2,8 @@
 
 ``python -m worker.media.probe QUESTION FILE`` prints one JSON object. Questions are "probe", which is answered by
 ``{"video": facts}``, "picture", which is answered by ``{"picture": the first frame}``, "times", which is answered by
-``{"times": …}``, "restarts", which is answered by ``{"restarts": shifts}``, and "captions", which is answered by
-``{"captions": …}``. Any other answer is ``{"error": {"type": slug, "detail": sentence}}``.
+``{"times": …}``, "restarts", which is answered by ``{"restarts": shifts}``, and "messages", which is answered by
+``{"messages": …}``. Any other answer is ``{"error": {"type": slug, "detail": sentence}}``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from array import array
 from base64 import b64encode
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -38,7 +39,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 
 from service.jobs.notes import Note
-from worker.media import captions, sandbox
+from worker.media import captions, messages, sandbox
 from worker.media.confinement import confine
 from worker.media.errors import EXPORT_AGAIN, TAKEN, MachineError, MediaError, damaged, exceeded, unreadable
 from worker.media.facts import (
@@ -110,16 +111,18 @@ NOTABLE = {
 }
 
 
-#: Codecs whose packets say by these bytes (ITU-T T.35) what they carry, and within how many bytes they do.
-MARKED, MARKED_BYTES = captions.SOURCES, 4096
+MARKED_BYTES = 4096  # of a packet, at its beginning or its end, within which it tells what it carries
 LEAST_MARKED = 40  # bytes of a packet that can carry anything for its picture
-CAPTIONS = SideData.A53_CC.name
+CAPTIONS, DOLBY_VISION = messages.KINDS[messages.CAPTIONS], "DOVI_RPU_BUFFER"
+#: What packets of `messages.SOURCES` carry, by the bytes that it begins with.
 MARKS = {
-    captions.T35: CAPTIONS,
-    captions.USER_DATA: CAPTIONS,
-    b"\xb5\x00\x3c\x00\x01\x04": "DYNAMIC_HDR_PLUS",
-    b"\x26\x00\x04\x00\x05": "DYNAMIC_HDR_VIVID",
+    **messages.KINDS,
+    **{messages.in_mpeg2(mark): name for mark, name in messages.KINDS.items()},
+    b"\xb5\x00\x3b\x00\x00\x08\x00": DOLBY_VISION,  # in AV1
 }
+#: A unit of HEVC that holds Dolby Vision's description of a picture, which comes last in its packet.
+RPU = re.compile(rb"\x00\x00([\x00-\x0f].|\x01)\x7c\x01\x19[\x08-\x0f]", re.DOTALL)
+DOLBY_VISION_PROFILE = re.compile(r"DOVI configuration record: .*profile: (\d+).*compatibility id: (\d+)")
 SYNONYMS = (("hearing_impaired", "captions"), ("visual_impaired", "descriptions"))
 LANGUAGE = re.compile(r"-[a-z]{3}$")  # behind the name of a tag
 #: Tags about the file itself, as its writer left them.
@@ -207,7 +210,8 @@ class Scan:
     timed: bool  # each packet tells when its picture is shown
     whole: bool  # each packet is known to be one shown frame with a time of its own
     breaks_off: bool  # the file ends in the midst of something
-    marks: list[str]  # names of side data that packets carry
+    marks: dict[str, int]  # names of side data that packets carry, and the stamps of the first that do
+    messages: list[str]  # those of these that can be taken out of packets
 
 
 def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
@@ -218,23 +222,28 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
     latest, lasting = None, 0  # when the last picture so far is shown, and how long
     begins_whole = breaks_off = False
     timed = True
-    marks: set[str] = set()
-    with _open(path, limits) as container, av.logging.Capture() as messages:
+    marks: dict[str, int] = {}
+    readable: set[str] = set()
+    with _open(path, limits) as container, av.logging.Capture() as complaints:
         stream = _video_stream(container, choice.stream)
         context = stream.codec_context
         timeless = container.format.name in TIMELESS
         if choice.rate and not timeless:
             raise MediaError("invalid-option", HAS_TIMES)
         exact = context.codec.canonical_name in FRAME_PER_PACKET and context.field_order in PROGRESSIVE
-        order, looks = _PictureOrder(stream), _codec(stream) in MARKED
+        order, codec = _PictureOrder(stream), _codec(stream)
         try:
             for number, packet in enumerate(container.demux(stream)):
                 if number == 0:
                     begins_whole = packet.is_keyframe
                 if not packet.size:  # the end
                     continue
-                if looks and packet.size > LEAST_MARKED:
-                    marks.update(_marks(packet))
+                if codec in messages.SOURCES and packet.size > LEAST_MARKED:
+                    found = _marks(packet, codec)
+                    stamp = packet.dts if packet.pts is None else packet.pts
+                    marks = dict.fromkeys(found, len(stamps) if stamp is None else stamp) | marks
+                    if not readable.issuperset(found):
+                        readable.update(map(messages.kind, messages.read(bytes(packet), codec)))
                 if packet.is_discard:  # outside the edit list
                     order.add(packet, is_shown=False)
                     continue
@@ -273,16 +282,21 @@ def _scan(path: Path, limits: Limits, choice: Choice) -> Scan:
             timed=timed,
             whole=whole and agrees is not False,
             breaks_off=(
-                breaks_off or _is_cut_off(path) or any(map(BREAK.search, (text for _, _, text in messages)))
+                breaks_off or _is_cut_off(path) or any(map(BREAK.search, (text for _, _, text in complaints)))
             ),
-            marks=sorted(marks),
+            marks=marks,
+            messages=sorted(readable),
         )
 
 
-def _marks(packet: av.Packet[Any]) -> Iterator[str]:
-    """What the beginning of a packet says that it carries for its picture."""
-    head = bytes(memoryview(packet)[:MARKED_BYTES])
-    return (name for mark, name in MARKS.items() if mark in head)
+def _marks(packet: av.Packet[Any], codec: str) -> set[str]:
+    """What a packet says, at its beginning or its end, that it carries for its picture."""
+    data = memoryview(packet)
+    head = bytes(data[:MARKED_BYTES])
+    found = {name for mark, name in MARKS.items() if mark in head}
+    if codec == "hevc" and RPU.search(bytes(data[-MARKED_BYTES:])):
+        found.add(DOLBY_VISION)
+    return found
 
 
 def _is_cut_off(path: Path) -> bool:
@@ -395,24 +409,79 @@ def _restarts(path: Path, choice: Choice) -> dict[int, list[tuple[int, int]]]:
     return shifts_of(stamps, picture)
 
 
-def _captions(path: Path, choice: Choice) -> dict[str, Any]:
-    """The closed captions in the order in which they are shown, and the clock that their times are of."""
-    found: captions.Captions = []
+def _messages(path: Path, choice: Choice) -> dict[str, Any]:
+    """The closed captions, and what describes pictures wherever it changes, with the clock that their times are of.
+
+    Both are in the order in which they are shown. Where ``in_order`` is true, times are the numbers of frames.
+    """
     with _open(path, Limits()) as container:
-        container.flags |= GENERATE_PTS  # which is exact for MPEG-2: its packets tell their order
         stream = _video_stream(container, choice.stream)
-        codec = _codec(stream)
-        try:
-            for packet in container.demux(stream):
-                time = packet.dts if packet.pts is None else packet.pts
-                if time is not None and packet.size and (triplets := captions.read(bytes(packet), codec)):
-                    found.append((time, triplets))
-        except MemoryError:  # which PyAV makes an FFmpegError, too
-            raise
-        except av.FFmpegError:
-            pass  # a file cut off: what came before the cut is the video
-        unit = stream.time_base or Fraction(1, 25)
-    return {"packed": captions.packed(sorted(found, key=lambda each: each[0])), "time_base": unit}
+        codec, timeless = _codec(stream), container.format.name in TIMELESS
+        unit = 1 / _rate(stream, choice) if timeless else stream.time_base or Fraction(1, 25)
+        if codec == "mpeg2video":
+            container.flags |= GENERATE_PTS  # which is exact: its packets tell their order
+        said = None if timeless else _said_by_packets(container, stream)
+    if in_order := said is None:
+        with _open(path, Limits()) as container:
+            said = _said_by_frames(container, _video_stream(container, choice.stream))
+    said.sort(key=lambda each: each[0])
+    heard = [(time, b"".join(map(captions.triplets, several))) for time, several in said]
+    others = (
+        (time, messages.together(each for each in several if not each.startswith(messages.CAPTIONS)))
+        for time, several in said
+    )
+    return {
+        "captions": messages.packed([(time, triplets) for time, triplets in heard if triplets]),
+        "described": messages.packed(
+            [next(same) for _, same in itertools.groupby(others, key=lambda each: each[1])]
+        ),
+        "time_base": unit,
+        "in_order": in_order,
+    }
+
+
+Said = list[tuple[int, list[bytes]]]  # times, in ticks, and the messages of a picture
+
+
+def _said_by_packets(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> Said | None:
+    """What each packet says; None where packets do not tell when their pictures are shown."""
+    said, codec = [], _codec(stream)
+    with _up_to_a_break():
+        for packet in container.demux(stream):
+            time = packet.dts if packet.pts is None and codec == "mpeg2video" else packet.pts
+            if packet.size and time is None:
+                return None
+            if packet.size and time is not None:
+                said.append((time, messages.read(bytes(packet), codec)))
+    return said
+
+
+def _said_by_frames(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Said:
+    """What the packet of each frame says, of a video that is decoded to know their order."""
+    said: list[list[bytes]] = []
+    context = stream.codec_context
+    context.copy_opaque = True
+    context.thread_type = "AUTO"
+    with _up_to_a_break():
+        for packet in container.demux(stream):
+            packet.opaque = messages.read(bytes(packet), _codec(stream))
+            with suppress(av.error.InvalidDataError):
+                frames: list[Any] = packet.decode()  # whose annotations say nothing of what is opaque
+                said += (frame.opaque or [] for frame in frames)
+    return list(enumerate(said))
+
+
+@contextmanager
+def _up_to_a_break() -> Iterator[None]:
+    """A file may be cut off: what came before the cut is the video."""
+    try:
+        yield
+    except MemoryError:  # which PyAV makes an FFmpegError, too
+        raise
+    except av.FFmpegError:
+        pass
 
 
 def _pictures(path: Path, limits: Limits, choice: Choice) -> Stills | None:
@@ -439,7 +508,8 @@ def _scan_of(pictures: Stills) -> Scan:
         timed=True,
         whole=True,
         breaks_off=pictures.breaks_off,
-        marks=[],
+        marks={},
+        messages=[],
     )
 
 
@@ -530,12 +600,14 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             others=tuple(_others(container, (stream.index, alpha_stream), lines)),
             alpha_stream=alpha_stream,
             chapters=len(container.chapters()),
-            chroma_location=_chroma_location(lines[stream.index]),
-            **_side_data(frame, scan.marks),
+            chroma_location=_chroma_location(lines[stream.index][0]),
+            **_side_data(frame, scan),
             **_names(stream),
             timecode=_timecode(container, stream),
             tags=_tags(container),
-            captions=CAPTIONS in scan.marks and (scan.timed or (codec == "mpeg2video" and not scan.timeless)),
+            captions=CAPTIONS in scan.messages,
+            described=tuple(name for name in scan.messages if name != CAPTIONS),
+            dolby_vision=_dolby_vision(lines[stream.index]),
         )
 
 
@@ -626,7 +698,7 @@ def _is_transparent(frame: av.VideoFrame) -> bool:
 
 
 def _others(
-    container: av.container.InputContainer, picture: Sequence[int | None], lines: Sequence[str]
+    container: av.container.InputContainer, picture: Sequence[int | None], lines: Sequence[Sequence[str]]
 ) -> Iterator[OtherInfo]:
     """The streams that are neither the picture, nor sound, nor subtitles; timecode and chapters are facts of their own.
 
@@ -642,7 +714,7 @@ def _others(
         elif stream.type == "attachment":
             yield OtherInfo(stream.index, "attachment", stream.name or "unnamed")
         elif stream.type == "data":
-            tag = DATA_TAG.search(lines[stream.index])
+            tag = DATA_TAG.search(lines[stream.index][0])
             name = tag[1] if tag else stream.name or "unknown"
             if name not in ("tmcd", "text"):
                 yield OtherInfo(stream.index, "data", name)
@@ -657,15 +729,26 @@ def _alpha_stream(container: av.container.InputContainer, picture: av.video.stre
     return None
 
 
-def _described(container: av.container.InputContainer) -> list[str]:
-    """What FFmpeg says about each stream, which holds more than PyAV gives."""
+def _described(container: av.container.InputContainer) -> list[list[str]]:
+    """What FFmpeg says about each stream, line by line, which is more than PyAV gives."""
     for level in (av.logging.set_level, av.logging.set_libav_level):
         level(av.logging.VERBOSE)
     dump: Any = container  # whose annotations lack it
     lines = dump.dumps_format().splitlines()
     av.logging.set_level(av.logging.ERROR)
-    found = {int(match[1]): line for line in lines if (match := STREAM_LINE.match(line))}
-    return [found.get(stream.index, "") for stream in container.streams]
+    starts = [k for k, line in enumerate(lines) if STREAM_LINE.match(line)]
+    found = {
+        int(match[1]): lines[start:stop]
+        for start, stop in itertools.pairwise([*starts, len(lines)])
+        if (match := STREAM_LINE.match(lines[start]))
+    }
+    return [found.get(stream.index, [""]) for stream in container.streams]
+
+
+def _dolby_vision(lines: Iterable[str]) -> str:
+    """The profile of Dolby Vision and the kind of its base layer, such as "8.1", by what FFmpeg says."""
+    found = (DOLBY_VISION_PROFILE.search(line) for line in lines)
+    return next((".".join(match.groups()) for match in found if match), "")
 
 
 def _chroma_location(line: str) -> int:
@@ -695,15 +778,18 @@ def _names(stream: av.stream.Stream) -> dict[str, Any]:
     }
 
 
-def _side_data(frame: av.VideoFrame, marks: Iterable[str]) -> dict[str, Any]:
-    """The facts that come as side data of the first frame; ``marks`` are names of what packets carry."""
+def _side_data(frame: av.VideoFrame, scan: Scan) -> dict[str, Any]:
+    """The facts that come as side data of the first frame, and what packets carry."""
     try:
         given: Any = frame.side_data
         found = {data.type: bytes(data) for data in given or ()}
     except ValueError:  # PyAV gives none at all where it does not know one type
         found = {}
-    names = {kind.name for kind in found if kind in NOTABLE}
-    facts: dict[str, Any] = {"side_data": tuple(sorted(names.union(marks)))}
+    begins = scan.marks | {kind.name: scan.pts[0] for kind in found if kind in NOTABLE}
+    facts: dict[str, Any] = {
+        "side_data": tuple(sorted(begins)),
+        "side_data_times": tuple(str(begins[name] * scan.time_base) for name in sorted(begins)),
+    }
     if (data := found.get(SideData.MASTERING_DISPLAY_METADATA)) and len(data) == MASTERING.size:
         *parts, has_primaries, has_luminance = MASTERING.unpack(data)
         if has_primaries and has_luminance and all(parts[1::2]):
@@ -822,8 +908,8 @@ def answer(question: str, path: Path, limits: Limits, choice: Choice = DEFAULT_C
             return {"picture": _picture(path, limits, choice)}
         if question == "restarts":
             return {"restarts": _restarts(path, choice)}
-        if question == "captions":
-            return {"captions": _captions(path, choice)}
+        if question == "messages":
+            return {"messages": _messages(path, choice)}
         scan = _scan(path, limits, choice)
         return {"times": {**vars(scan), "pts": packed(array("q", scan.pts))}}
     except MediaError as error:
@@ -844,7 +930,7 @@ def answer(question: str, path: Path, limits: Limits, choice: Choice = DEFAULT_C
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m worker.media.probe", description=main.__doc__)
-    parser.add_argument("question", choices=["probe", "picture", "times", "restarts", "captions"])
+    parser.add_argument("question", choices=["probe", "picture", "times", "restarts", "messages"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
     parser.add_argument("--max-frames", type=int)

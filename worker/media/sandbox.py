@@ -195,16 +195,17 @@ def look(
     check: Callable[[], None] = lambda: None,
     progressed: Callable[[], None] = lambda: None,
     start: Start = spawn,
+    seconds: float = 0.0,
 ) -> T:
     """Ask the prober ``question`` about the file at ``path``; ``read`` makes sense of the answer.
 
-    ``progressed`` is called when the process has read more of the file.
+    ``progressed`` is called when the process has read more of the file. What takes ``seconds`` may take them, too.
 
     A process that crashes gets a successor: only what happens twice is laid to the file. Raises as `probe` does.
     """
     for is_last in (False, True):
         try:
-            answer = json.loads(_look(question, path, arguments, check, progressed, start))
+            answer = json.loads(_look(question, path, arguments, check, progressed, start, seconds))
             if error := answer.get("error"):
                 raise _verdict(error["type"], error["detail"].replace(str(path.absolute()), "the file"))
             return read(answer)
@@ -230,9 +231,10 @@ def _look(
     check: Callable[[], None],
     progressed: Callable[[], None],
     start: Start,
+    seconds: float,
 ) -> bytes:
     """What one process of the prober printed."""
-    seconds = seconds_for(path)
+    seconds += seconds_for(path)
     inside = [str(int(seconds * CPU_SHARE)), question, *arguments, str(path.absolute())]
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as messages:
         process = start(inside, answer, messages)

@@ -30,6 +30,7 @@ WORDS = {
     "webvtt": "text",
     "pcm_s24le": "PCM",
     "ass": "ASS",
+    "eia_608": "CEA-608",
 }
 
 PICTURE = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=0.2")
@@ -55,6 +56,11 @@ TEXTS = {
     "WebVTT": "webvtt",
     "PGS (Blu-ray)": "pgs",
     "VobSub (DVD)": "dvdsub",
+}
+#: Of what codec the pictures are in each container.
+CAPTIONED = {
+    "closed captions within H.264, HEVC, AV1": ("h264", "hevc", "av1", "av1", "gif"),
+    "closed captions beside VP9, ProRes, DNxHR, FFV1": ("vp9", "prores", "ffv1", "vp9", "gif"),
 }
 OTHERS = {"film": "further video (H.264)", "cover": "cover picture", "attachment": "fonts, attachments"}
 
@@ -152,13 +158,21 @@ def rows(info: VideoInfo, plans: dict[str, JobPlan]) -> list[tuple[str, ...]]:
     ]
     found = [(what, *(outcome(index, plan.delivery) for plan in plans.values())) for index, what in named]
     captioned = replace(info, captions=True, side_data=("A53_CC",))
-    more = {
-        "chapters": [plan.delivery.chapters for plan in plans.values()],
-        "closed captions within pictures": [
-            choose(captioned, plan.options, Fraction(50)).captions for plan in plans.values()
-        ],
-    }
-    return [*found, *((what, *("kept" if is_so else "–" for is_so in kept)) for what, kept in more.items())]
+    chapters = ["kept" if plan.delivery.chapters else "–" for plan in plans.values()]
+    more = [("chapters", *chapters)]
+    for what, codecs in CAPTIONED.items():
+        asked = (
+            plan.options.model_copy(update={"codec": codec})
+            for plan, codec in zip(plans.values(), codecs, strict=True)
+        )
+        more.append((what, *(heard(choose(captioned, options, Fraction(50))) for options in asked)))
+    return [*found, *more]
+
+
+def heard(delivery: Delivery) -> str:
+    """What becomes of closed captions."""
+    track = "eia_608" if delivery.caption_track == "copy" else delivery.caption_track
+    return "kept" if delivery.captions else WORDS.get(track, "–")
 
 
 def said(result: Path) -> dict[str, bool]:

@@ -187,6 +187,7 @@ export const de: Record<Key, string> = {
   "note.stream-dropped": "Eine weitere Spur entfällt.",
   "note.chapters-dropped": "Die Kapitel entfallen.",
   "note.tags-dropped": "Angaben der Datei oder einer Spur entfallen.",
+  "note.captions-converted": "Untertitel innerhalb der Bilder werden eine eigene Spur.",
   "note.captions-dropped": "Untertitel innerhalb der Bilder entfallen.",
   "note.side-data-dropped": "Angaben zu den Bildern entfallen.",
   "note.pixels-depth": "Das Ergebnis hat weniger Bits je Bildpunkt.",

@@ -193,6 +193,7 @@ export const en = {
   "note.stream-dropped": "A cover picture, an attachment, a stream of data or of video is left out.",
   "note.chapters-dropped": "The chapters are left out.",
   "note.tags-dropped": "What the file says of itself, or the language or a mark of a track, is left out.",
+  "note.captions-converted": "Closed captions within the pictures become a subtitle track.",
   "note.captions-dropped": "Closed captions within the pictures are left out.",
   "note.side-data-dropped": "Something that describes the pictures is left out.",
   "note.pixels-depth": "The pictures have fewer bits a sample than they had.",

@@ -187,6 +187,7 @@ export const zh: Record<Key, string> = {
   "note.stream-dropped": "其他流被省略。",
   "note.chapters-dropped": "章节被省略。",
   "note.tags-dropped": "文件或轨道的部分标签被省略。",
+  "note.captions-converted": "画面内的隐藏字幕变为字幕轨道。",
   "note.captions-dropped": "画面内的隐藏字幕被省略。",
   "note.side-data-dropped": "画面的附加数据被省略。",
   "note.pixels-depth": "结果的位深降低。",
