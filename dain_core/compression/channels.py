@@ -20,9 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dain_core.network.networks import Config, build, widths, with_widths
 
-#: The sides of the frames that are traced, which no network pads.
-_SIDE = 64
-
 _aten: Any = torch.ops.aten
 _dain: Any = torch.ops.dain
 
@@ -99,8 +96,9 @@ class Channels:
 def trace(config: Config) -> Channels:
     """Return the channels of the network of a configuration."""
     network: Any = build(config).eval()  # all kinds have the stages that are called below
-    frame = torch.zeros(1, 3, _SIDE, _SIDE)
-    tracer = _Tracer({**dict(network.named_parameters()), **dict(network.named_buffers())})
+    side = config.multiple  # such a frame is not padded
+    frame = torch.zeros(1, 3, side, side)
+    tracer = _Tracer({**dict(network.named_parameters()), **dict(network.named_buffers())}, side**2)
     with torch.no_grad(), tracer:
         features = network.features(frame)
         network.synthesise(features, features, network.motion(features, features), 0.5)
@@ -128,11 +126,12 @@ class _Tracer(TorchDispatchMode):
 
     Args:
         state: the parameters and buffers of the network by name.
+        pixels: the pixels of a frame.
     """
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
+    def __init__(self, state: Mapping[str, Tensor], pixels: int) -> None:
         super().__init__()
-        self._state = state
+        self._state, self._pixels = state, pixels
         self._names = {
             id(tensor): name for name, tensor in state.items()
         }  # also of what is computed from them
@@ -232,7 +231,12 @@ class _Tracer(TorchDispatchMode):
         self.give(made, out)
         places = x if transposed else made
         taps = (
-            weight.shape[2] * weight.shape[3] * places.shape[0] * places.shape[2] * places.shape[3] / _SIDE**2
+            weight.shape[2]
+            * weight.shape[3]
+            * places.shape[0]
+            * places.shape[2]
+            * places.shape[3]
+            / self._pixels
         )
         self._convolutions.append(Convolution(out, seen, taps))
 

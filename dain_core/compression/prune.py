@@ -15,9 +15,9 @@ from dain_core.compression.distil import Settings, distil, open_footage, quality
 from dain_core.compression.importance import MEASURES, importance
 from dain_core.compression.options import learning_options
 from dain_core.compression.quantise import model_called
-from dain_core.compression.selection import choose, pruned
+from dain_core.compression.selection import choose, choose_widths, pruned, shortened
 from dain_core.errors import DainCoreError
-from dain_core.network.networks import Config, Network, widths
+from dain_core.network.networks import Config, Network, config_from_json, widths
 from dain_core.network.refined import RefinedConfig
 from dain_core.options import Amount, models_option
 from dain_core.outputs import OutputFile, check_writable, writing
@@ -40,6 +40,12 @@ _COMPARED = 4
     show_default=True,
     type=Amount(0, 1, min_open=True, max_open=True),
     help="Share of the multiplications that is left.",
+)
+@click.option(
+    "--widths",
+    "wanted",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A JSON file of the network to make, in place of --keep: docs/compression.md has an example.",
 )
 @click.option(
     "--data",
@@ -65,26 +71,31 @@ _COMPARED = 4
 @learning_options(1e-4, 0, "Steps to train for; 0 does not train.")
 @models_option
 def prune(
-    model: str, out: Path, keep: float, data: tuple[Path, ...], measure: str, samples: int, minutes: float | None,
-    steps: int | None, batch: int, crop: tuple[int, int], rate: float, layout: str, device: str, seed: int,
-    models: Path | None,
+    model: str, out: Path, keep: float, wanted: Path | None, data: tuple[Path, ...], measure: str, samples: int,
+    minutes: float | None, steps: int | None, batch: int, crop: tuple[int, int], rate: float, layout: str,
+    device: str, seed: int, models: Path | None,
 ) -> None:  # fmt: skip
     """Remove the channels of MODEL that matter least, train what is left, and write its weights to OUT.
 
     The file says which network it is of: `dain eval`, DAIN_MODELS and all other places take it like any other.
     """
     check_options(out, crop)
+    target = None if wanted is None else _read_widths(wanted)
     try:
         place = named_device(device)
         whole = Source(model_called(model, models)).network().to(place).eval()
         footage = open_footage(data, crop, place, seed)
         known = [footage(1) for _ in range(samples)]
-        small, share = _pruned(whole, keep, measure, known)
+        small = (
+            _pruned(whole, keep, measure, known)
+            if target is None
+            else narrowed(whole, target, measure, known)
+        )
     except (DainCoreError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     compared = [footage(8) for _ in range(_COMPARED)]
     figures = {"before": quality(whole, compared), "pruned": quality(small, compared)}
-    _show(whole.config, small.config, share)
+    _show(whole.config, small.config)
     settings = Settings(10.0 if minutes is None and steps is None else minutes, steps, batch, rate)
     if steps != 0 and minutes != 0:
         distil(small, whole, footage, settings, _report)
@@ -98,11 +109,34 @@ def prune(
     click.echo(kernels(small.config, place))
 
 
-def _pruned(whole: Network, keep: float, measure: str, known: Sequence[Triplets]) -> tuple[Network, float]:
-    """Return what is left of a network, and its share of the multiplications."""
+def _pruned(whole: Network, keep: float, measure: str, known: Sequence[Triplets]) -> Network:
+    """Return the network with a share of its multiplications."""
     channels = trace(whole.config)
     pruning = choose(whole.config, channels, importance(whole, channels, measure, known), keep)
-    return pruned(whole, channels, pruning), pruning.share
+    return pruned(whole, channels, pruning)
+
+
+def narrowed(whole: Network, target: Config, measure: str, known: Sequence[Triplets]) -> Network:
+    """Return the network of the configuration `target`, with the most important channels of the network `whole`.
+
+    Args:
+        measure, known: see `importance`.
+
+    Raises:
+        CompressionError: the network lacks what `target` has.
+    """
+    whole = shortened(whole, target)
+    channels = trace(whole.config)
+    ranks = importance(whole, channels, measure, known)
+    return pruned(whole, channels, choose_widths(whole.config, channels, ranks, widths(target)))
+
+
+def _read_widths(path: Path) -> Config:
+    """Read the configuration of a network."""
+    try:
+        return config_from_json(path.read_text())
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"{path} holds no widths of a network: {error}") from error
 
 
 def check_options(out: Path, crop: tuple[int, int]) -> None:
@@ -120,7 +154,8 @@ def _report(progress: float, psnr: float) -> None:
     click.echo(f"trained {progress:.0%}, {psnr:.2f} dB", err=True)
 
 
-def _show(before: Config, after: Config, share: float) -> None:
+def _show(before: Config, after: Config) -> None:
+    share = trace(after).macs() / trace(before).macs()
     click.echo(f"{share:.0%} of the multiplications are left")
     table = Table("width", "before", "after")
     left = widths(after)
@@ -136,6 +171,5 @@ def kernels(config: Config, device: torch.device) -> str:
     if FusedDAIN.supports(base, device):
         return "GPUs of compute capability 8.0 and up run it by the fused kernels."
     return (
-        "No GPU runs it by the fused kernels, because a width is no multiple of 16 or its flow is scaled down: PyTorch "
-        "runs it, slower."
+        "No GPU runs it by the fused kernels, because a width is no multiple of 16: PyTorch runs it, slower."
     )

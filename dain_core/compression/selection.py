@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dain_core.compression.channels import Channels
 from dain_core.compression.errors import CompressionError
-from dain_core.network.networks import Config, Network, build, widths, with_widths
+from dain_core.network.networks import Config, Network, build, kind_of, widths, with_widths
 from dain_core.runtime.backends.fused.layers import GROUP
 
 
@@ -25,12 +25,10 @@ class Pruning:
     Attributes:
         config: the configuration of what is left.
         removed: the channels that are removed.
-        share: the multiplications of what is left, as a share of those of the whole network.
     """
 
     config: Config
     removed: frozenset[int]
-    share: float
 
 
 def choose(config: Config, channels: Channels, importance: Mapping[int, float], share: float) -> Pruning:
@@ -75,13 +73,67 @@ def choose(config: Config, channels: Channels, importance: Mapping[int, float], 
     for width, was in reversed(steps):  # the last step may have saved so much that others need not be
         if _smaller(was) == now[width] and macs({width: was}) <= share * whole:
             now[width] = was
+    return _pruning(config, channels, ranked, now)
+
+
+def choose_widths(
+    config: Config, channels: Channels, importance: Mapping[int, float], target: Mapping[str, int]
+) -> Pruning:
+    """Choose the channels to remove for given widths: the least important ones of each group.
+
+    Args:
+        config: the configuration of the network.
+        channels: its channels.
+        importance: the importance of channels. A width stays if one of its channels has none.
+        target: the widths of what is left, by name.
+
+    Raises:
+        CompressionError: a width would grow, or it cannot be pruned.
+    """
+    ranked, before = _ranked(channels, importance), widths(config)
+    for width, number in target.items():
+        if number > before[width]:
+            raise CompressionError(f"{width} cannot be {number}: it is {before[width]} before. Choose less")
+        if number < before[width] and width not in ranked:
+            raise CompressionError(f"{width} cannot be pruned: leave it at {before[width]}")
+    return _pruning(config, channels, ranked, {width: target[width] for width in ranked})
+
+
+def _pruning(
+    config: Config, channels: Channels, ranked: Mapping[str, list[list[int]]], left: Mapping[str, int]
+) -> Pruning:
+    """Return what is to be removed so that widths are as `left` has them, given the result of `_ranked`."""
+    before = widths(config)
     removed = {
         channel
         for width, groups in ranked.items()
         for group in groups
-        for channel in group[: before[width] - now[width]]
+        for channel in group[: before[width] - left[width]]
     }
-    return Pruning(with_widths(config, now), frozenset(removed), macs({}) / whole)
+    return Pruning(with_widths(config, left), frozenset(removed))
+
+
+def shortened(network: Network, target: Config) -> Network:
+    """Return the network with the structure of `target`, but with its own widths: all weights are the network's.
+
+    The first residual blocks of each row are left; flow and depth see the sizes that `target` gives them.
+
+    Raises:
+        CompressionError: `target` has parts that the network lacks.
+    """
+    if type(target) is not type(network.config):
+        raise CompressionError(
+            f"the widths are those of a {kind_of(target)}, the model is none: choose others"
+        )
+    own = network.state_dict()
+    made = build(with_widths(target, widths(network.config)))
+    needed = made.state_dict()
+    if lacking := [name for name in needed if name not in own]:
+        raise CompressionError(
+            f"the model has no {lacking[0]}, which the widths ask for: choose fewer blocks"
+        )
+    made.load_state_dict({name: own[name] for name in needed})
+    return made.to(next(network.parameters()).device).eval()
 
 
 def _smaller(width: int) -> int:

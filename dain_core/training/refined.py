@@ -2,14 +2,19 @@
 
     python -m dain_core.training.refined --data clips --out run --minutes 20 --teacher teacher.py
     python -m dain_core.training.refined --data clips --out next --minutes 20 --init run/last.safetensors
+    python -m dain_core.training.refined --data clips --out small --minutes 12 --init start.safetensors \\
+        --learn-from dain-refined
 
-Flow and depth keep their initial weights, which are those of `dain-lite`. The feature pyramid, the refinement with its
+Flow and depth keep their initial weights, those of `dain-refined`. The feature pyramid, the refinement with its
 kernels and the rectification train.
 
 A teacher is a Python file that defines a function `flows(first, last, time)`. The function gets frames (N, 3, H, W) in
 [0, 1] and times (N, 1, 1, 1). It returns the flow from the intermediate frame to both ends, (N, 4, H, W), in pixels.
 This flow is a target where the frame that it warps is nearer to the truth than ours (RIFE has such a teacher; Huang et
 al., ECCV 2022).
+
+A network of other widths begins with a file that `dain compress prune --widths` made. It can learn from the whole
+network as well: from its flow, its mask and its frame (Hinton et al., 2015).
 """
 
 from __future__ import annotations
@@ -27,18 +32,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dain_core.network.model import CONFIGS, DAIN
 from dain_core.network.modules.layers import lay_out
 from dain_core.network.modules.pyramid import image_pyramid
 from dain_core.network.modules.refinement import Refined, sample, sample_both
-from dain_core.network.refined import RefinedDAIN, RefinedSynthesis
+from dain_core.network.networks import build
+from dain_core.network.refined import RefinedConfig, RefinedDAIN, RefinedSynthesis
 from dain_core.options import Amount
 from dain_core.runtime.devices import DeviceError, named_device
 from dain_core.training import losses
 from dain_core.training.batch import TrainingDataError
 from dain_core.training.muon import Muon
 from dain_core.training.resident import ResidentFootage, Triplets
-from dain_core.weights.files import WeightsError, load_weights, read, save
+from dain_core.weights.files import WeightsError, config_in, load_weights, read, save
+from dain_core.weights.registry import UnknownModelError, named, registry
 
 Teacher = Callable[[Tensor, Tensor, Tensor], Tensor]
 Loss = Callable[[Triplets], tuple[Tensor, dict[str, Tensor]]]
@@ -65,7 +71,8 @@ class Settings:
         crop: the height and width of a triplet in pixels, multiples of 64.
         rate: the highest learning rate.
         flow_first: the share of the run at its start in which only pyramid and refinement learn, from the blend.
-        flow: the weight of the distance to the teacher's flow.
+        flow: the weight of the distance to the teachers' flow.
+        share, frame: the weights of the distances to the mask and to the frame of the network that teaches.
         psnr: the weight of the logarithm of the squared error, in the last 40 % of the run.
         compiled: whether `torch.compile` makes fewer kernels of the loss and its gradients, which takes minutes before
             the run.
@@ -77,6 +84,8 @@ class Settings:
     rate: float = 4e-4
     flow_first: float = 0.3
     flow: float = 0.06
+    share: float = 0.01
+    frame: float = 0.5
     psnr: float = 0.01
     compiled: bool = False
 
@@ -111,23 +120,75 @@ def taught(
     Returns:
         The loss, and the mean end-point error of the last block in pixels, without gradient.
     """
-    ours = steps[-1].flows.detach()
-    weights = []
-    for end, flows in ((batch.first, slice(0, 2)), (batch.last, slice(2, 4))):
-        errors = [
-            F.avg_pool2d((sample(end, flow[:, flows]) - batch.middle).abs().mean(1, keepdim=True), 7, 1, 3)
-            for flow in (target, ours)
-        ]
-        weights.append(torch.where(errors[0] < errors[1], 1.0, floor))
-    targets, shares = (
-        image_pyramid(target, len(steps) - 1),
-        image_pyramid(torch.cat(weights, 1), len(steps) - 1),
-    )
+    better = _errors(batch, target) < _errors(batch, steps[-1].flows.detach())
+    weights = torch.where(better, 1.0, floor)
+    targets, shares = image_pyramid(target, len(steps) - 1), image_pyramid(weights, len(steps) - 1)
     total = target.new_zeros(())
     for level, step in zip(range(len(steps) - 1, -1, -1), steps, strict=True):
         error = (step.flows - targets[level]).square().view(len(target), 2, 2, *step.flows.shape[2:]).sum(2)
         total = total + (shares[level] * (error + 0.01).pow(0.4)).mean() / len(steps)
     return total, error.detach().sqrt().mean()
+
+
+def _errors(batch: Triplets, flows: Tensor) -> Tensor:
+    """Return how far both ends, warped by `flows`, are from the middle around each pixel, (N, 2, H, W)."""
+    errors = [
+        (sample(end, flow) - batch.middle).abs().mean(1, keepdim=True)
+        for end, flow in zip((batch.first, batch.last), flows.split(2, 1), strict=True)
+    ]
+    return F.avg_pool2d(torch.cat(errors, 1), 7, 1, 3)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What teachers say of triplets.
+
+    Attributes:
+        flows: the flow from the intermediate frame to both ends, (N, 4, H, W), in pixels.
+        share: the share of the first frame in each pixel, (N, 1, H, W), if a network teaches.
+        frame: the intermediate frame, (N, 3, H, W), if a network is asked for it.
+    """
+
+    flows: Tensor
+    share: Tensor | None = None
+    frame: Tensor | None = None
+
+
+def make(
+    model: RefinedDAIN, batch: Triplets, rectified: bool
+) -> tuple[list[Refined], RefinedSynthesis | None]:
+    """Return the estimate after each block; and the intermediate frame, or None unless it is `rectified`."""
+    with torch.autocast(batch.first.device.type, torch.bfloat16):
+        one, two = model.features(torch.cat((batch.first, batch.last))).halves()
+        projected = model.projected(one, two, model.motion(one, two), batch.time)
+        if rectified:
+            made = model.refined(one, two, projected, batch.time)
+            return made.steps, made
+        images, contexts = (batch.first, batch.last), (one.context, two.context)
+        return model.refine(images, contexts, projected, batch.time)[0], None
+
+
+@torch.no_grad()
+def lesson(
+    batch: Triplets, teacher: Teacher | None, network: RefinedDAIN | None, rectified: bool
+) -> Lesson | None:
+    """Ask a teacher of flow, and a network that teaches. Where both say the flow, the better one counts.
+
+    Args:
+        batch: the triplets.
+        teacher: the teacher of flow, if there is one.
+        network: the network that teaches, prepared for inference, if there is one.
+        rectified: whether the network is asked for the frame, too.
+    """
+    told = None if teacher is None else teacher(batch.first, batch.last, batch.time).float()
+    if network is None:
+        return None if told is None else Lesson(told)
+    steps, made = make(network, batch, rectified)
+    flows = steps[-1].flows
+    if told is not None:
+        better = _errors(batch, told) < _errors(batch, flows)
+        flows = torch.where(better.repeat_interleave(2, 1), told, flows)
+    return Lesson(flows, steps[-1].logit.sigmoid(), made and made.output)
 
 
 class Objective(nn.Module):
@@ -136,7 +197,8 @@ class Objective(nn.Module):
     Args:
         model: the network.
         settings: the settings of the run.
-        teacher: the teacher, if there is one.
+        teacher: the teacher of flow, if there is one.
+        network: the network that teaches, prepared for inference, if there is one.
 
     Attributes:
         rectifies: whether the frame is made whole. If not, pyramid and refinement alone learn, from the bilinear blend.
@@ -147,9 +209,15 @@ class Objective(nn.Module):
     floor: Tensor
     log_weight: Tensor
 
-    def __init__(self, model: RefinedDAIN, settings: Settings, teacher: Teacher | None) -> None:
+    def __init__(
+        self,
+        model: RefinedDAIN,
+        settings: Settings,
+        teacher: Teacher | None,
+        network: RefinedDAIN | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self._settings, self._teacher = model, settings, teacher
+        self.model, self._settings, self._teacher, self._network = model, settings, teacher, network
         self.rectifies = False
         self._computed = torch.compile(self._loss, dynamic=False) if settings.compiled else self._loss
         self.register_buffer("floor", torch.zeros(()))
@@ -170,17 +238,10 @@ class Objective(nn.Module):
 
     def forward(self, batch: Triplets) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of `batch`, and figures by name; all are scalars."""
-        return self._computed(batch, self._target(batch))
+        return self._computed(batch, lesson(batch, self._teacher, self._network, self.rectifies))
 
-    @torch.no_grad()
-    def _target(self, batch: Triplets) -> Tensor | None:
-        """Return the teacher's flow, (N, 4, H, W), in pixels; None without a teacher."""
-        if self._teacher is None or not self._settings.flow:
-            return None
-        return self._teacher(batch.first, batch.last, batch.time).float()
-
-    def _loss(self, batch: Triplets, target: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        steps, made = self._made(batch)
+    def _loss(self, batch: Triplets, known: Lesson | None) -> tuple[Tensor, dict[str, Tensor]]:
+        steps, made = make(self.model, batch, self.rectifies)
         *coarse, (frame, truth) = step_blends(batch, steps)
         rough = torch.stack([losses.charbonnier(frame.float() - truth) for frame, truth in coarse]).mean()
         loss = (1.0 if made is None else 0.2) * photometric(frame, truth) + 0.3 * rough
@@ -191,23 +252,19 @@ class Objective(nn.Module):
             loss = loss + photometric(made.output, truth) + 0.5 * photometric(made.blend, truth)
             loss = loss + self.log_weight * losses.log_error(made.output - truth)
             figures |= {"psnr_output": psnr(made.output, truth), "psnr_blend": psnr(made.blend, truth)}
-        if target is not None:
-            distance, figures["epe"] = taught(batch, steps, target, self.floor)
-            figures["psnr_teacher"] = psnr(_mean_of_ends(batch, target), batch.middle)
-            loss = loss + self._settings.flow * distance
+        if known is None:
+            return loss, figures
+        distance, figures["epe"] = taught(batch, steps, known.flows, self.floor)
+        loss = loss + self._settings.flow * distance
+        if known.share is not None:
+            loss = loss + self._settings.share * losses.charbonnier(steps[-1].logit.sigmoid() - known.share)
+        if known.frame is None:
+            figures["psnr_teacher"] = psnr(_mean_of_ends(batch, known.flows), batch.middle)
+        else:
+            figures["psnr_teacher"] = psnr(known.frame, batch.middle)
+        if made is not None and known.frame is not None:
+            loss = loss + self._settings.frame * photometric(made.output, known.frame)
         return loss, figures
-
-    def _made(self, batch: Triplets) -> tuple[list[Refined], RefinedSynthesis | None]:
-        """Return the estimate after each block; and the intermediate frame, or None if nothing is rectified."""
-        model = self.model
-        with torch.autocast(batch.first.device.type, torch.bfloat16):
-            one, two = model.features(torch.cat((batch.first, batch.last))).halves()
-            projected = model.projected(one, two, model.motion(one, two), batch.time)
-            if self.rectifies:
-                made = model.refined(one, two, projected, batch.time)
-                return made.steps, made
-            images, contexts = (batch.first, batch.last), (one.context, two.context)
-            return model.refine(images, contexts, projected, batch.time)[0], None
 
 
 @torch.no_grad()
@@ -318,16 +375,18 @@ def train(
     settings: Settings,
     out: Path,
     device: torch.device,
+    network: RefinedDAIN | None = None,
 ) -> None:
     """Train `model` for `settings.minutes`, and write its weights and a log.
 
     Args:
         model: the network. It is changed in place.
         footage: the data.
-        teacher: the teacher, if there is one.
+        teacher: the teacher of flow, if there is one.
         settings: the settings of the run.
         out: the folder of the run: log.jsonl, weights.safetensors (averaged) and last.safetensors (not averaged).
         device: the device to train on.
+        network: the network that teaches, if there is one. It is prepared for inference in place.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.backends.cudnn.benchmark = True
@@ -335,7 +394,9 @@ def train(
     model.to(device)
     weights = trainable(model)
     average = {name: weight.detach().clone() for name, weight in weights.items()}
-    objective = Objective(model, settings, teacher).to(device)
+    if network is not None:
+        network.prepare(torch.bfloat16)
+    objective = Objective(model, settings, teacher, network).to(device)
     learn = Step(objective, list(weights.values()), 0.0, device)
     for progress in (1.0, 0.0):  # what is compiled or captured here takes no time of the run
         if objective.enter(progress):
@@ -369,9 +430,9 @@ def train(
         sums, since = {}, now
         if now - saved > 90:
             saved = now
-            keep_weights(average, out / "weights.safetensors")
-    keep_weights(average, out / "weights.safetensors")
-    keep_weights(weights, out / "last.safetensors")
+            keep_weights(average, out / "weights.safetensors", model.config)
+    keep_weights(average, out / "weights.safetensors", model.config)
+    keep_weights(weights, out / "last.safetensors", model.config)
 
 
 def trainable(model: RefinedDAIN) -> dict[str, nn.Parameter]:
@@ -407,9 +468,9 @@ def updates(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict
     }
 
 
-def keep_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights in half precision. The file is complete or absent."""
-    save({name: value.detach().float().cpu() for name, value in weights.items()}, path, "fp16")
+def keep_weights(weights: Mapping[str, Tensor], path: Path, config: RefinedConfig) -> None:
+    """Write weights of a network in half precision. The file is complete or absent."""
+    save({name: value.detach().float().cpu() for name, value in weights.items()}, path, "fp16", config)
 
 
 def rate_factor(progress: float) -> float:
@@ -423,19 +484,39 @@ def rate_factor(progress: float) -> float:
 
 
 def begin(init: Path | None) -> RefinedDAIN:
-    """Make the network with the flow and depth of `dain-lite`.
+    """Make the network with the flow and depth of `dain-refined`.
 
     Args:
-        init: weights of an earlier run, which replace all others. Without it the other parts are untrained.
+        init: weights of an earlier run, which replace all others. The network has the widths that their file names.
+            Without it the parts that train are untrained.
+
+    Raises:
+        WeightsError: the weights cannot be read, or they are of another kind of network.
     """
-    model = RefinedDAIN()
-    small = DAIN(CONFIGS["dain-lite"])
-    small.load_state_dict(load_weights("dain-lite"))
-    model.flow.load_state_dict(small.flow.state_dict())
-    model.depth.load_state_dict(small.depth.state_dict())
-    if init is not None:
-        model.load_state_dict({**model.state_dict(), **read(init)})
+    config = (init and config_in(init)) or RefinedConfig()
+    if not isinstance(config, RefinedConfig):
+        raise WeightsError(f"{init} holds the weights of a network without refinement: name others (--init)")
+    model = RefinedDAIN(config)
+    shipped = load_weights("dain-refined").items()
+    front = {name: weight for name, weight in shipped if name.partition(".")[0] not in PARTS}
+    given = {} if init is None else read(init)
+    model.load_state_dict({**model.state_dict(), **front, **given})
     return model
+
+
+def teaching(name: str) -> RefinedDAIN:
+    """Return the shipped network called `name`.
+
+    Raises:
+        UnknownModelError: there is no such network.
+        WeightsError: it is of another kind, or its weights cannot be read.
+    """
+    entry = named(name, registry())
+    network = build(entry.config)
+    if not isinstance(network, RefinedDAIN):
+        raise WeightsError(f"{name} has no refinement to learn from: choose dain-refined (--learn-from)")
+    network.load_state_dict(load_weights(entry.weights, entry.config))
+    return network
 
 
 def teacher_of(path: Path) -> Teacher:
@@ -463,12 +544,15 @@ def teacher_of(path: Path) -> Teacher:
 @click.option(
     "--init",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Weights of an earlier run, such as run/last.safetensors.",
+    help="Weights of an earlier run, such as run/last.safetensors, or of `dain compress prune`.",
 )
 @click.option(
     "--teacher",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A Python file that defines `flows(first, last, time)`.",
+)
+@click.option(
+    "--learn-from", help="A model whose flow, mask and frame are targets too, such as dain-refined."
 )
 @click.option(
     "--batch", default=Settings.batch, show_default=True, type=click.IntRange(1), help="Triplets in a step."
@@ -506,8 +590,9 @@ def teacher_of(path: Path) -> Teacher:
 @click.option("--device", default="auto", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def command(
-    data: tuple[Path, ...], out: Path, minutes: float, init: Path | None, teacher: Path | None, batch: int,
-    crop: tuple[int, int], rate: float, flow_first: float, psnr: float, compiled: bool, device: str, seed: int,
+    data: tuple[Path, ...], out: Path, minutes: float, init: Path | None, teacher: Path | None,
+    learn_from: str | None, batch: int, crop: tuple[int, int], rate: float, flow_first: float, psnr: float,
+    compiled: bool, device: str, seed: int,
 ) -> None:  # fmt: skip
     """Train `dain-refined` on videos: flow, mask, kernels and rectification at the intermediate time."""
     if any(side % 64 for side in crop):
@@ -517,10 +602,11 @@ def command(
         place = named_device(device)
         footage = ResidentFootage(videos, crop, place, seed)
         model = begin(init)
-    except (DeviceError, TrainingDataError, WeightsError) as error:
+        network = None if learn_from is None else teaching(learn_from)
+    except (DeviceError, TrainingDataError, UnknownModelError, WeightsError) as error:
         raise click.ClickException(str(error)) from error
     settings = Settings(minutes, batch, crop, rate, flow_first, psnr=psnr, compiled=compiled)
-    train(model, footage, None if teacher is None else teacher_of(teacher), settings, out, place)
+    train(model, footage, None if teacher is None else teacher_of(teacher), settings, out, place, network)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ class RefinedStages:
         self._device, self._budget, self._dtype, self.replanned = device, budget, dtype, 0
         model = model.to(device).eval().requires_grad_(False)
         with device:
-            self._flow, self._depth = FusedFlow(model.flow, self._dtype), FusedDepth(model.depth, self._dtype)
+            self._flow = FusedFlow(model.flow, self._dtype, model.config.base.flow_scale)
+            self._depth = FusedDepth(model.depth, self._dtype)
         model.flow, model.depth = nn.Identity(), nn.Identity()  # type: ignore[assignment]
         self.model = model.prepare(self._dtype)
         self._weight_bytes = sum(map(weight_bytes, (model, self._flow, self._depth)))

@@ -13,9 +13,10 @@ from click.testing import CliRunner, Result
 from dain_core.compression.cli import compress
 from dain_core.compression.distil import Settings, distil, make, open_footage
 from dain_core.compression.prune import kernels
-from dain_core.network.networks import is_narrowed, with_widths
+from dain_core.network.networks import config_to_json, is_narrowed, with_widths
 from dain_core.runtime.engine import Interpolator
-from dain_core.weights.files import load_weights, save
+from dain_core.training.refined import begin
+from dain_core.weights.files import config_in, load_weights, save
 from dain_core.weights.registry import registry
 from tests.dain_core.compression.small import CONFIGS, SMALL, random_network
 
@@ -25,6 +26,24 @@ FAST = ("--samples", "1", "--batch", "1", "--crop", "64", "64", "--device", "cpu
 
 def run(*args: object) -> Result:
     return CliRunner().invoke(compress, ["prune", *map(str, args)])
+
+
+def test_widths_can_be_given(tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made is where `dain_core.training.refined` begins."""
+    monkeypatch.setattr("dain_core.compression.prune._COMPARED", 1)
+    models, file, out = tmp_path / "models", tmp_path / "widths.json", tmp_path / "start.safetensors"
+    models.mkdir()
+    whole = CONFIGS["dain-refined"]
+    save(random_network(whole).state_dict(), models / "given.safetensors", "fp32", whole)
+    target = replace(whole, base=replace(SMALL, flow_scale=2), refine=(16, 16, 32, 32, 32))
+    file.write_text(config_to_json(target))
+    options = (out, "--models", models, "--widths", file, "--data", clips, "--steps", 0, *FAST)
+    answer = run("given", *options)
+    assert answer.exit_code == 0, answer.output
+    assert config_in(out) == target == begin(out).config
+    file.write_text('{"network": "dain-refined", "refine": [16]}')
+    answer = run("given", *options)
+    assert answer.exit_code == 1 and "holds no widths of a network: refine cannot be [16]" in answer.output
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dain_core.compression.channels import _RULES, Channels, trace
 from dain_core.compression.errors import CompressionError
 from dain_core.compression.importance import MEASURES, importance, learned
-from dain_core.compression.selection import Pruning, choose, pruned
+from dain_core.compression.selection import Pruning, choose, choose_widths, pruned, shortened
 from dain_core.network.networks import Network, widths, with_widths
 from dain_core.runtime.backends.fused.network import FusedDAIN
 from dain_core.training.resident import Triplets
@@ -53,7 +54,7 @@ def _half(network: Network, channels: Channels) -> Pruning:
     chosen = random.Random(0)
     removed = {channel for group in channels.groups for channel in chosen.sample(sorted(group.channels), 16)}
     config = with_widths(network.config, dict.fromkeys({group.width for group in channels.groups}, 16))
-    return Pruning(config, frozenset(removed), 0.0)
+    return Pruning(config, frozenset(removed))
 
 
 @torch.no_grad()
@@ -156,9 +157,9 @@ def test_the_least_important_channels_for_their_work_go(small_channels: Channels
     spare = frozenset(sorted(group.channels)[5:21])
     pruning = choose(SMALL, channels, flat | dict.fromkeys(spare, 0.0), 0.999)
     assert (pruning.config, pruning.removed) == (with_widths(SMALL, {"flow_refine.2": 16}), spare)
-    assert pruning.share < 0.999
+    assert trace(pruning.config).macs() < 0.999 * channels.macs()
     half = choose(SMALL, channels, flat, 0.5)
-    assert half.share <= 0.5 and {*widths(half.config).values()} == {16, 32}
+    assert trace(half.config).macs() <= 0.5 * channels.macs() and {*widths(half.config).values()} == {16, 32}
 
 
 def test_no_more_goes_than_needs_to(small_channels: Channels) -> None:
@@ -170,6 +171,37 @@ def test_no_more_goes_than_needs_to(small_channels: Channels) -> None:
             known |= dict.fromkeys(group.channels, 1e-6 if group.width == "flow_dense.0" else 1.0)
     goal = channels.macs({"rectify_width": 0.5}) / channels.macs()
     assert choose(SMALL, channels, known, goal).config == with_widths(SMALL, {"rectify_width": 16})
+
+
+def test_given_widths_keep_the_most_important_channels(traced: tuple[Network, Channels]) -> None:
+    network, channels = traced
+    known = {channel: float(channel) for group in channels.groups for channel in group.channels}
+    name = "rectify.0" if "rectify.0" in widths(network.config) else "rectify_width"
+    target = {**widths(network.config), name: 16}
+    pruning = choose_widths(network.config, channels, known, target)
+    assert widths(pruning.config) == target
+    for group in channels.groups:
+        gone = group.channels & pruning.removed
+        assert gone == (set(sorted(group.channels)[:16]) if group.width == name else set())
+    with pytest.raises(CompressionError, match=f"{name} cannot be 48: it is 32 before"):
+        choose_widths(network.config, channels, known, {**target, name: 48})
+    with pytest.raises(CompressionError, match=f"{name} cannot be pruned: leave it at 32"):
+        choose_widths(network.config, channels, {}, target)
+
+
+def test_a_shorter_network_has_the_first_blocks_and_the_same_widths() -> None:
+    deep = random_network(replace(CONFIGS["dain-refined"], residuals=(2,) * 5))
+    target = replace(CONFIGS["dain-refined"], base=replace(SMALL, flow_scale=2), rectify=(16,) * 4)
+    made = shortened(deep, target)
+    assert made.config == replace(target, rectify=(32,) * 4)
+    assert all(torch.equal(value, deep.state_dict()[name]) for name, value in made.state_dict().items())
+    assert (
+        trace(made.config).macs() < 0.8 * trace(deep.config).macs()
+    )  # flow at half the size is a quarter of it
+    with pytest.raises(CompressionError, match="has no refine.blocks.0.trunk.2.conv1.weight"):
+        shortened(deep, replace(target, residuals=(3,) * 5))
+    with pytest.raises(CompressionError, match="the widths are those of a dain, the model is none"):
+        shortened(deep, SMALL)
 
 
 def test_a_width_without_importance_stays(small_channels: Channels) -> None:

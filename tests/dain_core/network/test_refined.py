@@ -31,14 +31,14 @@ SMALL = RefinedConfig(
 )
 
 
-def network(seed: int = 0) -> RefinedDAIN:
+def network(seed: int = 0, config: RefinedConfig = SMALL) -> RefinedDAIN:
     torch.manual_seed(seed)
-    return RefinedDAIN(SMALL).eval()
+    return RefinedDAIN(config).eval()
 
 
-def taught(seed: int = 0) -> RefinedDAIN:
+def taught(seed: int = 0, config: RefinedConfig = SMALL) -> RefinedDAIN:
     """One whose silent layers have something to say."""
-    model = network(seed)
+    model = network(seed, config)
     for weight in model.parameters():
         if not weight.any():
             torch.nn.init.normal_(weight, std=0.02)

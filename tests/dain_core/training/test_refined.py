@@ -16,7 +16,7 @@ from dain_core.network.modules.refinement import Refined
 from dain_core.network.refined import RefinedConfig, RefinedDAIN
 from dain_core.training import refined
 from dain_core.training.batch import TrainingDataError
-from dain_core.training.refined import Objective, Settings, Step, command, taught, trainable
+from dain_core.training.refined import Objective, Settings, Step, command, lesson, make, taught, trainable
 from dain_core.training.resident import ResidentFootage, Triplets
 
 CPU = torch.device("cpu")
@@ -60,12 +60,7 @@ def test_videos_that_nothing_can_be_learned_from_are_refused(tmp_path: Path) -> 
 
 
 def test_a_teacher_counts_where_it_is_nearer_to_the_truth() -> None:
-    torch.manual_seed(0)
-    texture = torch.nn.functional.interpolate(torch.rand(1, 3, 12, 20), (96, 160), mode="bicubic").clamp(0, 1)
-    first, middle, last = (texture[..., 8 + shift : 72 + shift, 16:144] for shift in (0, 4, 8))
-    batch = Triplets(first, middle, last, torch.full((1, 1, 1, 1), 0.5))
-    right = torch.zeros(1, 4, 64, 128)
-    right[:, 1], right[:, 3] = 4, -4
+    batch, right = shifted()
     still = torch.zeros_like(right)
 
     def distance(ours: torch.Tensor, target: torch.Tensor, floor: float) -> float:
@@ -77,10 +72,55 @@ def test_a_teacher_counts_where_it_is_nearer_to_the_truth() -> None:
     assert distance(right, still, 1.0) > 0.5
 
 
-def test_some_steps_make_the_loss_smaller_and_move_every_layer(tmp_path: Path) -> None:
+def small(seed: int, width: int = 16) -> RefinedDAIN:
     base = replace(CONFIGS["dain-lite"], flow_pyramid=(16,) * 6, flow_dense=(16,) * 5, depth_stem=16)
+    torch.manual_seed(seed)
+    return RefinedDAIN(RefinedConfig(base, (16, 16, 16), (width, 16, 16), (1, 1, 1), 2, (16, 16)))
+
+
+def shifted() -> tuple[Triplets, torch.Tensor]:
+    """A texture that moves up by four pixels a frame, and its flow."""
     torch.manual_seed(0)
-    model = RefinedDAIN(RefinedConfig(base, (16, 16, 16), (16, 16, 16), (1, 1, 1), 2, (16, 16)))
+    texture = torch.nn.functional.interpolate(torch.rand(1, 3, 12, 20), (96, 160), mode="bicubic").clamp(0, 1)
+    frames = (texture[..., 8 + shift : 72 + shift, 16:144] for shift in (0, 4, 8))
+    flow = torch.zeros(1, 4, 64, 128)
+    flow[:, 1], flow[:, 3] = 4, -4
+    return Triplets(*frames, torch.full((1, 1, 1, 1), 0.5)), flow
+
+
+def test_of_two_teachers_the_better_one_counts() -> None:
+    batch, right = shifted()
+    network = small(0).prepare(torch.float32)  # it knows next to nothing
+    known = lesson(batch, lambda *_: right, network, rectified=True)
+    assert known and known.share is not None and known.frame is not None
+    assert ((known.flows - right).abs() < 1e-3).float().mean() > 0.8
+    assert known.share.shape == (1, 1, 64, 128) and known.frame.shape == (1, 3, 64, 128)
+    wrong = lesson(batch, lambda *_: right + 30, network, rectified=False)
+    assert wrong and (wrong.flows - right).abs().median() < 6 and wrong.frame is None
+    assert lesson(batch, None, None, rectified=True) is None
+
+
+def test_a_network_learns_the_frame_and_the_mask_of_another() -> None:
+    """The other one makes frames too bright, and takes them from the first end."""
+    batch, _ = shifted()
+    network, model = small(0), small(0, width=32)
+    with torch.no_grad():
+        network.get_parameter("rectify.head.bias").add_(0.1)
+        network.get_parameter("refine.blocks.0.head.bias")[16:].add_(2)
+    weights = trainable(model)
+    objective = Objective(model, Settings(1, share=1.0, frame=5.0), None, network.prepare(torch.float32))
+    objective.enter(0.4)
+    learn = Step(objective, list(weights.values()), 2e-3, CPU)
+    for _ in range(12):
+        figures = learn(batch)
+    with torch.no_grad():
+        made = make(model, batch, rectified=True)[1]
+    assert made and (made.output - made.blend).mean() > 0.01 and made.share.mean() > 0.55
+    assert {"psnr_teacher", "epe"} <= figures.keys()
+
+
+def test_some_steps_make_the_loss_smaller_and_move_every_layer(tmp_path: Path) -> None:
+    model = small(0)
     footage = ResidentFootage([write_clip(tmp_path / "a.avi", 24, 3)], (64, 64), CPU, 0)
     batch = footage.sample(2)
     weights = trainable(model)

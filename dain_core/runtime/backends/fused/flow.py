@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cuda_ext import enlarge_flow, match_into, match_warped_into, unshuffle_into
 from dain_core.network.modules.flow import FLOW_UNIT, Decoder, FlowNetwork
+from dain_core.network.modules.layers import downsample, upsample
 from dain_core.runtime.backends.fused.layers import GROUP, SliceConv2d, empty, round_up, widen
 
 
@@ -131,10 +132,15 @@ def _with_phases(conv: nn.Conv2d, up: nn.ConvTranspose2d) -> nn.Conv2d:
 
 
 class FusedFlow(nn.Module):
-    """Optical flow between two frames, each way at once: see `FlowNetwork`."""
+    """Optical flow between two frames, each way at once: see `FlowNetwork`.
 
-    def __init__(self, network: FlowNetwork, dtype: torch.dtype) -> None:
+    Args:
+        scale: the whole factor by which a frame is shrunk.
+    """
+
+    def __init__(self, network: FlowNetwork, dtype: torch.dtype, scale: int = 1) -> None:
         super().__init__()
+        self.scale = scale
         levels = [[_conv_of(layer) for layer in cast(nn.Sequential, level)] for level in network.pyramid]
         self.widths = [convs[0].out_channels for convs in levels]
         self.pyramid = nn.ModuleList()
@@ -153,7 +159,7 @@ class FusedFlow(nn.Module):
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
         """The pyramid of an image (N, 3, H, W), with as many more channels of zeros as round up each level's number."""
-        maps = [image]
+        maps = [downsample(image, self.scale)]
         for level in self.pyramid:
             maps.append(level(maps[-1]))
         return tuple(maps[1:])
@@ -165,5 +171,7 @@ class FusedFlow(nn.Module):
         for decoder, width, ours, theirs in levels:
             coarse, x = decoder(ours[:, :width], theirs[:, :width], coarse)
         flow = self.correct(self.refine(x), coarse, plus=coarse)
-        forward, backward = enlarge_flow(flow, FLOW_UNIT).chunk(2)
+        unit = FLOW_UNIT * self.scale
+        enlarged = enlarge_flow(flow, unit) if self.scale == 1 else upsample(unit * flow, 4 * self.scale)
+        forward, backward = enlarged.chunk(2)
         return forward, backward

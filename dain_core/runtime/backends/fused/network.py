@@ -90,7 +90,7 @@ class FusedDAIN(nn.Module):
         with model.rectify.head.weight.device:  # weights are laid out for the device that they are on
             self.depth = FusedDepth(model.depth, self.dtype, "depth" in eight_bits)
             self.context = FusedContext(model.context, self.dtype, "context" in eight_bits)
-            self.flow = FusedFlow(model.flow, self.dtype)
+            self.flow = FusedFlow(model.flow, self.dtype, model.config.flow_scale)
             self.kernels = FusedKernels(model.kernels, self.dtype)
             self.rectify = FusedRectification(
                 model.rectify, model.config, self.dtype, "rectify" in eight_bits, self.context.unit
@@ -121,8 +121,7 @@ class FusedDAIN(nn.Module):
             *config.kernel_widths,
         )
         depths = (config.depth_stem, *config.depth_widths, config.depth_narrow, config.depth_wide)
-        narrow = any(width % GROUP for width in (*widths, *depths, config.flow_refine[-1]))
-        if narrow or config.flow_scale > 1:
+        if any(width % GROUP for width in (*widths, *depths, config.flow_refine[-1])):
             return False
         return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 

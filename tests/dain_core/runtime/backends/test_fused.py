@@ -213,7 +213,7 @@ def test_it_runs_what_it_can() -> None:
     assert FusedDAIN.supports(ModelConfig(), cpu) and FusedDAIN.supports(CONFIG, cpu)
     assert not FusedDAIN.supports(replace(CONFIG, context_width=20), cpu)
     assert FusedDAIN.supports(ModelConfig.named("dain-lite"), cpu)
-    assert not FusedDAIN.supports(replace(CONFIG, flow_scale=2), cpu)
+    assert FusedDAIN.supports(replace(CONFIG, flow_scale=2), cpu)
 
 
 def test_tensors_are_found_in_tuples_and_dataclasses() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from dain_core.network.refined import RefinedDAIN
 from dain_core.runtime.backends.refined import RefinedStages, _Plan
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.memory import GIB, FrameTooLargeError
-from tests.dain_core.network.test_refined import frames, taught
+from tests.dain_core.network.test_refined import SMALL, frames, taught
 
 CPU = torch.device("cpu")
 
@@ -28,11 +30,15 @@ def interpolated(made_by: RefinedStages, first: Tensor, second: Tensor) -> Tenso
     return made_by.synthesis(one, two, made_by.motion(one, two), torch.tensor(0.3))[0]
 
 
-def test_the_fused_front_is_the_networks_own() -> None:
+@pytest.mark.parametrize(("flow", "depth"), [(1, 4), (2, 8)])
+def test_the_fused_front_is_the_networks_own(flow: int, depth: int) -> None:
+    """Also where it sees the frame at a smaller size."""
+    config = replace(SMALL, base=replace(SMALL.base, flow_scale=flow, depth_scale=depth))
     first, second = frames(70, 101)
     with torch.inference_mode():
-        expected = taught()(first, second, 0.3).output
-    torch.testing.assert_close(interpolated(stages(taught()), first, second), expected, atol=1e-4, rtol=0)
+        expected = taught(config=config)(first, second, 0.3).output
+    made = interpolated(stages(taught(config=config)), first, second)
+    torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
 
 
 class Shortage:
