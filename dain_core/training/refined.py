@@ -188,7 +188,7 @@ def lesson(
     if told is not None:
         better = _errors(batch, told) < _errors(batch, flows)
         flows = torch.where(better.repeat_interleave(2, 1), told, flows)
-    return Lesson(flows, steps[-1].logit.sigmoid(), made and made.output)
+    return Lesson(flows, steps[-1].logit.sigmoid(), None if made is None else made.output)
 
 
 class Objective(nn.Module):
