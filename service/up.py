@@ -167,6 +167,7 @@ def _supervise(settings: Settings, runtime_dir: Path, lock: int, is_small: bool,
     workers = _devices(settings)[: 1 if is_small else None]
     with config.open("w") as file:
         supervisor_config(settings, runtime_dir, workers, small=is_small).write(file)
+    logs = Logs(settings.state_dir / "logs")
     with (
         (settings.state_dir / "logs" / "supervisord.log").open("a+", errors="replace") as events,
         subprocess.Popen(
@@ -180,7 +181,7 @@ def _supervise(settings: Settings, runtime_dir: Path, lock: int, is_small: bool,
     ):
         assert supervisord.stderr is not None
         threading.Thread(target=relay_errors, args=(supervisord.stderr, settings), daemon=True).start()
-        return _attend(supervisord, events, settings, instance, is_page_wanted)
+        return _attend(supervisord, Endings(events, logs), settings, instance, is_page_wanted)
 
 
 def claim_port(host: str, port: int) -> int:
@@ -447,7 +448,7 @@ def _only_one(state_dir: Path) -> Iterator[tuple[int, Path]]:
 
 def _attend(
     supervisord: subprocess.Popen[bytes],
-    events: IO[str],
+    endings: Endings,
     settings: Settings,
     instance: str,
     is_page_wanted: bool,
@@ -460,7 +461,6 @@ def _attend(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    endings = Endings(events, settings.state_dir / "logs")
     with os.fdopen(os.pidfd_open(supervisord.pid)) as end:
         is_ready = _await_readiness(supervisord, endings, settings, instance)
         if is_ready and is_page_wanted:
@@ -472,12 +472,37 @@ def _attend(
     return supervisord.returncode
 
 
+class Logs:
+    """The logs of the programs in `folder`, as far as they are of this start: what was there before is not quoted."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._before = {path.name: path.stat().st_size for path in folder.glob("*.log")}
+
+    def last_words(self, program: str, telling: str = "") -> str:
+        """The last line of a log with `telling` in it, or else the last line; with the log's name."""
+        log = self._folder / f"{program}.log"
+        try:
+            content = log.read_bytes()
+        except OSError:
+            content = b""
+        before = self._before.get(log.name, 0)
+        now = content[before:] if len(content) >= before else content  # supervisord began it anew
+        lines = now[-10_000:].decode(errors="replace").strip().splitlines()
+        chosen = [line for line in lines if telling in line] or lines
+        return (
+            f"Its log, {log}, ends with: {in_words(chosen[-1])}"
+            if chosen
+            else f"Its log, {log}, is empty so far."
+        )
+
+
 class Endings:
     """The programs that ended unasked; `events` are the lines that supervisord adds to its log."""
 
-    def __init__(self, events: IO[str], logs: Path) -> None:
+    def __init__(self, events: IO[str], logs: Logs) -> None:
+        self.logs = logs
         self._events = events
-        self._logs = logs
         self._told: dict[str, float] = {}
 
     def tell(self, *, but: str = "") -> None:
@@ -486,7 +511,7 @@ class Endings:
         for name in sorted(set(_ENDED.findall(self._events.read())) - {but}):
             if now - self._told.get(name, -QUIET_SECONDS) >= QUIET_SECONDS:
                 self._told[name] = now
-                words = _last_words(self._logs / f"{name}.log")
+                words = self.logs.last_words(name)
                 click.echo(f"{name} ended and is started again. {words}", err=True)
 
 
@@ -502,7 +527,7 @@ def _await_readiness(
     said, last, since = "", "", time.monotonic()
     while supervisord.poll() is None:
         endings.tell(but="api")
-        missing = what_is_missing(url, instance, settings)
+        missing = what_is_missing(url, instance, endings.logs)
         if missing is None:
             click.echo(f"Ready at {url}  (page at /, API at /docs; Ctrl-C stops)")
             return True
@@ -521,11 +546,11 @@ def open_page(url: str) -> None:
         click.echo(f"There is no browser here to open {url} with.", err=True)
 
 
-def what_is_missing(url: str, instance: str, settings: Settings) -> str | None:
+def what_is_missing(url: str, instance: str, logs: Logs) -> str | None:
     """Why the service of this `instance` takes no work at `url`, in a sentence; None when it does."""
     answering = _instance_at(url)
     if answering is None:
-        return f"the API does not answer. {_last_words(settings.state_dir / 'logs' / 'api.log', 'rror')}"
+        return f"the API does not answer. {logs.last_words('api', 'rror')}"
     if answering != instance:
         return f"another DAIN service answers at {url}. Stop that one, or take another port with --port."
     try:
@@ -542,20 +567,6 @@ def _instance_at(url: str) -> str | None:
         return instance
     except (httpx.HTTPError, ValueError, LookupError, TypeError):
         return None
-
-
-def _last_words(log: Path, telling: str = "") -> str:
-    """The last line of a log with `telling` in it, or else the last line; with the log's name."""
-    try:
-        lines = log.read_text(errors="replace")[-10_000:].strip().splitlines()
-    except OSError:
-        lines = []
-    chosen = [line for line in lines if telling in line] or lines
-    return (
-        f"Its log, {log}, ends with: {in_words(chosen[-1])}"
-        if chosen
-        else f"Its log, {log}, is empty so far."
-    )
 
 
 def relay_errors(stderr: IO[bytes], settings: Settings) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -289,7 +290,7 @@ def _videos(words: tuple[str, ...]) -> tuple[list[Path], Path]:
     if len(words) < 2:
         raise click.UsageError("Name the videos, and then the file or folder that the result goes to.")
     try:
-        found = clips_of(words[:-1])
+        found = clips_of(words[:-1], partial(click.echo, err=True))
         return [click.get_current_context().with_resource(archived(source)) for source in found], Path(
             words[-1]
         )
@@ -317,7 +318,6 @@ def _check_results(results: list[Path], is_preview: bool, container: object) -> 
     elif is_preview and results[0].suffix.lower() != ".mp4":
         fault = "a preview is an MP4: give it a name that ends in .mp4"
     elif container is None and not is_preview and formats.container_of(results[0].suffix) is None:
-        suffixes = dict.fromkeys(suffix for kind in formats.CONTAINERS.values() for suffix in kind.suffixes)
-        fault = f"give the result a name that ends in {formats.listed(list(suffixes))}, or say --container"
+        fault = f"give the result a name that ends in {formats.endings()}, or say --container"
     if fault:
         raise click.BadParameter(fault, param_hint="OUT")

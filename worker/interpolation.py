@@ -25,7 +25,7 @@ from service.jobs.options import Options
 from worker import pipeline
 from worker.comparison import Clip, Comparison
 from worker.media import sandbox
-from worker.media.errors import MediaError
+from worker.media.errors import MediaError, disk_full
 from worker.media.facts import Choice
 from worker.plan import JobPlan
 from worker.publishing import publish
@@ -81,7 +81,12 @@ class Interpolation:
         try:
             self._run(load)
         except MediaError as error:
-            raise click.ClickException(error.detail) from error
+            raise click.ClickException(
+                f"The disk of {self.result.absolute().parent} ran full while {self.source.name} was worked on. Make "
+                "room there, or name an OUT on another disk."
+                if error.slug == disk_full().slug
+                else error.detail
+            ) from error
         except FrameTooLargeError as error:
             raise click.ClickException(f"There is too little memory: {error}.") from error
         except (WeightsError, ValueError) as error:

@@ -104,6 +104,8 @@ def evaluate(
     The page shows the worst cases of the first model. Without --model and --method, dain-refined (dain-lite on a
     CPU) is compared with averaging and DIS flow.
     """
+    if not (paths or scenes):
+        raise click.UsageError("Name a video or a folder of what is to be evaluated, or --scenes 8.")
     click.echo("Starting PyTorch.", err=True)
     from dain_core.evaluation.clips import Selection
     from dain_core.evaluation.command import run

@@ -96,8 +96,6 @@ def _gather(
     if scenes:
         made = MadeClip(scenes, device)
         clips, pictures = [*clips, made], [*pictures, made.pictures()]
-    if not (clips or pictures):
-        raise EvaluationError("there is nothing to evaluate on: name videos or folders, or use --scenes.")
     for name, count in Counter(clip.name for clip in clips).items():
         if count > 1:
             raise EvaluationError(

@@ -9,7 +9,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from dain_client import AsyncClient, JobFailed, VideoRefused
+from dain_client import AsyncClient, JobCancelled, JobFailed, VideoRefused
 
 AT_A_TIME = 4
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi"}
@@ -24,7 +24,7 @@ async def make(client: AsyncClient, video: Path, target: Path, turn: asyncio.Sem
         try:
             job = await client.submit(video, {"target_fps": 60}, idempotency_key=key)
             await client.wait(job.id)
-        except (JobFailed, VideoRefused) as error:  # this video's fault; all else ends the run
+        except (JobCancelled, JobFailed, VideoRefused) as error:  # of this video; all else ends the run
             print(f"{video.name}: {error}", file=sys.stderr)
             return False
         await client.download(job.id, target)

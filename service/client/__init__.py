@@ -36,7 +36,7 @@ from .errors import (
 )
 from .events import Event
 from .options import Options
-from .results import Estimate, Job, Note, Output, Progress, Result, Worker
+from .results import Estimate, Frames, Job, Note, Output, Progress, Result, Worker
 from .sync_client import Client
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "Estimate",
     "Event",
     "Forbidden",
+    "Frames",
     "Gone",
     "InvalidRequest",
     "Job",

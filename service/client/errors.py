@@ -153,6 +153,7 @@ class JobCancelled(_Ended):
 
 IN_USE = "idempotency-key-in-use"
 ANOTHER_OFFSET = "another-offset"
+NO_PREVIEW = "no-preview"
 
 _BY_SLUG: dict[str, type[ClientError]] = {
     IN_USE: Busy,

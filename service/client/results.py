@@ -138,6 +138,21 @@ class Estimate(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Frames(Result):
+    """What each frame of a result is, and when it is shown. Times are seconds."""
+
+    frames: str = ""  #: a letter for each: s, of the source; n, N, new; h, holds or mixes those around it
+    start: float = 0.0  #: when the first is shown
+    rate: float | None = None  #: frames a second; None where they are not evenly spaced
+    times: tuple[float, ...] | None = None  #: when each is shown; None where `rate` says it
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        times = document.get("times")
+        return cls._of(document, times=None if times is None else tuple(times))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Worker(Result):
     """A worker as it last reported."""
 

@@ -23,6 +23,7 @@ import httpx
 
 from .errors import (
     ANOTHER_OFFSET,
+    NO_PREVIEW,
     Busy,
     ClientError,
     Damaged,
@@ -33,13 +34,14 @@ from .errors import (
     ServiceError,
     TimedOut,
     Unreachable,
+    VideoRefused,
     refusal,
     unreachable,
 )
 from .events import Event, EventReader
 from .options import Options
 from .requests import authorization, given, job_path, parsed_url, query_of
-from .results import Estimate, Job, Output, Worker
+from .results import Estimate, Frames, Job, Output, Worker
 from .retries import BUSY_SECONDS, CONNECTION_SECONDS, FIRST_PAUSE, Patience
 from .sync_io import in_thread, sleep
 from .videos import CHUNK_BYTES, OnBytes, Source, Video
@@ -138,6 +140,7 @@ class Client:
         """
         headers = {"Idempotency-Key": f'"{idempotency_key or uuid.uuid4()}"'}
         with in_thread(Source, video, filename) as source:
+            _check_size(source)
             if mask is not None:
                 return Job.of(self._send_with_mask(source, Path(mask), options, headers))
             return Job.of(self._send_video("/jobs", source, options, headers, on_progress))
@@ -162,6 +165,7 @@ class Client:
     ) -> Estimate:
         """What a job of the video would take: frames, work, seconds, place in the queue. None is started."""
         with in_thread(Source, video, filename) as source:
+            _check_size(source)
             return Estimate.of(self._send_video("/jobs/estimate", source, options, {}, on_progress))
 
     def estimate_url(self, source_url: str, options: Options | Mapping[str, Any] | None = None) -> Estimate:
@@ -260,6 +264,18 @@ class Client:
                 response.close()
             sleep(FIRST_PAUSE)
 
+    def preview(self, job_id: str) -> bytes | None:
+        """The newest new frame of a running job, as a JPEG with the source frame before it to the left; None: none yet.
+
+        Workers make such pictures while somebody asks, one in two seconds: so the first call finds none.
+        """
+        try:
+            return (self._persist(partial(self._request, "GET", f"{job_path(job_id)}/preview"))).content
+        except NotFound as error:
+            if error.slug != NO_PREVIEW:
+                raise
+        return None
+
     def deliveries(self, job_id: str) -> list[dict[str, Any]]:
         """The last attempts at sending the job's events to its webhook, newest first."""
         found: list[dict[str, Any]] = (self._get(f"{job_path(job_id)}/deliveries"))["attempts"]
@@ -314,6 +330,13 @@ class Client:
             yield piece
         if digest.hexdigest() != output.sha256:
             raise _damaged(job_id)
+
+    def frames(self, job_id: str) -> Frames:
+        """Which frames of the result are the source's and which are new, and when each is shown.
+
+        Raises as `download` does; NotFound for a result of an earlier release, which did not note it.
+        """
+        return Frames.of(self._get(f"{job_path(job_id)}/result/frames"))
 
     def _download(self, job_id: str, path: Path, overwrite: bool, on_progress: OnBytes | None) -> None:
         _check_free(path, overwrite)
@@ -592,6 +615,11 @@ def _document(response: httpx.Response) -> Any:
         raise ServiceError(
             f"{place} answered, but not as a DAIN service does; is the address right?"
         ) from None
+
+
+def _check_size(source: Source) -> None:
+    if not source.size:
+        raise VideoRefused(f"{source.name} is empty: there is no video in it to send.")
 
 
 def _succeeded(job: Job) -> Job:

@@ -19,7 +19,17 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from redis.exceptions import RedisError
 
 from service.egress import Egress, EgressRefused, parse_url
-from service.jobs.keys import OWNER, Key, Keys, KeysUnreadable, Quota, RecordUnreadable, Scope, open_keys
+from service.jobs.keys import (
+    OWNER,
+    Key,
+    Keys,
+    KeysMissing,
+    KeysUnreadable,
+    Quota,
+    RecordUnreadable,
+    Scope,
+    open_keys,
+)
 from service.jobs.records import DEFAULT_OWNER
 from service.jobs.webhooks import secret_of
 from service.settings import read_settings
@@ -116,8 +126,15 @@ def keys() -> None:
 
 @keys.command()
 @click.argument("owner", metavar="NAME", type=Owner())
-@click.option("--scope", "scopes", type=Scopes(), default="submit,read", show_default=True,
-              help="What the key allows: submit, read, admin.")  # fmt: skip
+@click.option(
+    "--scope",
+    "scopes",
+    type=Scopes(),
+    multiple=True,
+    default=["submit,read"],
+    show_default=True,
+    help="What the key allows: submit, read, admin; may be given several times.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), help="Most jobs of NAME queued or running.  [no limit]")
 @click.option("--bytes", "size", type=Size(), help="Most bytes that NAME may upload a day (UTC).  [no limit]")
 @click.option("--work", type=click.IntRange(min=1),
@@ -135,7 +152,7 @@ def keys() -> None:
 @_AS_JSON
 def add(
     owner: str,
-    scopes: frozenset[str],
+    scopes: tuple[frozenset[str], ...],
     jobs: int | None,
     size: int | None,
     work: int | None,
@@ -151,7 +168,7 @@ def add(
     """
     key, token = Key.new(
         owner,
-        scopes,
+        frozenset().union(*scopes),
         quota=Quota(jobs=jobs, bytes=size, work=work),
         weight=weight,
         rate=rate,
@@ -169,8 +186,11 @@ def add(
 @click.option("--json", "as_json", is_flag=True, help="Print the records, without their hashes.")
 def list_keys(as_json: bool) -> None:
     """List all keys, those that are over, too: id, name, scopes and end, and in a second line what limits them."""
-    with _store() as store:
+    found: list[Key] = []
+    with _store() as store, suppress(KeysMissing):
         found = sorted(store.all().values(), key=lambda key: key.created_at)
+    if not found:
+        click.echo("There is no key yet. `dain keys add NAME` makes one.", err=True)
     if as_json:
         click.echo(json.dumps(list(map(_document, found)), indent=2))
         return

@@ -8,6 +8,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from service.commands.progress import Report, report
 from service.commands.results import check_output, check_writable, fetched
 from service.exits import Exit
 from service.jobs.clips import clips_of
-from service.jobs.formats import container_of
+from service.jobs.formats import container_of, endings
 from service.jobs.problems import figure
 from service.jobs.stills import archived
 
@@ -53,15 +54,13 @@ class Clip:
 
 
 def _clips(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> list[Clip]:
-    """What the words mean: URLs, and the videos that files, folders and patterns stand for."""
+    """What the words mean: the videos that files, folders and patterns stand for, and URLs."""
+    urls = [word for word in words if word.startswith(("https://", "http://"))]
     try:
-        return [
-            Clip(source)
-            for word in words
-            for source in ([word] if word.startswith(("https://", "http://")) else clips_of([word]))
-        ]
+        files = clips_of([word for word in words if word not in urls], partial(click.echo, err=True))
     except ValueError as error:
         raise click.BadParameter(f"{error}.") from None
+    return [*map(Clip, files), *map(Clip, dict.fromkeys(urls))]
 
 
 @click.command()
@@ -154,10 +153,17 @@ def submit(
     if no_audio:
         given["audio"] = "none"
     files = [clip.path for clip in clips if clip.path]
+    if detach and (output or overwrite):
+        raise click.UsageError(
+            "With --detach nothing is fetched, so --output and --overwrite mean nothing: give them to `dain fetch`."
+        )
     place = check_output(output, files, overwrite, len(clips))
-    if place and not place.is_dir():
+    if place and not place.is_dir() and not given["container"]:
         meant = container_of(place.suffix)
-        given["container"] = given["container"] or (meant if meant != "mp4" else None)  # which is the default
+        if meant is None:
+            fault = f"{place.name}: give the result a name that ends in {endings()}, or say --container"
+            raise click.BadParameter(fault, param_hint="--output")
+        given["container"] = meant if meant != "mp4" else None  # which is the default
     if place is None and not (detach or dry_run):
         for folder in dict.fromkeys(clip.folder for clip in clips):
             check_writable(folder)

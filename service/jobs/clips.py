@@ -1,9 +1,13 @@
-"""Which videos a command line means: files, folders, and patterns that no shell has resolved."""
+"""Which videos a command line means: files, folders, and patterns that no shell has resolved.
+
+A folder in which results lie beside their videos stands for the videos alone.
+"""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from service.jobs.stills import in_order, kind
@@ -15,15 +19,31 @@ SUFFIXES = frozenset({
 })  # fmt: skip
 
 
-def clips_of(words: Iterable[str]) -> list[Path]:
+#: What is behind the name of a video in that of a result: what was made of it (`Options.suffix`), and perhaps a number.
+_MADE = re.compile(r"(.+?)(?:-[\d.]+(?:x|x-slower|fps)|-preview|-compared)+(?:-\d+|-new)*")
+
+
+def clips_of(words: Iterable[str], tell: Callable[[str], None]) -> list[Path]:
     """The videos that `words` name, each once, in their order; those of a folder in the order of the numbers in them.
 
-    A folder of pictures without videos is one video. Folders within a folder are not looked into.
+    A folder of pictures without videos is one video. Folders within a folder are not looked into. A video that by its
+    name was made of another beside it, which is named, too, is left out; `tell` gets a sentence of that.
 
     Raises:
         ValueError: a word names nothing; the text is a sentence without its full stop.
     """
-    return list(dict.fromkeys(clip for word in words for clip in _clips(word)))
+    found = list(dict.fromkeys(clip for word in words for clip in _clips(word)))
+    by_name = {clip.with_suffix(""): clip for clip in found}
+    taken = []
+    for clip in found:
+        made = _MADE.fullmatch(clip.stem)
+        if made and (source := by_name.get(clip.with_name(made[1]))):
+            tell(
+                f"{clip} is left out: by its name it was made of {source.name}. Name it alone to have it taken."
+            )
+        else:
+            taken.append(clip)
+    return taken
 
 
 def _clips(word: str) -> Iterator[Path]:

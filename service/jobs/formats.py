@@ -158,6 +158,11 @@ def container_of(suffix: str) -> str | None:
     return next((name for name, kind in CONTAINERS.items() if suffix.lower() in kind.suffixes), None)
 
 
+def endings() -> str:
+    """The endings of names that mean a container, as a sentence has them."""
+    return listed(list(dict.fromkeys(suffix for kind in CONTAINERS.values() for suffix in kind.suffixes)))
+
+
 def codec_of(container: str, codec: str) -> str:
     """The codec that `codec`, which may be "auto", means in a container."""
     return CONTAINERS[container].codecs[0] if codec == "auto" else codec

@@ -144,6 +144,10 @@ class KeysUnreadable(DainError):
     """The keys on record cannot be read: nobody can be let in until they can."""
 
 
+class KeysMissing(KeysUnreadable):
+    """There is no file of keys where there should be one."""
+
+
 class RecordUnreadable(KeysUnreadable):
     """The record of one key cannot be read."""
 
@@ -219,11 +223,13 @@ class FileKeys:
                 raise
 
     def _unreadable(self, error: Exception) -> KeysUnreadable:
-        is_gone = isinstance(error, FileNotFoundError)
-        advice = "Put it back, or" if is_gone else "Correct it, or move it away and"
+        if isinstance(error, FileNotFoundError):
+            return KeysMissing(
+                f"There is no file of keys {self._path}. Put it back, or make keys anew with `dain keys add NAME`."
+            )
         return KeysUnreadable(
             f"The file of keys {self._path} cannot be read: {error or type(error).__name__}. "
-            f"{advice} make keys anew with `dain keys add NAME`."
+            "Correct it, or move it away and make keys anew with `dain keys add NAME`."
         )
 
 

@@ -44,7 +44,7 @@ def environment(url: str, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def worker(jobs: Jobs, finish: Callable[[str, bytes], None]) -> Iterator[None]:
-    """Ends each job well, but those of videos that are named bad."""
+    """Ends each job well, but those of videos that are named bad or stopped."""
     stopped = threading.Event()
 
     def work() -> None:
@@ -52,6 +52,8 @@ def worker(jobs: Jobs, finish: Callable[[str, bytes], None]) -> Iterator[None]:
             for job in jobs.page("default", State.QUEUED)[0]:
                 if job.filename.startswith("bad"):
                     jobs.finish(job.id, State.FAILED, error=Problem("damaged-video", "It breaks off."))
+                elif job.filename.startswith("stopped"):
+                    jobs.cancel(job.id)
                 else:
                     finish(job.id, RESULT)
 
@@ -94,14 +96,16 @@ def test_a_folder_and_again(environment: dict[str, str], clip: Path, tmp_path: P
     folder = tmp_path / "videos"
     folder.mkdir()
     (folder / "notes.txt").write_text("no video")
-    for name in ("a.mp4", "b.MP4", "bad.mp4"):
+    for name in ("a.mp4", "b.MP4", "bad.mp4", "stopped.mp4"):
         shutil.copy(clip, folder / name)
     run = [*command("batch.py", tmp_path), folder, tmp_path / "out"]
     for _ in range(2):
         done = subprocess.run(run, env=environment, capture_output=True, text=True)
-        assert done.returncode == 1 and done.stderr == "bad.mp4: It breaks off.\n", done.stderr
+        bad, stopped = sorted(done.stderr.splitlines())
+        assert done.returncode == 1 and bad == "bad.mp4: It breaks off."
+        assert stopped.startswith("stopped.mp4: Job ") and stopped.endswith(" was cancelled.")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a-60fps.mp4", "b-60fps.mp4"}
-    assert len(jobs.page("default")[0]) == 3  # the second run sent no job
+    assert len(jobs.page("default")[0]) == 4  # the second run sent no job
 
 
 @pytest.mark.usefixtures("worker")

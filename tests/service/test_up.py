@@ -233,18 +233,25 @@ def test_a_free_port_is_taken_where_any_will_do() -> None:
 
 def test_another_service_is_not_taken_for_ours(settings: Settings) -> None:
     with serve(settings) as url:
-        missing = up.what_is_missing(url, "our token", settings)
+        missing = up.what_is_missing(url, "our token", up.Logs(settings.state_dir))
         assert missing is not None and "another DAIN service" in missing
-        ours = up.what_is_missing(url, up._instance_at(url) or "", settings)
+        ours = up.what_is_missing(url, up._instance_at(url) or "", up.Logs(settings.state_dir))
         assert ours == "workers: none is running."
 
 
 def test_a_silent_api_is_explained_by_its_log(settings: Settings) -> None:
     (settings.state_dir / "logs").mkdir(parents=True)
     log = settings.state_dir / "logs" / "api.log"
-    log.write_text("Traceback (most recent call last):\n  File\nValueError: store_url is 's3'\nExiting.\n")
-    missing = up.what_is_missing("http://127.0.0.1:9", "token", settings)
+    log.write_text("RuntimeError: of the last start\n")
+    logs = up.Logs(log.parent)
+    missing = up.what_is_missing("http://127.0.0.1:9", "token", logs)
+    assert missing is not None and missing.endswith(f"Its log, {log}, is empty so far.")
+    with log.open("a") as file:
+        file.write("Traceback (most recent call last):\n  File\nValueError: store_url is 's3'\nExiting.\n")
+    missing = up.what_is_missing("http://127.0.0.1:9", "token", logs)
     assert missing is not None and str(log) in missing and missing.endswith("ValueError: store_url is 's3'")
+    log.write_text("OSError: after rotation\n")
+    assert logs.last_words("api").endswith("OSError: after rotation")
 
 
 def test_a_full_disk_is_one_sentence(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
@@ -349,11 +356,12 @@ def test_a_program_that_ends_unasked_is_named_once_in_a_while(
 ) -> None:
     logs = settings.state_dir / "logs"
     logs.mkdir(parents=True)
+    endings_of = up.Logs(logs)
     (logs / "worker-0.log").write_text("MemoryError\n")
     line = "2026 WARN exited: worker-0 (terminated by SIGKILL; not expected)\n"
     events, now = io.StringIO(2 * line), 0.0
     monkeypatch.setattr(up.time, "monotonic", lambda: now)
-    endings = up.Endings(events, logs)
+    endings = up.Endings(events, endings_of)
     for again, passed, told in (("", 0.0, 1), (line, 1.0, 0), (line, up.QUIET_SECONDS, 1), ("", 600.0, 0)):
         place = events.tell()
         events.write(again)
@@ -372,6 +380,6 @@ def test_what_ends_after_the_service_was_ready_is_told_of_too(
     events = io.StringIO("2026 WARN exited: api (exit status 1; not expected)\n")
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as ends:
         threading.Timer(0.2, ends.communicate).start()
-        up._attend(ends, events, settings, "token", False)
+        up._attend(ends, up.Endings(events, up.Logs(settings.state_dir)), settings, "token", False)
     printed = capsys.readouterr()
     assert "api ended and is started again." in printed.err and printed.out == "Stopped.\n"

@@ -16,6 +16,7 @@ from tests.worker.conftest import MakeVideo, packet_times
 from worker.cli import PRECISIONS, interpolate
 from worker.interpolation import _excerpt
 from worker.media import ffmpeg
+from worker.media.errors import disk_full
 from worker.publishing import publish
 
 
@@ -100,6 +101,19 @@ def test_what_is_wrong_is_said(tmp_path: Path, name: str, arguments: list[str], 
     assert done.exit_code != 0
     assert expected in done.output
     assert not (tmp_path / name).exists()
+
+
+def test_a_full_disk_is_named(video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise disk_full()
+
+    source = video("small.mp4", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25:duration=0.08")
+    monkeypatch.setattr("worker.interpolation.pipeline.render_segment", fail)
+    done = CliRunner().invoke(interpolate, [str(source), str(tmp_path / "out.mp4"), "--device", "cpu"])
+    said = " ".join(done.output.split())
+    assert done.exit_code == 1 and f"The disk of {tmp_path} ran full while small.mp4 was worked on." in said
+    assert "Make room there, or name an OUT on another disk." in said and "DAIN_" not in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_profile_is_followed_or_refused(

@@ -144,6 +144,11 @@ def test_made_scenes_have_frames_and_depth(tmp_path: Path) -> None:
     assert picture.image.shape == (1, 3, *picture.depth.shape) and (picture.depth > 0).all()
 
 
+def test_no_argument_at_all_is_a_wrong_use() -> None:
+    done = call()
+    assert done.exit_code == 2 and "Name a video or a folder" in done.output and "PyTorch" not in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -152,7 +157,6 @@ def test_made_scenes_have_frames_and_depth(tmp_path: Path) -> None:
         ([__file__, "--method", "rife"], "--method rife: is none of average, dis, and not a Python file"),
         ([__file__, "--method", "average", "--method", "average"], "2 methods are called average"),
         ([__file__, __file__], "2 clips are called test_cli: rename them"),
-        ([], "there is nothing to evaluate on"),
         ([__file__, "--json", "nowhere/a.json"], "there is no folder nowhere to write a.json to"),
         ([__file__, "--crop", "2048"], "is not WIDTHxHEIGHT"),
         ([__file__, "--device", "gpu"], "no device is called 'gpu'"),

@@ -32,10 +32,12 @@ from service.client import (
     Client,
     ClientError,
     Damaged,
+    Frames,
     InvalidRequest,
     Job,
     JobCancelled,
     JobFailed,
+    JobNotFinished,
     NotFound,
     QuotaExceeded,
     ServiceError,
@@ -212,6 +214,32 @@ def test_waiting_is_told_each_percent_and_asks_no_more_often(client: Client, cli
         client.wait(job_id, on_progress, interval=0)
     assert ended.value.job is not None and ended.value.job.status == "cancelled"
     assert seen[:6] == [0, 10, 20, 30, 40, 50] and len(seen) == 7
+
+
+def test_what_a_running_job_makes_is_shown(client: Client, clip: Path, jobs: Jobs) -> None:
+    job_id = client.submit(clip).id
+    assert client.preview(job_id) is None
+    claim = under_way(jobs, job_id)
+    assert client.preview(job_id) is None  # but now somebody looks
+    assert jobs.report(claim, 10, picture=b"\xff\xd8 a picture")
+    assert client.preview(job_id) == b"\xff\xd8 a picture"
+    with pytest.raises(NotFound):
+        client.preview("0" * 28)
+
+
+def test_which_frames_of_a_result_are_new(client: Client, clip: Path, finish: Callable[..., None]) -> None:
+    job_id = client.submit(clip).id
+    with pytest.raises(JobNotFinished):
+        client.frames(job_id)
+    finish(job_id, CONTENT, b'{"frames": "snsh", "start": 0.5, "rate": null, "times": [0.5, 1, 2, 3]}')
+    assert client.frames(job_id) == Frames(frames="snsh", start=0.5, times=(0.5, 1, 2, 3))
+
+
+def test_a_file_without_a_byte_is_refused_by_its_name(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "none.mp4").touch()
+    for call in (client.submit, client.estimate):
+        with pytest.raises(VideoRefused, match=r"^none\.mp4 is empty: "):
+            call(tmp_path / "none.mp4")
 
 
 def test_waiting_ends_with_the_jobs_own_error(client: Client, clip: Path, jobs: Jobs) -> None:

@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from service.api.examples import JOB as EXAMPLE
 from service.api.options import RequestedHandling, RequestedOptions
 from service.api.routes.estimate import Estimate as ServedEstimate
+from service.api.routes.results import Frames as ServedFrames
 from service.api.views import JobView, ResultView
-from service.client import Estimate, Job, Options, Output, Progress, Worker
+from service.client import Estimate, Frames, Job, Options, Output, Progress, Worker
 from service.client.results import Note, Result
 from service.jobs import notes, records
 from service.jobs.workers import WorkerRecord
@@ -44,6 +45,7 @@ def test_options_are_those_of_the_service() -> None:
         (Progress, records.Progress),
         (Estimate, ServedEstimate),
         (Worker, WorkerRecord),
+        (Frames, ServedFrames),
     ],
 )
 def test_fields_have_the_names_that_the_service_uses(mine: type[Result], served: type[BaseModel]) -> None:

@@ -96,6 +96,23 @@ def test_a_rotated_key_is_like_the_one_before(http: httpx.Client) -> None:
     assert "expired" in run("rotate", after["id"]).output
 
 
+def test_before_the_first_key_the_list_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in (None, tmp_path / "keys.json"):
+        if place:
+            monkeypatch.setenv("DAIN_KEYS_FILE", str(place))
+        done = run("list")
+        assert (
+            done.exit_code == 0 and done.stdout == "" and "There is no key yet. `dain keys add" in done.stderr
+        )
+        assert run("list", "--json").stdout == "[]\n"
+
+
+def test_scopes_may_be_given_one_by_one() -> None:
+    for words in (("--scope", "read", "--scope", "admin"), ("--scope", "read,admin")):
+        assert sorted(json.loads(run("add", "ann", *words, "--json").stdout)["scopes"]) == ["admin", "read"]
+    assert sorted(json.loads(run("add", "bob", "--json").stdout)["scopes"]) == ["read", "submit"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

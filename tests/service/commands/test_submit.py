@@ -211,7 +211,10 @@ def test_the_clip_itself_is_never_replaced(dain: Dain, clip: Path, tmp_path: Pat
     ("words", "reason"),
     [
         (("{clip}", "-o", "{tmp}/absent/out.mp4"), "there is no folder"),
-        (("{clip}", "{clip}", "-o", "{tmp}/notes.txt"), "cannot be made a folder for the results"),
+        (
+            ("{clip}", "https://example.com/a.mp4", "-o", "{tmp}/notes.txt"),
+            "cannot be made a folder for the results",
+        ),
         (("{clip}", "-o", "{tmp}/notes.txt/"), "cannot be made a folder for the results"),
         (("{clip}", "-o", "/proc/out.mp4"), "the folder /proc cannot be written to"),
         (("/proc/version",), "the folder /proc cannot be written to"),
@@ -219,6 +222,10 @@ def test_the_clip_itself_is_never_replaced(dain: Dain, clip: Path, tmp_path: Pat
         (("{tmp}/*.mp4",), "matches no video"),
         (("{tmp}",), "holds neither videos nor pictures"),
         (("https://example.com/a.mp4", "--mask", "{clip}"), "a mask goes with a file"),
+        (("{clip}", "-o", "{tmp}/out.xyz"), "out.xyz: give the result a name that ends in .mp4, "),
+        (("{clip}", "-o", "{tmp}/out"), "or say --container"),
+        (("{clip}", "-o", "{tmp}/out.mp4", "--detach"), "With --detach nothing is fetched"),
+        (("{clip}", "--overwrite", "--detach"), "give them to `dain fetch`"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_sent(
@@ -240,6 +247,24 @@ def test_a_result_that_cannot_be_written_is_still_there(
     [job] = all_jobs(http)
     assert f"dain fetch {job['id']} -o OTHER" in done.stderr
     assert http.get(f"/jobs/{job['id']}/result").content == CONTENT
+
+
+def test_a_folder_that_is_sent_again_leaves_its_results_out(
+    dain: Dain, http: httpx.Client, clips: Path
+) -> None:
+    (clips / "one-60fps.mp4").touch()
+    done = dain("submit", clips, "--detach")
+    assert done.exit_code == 0 and len(done.stdout.split()) == len(all_jobs(http)) == 2, done.stderr
+    assert "one-60fps.mp4 is left out: by its name it was made of one.mp4." in done.stderr
+
+
+def test_a_file_without_a_byte_is_named(dain: Dain, http: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "none.mp4").touch()
+    done = dain("submit", tmp_path / "none.mp4")
+    assert (done.exit_code, done.stderr) == (
+        7,
+        "Error: none.mp4 is empty: there is no video in it to send.\n",
+    )
 
 
 def test_detached_jobs_are_named_each_on_a_line(dain: Dain, http: httpx.Client, clips: Path) -> None:

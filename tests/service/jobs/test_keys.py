@@ -136,7 +136,7 @@ def test_an_address_that_others_reach_wants_keys(host: str, exposed: bool, setti
 
 def test_a_file_of_keys_that_is_not_there_ends_the_start(settings: Settings, tmp_path: Path) -> None:
     lacking = settings.model_copy(update={"keys_file": tmp_path / "none.json"})
-    with pytest.raises(SystemExit, match=r"none\.json cannot be read.*dain keys add NAME"):
+    with pytest.raises(SystemExit, match=r"no file of keys .*none\.json\. Put it back.*dain keys add NAME"):
         check_exposure(lacking)
 
 
