@@ -42,7 +42,9 @@ def scenarist(captions: Iterable[tuple[Fraction, bytes]], end: Fraction) -> str:
         if 0 <= time < end
     ]
     spoken = [(time, pairs) for time, pairs in said if pairs]
-    lines = [_line(time, pairs) for time, pairs in [*spoken, (end, [SILENCE])]]  # FFmpeg leaves the last line out
+    lines = [
+        _line(time, pairs) for time, pairs in [*spoken, (end, [SILENCE])]
+    ]  # FFmpeg leaves the last line out
     return "".join([SCENARIST, *lines]) if spoken else ""
 
 

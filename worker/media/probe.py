@@ -144,6 +144,10 @@ CLIPPED = Note.of(
     "light-clipped",
     "The pictures hold light as such. They are shown as sRGB: what is brighter than white is white.",
 )
+TURNED = Note.of(
+    "side-data-dropped",
+    "Not all pictures say by EXIF that they are turned the same way: all are turned as the first is.",
+)
 BREAKS_OFF = Note.of(
     "file-truncated",
     "The file breaks off before its end: what there is of it is taken.",
@@ -565,7 +569,12 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
         if container.format.name in ("jpeg_pipe", "mjpeg") and not pictures and len(scan.pts) == 1:
             raise MediaError("no-video-stream", ONE_PICTURE)
         codec = pictures.codec if pictures else _codec(stream)
-        notes = {ONE_VIEW: _has_views(frame), BREAKS_OFF: scan.breaks_off, CLIPPED: codec in LINEAR}
+        notes = {
+            ONE_VIEW: _has_views(frame),
+            BREAKS_OFF: scan.breaks_off,
+            CLIPPED: codec in LINEAR,
+            TURNED: bool(pictures and pictures.turned),
+        }
         lines, alpha_stream = _described(container), _alpha_stream(container, stream)
         return VideoInfo(
             container=pictures.container if pictures else container.format.name,
@@ -620,14 +629,17 @@ def _planes(
     said = {name.lower(): value for name, value in stream.metadata.items()}
     hidden_alpha = has_alpha_stream or (_codec(stream) in ("vp8", "vp9") and said.get("alpha_mode") == "1")
     width, height = (pictures and pictures.size) or (frame.width, frame.height)
+    depth = 8 if frame.format.has_palette else max(part.bits for part in frame.format.components)
+    if pictures:
+        depth = max(depth, pictures.depth)
     return {
         "width": width,
         "height": height,
         "pixel_format": pixels,
-        "working_format": working_format(pixels, width, height),
+        "working_format": working_format(pixels, width, height, depth),
         "alpha": _has_alpha(frame.format) or hidden_alpha or (pictures is not None and pictures.alpha),
         "transparent": hidden_alpha or _is_transparent(frame),
-        "depth": 8 if frame.format.has_palette else max(part.bits for part in frame.format.components),
+        "depth": depth,
     }
 
 
@@ -881,8 +893,8 @@ def _has_views(frame: av.VideoFrame) -> bool:
         return str(error).startswith(f"{VIEW_ID} ")
 
 
-def working_format(name: str, width: int, height: int) -> str:
-    """The planar YUV format nearest to pixel format ``name``, in which frames of this size can be encoded.
+def working_format(name: str, width: int, height: int, depth: int) -> str:
+    """The planar YUV format nearest to ``name`` of ``depth`` bits, in which frames of this size can be encoded.
 
     More than 8 bits become 10. RGB keeps its full colour resolution; alpha is dropped. H.264 has no odd sizes
     where chroma is subsampled, so these become 4:4:4, which keeps the size and every luma sample.
@@ -896,7 +908,7 @@ def working_format(name: str, width: int, height: int) -> str:
         layout = "yuv444p"
     else:
         layout = "yuv420p" if halved_y else "yuv422p"
-    return layout + ("10le" if max(part.bits for part in parts) > 8 and not pixels.has_palette else "")
+    return layout + ("10le" if depth > 8 else "")
 
 
 def answer(question: str, path: Path, limits: Limits, choice: Choice = DEFAULT_CHOICE) -> dict[str, Any]:

@@ -20,15 +20,15 @@ from typing import IO, Self
 
 from service.jobs.stills import SIGNATURE, in_order, kind
 from worker.channel import nothing
+from worker.media import heads
 from worker.media.errors import damaged, exceeded, unreadable
+from worker.media.heads import Head
 
 ZIP, WEBP = "zip", "webp_anim"  # names of containers, as those of FFmpeg's demuxers
 MOST_PICTURES = 100_000
 MOST_BYTES = 1 << 30  # of one picture
 MOST_TIMES_LARGER = 200  # than the archive: no picture is packed so small, but a bomb is
 ALPHA = 0x10  # in the flags of WebP
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_ALPHA, PNG_COLORS = (b"\4", b"\6"), (b"\2", b"\3", b"\6")  # types of colour
 PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -43,6 +43,8 @@ class Stills:
     size: tuple[int, int] | None = None  #: in pixels, where the first picture does not tell
     alpha: bool = False  #: whether any may be transparent, where the first picture does not tell
     breaks_off: bool = False  #: the file ends in the midst of something
+    depth: int = 0  #: bits a sample of the deepest picture, where that is known
+    turned: int = 0  #: how many are to be turned otherwise than the first
 
     @property
     def demuxer(self) -> str:
@@ -70,15 +72,23 @@ class Stills:
             names = _names(archive)
             codec = kind(names[0]) or ""
             with suppress(RuntimeError):
-                heads = _png_heads(archive, names) if codec == "png" else []
                 times = [k / rate for k in range(len(names) + 1)]
-                alpha = any(head[25:] in PNG_ALPHA for head in heads)
-                # Where the first is gray, or of fewer bits, and others are not, one of these says what all look like.
-                ranks = [(head[25:] in PNG_COLORS, head[24:25]) for head in heads]
-                richest = ranks.index(max(ranks)) if heads and heads[0] else 0
-                size = struct.unpack(">II", heads[0][16:24]) if richest else None
+                told = _heads(archive, names, codec)
+                known = [head for head in told if head]
+                first = told[0]
+                # Where the first is gray, or has fewer colours, and others have more, one of these says what all have.
+                richest = told.index(max(known, key=lambda head: head.rank)) if first else 0
                 with archive.open(names[richest]) as file:
-                    return cls(ZIP, codec, file.read(MOST_BYTES), times, size, alpha)
+                    return cls(
+                        ZIP,
+                        codec,
+                        file.read(MOST_BYTES),
+                        times,
+                        size=(first.width, first.height) if first and richest else None,
+                        alpha=any(head.alpha for head in known),
+                        depth=max((head.depth for head in known), default=0),
+                        turned=sum(head.turn != first.turn for head in known) if first else 0,
+                    )
         raise unreadable("its pictures are encrypted")
 
     @classmethod
@@ -157,15 +167,14 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
     return in_order(pictures)
 
 
-def _png_heads(archive: zipfile.ZipFile, names: Iterable[str]) -> list[bytes]:
-    """The beginnings of these PNG pictures, which end with bits a sample and type of colour; empty of what is none."""
-    heads = []
+def _heads(archive: zipfile.ZipFile, names: Iterable[str], codec: str) -> list[Head | None]:
+    """What each picture tells of itself; None of what is not understood."""
+    found: list[Head | None] = []
     for name in names:
-        heads.append(b"")
+        found.append(None)
         with suppress(zipfile.BadZipFile, zlib.error, EOFError), archive.open(name) as file:
-            head = file.read(26)
-            heads[-1] = head if len(head) == 26 and head.startswith(PNG_SIGNATURE) else b""
-    return heads
+            found[-1] = heads.read(file, codec)
+    return found
 
 
 def _still(frame: bytes, chunks: bytes) -> bytes:
