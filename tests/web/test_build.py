@@ -14,7 +14,7 @@ from service.api.routes.page import BUILT, read_files
 from service.jobs.notes import NOTES
 
 SOURCES = Path(__file__).parents[2] / "web"
-MOST_BYTES = 150_000  # compressed
+MOST_BYTES = 60_000  # compressed
 
 
 @pytest.mark.parametrize("language", ["en", "de", "zh"])

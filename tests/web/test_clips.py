@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import httpx
 import pytest
 from playwright.sync_api import APIResponse, Page, Route, expect
@@ -15,6 +16,7 @@ from service.jobs.machine import Jobs
 from service.jobs.problems import Problem
 from service.jobs.records import Job, State
 from service.settings import Settings
+from service.store import Store
 from tests.api import RESULT, away, until
 from tests.web.conftest import OpenPage
 
@@ -284,6 +286,42 @@ def test_a_clip_is_started_with_what_was_chosen_then(open_page: OpenPage, clip: 
     expect(card(page, clip.name)).to_contain_text("Queued")
     [job] = jobs.page("default")[0]
     assert (job.options.target_fps, job.options.speed) == ("60", None)
+
+
+def test_what_stands_still_is_painted_and_notes_are_lines(
+    open_page: OpenPage, clip: Path, jobs: Jobs, store: Store
+) -> None:
+    page = open_page()
+    page.get_by_text("More options").click()
+    page.get_by_label("Your notes on it").fill("user = 42\nplace = by=the=sea")
+    drop(page, clip)
+    shown = card(page, clip.name)
+    expect(shown).to_contain_text("new frames")
+    shown.get_by_text("Mark what stands still").click()
+    paper = shown.get_by_role("img", name="The first frame, to be painted on")
+    expect(paper).to_be_visible()
+    paper.scroll_into_view_if_needed()
+    box = paper.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
+    page.mouse.up()
+    expect(shown).to_contain_text("marked")
+    shown.get_by_role("button", name="Start").click()
+    expect(page.get_by_text("Queued", exact=True)).to_be_visible()
+    [job] = jobs.page("default")[0]
+    assert job.metadata == {"user": "42", "place": "by=the=sea"}
+    with store.fetch(f"masks/{job.id}", sha256=job.options.mask) as path, av.open(path) as picture:
+        alpha = next(picture.decode(video=0)).to_ndarray(format="rgba")[..., 3] / 255
+    height, width = alpha.shape
+    row = alpha[height // 2]
+    assert [round(float(row[int(width * at)]), 1) for at in (0.1, 0.3, 0.45, 0.7)] == [0, 1, 1, 0]
+    assert alpha[height // 4].max() == 0
+    jobs.finish(job.id, State.CANCELLED)
+    shown.get_by_role("button", name="Again with other options").click()
+    expect(page.get_by_text("The job had marks of what stands still.")).to_be_visible()
+    expect(page.get_by_label("Your notes on it")).to_have_value("user = 42\nplace = by=the=sea")
 
 
 def test_what_an_address_becomes_is_not_said_of_another_choice(open_page: OpenPage, clip: Path) -> None:

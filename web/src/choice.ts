@@ -13,6 +13,8 @@ export const given = signal<Fields>({})
 export const rate = signal("120")
 export const slower = signal(4) // times
 export const stretched = signal(false) // the sound of slow motion
+/** Whether what was chosen is that of a job with marks of what stands still, which stay with the job. */
+export const unmarked = signal(false)
 /** The options that were set by hand; they stand above those of the purpose. */
 export const extra = signal<Fields>({})
 
@@ -45,8 +47,12 @@ export async function choose(job: Job): Promise<void> {
   await readOptions()
   const { factor, target_fps, speed, dedup, audio, ...others } = job.options
   const slow = speed === null || speed === undefined ? NaN : 1 / fraction(String(speed))
-  const kept: Record<string, unknown> = { ...others }
+  const { reference, priority, metadata, webhook_url } = job
+  const kept: Record<string, unknown> = { ...others, reference, priority, webhook_url }
+  if (Object.keys(metadata).length) kept.metadata = JSON.stringify(metadata)
+  if (webhook_url) kept.webhook_events = job.webhook_events.join(",")
   stretched.value = false
+  unmarked.value = Boolean(job.options.mask)
   if (Number.isInteger(slow) && slow >= 2 && slow <= 8 && !target_fps) {
     purpose.value = "slow"
     slower.value = slow
@@ -97,12 +103,12 @@ const GROUPS = {
   sound: ["audio"],
   look: ["enhance", "grain", "background"],
   source: ["dedup", "deinterlace", "scene_threshold", "source_fps", "video_stream"],
-  job: ["priority", "reference", "strict"],
+  job: ["priority", "reference", "metadata", "webhook_url", "webhook_events", "strict"],
 }
 export type Group = keyof typeof GROUPS | "more"
 
-/** Asked for elsewhere on the page, or by programs alone. */
-const HIDDEN = ["file", "mask", "source_url", "factor", "target_fps", "speed", "metadata", "webhook_url", "webhook_events"]
+/** Asked for elsewhere on the page. */
+const HIDDEN = ["file", "mask", "source_url", "factor", "target_fps", "speed"]
 
 const found = signal<Option[]>([])
 /** Descriptions end with the default, as in "…. 18 unless given." */

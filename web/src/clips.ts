@@ -33,6 +33,8 @@ export interface Clip {
   address?: string
   /** The upload, once the service has all of it. */
   upload?: string
+  /** A PNG that is white where the clip stands still. */
+  mask: Signal<Blob | undefined>
   stop: AbortController
   /** A start that is repeated, because its answer was lost, makes no second job. */
   key: string
@@ -44,6 +46,11 @@ export const asked = signal<string | undefined>(undefined)
 
 const AT_ONCE = 2
 let lastId = 0
+
+/** Whether a clip is still to be started. */
+export function isOpen({ state, wanted }: Clip): boolean {
+  return !["started", "refused"].includes(state.value.at) && !wanted.value
+}
 
 export function addFiles(files: Iterable<File>): void {
   asked.value = undefined
@@ -72,6 +79,7 @@ function add(of: Pick<Clip, "name" | "size" | "file" | "url" | "upload">): Clip 
     state: signal<State>({ at: "waiting" }),
     estimate: signal(undefined),
     wanted: signal(undefined),
+    mask: signal(undefined),
     stop: new AbortController(),
     key: Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(36)).join("-"),
   }
@@ -193,7 +201,7 @@ function estimate(clip: Clip, chosen: Fields): Promise<unknown> {
 
 function submit(clip: Clip, chosen: Fields): Promise<unknown> {
   const service = patient(clip, "starting")
-  const how = { signal: clip.stop.signal, filename: clip.name, idempotencyKey: clip.key }
+  const how = { signal: clip.stop.signal, filename: clip.name, idempotencyKey: clip.key, mask: clip.mask.value }
   return clip.upload ? service.submitUpload(clip.upload, chosen as Options, how) : service.submitUrl(clip.url!, chosen as Options, how)
 }
 

@@ -14,9 +14,11 @@ import {
   setExtra,
   slower,
   stretched,
+  unmarked,
   type Option,
   type Purpose,
 } from "../choice"
+import { clips, isOpen } from "../clips"
 import { labelOf, number, t } from "../languages"
 import { Dots } from "./Dots"
 import { Trouble } from "./Trouble"
@@ -37,6 +39,7 @@ export function Choice() {
       {purpose.value === "rate" && <Rate />}
       {purpose.value === "slow" && <Slow />}
       {purpose.value === null && <Given />}
+      {unmarked.value && !clips.value.some((clip) => isOpen(clip) && clip.mask.value) && <p class="detail">{t("choice.unmarked")}</p>}
       <Options />
     </section>
   )
@@ -145,6 +148,7 @@ function Field({ option }: { option: Option }) {
   const value = extra.value[name] ?? ""
   const hint = `hint-${name}`
   const set = (event: Event) => setExtra(name, (event.currentTarget as HTMLInputElement | HTMLSelectElement).value.trim())
+  if (name === "metadata") return <Metadata />
   return (
     <div class="field">
       <label>
@@ -183,6 +187,38 @@ function Field({ option }: { option: Option }) {
       </p>
     </div>
   )
+}
+
+/** Texts with names, one a line; the API takes them as JSON. */
+function Metadata() {
+  const text = useSignal("")
+  const value = extra.value.metadata ?? ""
+  if (jsonOf(text.value) !== value) text.value = linesOf(value) // set back, or those of a job
+  const set = (event: Event): void => {
+    text.value = (event.currentTarget as HTMLTextAreaElement).value
+    setExtra("metadata", jsonOf(text.value))
+  }
+  return (
+    <div class="field">
+      <label>
+        {labelOf("metadata")}
+        <textarea rows={2} value={text} onInput={set} placeholder="user = 42" aria-describedby="hint-metadata" />
+      </label>
+      <p id="hint-metadata" class="hint">
+        {t("choice.metadata")}
+      </p>
+    </div>
+  )
+}
+
+function jsonOf(lines: string): string {
+  const pairs = lines.split("\n").map((line) => line.split(/=(.*)/s).map((part) => part.trim()))
+  const named = pairs.flatMap(([name, value = ""]) => (name ? [[name, value]] : []))
+  return named.length ? JSON.stringify(Object.fromEntries(named)) : ""
+}
+
+function linesOf(json: string): string {
+  return json && Object.entries(JSON.parse(json) as Record<string, string>).map((pair) => pair.join(" = ")).join("\n")
 }
 
 function worded(value: string): string {

@@ -1,5 +1,5 @@
 import "./ClipCard.css"
-import { remove, retry, start, type Clip } from "../clips"
+import { isOpen, remove, retry, start, type Clip } from "../clips"
 import type { Fields } from "../service"
 import { options } from "../choice"
 import { becomes, bytes, facts, span } from "../format"
@@ -8,6 +8,7 @@ import type { Estimate } from "../types"
 import { Dots } from "./Dots"
 import { FirstFrame } from "./FirstFrame"
 import { JobCard } from "./JobCard"
+import { Mask } from "./Mask"
 import { Meter } from "./Meter"
 import { Notes } from "./Notes"
 import { sentence, Trouble } from "./Trouble"
@@ -29,6 +30,7 @@ export function ClipCard({ clip }: { clip: Clip }) {
         {state.at === "ready" && estimate && !isSame(estimate.chosen, options.value) && <p class="soft">{t("clip.other-choice")}</p>}
         {state.at === "refused" && <Trouble of={state.error} />}
         {estimate && state.at !== "refused" && <Notes of={estimate.notes} />}
+        {isOpen(clip) && <Mask clip={clip} />}
       </div>
       <div class="actions">
         {state.at === "refused" ? (

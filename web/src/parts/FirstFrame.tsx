@@ -16,7 +16,7 @@ export function FirstFrame({ file, estimate }: Props) {
   useEffect(() => {
     const gone = new AbortController()
     isDrawn.value = false
-    if (file) inTurn(() => draw(file, canvas.current!, gone.signal).then((done) => (isDrawn.value = done)))
+    if (file) void drawFirst(file, canvas.current!, gone.signal, WIDTH).then((done) => (isDrawn.value = done))
     return () => gone.abort()
   }, [file])
   return (
@@ -27,14 +27,17 @@ export function FirstFrame({ file, estimate }: Props) {
   )
 }
 
-/** One after the other: a folder of clips would open a decoder each. */
 let last: Promise<unknown> = Promise.resolve()
-function inTurn(act: () => Promise<unknown>): void {
-  last = last.then(act, act)
+
+/** Draws the first frame of a file; false where the browser cannot show it. A folder of clips has one decoder, in turn. */
+export function drawFirst(file: File, canvas: HTMLCanvasElement, signal: AbortSignal, width: number): Promise<boolean> {
+  const act = (): Promise<boolean> => draw(file, canvas, signal, width)
+  const drawn = last.then(act, act)
+  last = drawn
+  return drawn
 }
 
-/** Draw the first frame of a file; false where the browser cannot show it. */
-async function draw(file: File, canvas: HTMLCanvasElement, signal: AbortSignal): Promise<boolean> {
+async function draw(file: File, canvas: HTMLCanvasElement, signal: AbortSignal, width: number): Promise<boolean> {
   if (signal.aborted) return false
   const video = document.createElement("video")
   const url = URL.createObjectURL(file)
@@ -49,8 +52,8 @@ async function draw(file: File, canvas: HTMLCanvasElement, signal: AbortSignal):
     })
     video.src = url
     if (!(await ready) || signal.aborted) return false
-    canvas.width = WIDTH
-    canvas.height = Math.round((WIDTH * video.videoHeight) / video.videoWidth)
+    canvas.width = width
+    canvas.height = Math.round((width * video.videoHeight) / video.videoWidth)
     canvas.getContext("2d")!.drawImage(video, 0, 0, canvas.width, canvas.height)
     return true
   } finally {

@@ -57,6 +57,14 @@ export function Job({ id }: { id: string }) {
         <dd>
           <Dots of={chosen(job.options)} />
         </dd>
+        {Object.keys(job.metadata).length > 0 && (
+          <>
+            <dt>{labelOf("metadata")}</dt>
+            <dd>
+              <Dots of={Object.entries(job.metadata).map(([name, value]) => `${name}: ${value}`)} />
+            </dd>
+          </>
+        )}
         {job.metrics.scene_cuts > 0 && (
           <>
             <dt>{t("job.cuts")}</dt>

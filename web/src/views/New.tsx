@@ -1,4 +1,4 @@
-import { addFiles, clips, start } from "../clips"
+import { addFiles, clips, isOpen, start } from "../clips"
 import { t } from "../languages"
 import { may } from "../session"
 import { takeDrops } from "../files"
@@ -14,7 +14,7 @@ takeDrops((files) => {
 
 /** Clips, and what is to become of them. */
 export function New() {
-  const open = clips.value.filter((clip) => !["started", "refused"].includes(clip.state.value.at) && !clip.wanted.value)
+  const open = clips.value.filter(isOpen)
   if (!may("submit")) return <p class="lead">{t("new.may-not")}</p>
   return (
     <>
