@@ -323,6 +323,17 @@ class Settings(BaseSettings):
         """The store of these settings; raises OSError where its folder on this machine cannot be made."""
         return open_store(self.store_url, self.state_dir / "cache", self.cache_bytes)
 
+    def require_store(self) -> Store:
+        """The store of these settings; ends the process in a sentence where it cannot be opened.
+
+        Nothing is asked of a bucket yet: it may be back later.
+        """
+        try:
+            return self.open_store()
+        except OSError as error:
+            why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            sys.exit(f"The store of DAIN_STORE_URL cannot be opened: {why.rstrip('.')}. Nothing was started.")
+
     @property
     def open_without_keys(self) -> bool:
         """Whether anybody may call the API as long as there are no keys: this machine's users alone, or by `open`."""

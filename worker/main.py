@@ -109,7 +109,7 @@ def run(settings: Settings) -> int:
     # Until `WarmWorker.run`, when nothing is in hand yet.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     traces.start("worker")
-    redis = connect(settings)
+    redis, store = connect(settings), settings.require_store()
     watchdog = Watchdog(settings.stall_seconds)
     watchdog.start()
     models = load(settings)
@@ -127,7 +127,7 @@ def run(settings: Settings) -> int:
         settings=settings,
         jobs=Jobs.from_settings(redis, settings),
         queue=Queue(redis),
-        store=settings.open_store(),
+        store=store,
         models=models,
         telemetry=telemetry,
         watchdog=watchdog,

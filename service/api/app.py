@@ -160,6 +160,7 @@ def main() -> None:
 def serve(settings: Settings) -> None:
     """Serves the API until SIGTERM or SIGINT; ends the process where it cannot start."""
     check_exposure(settings)
+    settings.require_store()
     config = Config(create_app(settings), host=settings.host, port=settings.port)
     server = Server(config)
     gc.freeze()  # else each full collection goes through all that was imported, and every answer waits for it

@@ -268,7 +268,7 @@ def main() -> None:
 def sweep(settings: Settings, stop: threading.Event) -> None:
     """Sweep the service of these settings until `stop` is set, which an error that is not Redis' does, too."""
     redis = Redis.from_url(settings.require_redis_url, socket_timeout=REDIS_SECONDS)
-    jobs, store = Jobs.from_settings(redis, settings), settings.open_store()
+    jobs, store = Jobs.from_settings(redis, settings), settings.require_store()
     workers = Workers(redis, ttl_seconds=settings.worker_ttl_seconds)
     janitor = Janitor(jobs, Queue(redis), workers, store, record_ttl_seconds=settings.record_ttl_seconds)
     interval = janitor.interval

@@ -92,14 +92,20 @@ class S3Store:
         self._scratch = Scratch(folder / "scratch")
         self._cache = Cache(folder, self._scratch, cache_bytes)
         self._checked_at = -CHECK_SECONDS
-        session = boto3.Session()
-        self._region = bucket.region or session.region_name or "us-east-1"
-        self._s3 = session.client(
-            "s3",
-            region_name=self._region,
-            endpoint_url=bucket.endpoint,
-            config=_CONFIG.merge(_PATH_STYLE) if bucket.endpoint else _CONFIG,
-        )
+        try:
+            session = boto3.Session()
+            self._region = bucket.region or session.region_name or "us-east-1"
+            self._s3 = session.client(
+                "s3",
+                region_name=self._region,
+                endpoint_url=bucket.endpoint,
+                config=_CONFIG.merge(_PATH_STYLE) if bucket.endpoint else _CONFIG,
+            )
+        except BotoCoreError as error:
+            raise StoreUnavailable(
+                f"The bucket {bucket.name} cannot be used: {_reason(error)}. Correct the AWS_… variables, or the "
+                "files in ~/.aws."
+            ) from error
 
     def scratch(self) -> AbstractContextManager[Path]:
         self.sweep_scratch(SCRATCH_SECONDS)  # the janitor may be on another machine

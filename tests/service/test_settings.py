@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import re
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from service.api import app
+from service.jobs import janitor
 from service.settings import Settings, read_settings, unknown_settings
+from worker import main as worker_main
 
 
 def test_defaults_are_safe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -160,3 +165,22 @@ def test_a_variable_that_is_no_setting_is_named_without_its_value() -> None:
         "DAIN_THRAEDS is no setting, so it changes nothing. Did you mean DAIN_THREADS?",
         "DAIN_XYZZY is no setting, so it changes nothing. The README lists those there are.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("file://{tmp}/file/store", "/file/store/scratch: Not a directory"),
+        ("s3://bucket", r"The bucket bucket cannot be used: The config profile \(absent\) could not be found. Correct"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_ends_each_program_in_a_sentence(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, words: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AWS_PROFILE", "absent")
+    monkeypatch.setattr(worker_main.signal, "signal", lambda *_: None)
+    lacking = settings.model_copy(update={"store_url": url.format(tmp=tmp_path)})
+    for start in (app.serve, partial(janitor.sweep, stop=threading.Event()), worker_main.run):
+        with pytest.raises(SystemExit, match=f"The store of DAIN_STORE_URL cannot be opened: .*{words}.* Nothing"):
+            start(lacking)
