@@ -55,10 +55,11 @@ CONFINED = {
     ],
 }
 
+PROBER = [f"worker/media/{name}.py" for name in ("probe", "frame", "streams", "packets", "order", "opened")]
 #: Modules that must work where these packages are not installed.
 WITHOUT = {
-    "torch": ["service", "worker/media/probe.py", "worker/schedule.py", "dain_core/runtime/pixels.py"],
-    "numpy": ["service", "worker/media/probe.py", "worker/schedule.py"],
+    "torch": ["service", *PROBER, "worker/schedule.py", "dain_core/runtime/pixels.py"],
+    "numpy": ["service", *PROBER, "worker/schedule.py"],
 }
 
 

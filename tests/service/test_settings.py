@@ -171,7 +171,10 @@ def test_a_variable_that_is_no_setting_is_named_without_its_value() -> None:
     ("url", "words"),
     [
         ("file://{tmp}/file/store", "/file/store/scratch: Not a directory"),
-        ("s3://bucket", r"The bucket bucket cannot be used: The config profile \(absent\) could not be found. Correct"),
+        (
+            "s3://bucket",
+            r"The bucket bucket cannot be used: The config profile \(absent\) could not be found. Correct",
+        ),
     ],
 )
 def test_a_store_that_cannot_be_opened_ends_each_program_in_a_sentence(
@@ -182,5 +185,7 @@ def test_a_store_that_cannot_be_opened_ends_each_program_in_a_sentence(
     monkeypatch.setattr(worker_main.signal, "signal", lambda *_: None)
     lacking = settings.model_copy(update={"store_url": url.format(tmp=tmp_path)})
     for start in (app.serve, partial(janitor.sweep, stop=threading.Event()), worker_main.run):
-        with pytest.raises(SystemExit, match=f"The store of DAIN_STORE_URL cannot be opened: .*{words}.* Nothing"):
+        with pytest.raises(
+            SystemExit, match=f"The store of DAIN_STORE_URL cannot be opened: .*{words}.* Nothing"
+        ):
             start(lacking)

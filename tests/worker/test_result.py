@@ -13,7 +13,7 @@ import pytest
 
 from tests.worker.conftest import Interpolate, MakeVideo, decoded, packet_times
 from worker.media import ffmpeg
-from worker.media import probe as prober
+from worker.media.frame import turned as turned_by
 from worker.media.sandbox import probe
 from worker.media.times import frame_times
 from worker.schedule import Factor, Schedule, TargetRate
@@ -225,7 +225,7 @@ def test_rotation_is_carried(
     before, after = probe(turned), probe(interpolated(turned, factor=2))
     assert before.rotation == degrees or flip
     assert after.display_matrix == before.display_matrix != ()
-    assert flip or before.display_matrix == prober._turned(
+    assert flip or before.display_matrix == turned_by(
         degrees
     )  # which stands in where PyAV tells the angle alone
     assert (after.width, after.height) == (96, 64)

@@ -1,4 +1,4 @@
-"""What the beginning of a picture tells of it, so that pictures which differ can be told apart without decoding them."""
+"""What the beginning of a picture tells of it, so that pictures that differ are told apart without decoding."""
 
 from __future__ import annotations
 
