@@ -11,6 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from service.jobs.notes import Note
 from service.jobs.options import Options
 from worker.channel import nothing
@@ -69,7 +71,7 @@ class Pictures:
             what = "Frames are shown for two and three fields by turns (soft telecine): the result shows them evenly."
             notes.append(Note.of("telecine-undone", what))
         if repeats and not is_film:
-            shown = "left out, and the rest shown evenly" if moments else "replaced by new ones"
+            shown = "left out" if moments else "replaced by new ones"
             what = f"{sum(repeats)} of {len(timeline.times)} frames repeat the one before them: they are {shown}."
             notes.append(Note.of("frames-repeat", what))
         return cls(timeline, repeats, moments, tuple(notes))
@@ -124,7 +126,7 @@ class Kept:
 
 
 def _seem_repeated(piece: Piece) -> bool:
-    changes = [0.0, *piece.changes]
+    changes = np.array([(0, 0, 0), *piece.changes], np.float32)
     return any(repeated(changes, [Fraction(k, 60) for k in range(len(changes))]))
 
 

@@ -446,7 +446,15 @@ class _Window:
             if arrival is None:
                 raise EOFError(f"the source ended before its frame {index}")
             self._held.append(arrival)
-        return self._held[index - self._held[0].frame.index]
+        return next(arrival for arrival in self._held if arrival.frame.index == index)
+
+    def over(self, first: int, second: int) -> Arrival:
+        """Return frame ``second``, and forget what lies between frame ``first`` and the one before it: repeats."""
+        while (last := self._held[-1].frame.index) < second:
+            self.at(last + 1)
+            needed = (each for each in self._held if not first < each.frame.index < last)
+            self._held = deque(needed)
+        return self.at(second)
 
 
 class _Maker:
@@ -479,7 +487,7 @@ class _Maker:
     def make(self, action: Copy | Between, window: _Window) -> Frame | Made:
         if isinstance(action, Copy):
             return window.from_index(action.source).frame
-        first, second = window.from_index(action.first), window.at(action.second)
+        first, second = window.from_index(action.first), window.over(action.first, action.second)
         stopwatch = Stopwatch(self._interpolator.device)
         if self._pair_index != first.frame.index:
             self._enter(first, second, window)

@@ -20,6 +20,7 @@ from service.api.options import parse_options
 from tests.worker.conftest import Average, Done, MakeVideo
 from worker import pipeline
 from worker.channel import Channel, Closed
+from worker.cuts import Thumbnail
 from worker.media.choose import choose
 from worker.media.decode import Frame, Plane
 from worker.media.encode import Encoder
@@ -332,3 +333,13 @@ def test_planes_of_another_size_are_refused(video: MakeVideo, tmp_path: Path) ->
         Encoder(tmp_path / "0.mp4", choose(info, parse_options({}), Fraction(25))) as e,
     ):
         e.write([np.zeros((2, 2), np.uint8)] * 3)
+
+
+def test_repeats_that_new_frames_lead_over_are_let_go_of() -> None:
+    arrivals = [
+        pipeline.Arrival(frame, Thumbnail.of(frame.planes[0]), None) for frame in Flat([90] * 40).frames
+    ]
+    window = pipeline._Window(iter(arrivals))
+    window.from_index(3)
+    assert window.over(3, 33) is arrivals[33]
+    assert [each.frame.index for each in window._held if each.frame.index > 3] == [32, 33]

@@ -45,9 +45,9 @@ class Piece:
     scans: list[str] = field(default_factory=list)
     #: The field that is that of the frame before: "top", "bottom"
     repeats: list[str] = field(default_factory=list)
-    #: of each frame but the first: how far it differs from the one before at the most, in levels of 8 bits, as the
-    #: mean over a square
-    changes: list[float] = field(default_factory=list)
+    #: of each frame but the first: how far it differs from the one before in levels of 8 bits, as the mean over the
+    #: square that differs most, and as the root of the sum of squares in a picture that is blurred a little, and much
+    changes: list[tuple[float, float, float]] = field(default_factory=list)
 
 
 def choose(info: VideoInfo, wanted: str, pieces: Sequence[Piece]) -> tuple[str, list[Note]]:
