@@ -77,7 +77,11 @@ def test_of_a_folder_the_videos_are_taken(open_page: OpenPage, clip: Path, tmp_p
     for name in ("holiday/one.mp4", "holiday/inner/two.mp4", "holiday/.hidden.mp4", "holiday/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(clip.read_bytes())
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "notes.txt").write_text("no video")
     page = open_page()
+    page.get_by_label("Choose a folder").set_input_files(tmp_path / "letters")
+    expect(page.get_by_text("There is no video in it.")).to_be_visible()
     page.get_by_label("Choose a folder").set_input_files(tmp_path / "holiday")
     expect(page.get_by_role("article")).to_have_count(2)
     expect(card(page, "two.mp4")).to_contain_text("new frames")

@@ -113,15 +113,20 @@ def test_while_it_plays_the_source_is_that_of_the_moment(open_page: OpenPage, fi
     page.evaluate(
         f"""() => {{
             window.seen = []
-            const look = () => {{ seen.push(({SHOWN})()); requestAnimationFrame(look) }}
+            const position = document.querySelector('.timeline input')
+            const look = () => {{ seen.push([({SHOWN})()[0], Number(position.value)]); requestAnimationFrame(look) }}
             look()
         }}"""
     )
     page.get_by_role("button", name="Play", exact=True).focus()
+    video = page.locator(".after video")
+    expect(video).to_be_hidden()
     page.keyboard.press("k")
+    expect(video).to_be_visible()  # by itself: no script copies its frames
     until(lambda: page.evaluate("() => seen.some(([, after]) => after > 30) && seen.at(-1)[1] < 10"))
     page.keyboard.press("k")
     expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    expect(video).to_be_hidden()
     seen = {tuple(pair) for pair in page.evaluate("seen")}
     assert len({after for _, after in seen}) > 5
     wrong = [

@@ -44,6 +44,9 @@ export const clips = signal<Clip[]>([])
 /** The name of a file that is to be chosen again, for a job with other options. */
 export const asked = signal<string | undefined>(undefined)
 
+/** Whether there was no video in what was dropped or chosen last. */
+export const isNone = signal(false)
+
 const AT_ONCE = 2
 let lastId = 0
 
@@ -52,7 +55,8 @@ export function isOpen({ state, wanted }: Clip): boolean {
   return !["started", "refused"].includes(state.value.at) && !wanted.value
 }
 
-export function addFiles(files: Iterable<File>): void {
+export function addFiles(files: File[]): void {
+  isNone.value = files.length === 0
   asked.value = undefined
   for (const file of files) add({ name: file.name, size: file.size, file })
   pump()

@@ -20,6 +20,7 @@ export const de: Record<Key, string> = {
   "drop.say": "Videos oder Ordner irgendwo auf dieser Seite ablegen",
   "drop.more": "Weitere Videos ablegen oder auswählen",
   "drop.again": "Wählen Sie „{name}“ noch einmal: Der Dienst hat das Video nicht mehr. Die Einstellungen sind die des Auftrags.",
+  "drop.none": "Darin ist kein Video.",
   "drop.files": "Dateien wählen",
   "drop.folder": "Ordner wählen",
   "drop.url": "https://… eines Videos",

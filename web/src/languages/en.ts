@@ -21,6 +21,7 @@ export const en = {
   "drop.say": "Drop clips or folders anywhere on this page",
   "drop.more": "Drop more clips, or choose them",
   "drop.again": "Choose “{name}” again: the service no longer has it. The options are those of the job.",
+  "drop.none": "There is no video in it.",
   "drop.files": "Choose files",
   "drop.folder": "Choose a folder",
   "drop.url": "https://… of a video",

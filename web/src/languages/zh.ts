@@ -20,6 +20,7 @@ export const zh: Record<Key, string> = {
   "drop.say": "将视频或文件夹拖到本页任意位置",
   "drop.more": "继续拖入或选择视频",
   "drop.again": "请重新选择“{name}”：服务已不再保留该视频。选项与原任务相同。",
+  "drop.none": "其中没有视频。",
   "drop.files": "选择文件",
   "drop.folder": "选择文件夹",
   "drop.url": "视频的 https://… 地址",

@@ -1,6 +1,6 @@
 import { useSignal } from "@preact/signals"
 import "./Drop.css"
-import { addFiles, addUrl, asked } from "../clips"
+import { addFiles, addUrl, asked, isNone } from "../clips"
 import { t } from "../languages"
 import { filesIn } from "../files"
 
@@ -14,6 +14,7 @@ export function Drop({ small }: { small: boolean }) {
         <Choose label={t("drop.files")} />
         <Choose label={t("drop.folder")} folder quiet />
       </div>
+      <p class="drop-none" role="status">{isNone.value && t("drop.none")}</p>
       <Url />
     </section>
   )

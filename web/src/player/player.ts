@@ -1,6 +1,7 @@
-// A result and its source side by side: one video, decoded once, of which each frame is drawn to "after", and each source
-// frame to "before", where it stays until the next. So both are of the same moment, whatever the machine can do.
-import { computed, signal } from "@preact/signals"
+// A result and its source side by side: one video, decoded once. Each source frame is drawn to "before", where it stays
+// until the next. "After" is the video itself while it plays, which no script has to copy, and a picture of its frame while
+// it stands still, so that the frames that are sought meanwhile are not seen.
+import { computed, effect, signal } from "@preact/signals"
 import { persistent } from "../persist"
 import type { Frames } from "./frames"
 
@@ -26,6 +27,7 @@ export class Player {
   private wanted = -1 // the frame to be shown while it stands still; -1: none
   private isSeeking = false
   private readonly closed = new AbortController()
+  private readonly undo: () => void
 
   constructor(
     private readonly url: string,
@@ -41,10 +43,16 @@ export class Player {
     video.addEventListener("ended", () => (this.playing.value = false))
     video.addEventListener("pause", () => (this.playing.value = false))
     video.src = url
+    video.ariaHidden = "true"
+    video.hidden = true
+    after.after(video)
+    this.undo = effect(() => this.expose(this.playing.value && !this.onlyNew.value))
   }
 
   close(): void {
     this.closed.abort()
+    this.undo()
+    this.video.remove()
     this.video.pause()
     this.video.removeAttribute("src")
     this.video.load()
@@ -162,7 +170,13 @@ export class Player {
     }
   }
 
-  /** Draw each frame that the video shows from now on. */
+  /** Have the video itself be seen, or a picture of its frame. */
+  private expose(isSeen: boolean): void {
+    if (!isSeen && !this.video.hidden) this.draw(this.after)
+    this.video.hidden = !isSeen
+  }
+
+  /** Follow the frames that the video shows from now on. */
   private watch(): void {
     const callback = (_: number, { mediaTime }: { mediaTime: number }): void => {
       if (!this.playing.value) return
@@ -174,18 +188,17 @@ export class Player {
 
   private drawPlaying(index: number): void {
     const { frames } = this
-    const isWanted = !this.onlyNew.value || frames.isNew(index)
     const source = frames.source(index)
-    if (isWanted) this.draw(this.after)
+    if (this.onlyNew.value && frames.isNew(index)) this.draw(this.after)
     if (source !== this.held) {
-      this.draw(this.before, isWanted ? this.after : this.video) // the video has far more pixels
+      this.draw(this.before)
       this.held = source
     }
     this.index.value = index
   }
 
-  private draw(canvas: HTMLCanvasElement, from: HTMLVideoElement | HTMLCanvasElement = this.video): void {
-    canvas.getContext("2d", { alpha: false })!.drawImage(from, 0, 0, canvas.width, canvas.height)
+  private draw(canvas: HTMLCanvasElement): void {
+    canvas.getContext("2d", { alpha: false })!.drawImage(this.video, 0, 0, canvas.width, canvas.height)
   }
 
   /** Have the video show a frame. */

@@ -19,6 +19,7 @@ export class View {
     const sizes = new ResizeObserver(() => this.resize())
     sizes.observe(stage)
     this.undo.push(() => sizes.disconnect())
+    this.undo.push(effect(() => stage.style.setProperty("--wipe", `${this.wipe.value}%`)))
     this.undo.push(effect(() => this.lay()))
     this.undo.push(
       effect(() => {
@@ -60,12 +61,11 @@ export class View {
     void (document.fullscreenElement ? document.exitFullscreen() : player.requestFullscreen())
   }
 
-  /** The styles of the stage are all that a drag or a zoom changes: nothing is drawn again. */
+  /** The styles of the stage are all that a zoom changes, as a drag of the slider: nothing is drawn again. */
   private lay(): void {
     const { style, dataset } = this.stage
     const { x, y } = this.at.value
     const zoom = this.zoom.value
-    style.setProperty("--wipe", `${this.wipe.value}%`)
     style.setProperty("--zoom", String(zoom))
     style.setProperty("--x", `${(0.5 - x * zoom) * 100}%`)
     style.setProperty("--y", `${(0.5 - y * zoom) * 100}%`)
@@ -109,12 +109,12 @@ export class View {
   private grab(event: PointerEvent): void {
     this.stage.setPointerCapture(event.pointerId)
     this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY })
-    this.slide(event)
+    if (this.zoom.value === 1) this.slide(event)
   }
 
-  /** The slider comes to the pointer where that has nothing else to move. */
+  /** The slider comes to the pointer where that has nothing else to move: where all of the picture is seen. */
   private slide(event: PointerEvent): void {
-    if (this.zoom.value > 1 || this.isSplit.value || this.pointers.size > 1) return
+    if (this.isSplit.value || this.pointers.size > 1) return
     const { left, width } = this.stage.getBoundingClientRect()
     this.wipe.value = Math.min(Math.max(((event.clientX - left) / width) * 100, 0), 100)
   }
@@ -131,10 +131,10 @@ export class View {
       this.zoomBy(apart(to) / Math.max(apart(from), 1), event)
       return
     }
-    this.slide(event)
+    const zoom = this.zoom.value
+    if (zoom === 1) return this.slide(event)
     const { width, height } = this.side(event)
     const { x, y } = this.at.value
-    const zoom = this.zoom.value
     this.look(x - (to.x - from.x) / width / zoom, y - (to.y - from.y) / height / zoom, zoom)
   }
 

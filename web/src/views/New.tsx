@@ -22,16 +22,16 @@ export function New() {
       <p class="lead">{t("new.lead")}</p>
       <Drop small={clips.value.length > 0} />
       <Choice />
-      <section class="list" aria-label={t("clip.label")}>
-        {clips.value.map((clip) => (
-          <ClipCard key={clip.id} clip={clip} />
-        ))}
-      </section>
       {open.length > 1 && (
         <p class="start-all">
           <button onClick={() => open.forEach((clip) => void start(clip))}>{t("clip.start-all", { n: open.length })}</button>
         </p>
       )}
+      <section class="list" aria-label={t("clip.label")}>
+        {clips.value.map((clip) => (
+          <ClipCard key={clip.id} clip={clip} />
+        ))}
+      </section>
     </>
   )
 }
