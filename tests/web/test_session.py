@@ -78,6 +78,7 @@ def test_a_key_that_is_revoked_is_asked_for_without_a_click(
     [key] = keys.all().values()
     keys.put(key.model_copy(update={"revoked_at": 1.0}))
     expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    expect(page.get_by_text("Your key holds no longer")).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
 
 

@@ -16,6 +16,11 @@ export const session = signal<Session | null | undefined>(undefined)
 let last: string | undefined
 session.subscribe((now) => (last = now?.owner ?? last))
 
+/** Whether somebody was signed in while this page was open. */
+export function hasEnded(): boolean {
+  return last !== undefined
+}
+
 /** Why nothing can be shown, where even that cannot be asked. */
 export const trouble = signal<unknown>(undefined)
 

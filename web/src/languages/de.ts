@@ -10,6 +10,7 @@ export const de: Record<Key, string> = {
   "nav.sign-out": "Abmelden",
   "sign-in.title": "Anmelden",
   "sign-in.why": "Dieser Dienst verlangt einen Schlüssel. Wer ihn betreibt, macht Schlüssel mit „dain keys add“.",
+  "sign-in.ended": "Ihr Schlüssel gilt nicht mehr: er wurde widerrufen oder ist abgelaufen. Mit einem anderen geht es hier weiter.",
   "sign-in.key": "Schlüssel",
   "sign-in.do": "Anmelden",
   "sign-in.kept": "Der Browser behält ihn, bis er geschlossen wird oder Sie sich abmelden.",

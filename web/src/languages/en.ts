@@ -10,6 +10,7 @@ export const en = {
   // sign-in
   "sign-in.title": "Sign in",
   "sign-in.why": "This service asks for a key. Whoever runs it makes keys with “dain keys add”.",
+  "sign-in.ended": "Your key holds no longer: it was revoked, or its time is over. With another one, this page goes on where it was.",
   "sign-in.key": "Key",
   "sign-in.do": "Sign in",
   "sign-in.kept": "This browser keeps it until it is closed, or you sign out.",

@@ -10,6 +10,7 @@ export const zh: Record<Key, string> = {
   "nav.sign-out": "退出登录",
   "sign-in.title": "登录",
   "sign-in.why": "此服务需要密钥。服务的管理员用 “dain keys add” 创建密钥。",
+  "sign-in.ended": "您的密钥已失效：已被撤销或已过期。使用另一个密钥即可从原处继续。",
   "sign-in.key": "密钥",
   "sign-in.do": "登录",
   "sign-in.kept": "浏览器会保留密钥，直到关闭浏览器或退出登录。",

@@ -1,5 +1,5 @@
 import { useSignal } from "@preact/signals"
-import { signIn } from "../session"
+import { hasEnded, signIn } from "../session"
 import { t } from "../languages"
 import { Trouble } from "../parts/Trouble"
 
@@ -21,7 +21,7 @@ export function SignIn() {
   return (
     <form class="sign-in" onSubmit={(event) => void submit(event)}>
       <h1>{t("sign-in.title")}</h1>
-      <p>{t("sign-in.why")}</p>
+      <p>{t(hasEnded() ? "sign-in.ended" : "sign-in.why")}</p>
       <label>
         {t("sign-in.key")}
         <input name="token" type="password" autocomplete="current-password" placeholder="dain_…" required autofocus />
