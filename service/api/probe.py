@@ -173,10 +173,15 @@ def probe(prober: Prober, path: Path, settings: Settings, options: Options) -> d
     return video
 
 
-def first_frame(prober: Prober, path: Path, settings: Settings, options: Options) -> str | None:
-    """The first frame of the video at `path` as a small JPEG, in base64; None where there is none to be had."""
-    picture: str | None = prober.look(path, settings, options, "picture").get("picture")
-    return picture
+def first_frame(
+    prober: Prober, path: Path, settings: Settings, options: Options
+) -> tuple[str | None, str | None]:
+    """The first frame of the video at `path` as a small JPEG, in base64, and how many frames a job makes of one.
+
+    Both are None where they are not to be had; the second is a fraction.
+    """
+    answer = prober.look(path, settings, options, "picture")
+    return answer.get("picture"), answer.get("frames_of_one")
 
 
 def machine_failed(detail: str) -> Problem:

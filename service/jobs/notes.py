@@ -35,7 +35,7 @@ NOTES: dict[str, tuple[bool, str]] = {
     "telecine-undone": (False, "Film was made a faster video; its own frames are taken, at even times"),
     "frames-unsure": (
         False,
-        "An estimate counts a frame for each field; the job may find fewer, and says so",
+        "An estimate counts frames by the first pictures, or by flags; the job may find others",
     ),
     "frames-repeat": (False, "Frames repeat the one before; new frames lead from picture to picture"),
     "scene-cut": (False, "One scene ends and the next begins; no frame is made of both"),

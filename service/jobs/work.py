@@ -30,7 +30,8 @@ class Work:
     def of(cls, video: Mapping[str, Any], options: Options) -> Work:
         """The work of a job with `options` on a video, of which `video` has the prober's facts.
 
-        Scene cuts, telecine and frames that are not evenly spaced, which the facts do not tell, are passed over.
+        Scene cuts and frames that are not evenly spaced, which the facts do not tell, are passed over, and fields where
+        neither flags nor a look at the first pictures tell of them.
         """
         frames, new = count_frames(video, options)
         return cls(frames, new, megapixels(new, video["width"], video["height"]))
@@ -39,7 +40,7 @@ class Work:
 def count_frames(video: Mapping[str, Any], options: Options) -> tuple[int, int]:
     """How many frames the result has, and how many of them are new."""
     stretch, part, fields = options.stretch, _part_wanted(video, options), _frames_of_one(video, options)
-    sources = max(round(int(video["frames"]) * part), 1) * fields
+    sources = max(round(int(video["frames"]) * part * fields), 1)
     if options.rate is None and (options.factor or stretch.denominator == 1):
         factor = options.factor or stretch.numerator
         return factor * sources, (factor - 1) * max(sources - (not options.loop), 0)
@@ -50,16 +51,23 @@ def count_frames(video: Mapping[str, Any], options: Options) -> tuple[int, int]:
 
 def doubts(video: Mapping[str, Any], options: Options) -> list[Note]:
     """Why a job may have other frames than those counted here, which a look at its pictures will tell."""
-    if options.deinterlace != "auto" or not video.get("field_order"):
+    fields = _frames_of_one(video, options)
+    if options.deinterlace != "auto" or (fields == 1 and not video.get("field_order")):
         return []
-    what = "The video is flagged as interlaced, and each of its fields is counted as a frame here. If its pictures are "
-    return [Note.of("frames-unsure", f"{what}found to be whole, or telecined film, the job has fewer.")]
+    found = "whole pictures" if fields == 1 else "telecined film"
+    if fields == 2:
+        found = "interlaced, with a frame of each field"
+    how = "By its first pictures" if "frames_of_one" in video else "By its flags"
+    what = f"{how} the video is taken for {found}. The job looks at more of them, and may find other frames than these."
+    return [Note.of("frames-unsure", what)]
 
 
-def _frames_of_one(video: Mapping[str, Any], options: Options) -> int:
-    """How many frames deinterlacing makes of one, as far as the flags of the video tell."""
-    doubles = options.deinterlace == "bob" or (options.deinterlace == "auto" and video.get("field_order"))
-    return 2 if doubles else 1
+def _frames_of_one(video: Mapping[str, Any], options: Options) -> Fraction:
+    """How many frames deinterlacing makes of one, by what was seen of the video, or else by its flags."""
+    if options.deinterlace != "auto":
+        return Fraction(2 if options.deinterlace == "bob" else 1)
+    seen: str | None = video.get("frames_of_one")
+    return Fraction(seen or (2 if video.get("field_order") else 1))
 
 
 def _part_wanted(video: Mapping[str, Any], options: Options) -> Fraction:

@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from service.jobs.notes import Note
-from worker.media.facts import VideoInfo
 
 BOB = "bwdif=mode=send_field:parity={order}:deint=all"
 #: Fields that belong to one picture are put together; what is still combed then is deinterlaced.
@@ -50,7 +49,22 @@ class Piece:
     changes: list[tuple[float, float, float]] = field(default_factory=list)
 
 
-def choose(info: VideoInfo, wanted: str, pieces: Sequence[Piece]) -> tuple[str, list[Note]]:
+class Stored(Protocol):
+    """How pictures are stored, as a `VideoInfo` says it."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def pixel_format(self) -> str: ...
+    @property
+    def field_order(self) -> str: ...
+    @property
+    def is_rgb(self) -> bool: ...
+
+
+def choose(info: Stored, wanted: str, pieces: Sequence[Piece]) -> tuple[str, list[Note]]:
     """The way for a video of these ``pieces`` where ``wanted`` is the option ``deinterlace``, and notes on it."""
     if min(info.width, info.height) < SMALLEST or info.is_rgb:
         return "", []
@@ -72,7 +86,13 @@ def choose(info: VideoInfo, wanted: str, pieces: Sequence[Piece]) -> tuple[str, 
     return f"bob-{order}", [Note.of("deinterlaced", what)]
 
 
-def _order(info: VideoInfo, pieces: Sequence[Piece]) -> str:
+def frames_of_one(info: Stored, piece: Piece) -> Fraction:
+    """How many frames a job makes of one frame of a video of which ``piece`` is the beginning, if all is like that."""
+    way, _ = choose(info, "auto", [piece])
+    return Fraction(CYCLE - 1, CYCLE) if way.startswith("weave") else Fraction(rate(way))
+
+
+def _order(info: Stored, pieces: Sequence[Piece]) -> str:
     """Which field comes first in an interlaced video: "tff" or "bff"; "" where it is progressive.
 
     Flags are often wrong: a video that is flagged is interlaced unless nearly all of its pictures that tell are whole,

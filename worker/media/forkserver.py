@@ -6,8 +6,9 @@ ends with its one file. Neither the process that forks nor any later file comes 
 
 The API starts `python -m worker.media.forkserver` with a socket as standard input. Each message on it is a JSON object
 of `question`, `file`, `limits` and `choice`, with the descriptor that the answer goes to: {"video": …} where the
-question is "probe", {"picture": …} where it is "picture", or {"error": {"type": slug, "detail": sentence}}. Whoever
-closes the other end of the descriptor ends the look. The process ends when the other end of the socket is closed.
+question is "probe", what `sandbox.picture` returns where it is "picture", or {"error": {"type": slug, "detail":
+sentence}}. Whoever closes the other end of the descriptor ends the look. The process ends when the other end of the
+socket is closed.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _supervise(request: bytes, answer: int) -> None:
             )
             reply: dict[str, Any]
             if asked.get("question") == "picture":
-                reply = {"picture": sandbox.picture(path, limits, check, start=fork, choice=choice)}
+                reply = sandbox.picture(path, limits, check, start=fork, choice=choice)
             else:
                 reply = {"video": sandbox.probe(path, limits, check, start=fork, choice=choice).as_dict()}
         except MediaError as error:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from base64 import b64encode
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -16,13 +14,12 @@ import av.video.stream
 from av.sidedata.sidedata import Type as SideData
 
 from worker.media.errors import damaged
-from worker.media.facts import Choice, Limits, color_matrix, is_rgb
-from worker.media.opened import check_size, codec_of, film_in, first_picture, open_file, pictures_in
+from worker.media.facts import Limits, is_rgb
+from worker.media.opened import check_size, codec_of
 from worker.media.packets import Scan
-from worker.media.picture import jpeg
 from worker.media.stills import Stills
 
-PICTURE_WIDTH = 320  # of the first frame, at most
+FIELD_ORDERS = {2: "tff", 5: "tff", 3: "bff", 4: "bff"}  # AVFieldOrder -> which field is shown first
 RGB, BT709, SRGB = 0, 1, 13  # in the code points of ITU-T H.273
 LINEAR = ("exr",)  # codecs of pictures whose samples are light as such
 VIEW_ID = 29  # AVFrameSideDataType, unknown to PyAV
@@ -52,21 +49,9 @@ NOTABLE = {
 }
 
 
-def small_picture(path: Path, limits: Limits, choice: Choice) -> str:
-    """The first frame as a small JPEG, in base64."""
-    pictures = pictures_in(path, limits, choice)
-    with first_picture(pictures, limits) if pictures else open_file(path, limits) as container:
-        stream = film_in(container, limits, choice)
-        frame = first_frame_of(container, stream, limits)
-        drawn = jpeg(
-            [frame],
-            width=PICTURE_WIDTH,
-            matrix=color_matrix(frame.colorspace, frame.width, frame.height),
-            is_full=frame.color_range == JPEG_RANGE,
-            aspect=stream.sample_aspect_ratio or Fraction(1),
-            rotation=frame.rotation,
-        )
-        return b64encode(drawn).decode()
+def field_order_of(stream: av.video.stream.VideoStream, frame: av.VideoFrame) -> str:
+    """Which field comes first, where the stream or its first frame say that there are fields."""
+    return FIELD_ORDERS.get(stream.codec_context.field_order, "tff" if frame.interlaced_frame else "")
 
 
 def planes_of(

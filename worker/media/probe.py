@@ -1,7 +1,7 @@
 """What is in a video file. Only a process in the sandbox runs this: see `worker.media.sandbox`.
 
 ``python -m worker.media.probe QUESTION FILE`` prints one JSON object. Questions are "probe", which is answered by
-``{"video": facts}``, "picture", which is answered by ``{"picture": the first frame}``, "times", which is answered by
+``{"video": facts}``, "picture", which is answered by ``{"picture": the first frame, …}``, "times", which is answered by
 ``{"times": …}``, "restarts", which is answered by ``{"restarts": shifts}``, and "messages", which is answered by
 ``{"messages": …}``. Any other answer is ``{"error": {"type": slug, "detail": sentence}}``.
 """
@@ -24,6 +24,7 @@ import av.video.stream
 
 from service.jobs.notes import Note
 from worker.media import sandbox
+from worker.media.beginning import beginning
 from worker.media.confinement import confine
 from worker.media.errors import MachineError, MediaError, unreadable
 from worker.media.facts import DEFAULT_CHOICE, MAX_PIXELS, AudioInfo, Choice, Limits, SubtitleInfo, VideoInfo
@@ -31,11 +32,11 @@ from worker.media.frame import (
     LINEAR,
     colors_of,
     display_matrix_of,
+    field_order_of,
     first_frame_of,
     has_views,
     planes_of,
     side_data_of,
-    small_picture,
 )
 from worker.media.moments import packed
 from worker.media.opened import check_duration, codec_of, film_in, first_picture, open_file, pictures_in
@@ -56,7 +57,6 @@ from worker.media.streams import (
 )
 
 LIBRARIES = (Path(json.__file__).parents[1], Path(av.__file__).parents[1])
-FIELD_ORDERS = {2: "tff", 5: "tff", 3: "bff", 4: "bff"}  # AVFieldOrder -> which field is shown first
 ONE_VIEW = Note.of(
     "one-view", "The video is a spatial one, with a view for each eye: the result has the base view alone."
 )
@@ -122,9 +122,7 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
                 for s in container.streams.subtitles
                 if s.codec_context
             ),
-            field_order=FIELD_ORDERS.get(
-                stream.codec_context.field_order, "tff" if frame.interlaced_frame else ""
-            ),
+            field_order=field_order_of(stream, frame),
             notes=tuple(note for note, is_so in notes.items() if is_so),
             others=tuple(others_in(container, (stream.index, alpha_stream), lines)),
             alpha_stream=alpha_stream,
@@ -174,7 +172,7 @@ def answer(question: str, path: Path, limits: Limits, choice: Choice = DEFAULT_C
         if question == "probe":
             return {"video": _facts(path, limits, choice).as_dict()}
         if question == "picture":
-            return {"picture": small_picture(path, limits, choice)}
+            return beginning(path, limits, choice)
         if question == "restarts":
             return {"restarts": restarts(path, choice)}
         if question == "messages":

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
 from worker.media.errors import MachineError, MediaError, disk_full, unreadable
-from worker.media.facts import DEFAULT_CHOICE, DEFAULT_LIMITS, Choice, Limits, VideoInfo
+from worker.media.facts import DEFAULT_CHOICE, DEFAULT_LIMITS, Choice, Limits, VideoInfo, read_fraction
 from worker.media.moved import Moved
 
 T = TypeVar("T")
@@ -174,14 +174,26 @@ def picture(
     check: Callable[[], None] = lambda: None,
     start: Start = spawn,
     choice: Choice = DEFAULT_CHOICE,
-) -> str:
-    """The first frame of the video at ``path`` as a small JPEG, in base64. Takes and raises what `probe` does."""
+) -> dict[str, str | None]:
+    """``picture``, the first frame of the video at ``path`` as a small JPEG in base64, and ``frames_of_one``.
+
+    That is how many frames a job makes of one, as a fraction, by what the first frames show of fields; None where there
+    are none. Takes and raises what `probe` does.
+    """
+
+    def read(answer: dict[str, Any]) -> dict[str, str | None]:
+        drawn, fields = answer["picture"], answer["frames_of_one"]
+        return {
+            "picture": b64encode(b64decode(drawn, validate=True)).decode(),
+            "frames_of_one": fields and str(read_fraction(fields)),
+        }
+
     return look(
         "picture",
         path,
         f"--max-pixels={limits.max_pixels}",
         *choice.arguments,
-        read=lambda answer: b64encode(b64decode(answer["picture"], validate=True)).decode(),
+        read=read,
         check=check,
         start=start,
     )

@@ -72,7 +72,9 @@ async def estimate(request: Request, service: ServiceDep, caller: SubmitterDep) 
         upload = await receive(request, service, caller, files)
         await webhooks.settle(upload.handling, caller, service.settings, service.egress)
         upload, facts = await examine(request, service, upload, caller)
-        picture = await look_at(service, upload, caller.owner)
+        picture, frames_of_one = await look_at(service, upload, caller.owner)
+    if frames_of_one is not None:
+        facts = {**facts, "frames_of_one": frames_of_one}
     return await run_in_threadpool(estimate_of, service, caller, upload, facts, picture)
 
 
@@ -92,7 +94,7 @@ def estimate_of(
     )
     backlog = service.jobs.backlog().with_job(job)
     return Estimate(
-        input={name: value for name, value in facts.items() if name != "version"},
+        input={name: value for name, value in facts.items() if name not in ("version", "frames_of_one")},
         frames=work.frames,
         new_frames=work.new_frames,
         work=work.megapixels,

@@ -237,8 +237,8 @@ async def look_into(service: Service, upload: uploads.Upload, owner: str) -> dic
         )
 
 
-async def look_at(service: Service, upload: uploads.Upload, owner: str) -> str | None:
-    """The first frame of `upload`, in the turn of `owner`; see `first_frame`."""
+async def look_at(service: Service, upload: uploads.Upload, owner: str) -> tuple[str | None, str | None]:
+    """The beginning of `upload`, in the turn of `owner`; see `first_frame`."""
     async with service.looks.place(owner):
         return await anyio.to_thread.run_sync(
             first_frame,

@@ -85,6 +85,22 @@ def test_an_estimate_counts_what_goes_before(http: httpx.Client, clip: Path, red
     assert post(http, clip, "/jobs/estimate", model="dain").json()["seconds"] is None
 
 
+def test_fields_that_no_flag_tells_of_are_counted(http: httpx.Client, make_clip: Callable[..., Path]) -> None:
+    source = "testsrc2=size=96x64:rate=50:duration=2"
+    clip = make_clip(
+        "fields.mp4",
+        "-preset",
+        "ultrafast",
+        "-vf",
+        "scroll=h=0.03,interlace=lowpass=0,setfield=prog",
+        source=source,
+    )
+    estimate = post(http, clip, "/jobs/estimate").json()
+    assert estimate["frames"] == 4 * estimate["input"]["frames"]
+    assert [note["code"] for note in estimate["notes"]] == ["frames-unsure"]
+    assert "frames_of_one" not in estimate["input"]
+
+
 def test_what_would_be_refused_is_refused(http: httpx.Client, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")

@@ -10,7 +10,7 @@ import pytest
 from service.api.options import parse_options
 from service.jobs.work import LEAST_PIXELS, Work, doubts
 from worker.media import ffmpeg
-from worker.media.sandbox import probe
+from worker.media.sandbox import picture, probe
 from worker.plan import JobPlan
 from worker.schedule import Between
 
@@ -48,6 +48,33 @@ def test_the_estimate_counts_the_frames_of_fields(tmp_path: Path, options: dict[
     assert [note.code for note in doubts(info.as_dict(), asked)] == ["frames-unsure"] * (
         asked.deinterlace == "auto"
     )
+
+
+PLAIN = ("-preset", "ultrafast", "-pix_fmt", "yuv420p")
+FLAGGED = (*PLAIN, "-flags", "+ildct+ilme", "-x264opts", "tff=1")
+#: What the flags do not say of the pictures: filters, options of the encoder, and what the first pictures look like.
+UNTOLD = {
+    "interlaced": (50, "scroll=h=0.03,interlace=lowpass=0,setfield=prog", PLAIN, "interlaced"),
+    "telecined": (24, "scroll=h=0.03,telecine=pattern=23,setfield=prog", PLAIN, "film"),
+    "whole": (25, "scroll=h=0.03,setfield=tff", FLAGGED, "whole"),
+    "plain": (25, "null", PLAIN, ""),
+}
+
+
+@pytest.mark.parametrize("kind", UNTOLD)
+def test_a_look_at_the_first_pictures_tells_what_flags_do_not(tmp_path: Path, kind: str) -> None:
+    rate, filters, encoder, found = UNTOLD[kind]
+    clip = tmp_path / "untold.mp4"
+    moving = f"testsrc2=size=96x64:rate={rate}:duration=2"
+    made = [ffmpeg.binary(), "-v", "error", "-f", "lavfi", "-i", moving, "-vf", filters, *encoder, str(clip)]
+    subprocess.run(made, check=True)
+    asked = parse_options({})
+    plan = JobPlan.make(clip, info := probe(clip), asked, segment_frames=8)
+    facts = info.as_dict() | picture(clip)
+    assert Work.of(facts, asked).frames == pytest.approx(plan.frames, abs=2)
+    told = doubts(facts, asked)
+    assert [note.code for note in told] == ["frames-unsure"] * bool(found)
+    assert found in "".join(note.text for note in told)
 
 
 def test_a_small_frame_counts_for_more_than_its_pixels() -> None:

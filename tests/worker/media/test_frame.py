@@ -42,7 +42,7 @@ def test_the_first_frame_is_drawn_small_and_as_it_is_shown(
     path = video(name, *white, *arguments)
     if name == "turned.mp4":
         path = video("upright.mp4", "-display_rotation", "90", "-i", path, "-c", "copy")
-    [frame] = CodecContext.create("mjpeg", "r").decode(Packet(b64decode(picture(path))))
+    [frame] = CodecContext.create("mjpeg", "r").decode(Packet(b64decode(picture(path)["picture"] or "")))
     assert (frame.width, frame.height) == size
     shown = frame.to_ndarray(format="rgb24").astype(int)
     first, last = shown[size[1] // 4 * 3, size[0] // 4], shown[size[1] // 4, size[0] // 4 * 3]

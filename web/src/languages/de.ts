@@ -189,7 +189,7 @@ export const de: Record<Key, string> = {
   "note.interlaced": "Das Video bleibt in Halbbildern, wie verlangt.",
   "note.deinterlaced": "Aus Halbbildern werden ganze Bilder.",
   "note.telecine-undone": "Der Film bekommt seine eigenen Bilder zurück.",
-  "note.frames-unsure": "Die Schätzung zählt jedes Halbbild als Bild; der Auftrag findet vielleicht andere Zahlen.",
+  "note.frames-unsure": "Die Schätzung zählt nach den ersten Bildern; der Auftrag findet vielleicht andere Zahlen.",
   "note.frames-repeat": "Bilder wiederholen sich; neue führen von Zeichnung zu Zeichnung.",
   "note.scene-cut": "An einem Schnitt wird kein Zwischenbild gemacht.",
   "note.alpha-dropped": "Das Ergebnis kann nicht durchsichtig sein.",

@@ -195,7 +195,7 @@ export const en = {
   "note.interlaced": "The video is interlaced or telecined, and stays so as it was asked for.",
   "note.deinterlaced": "The video is interlaced; each field becomes a frame.",
   "note.telecine-undone": "Film was made a faster video; its own frames are taken, at even times.",
-  "note.frames-unsure": "An estimate counts a frame for each field; the job may find fewer, and says so.",
+  "note.frames-unsure": "An estimate counts frames by the first pictures, or by flags; the job may find others.",
   "note.frames-repeat": "Frames repeat the one before; new frames lead from picture to picture.",
   "note.scene-cut": "One scene ends and the next begins; no frame is made of both.",
   "note.alpha-dropped": "The result cannot be transparent; the picture is shown on a background.",

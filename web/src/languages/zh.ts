@@ -189,7 +189,7 @@ export const zh: Record<Key, string> = {
   "note.interlaced": "按要求保留隔行。",
   "note.deinterlaced": "隔行视频：每个场变为一帧。",
   "note.telecine-undone": "已还原电影原始帧。",
-  "note.frames-unsure": "估算按场计帧；实际帧数可能不同。",
+  "note.frames-unsure": "估算依据最初的画面；实际帧数可能不同。",
   "note.frames-repeat": "存在重复帧；新帧连接不同画面。",
   "note.scene-cut": "场景切换处不生成中间帧。",
   "note.alpha-dropped": "结果不支持透明。",
