@@ -125,7 +125,7 @@ def fuzz_description(url: str, seed: int, examples: int) -> Iterator[str]:
         f"--seed={seed}",
         f"--max-examples={examples}",
         "--phases=coverage,fuzzing",
-        "--request-timeout=20",
+        "--request-timeout=120",  # machines may be busy
         "--exclude-path-regex=events$",  # which never end
     ]
     with TemporaryDirectory() as folder:  # where it keeps what it found

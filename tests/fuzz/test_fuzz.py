@@ -26,4 +26,5 @@ def test_each_malformed_request_has_an_answer(settings: Settings) -> None:
 
 def test_answers_are_as_described(settings: Settings) -> None:
     with serve(settings) as url:
-        assert list(fuzz_description(url, 1, 2)) == []
+        found = list(fuzz_description(url, 1, 2))
+        assert not found, "\n".join(found)
