@@ -2614,9 +2614,7 @@ export interface operations {
                     "Upload-Expires": components["headers"]["Upload-Expires"];
                     [name: string]: unknown;
                 };
-                content: {
-                    "application/json": unknown;
-                };
+                content?: never;
             };
             /** @description A key is needed */
             401: {

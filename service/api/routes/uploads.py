@@ -173,6 +173,7 @@ def capabilities(service: ServiceDep, caller: SubmitterDep) -> Response:
 
 @router.head(
     "/{upload_id}",
+    response_class=Response,  # without a body
     openapi_extra=tus_headers(),
     responses={
         200: headers("Tus-Resumable", "Upload-Offset", "Upload-Length", "Upload-Expires"),
