@@ -30,6 +30,11 @@ class Amount(click.FloatRange):
         return amount
 
 
+def start_pytorch() -> None:
+    """Say what a command that is to import PyTorch waits for."""
+    click.echo("Starting PyTorch.", err=True)
+
+
 class LateGroup(click.Group):
     """A group whose commands are imported when they are used, since they import PyTorch.
 
@@ -52,7 +57,7 @@ class LateGroup(click.Group):
         if name not in self._late:
             return None
         if not ctx.resilient_parsing:  # as a shell does that completes words
-            click.echo("Starting PyTorch.", err=True)
+            start_pytorch()
         module, attribute, _ = self._late[name]
         command: click.Command = getattr(import_module(module), attribute)
         return command

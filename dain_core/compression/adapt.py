@@ -11,13 +11,11 @@ import click
 from dain_core.compression.calibrate import histograms
 from dain_core.compression.distil import Settings, distil, open_footage, quality
 from dain_core.compression.errors import CompressionError
-from dain_core.compression.options import learning_options
 from dain_core.compression.prune import check_options
 from dain_core.compression.quantise import calibration_of, model_called
 from dain_core.compression.simulate import simulated
 from dain_core.errors import DainCoreError
-from dain_core.options import Amount, models_option
-from dain_core.outputs import OutputFile, writing
+from dain_core.outputs import writing
 from dain_core.runtime.backends import Source, eight_bit_blocks
 from dain_core.runtime.calibration import digest_of, place_of
 from dain_core.runtime.devices import named_device
@@ -28,40 +26,12 @@ from dain_core.weights.registry import Entry
 _COMPARED = 4
 
 
-@click.command()
-@click.argument("model")
-@click.argument("out", type=OutputFile())
-@click.option(
-    "--precision",
-    default="int8",
-    show_default=True,
-    type=click.Choice(("int8", "fp8")),
-    help="Its eight bits.",
-)
-@click.option(
-    "--data",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A folder of videos to learn from.  [default: scenes that are made]",
-)
-@click.option(
-    "--loss",
-    default=0.05,
-    show_default=True,
-    type=Amount(),
-    help="Loss in dB by eight bits up to which nothing is trained; -inf always trains.",
-)
-@learning_options(2e-5, 1, "Steps to train for.")
-@models_option
 def adapt(
     model: str, out: Path, precision: str, data: tuple[Path, ...], loss: float, minutes: float | None,
     steps: int | None, batch: int, crop: tuple[int, int], rate: float, layout: str, device: str, seed: int,
     models: Path | None,
 ) -> None:  # fmt: skip
-    """Train MODEL to lose less in eight bits, if it loses much; write its weights and their calibration to OUT.
-
-    The eight bits are simulated while it trains, and its teacher is the model in float32.
-    """
+    """Do what `dain compress adapt` says, with its options."""
     check_options(out, crop)
     settings = Settings(10.0 if minutes is None and steps is None else minutes, steps, batch, rate)
     try:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from dain_core.choices import LAYOUTS
 from dain_core.options import Amount
-from dain_core.weights.files import FORMATS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,7 +34,7 @@ def learning_options(rate: float, fewest_steps: int, steps_help: str) -> Callabl
         click.option(
             "--rate", default=rate, show_default=True, type=Amount(0, min_open=True), help="The highest learning rate."
         ),
-        click.option("--layout", default="fp16", show_default=True, type=click.Choice(FORMATS), help="How to store."),
+        click.option("--layout", default="fp16", show_default=True, type=click.Choice(LAYOUTS), help="How to store."),
         click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ..."),
         click.option("--seed", default=0, show_default=True),
     )  # fmt: skip

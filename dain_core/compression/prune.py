@@ -12,15 +12,13 @@ from rich.table import Table
 
 from dain_core.compression.channels import trace
 from dain_core.compression.distil import Settings, distil, open_footage, quality
-from dain_core.compression.importance import MEASURES, importance
-from dain_core.compression.options import learning_options
+from dain_core.compression.importance import importance
 from dain_core.compression.quantise import model_called
 from dain_core.compression.selection import choose, choose_widths, pruned, shortened
 from dain_core.errors import DainCoreError
 from dain_core.network.networks import Config, Network, config_from_json, widths
 from dain_core.network.refined import RefinedConfig
-from dain_core.options import Amount, models_option
-from dain_core.outputs import OutputFile, check_writable, writing
+from dain_core.outputs import check_writable, writing
 from dain_core.runtime.backends import Source
 from dain_core.runtime.backends.fused import FusedDAIN
 from dain_core.runtime.devices import named_device
@@ -31,54 +29,12 @@ from dain_core.weights.files import save
 _COMPARED = 4
 
 
-@click.command()
-@click.argument("model")
-@click.argument("out", type=OutputFile())
-@click.option(
-    "--keep",
-    default=0.7,
-    show_default=True,
-    type=Amount(0, 1, min_open=True, max_open=True),
-    help="Share of the multiplications that is left.",
-)
-@click.option(
-    "--widths",
-    "wanted",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A JSON file of the network to make, in place of --keep: docs/compression.md has an example.",
-)
-@click.option(
-    "--data",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A folder of videos to measure and to learn from.  [default: scenes that are made]",
-)
-@click.option(
-    "--importance",
-    "measure",
-    default="second",
-    show_default=True,
-    type=click.Choice(MEASURES),
-    help="What tells how much a channel matters: the loss to first or second order, or the size of its weights.",
-)
-@click.option(
-    "--samples",
-    default=64,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Triplets to measure importance by.",
-)
-@learning_options(1e-4, 0, "Steps to train for; 0 does not train.")
-@models_option
 def prune(
     model: str, out: Path, keep: float, wanted: Path | None, data: tuple[Path, ...], measure: str, samples: int,
     minutes: float | None, steps: int | None, batch: int, crop: tuple[int, int], rate: float, layout: str,
     device: str, seed: int, models: Path | None,
 ) -> None:  # fmt: skip
-    """Remove the channels of MODEL that matter least, train what is left, and write its weights to OUT.
-
-    The file says which network it is of: `dain eval`, DAIN_MODELS and all other places take it like any other.
-    """
+    """Do what `dain compress prune` says, with its options."""
     check_options(out, crop)
     target = None if wanted is None else _read_widths(wanted)
     try:

@@ -12,7 +12,6 @@ from torch import Tensor
 from dain_core.compression.calibrate import METHODS, Histogram, histograms
 from dain_core.errors import DainCoreError
 from dain_core.evaluation.clips import Clip, Sample, Selection, find_clips
-from dain_core.options import models_option
 from dain_core.outputs import check_writable, writing
 from dain_core.runtime.backends import Source
 from dain_core.runtime.calibration import Calibration, digest_of, place_of
@@ -23,32 +22,8 @@ from dain_core.weights.registry import Entry, named, registry
 _LARGEST = (448, 256)
 
 
-@click.command()
-@click.argument("model")
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of videos or frames of the kind that the model is for.",
-)
-@click.option(
-    "--pairs", default=64, show_default=True, type=click.IntRange(1), help="Number of pairs of frames to see."
-)
-@click.option(
-    "--method",
-    default="max",
-    show_default=True,
-    type=click.Choice(list(METHODS)),
-    help="Range of an activation: all of it, a percentile, or that of the least mean square error.",
-)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@models_option
 def quantise(model: str, data: Path, pairs: int, method: str, device: str, models: Path | None) -> None:
-    """Calibrate MODEL for eight bits on real frames.
-
-    The scales are written beside the weights, as NAME.calibration.json, where the precisions int8 (on CPUs) and fp8 (on
-    GPUs) find them. Weights need no calibration: each output channel has a scale of its own.
-    """
+    """Do what `dain compress quantise` says, with its options."""
     try:
         entry = model_called(model, models)
         path = place_of(entry)

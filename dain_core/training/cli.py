@@ -1,33 +1,40 @@
-"""The command ``dain train``."""
+"""The command ``dain train``. Only its options are here, so that help does not wait for PyTorch."""
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from click.core import ParameterSource
 
-from dain_core.errors import DainCoreError
-from dain_core.network.model import CONFIGS, ModelConfig
-from dain_core.options import Amount
-from dain_core.training.batch import Source
-from dain_core.training.checkpoints import Run
-from dain_core.training.config import CROP_MULTIPLE, PARTS, TrainConfig
-from dain_core.training.data import open_source
-from dain_core.training.launch import launch
-from dain_core.training.loop import OpenSource
-from dain_core.training.loop import train as run_training
-from dain_core.training.objective import WEIGHTS
-from dain_core.training.precision import LEVELS
-from dain_core.training.ranks import Ranks
-from dain_core.weights.files import SHIPPED
+from dain_core.choices import LEVELS, TRAINED
+from dain_core.options import Amount, start_pytorch
+
+#: The parts of a model that train, the losses, and the multiple that a crop's sides are of: `dain_core.training`'s.
+PARTS = ("flow", "depth", "kernels", "context", "rectify")
+LOSSES = ("frame", "blend", "census", "psnr", "flow", "depth")
+CROP_MULTIPLE = 16
+#: The settings unless they are given, as `TrainConfig` has them.
+DEFAULTS: dict[str, Any] = {
+    "reset": (),
+    "parts": ("flow", "kernels", "context", "rectify"),
+    "steps": None,
+    "minutes": None,
+    "batch": 16,
+    "accumulate": 1,
+    "crop": (256, 256),
+    "precision": "bf16",
+    "rate": 2e-4,
+    "warm_up": 0.05,
+    "weight_decay": 1e-4,
+    "clip": 0.3,
+    "ema": 0.998,
+    "teacher": None,
+    "tune": True,
+    "seed": 0,
+    "log_every": 50,
+    "save_every": 1000,
+}
 
 
 class _CropSize(click.ParamType):
@@ -56,7 +63,7 @@ class PartNames(click.ParamType):
     ) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value
-        names = tuple(PARTS) if value == "all" else tuple(value.split(","))
+        names = PARTS if value == "all" else tuple(value.split(","))
         for name in names:
             if name not in PARTS:
                 self.fail(f"{name!r} is not a part: choose from {', '.join(PARTS)}, or all", param, ctx)
@@ -91,7 +98,7 @@ class Named(click.ParamType):
 
 def _setting(flag: str, kind: Any, text: str) -> Any:
     """Make the option `flag` for the setting of `TrainConfig` of the same name. The help shows the default."""
-    default = getattr(TrainConfig, flag.removeprefix("--").replace("-", "_"))
+    default = DEFAULTS[flag.removeprefix("--").replace("-", "_")]
     if isinstance(default, tuple):
         default = ("x" if isinstance(kind, _CropSize) else ",").join(map(str, default)) or None
     return click.option(flag, type=kind, default=default, show_default=default is not None, help=text)
@@ -105,7 +112,7 @@ def _setting(flag: str, kind: Any, text: str) -> Any:
 @click.option(
     "--resume", is_flag=True, help="Continue the run in --out. Options that are given replace its settings."
 )
-@click.option("--model", default="dain", show_default=True, type=click.Choice(list(CONFIGS)))
+@click.option("--model", default="dain", show_default=True, type=click.Choice(TRAINED))
 @click.option(
     "--init", help="Weights to start from: a shipped model's name, a file, or none.  [default: the model's]"
 )
@@ -116,12 +123,12 @@ def _setting(flag: str, kind: Any, text: str) -> Any:
 @_setting("--batch", click.IntRange(1), "Triplets for each GPU and batch.")
 @_setting("--accumulate", click.IntRange(1), "Batches whose gradients are added up for one step.")
 @_setting("--crop", _CropSize(), f"Size of the triplets, in multiples of {CROP_MULTIPLE}.")
-@_setting("--precision", click.Choice(list(LEVELS)), "Precision of the arithmetic.")
+@_setting("--precision", click.Choice(LEVELS), "Precision of the arithmetic.")
 @click.option(
     "--lr",
     multiple=True,
     type=Named(PARTS, alone=True),
-    help=f"Highest learning rate, for all parts or one: --lr 2e-4 --lr rectify=1e-4.  [default: {TrainConfig.rate}]",
+    help=f"Highest learning rate, for all parts or one: --lr 2e-4 --lr rectify=1e-4.  [default: {DEFAULTS['rate']}]",
 )
 @_setting("--warm-up", Amount(0, 1), "Share of the run in which the learning rate rises.")
 @_setting("--weight-decay", Amount(0), "Weight decay of AdamW.")
@@ -134,13 +141,13 @@ def _setting(flag: str, kind: Any, text: str) -> Any:
 @click.option(
     "--weight",
     multiple=True,
-    type=Named(tuple(WEIGHTS), alone=False),
+    type=Named(LOSSES, alone=False),
     help="Weight of a loss: --weight flow=0.05. With --weight frame=0 only flow and depth train.",
 )
 @_setting("--teacher", str, "Weights of `dain`, a name or a file. Their flow and depth are targets too.")
 @click.option(
     "--tune/--no-tune",
-    default=TrainConfig.tune,
+    default=DEFAULTS["tune"],
     show_default=True,
     help="Let cuDNN search for its fastest kernels. The start is slower; runs of minutes do not gain.",
 )
@@ -163,69 +170,7 @@ def train(context: click.Context, resume: bool, device: str, gpus: int | None, *
     }
     for name in ("resume", "device", "gpus"):
         given.pop(name, None)
-    try:
-        config = _config(given, resume)
-    except DainCoreError as error:
-        raise click.ClickException(str(error)) from error
-    launch(partial(work, config, resume, device), gpus or processes(device))
+    start_pytorch()
+    from dain_core.training.command import run
 
-
-def processes(device: str) -> int:
-    """Return the number of processes to start for a run: one for each GPU, or one if torchrun has started them."""
-    if "WORLD_SIZE" in os.environ or device not in ("auto", "cuda") or not torch.cuda.is_available():
-        return 1
-    return torch.cuda.device_count()
-
-
-def _config(given: dict[str, Any], resume: bool) -> TrainConfig:
-    """Make the settings of the run from the options that were given, by the names of the options."""
-    model = given.pop("model", None)
-    if model is not None or not resume:
-        given["network"] = ModelConfig.named(model or "dain")
-    if given.get("init") == "none" or (
-        not resume and "init" not in given and (model or "dain") not in SHIPPED
-    ):
-        given["init"] = None
-    elif model is not None:
-        given.setdefault("init", model)
-    if rates := given.pop("lr", ()):
-        given["rates"] = dict(rates)
-        if None in given["rates"]:
-            given["rate"] = given["rates"].pop(None)
-    if "weight" in given:
-        given["weights"] = dict(given.pop("weight"))
-    if resume:
-        return replace(Run(Path(given["out"])).config(), **given)
-    return TrainConfig(**{"data": (), **given})
-
-
-def open_data(config: TrainConfig, ranks: Ranks) -> Source:
-    """Open the data of a run for one of its processes; see `open_source`."""
-    return open_source(
-        config.data,
-        config.crop,
-        device=ranks.device,
-        seed=ranks.seed(config.seed),
-        part=(ranks.index, ranks.count),
-    )
-
-
-def work(config: TrainConfig, resume: bool, device: str, data: OpenSource = open_data) -> None:
-    """Train in this process.
-
-    Raises:
-        SystemExit: training failed; standard error says why and what to do.
-    """
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
-    try:
-        run_training(config, data, resume=resume, device=device)
-    except DainCoreError as error:
-        raise SystemExit(_complain(str(error))) from error
-    except torch.OutOfMemoryError as error:
-        advice = "take a smaller --batch (and --accumulate), a smaller --crop, or a mixed --precision"
-        raise SystemExit(_complain(f"the memory of the GPU is too small for this run: {advice}")) from error
-
-
-def _complain(message: str) -> int:
-    click.echo(f"Error: {message}", err=True)
-    return 1
+    run(given, resume, device, gpus)

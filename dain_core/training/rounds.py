@@ -24,7 +24,7 @@ from dain_core.network.model import ModelConfig
 from dain_core.options import Amount
 from dain_core.training.batch import Source
 from dain_core.training.checkpoints import Run
-from dain_core.training.cli import open_data, processes, work
+from dain_core.training.command import open_data, processes, work
 from dain_core.training.config import TrainConfig
 from dain_core.training.launch import launch
 from dain_core.training.ranks import Ranks, joined

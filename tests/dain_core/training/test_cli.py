@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from dain_core.training import cli
+from dain_core.training import cli, command
 from dain_core.training.checkpoints import Run
 from dain_core.training.config import TrainConfig
 from dain_core.training.errors import TrainingError
@@ -23,7 +23,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     def note(config: TrainConfig, *_: Any, **__: Any) -> None:
         configs.append(config)
 
-    monkeypatch.setattr(cli, "run_training", note)
+    monkeypatch.setattr(command, "run_training", note)
     return configs
 
 
@@ -64,7 +64,7 @@ def test_what_is_started_from(started: list[TrainConfig], tmp_path: Path) -> Non
     common = ("--data", "scenes", "--out", str(tmp_path), "--steps", "1", "--device", "cpu")
     for more in ((), ("--init", "none"), ("--model", "dain-lite"), ("--init", "mine.safetensors")):
         assert dain_train(*common, *more).exit_code == 0
-    unmade = "dain-lite" if "dain-lite" in cli.SHIPPED else None
+    unmade = "dain-lite" if "dain-lite" in command.SHIPPED else None
     assert [config.init for config in started] == ["dain", None, unmade, "mine.safetensors"]
 
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_read_or_written_is_named(
         ["--out", str(tmp_path / "run"), "--steps", "1", "--device", "cpu", "--crop", "64x64", *given],
     )
     assert result.exit_code == 1
-    assert result.output.startswith("Error: ")
+    assert result.output.startswith("Starting PyTorch.\nError: ")
     assert message in result.output
     assert "Traceback" not in result.output
 
