@@ -36,7 +36,7 @@ class Device:
     """A device by its data sheet.
 
     Attributes:
-        tflops: of dense matrix products, fp16 on a GPU and fp32 on a CPU.
+        tflops: of dense matrix products, fp16 summed in fp32 on a GPU and fp32 on a CPU.
         bandwidth: of its memory, GB/s.
         gpu: whether the network runs on a GPU, in fp16.
     """
@@ -47,7 +47,7 @@ class Device:
     gpu: bool = True
 
 
-#: From the makers' data sheets; docs/edge.md has the sources, and how the rest follows from clocks and units.
+#: From the makers' data sheets; docs/edge.md and docs/scaling.md have the sources, and how the rest follows.
 DEVICES = (
     Device("Jetson Xavier NX", 6.8, 59.7),
     Device("Jetson Orin Nano 8GB", 10.2, 68),
@@ -57,6 +57,15 @@ DEVICES = (
     Device("Jetson Thor T5000", 258, 273),
     Device("Raspberry Pi 5", 0.154, 17.1, gpu=False),
     Device("mini PC, Intel N100", 0.218, 38.4, gpu=False),
+    Device("GeForce RTX 3060 12GB", 25.5, 360),
+    Device("GeForce RTX 4060", 30.2, 272),
+    Device("GeForce RTX 4070", 58.3, 504),
+    Device("GeForce RTX 3090", 71, 936),
+    Device("GeForce RTX 4090", 165.2, 1008),
+    Device("GeForce RTX 5090", 209.5, 1792),
+    Device("NVIDIA T4", 65, 320),
+    Device("NVIDIA L4", 121, 300),
+    Device("NVIDIA A10", 125, 600),
     Device("NVIDIA H100 SXM", 989, 3350),
 )
 #: ms a new frame of 1080p on the last of them, by model (docs/benchmarks.md).
@@ -133,7 +142,7 @@ def share(model: str, gpu: bool) -> float | None:
 @click.option("--tflops", type=float, help="Of a device of yours: fp16 matrix products, dense.")
 @click.option("--bandwidth", type=float, help="Of that device's memory, in GB/s.")
 def roofline(size: Picture, models: tuple[str, ...], tflops: float | None, bandwidth: float | None) -> None:
-    """Work out the frames/s to expect of small machines, by their data sheets."""
+    """Work out the frames/s to expect of a device, by its data sheet."""
     if (tflops is None) != (bandwidth is None):
         raise click.UsageError("a device of yours needs both --tflops and --bandwidth")
     yours = [Device("yours", tflops, bandwidth)] if tflops and bandwidth else []
