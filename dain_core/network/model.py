@@ -28,6 +28,7 @@ class ModelConfig:
     Attributes:
         flow_pyramid, flow_dense, flow_dense_fine, flow_refine: see `FlowNetwork`. The finest level has its own
             `flow_dense_fine`, because it takes most of the time of the flow.
+        flow_finest: the finest level of the flow: level L has 1/2^L of the size of what the flow network sees.
         flow_scale, depth_scale: the whole factors by which a frame is shrunk before its flow or depth is estimated.
         depth_stem, depth_widths, depth_narrow, depth_wide: see `DepthNetwork`.
         context_width: see `ContextNetwork`.
@@ -39,6 +40,7 @@ class ModelConfig:
     flow_dense: tuple[int, ...] = (128, 128, 96, 64, 32)
     flow_dense_fine: tuple[int, ...] = (128, 128, 96, 64, 32)
     flow_refine: tuple[int, ...] = (128, 128, 128, 96, 64, 32)
+    flow_finest: int = 2
     flow_scale: int = 1
     depth_stem: int = 128
     depth_widths: tuple[int, int, int] = (16, 32, 64)
@@ -62,6 +64,11 @@ class ModelConfig:
     def flow_multiple(self) -> int:
         """The number to whose multiples the sides of a frame are padded for the flow, which halves them six times."""
         return 2 ** len(self.flow_pyramid) * self.flow_scale
+
+    @property
+    def flow_shrinks(self) -> int:
+        """The factor by which the finest flow is smaller than the frame."""
+        return int(2**self.flow_finest) * self.flow_scale
 
     @property
     def depth_multiple(self) -> int:
@@ -203,7 +210,11 @@ class DAIN(nn.Module):
         super().__init__()
         self.config = config = config or ModelConfig()
         self.flow = FlowNetwork(
-            config.flow_pyramid, config.flow_dense, config.flow_dense_fine, config.flow_refine
+            config.flow_pyramid,
+            config.flow_dense,
+            config.flow_dense_fine,
+            config.flow_refine,
+            config.flow_finest,
         )
         self.depth = DepthNetwork(
             config.depth_stem, config.depth_widths, config.depth_narrow, config.depth_wide
@@ -275,8 +286,8 @@ class DAIN(nn.Module):
             first, second: `Features.pyramid` of the two frames.
 
         Returns:
-            For five levels (2N, 2, h, w), float32, in pixels of the frame. The levels have 1/64 to 1/4 of the padded
-            size divided by `ModelConfig.flow_scale`.
+            For five levels, or fewer, (2N, 2, h, w), float32, in pixels of the frame. The levels have 1/64 to 1/4 of
+            the padded size divided by `ModelConfig.flow_scale`.
         """
         levels = self.flow.both_ways(first, second)
         return [FLOW_UNIT * self.config.flow_scale * level for level in levels]
@@ -290,7 +301,7 @@ class DAIN(nn.Module):
         """
         finest = (levels or self.flow_levels(first.pyramid, second.pyramid))[-1]
         padding = Padding.of(first.image, self.config.flow_multiple)
-        forward, backward = padding.remove(upsample(finest, 4 * self.config.flow_scale)).chunk(2)
+        forward, backward = padding.remove(upsample(finest, self.config.flow_shrinks)).chunk(2)
 
         padding = Padding.of(first.image, self.config.kernel_multiple)
         images = (padding.add(frame.image).to(self.dtype) for frame in (first, second))

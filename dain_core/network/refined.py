@@ -15,7 +15,14 @@ from dain_core.network.modules.depth import DepthNetwork, depth_of, fold_batch_n
 from dain_core.network.modules.flow import FLOW_UNIT, FlowNetwork
 from dain_core.network.modules.layers import convert, downsample, upsample
 from dain_core.network.modules.pyramid import PyramidNetwork, image_pyramid
-from dain_core.network.modules.refinement import Coarse, Refined, RefinementNetwork, sample_both
+from dain_core.network.modules.refinement import (
+    Coarse,
+    Refined,
+    RefinementNetwork,
+    joined,
+    sample,
+    sample_both,
+)
 from dain_core.network.modules.unet import MultiscaleRectification
 from dain_core.network.padding import Padding, within_frame
 
@@ -37,7 +44,11 @@ class RefinedConfig:
         refine: the widths of the blocks of the refinement, one for each level.
         residuals: the number of residual blocks in each of these blocks.
         matched: the finest level, counted from 1, at which a block sees the correlation of both frames.
+        kernels: the side in pixels of the kernels that warp a frame: 4, or 2, which means bilinear sampling.
         rectify: the widths of the levels of the U-Net. It has as many levels as the pyramid, or fewer.
+
+    Raises:
+        ValueError: there are no kernels of that side.
     """
 
     base: ModelConfig = field(default_factory=lambda: CONFIGS["dain-lite"])
@@ -45,7 +56,12 @@ class RefinedConfig:
     refine: tuple[int, ...] = (48, 64, 96, 128, 128)
     residuals: tuple[int, ...] = (2, 3, 3, 4, 4)
     matched: int = 3
+    kernels: int = 4
     rectify: tuple[int, ...] = (64, 96, 128, 160)
+
+    def __post_init__(self) -> None:
+        if self.kernels not in (2, 4):
+            raise ValueError(f"kernels cannot be {self.kernels}: choose 4, or 2 for none")
 
     @property
     def context_multiple(self) -> int:
@@ -122,10 +138,14 @@ class RefinedDAIN(nn.Module):
         super().__init__()
         self.config = config = config or RefinedConfig()
         base = config.base
-        self.flow = FlowNetwork(base.flow_pyramid, base.flow_dense, base.flow_dense_fine, base.flow_refine)
+        self.flow = FlowNetwork(
+            base.flow_pyramid, base.flow_dense, base.flow_dense_fine, base.flow_refine, base.flow_finest
+        )
         self.depth = DepthNetwork(base.depth_stem, base.depth_widths, base.depth_narrow, base.depth_wide)
         self.context = PyramidNetwork(config.context)
-        self.refine = RefinementNetwork(config.context, config.refine, config.residuals, config.matched)
+        self.refine = RefinementNetwork(
+            config.context, config.refine, config.residuals, config.matched, config.kernels == 4
+        )
         # The rectification works at 1/2 of the size. It sees four pixels of the blend, of both warped images and of the
         # logit, and the features of the last block.
         seen = 4 * (3 + 3 + 3 + 1) + config.refine[0]
@@ -185,7 +205,7 @@ class RefinedDAIN(nn.Module):
         scale = self.config.base.flow_scale
         finest = FLOW_UNIT * scale * self.flow.both_ways(first.pyramid, second.pyramid)[-1]
         padding = Padding.of(first.image, self.config.base.flow_multiple)
-        forward, backward = padding.remove(upsample(finest, 4 * scale)).chunk(2)
+        forward, backward = padding.remove(upsample(finest, self.config.base.flow_shrinks)).chunk(2)
         return Motion((forward, backward), ())
 
     def projected(
@@ -302,8 +322,11 @@ class RefinedDAIN(nn.Module):
         return RefinedSynthesis(output, blend, flows, share, warped, [finest])
 
     def _warped(self, image: Tensor, flow: Tensor, x: Tensor, frame: int) -> Tensor:
-        """Warp a frame by its kernels, which are the largest maps of all and end here."""
-        return adaptive_warp(image, within_frame(flow), self.refine.kernels.of_frame(x, frame))
+        """Warp a frame, by its kernels if there are any. They are the largest maps of all, and end here."""
+        kernels = self.refine.kernels
+        if kernels is None:
+            return sample(image, flow)
+        return adaptive_warp(image, within_frame(flow), kernels.of_frame(x, frame))
 
     def _seen(self, pixels: Tensor, x: Tensor, first: Maps, second: Maps, flows: Tensor) -> Iterator[Tensor]:
         """Give what the rectification sees at each level, when it is there, so that no two levels are kept."""
@@ -312,7 +335,7 @@ class RefinedDAIN(nn.Module):
             context = sample_both(one, two, scaled[level + 1], 2 ** (level + 1))
             if level == 0:
                 seen = nn.functional.pixel_unshuffle(pixels, 2).to(x.dtype, memory_format=torch.channels_last)
-                context = torch.cat((seen, x, context), 1)
+                context = joined((seen, x, context))
             yield context
 
     def forward(self, first: Tensor, second: Tensor, time: float | Tensor = 0.5) -> RefinedSynthesis:

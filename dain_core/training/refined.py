@@ -497,10 +497,10 @@ def begin(init: Path | None) -> RefinedDAIN:
     if not isinstance(config, RefinedConfig):
         raise WeightsError(f"{init} holds the weights of a network without refinement: name others (--init)")
     model = RefinedDAIN(config)
-    shipped = load_weights("dain-refined").items()
-    front = {name: weight for name, weight in shipped if name.partition(".")[0] not in PARTS}
+    shipped, own = load_weights("dain-refined"), model.state_dict()
+    front = {name: shipped[name] for name in own if name.partition(".")[0] not in PARTS}
     given = {} if init is None else read(init)
-    model.load_state_dict({**model.state_dict(), **front, **given})
+    model.load_state_dict({**own, **front, **given})
     return model
 
 

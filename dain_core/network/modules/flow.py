@@ -20,8 +20,8 @@ from dain_core.network.modules.layers import (
 #: The network predicts flow in units of 20 pixels of the full-size frame.
 FLOW_UNIT = 20.0
 
-#: The levels of the flow, from 1/64 of the frame's size to 1/4: level L has 1/2^L of the size.
-_LEVELS = (6, 5, 4, 3, 2)
+#: The coarsest and the finest level of the flow in the paper: level L has 1/2^L of the frame's size.
+_COARSEST, _FINEST = 6, 2
 #: The channels of `cuda_ext.correlation`, one for each displacement.
 CORRELATION_CHANNELS = 81
 _REFINE_DILATIONS = (1, 2, 4, 8, 16, 1)
@@ -80,19 +80,27 @@ class Decoder(nn.Module):
 
 
 class FlowNetwork(nn.Module):
-    """Estimates the flow between two frames, at a quarter of their size.
+    """Estimates the flow between two frames, at a quarter of their size, or less.
 
     Args:
         pyramid: the widths of the six levels of features, from 1/2 to 1/64 of the frame's size.
         dense: the widths of the densely connected convolutions of every level except the finest one.
         dense_fine: the widths of the densely connected convolutions of the finest level.
         refine: the widths of the dilated context network at the finest level.
+        finest: the finest level that is estimated: L has 1/2^L of the size. Above 2, there are neither the finest level
+            nor the context network.
     """
 
     def __init__(
-        self, pyramid: Sequence[int], dense: Sequence[int], dense_fine: Sequence[int], refine: Sequence[int]
+        self,
+        pyramid: Sequence[int],
+        dense: Sequence[int],
+        dense_fine: Sequence[int],
+        refine: Sequence[int],
+        finest: int = _FINEST,
     ) -> None:
         super().__init__()
+        self.levels = range(_COARSEST, finest - 1, -1)
         sizes = zip((3, *pyramid), pyramid, strict=False)
         self.pyramid = nn.ModuleList(
             nn.Sequential(_conv(before, width, stride=2), _conv(width, width), _conv(width, width))
@@ -100,8 +108,8 @@ class FlowNetwork(nn.Module):
         )
         # Every level except the coarsest also sees its own features, and the flow and features of the coarser level.
         decoders = [Decoder(CORRELATION_CHANNELS, dense)]
-        for level in _LEVELS[1:]:
-            widths = dense_fine if level == _LEVELS[-1] else dense
+        for level in self.levels[1:]:
+            widths = dense_fine if level == _FINEST else dense
             decoders.append(Decoder(CORRELATION_CHANNELS + pyramid[level - 1] + 4, widths))
         self.decoders = nn.ModuleList(decoders)
         # The last layer is part of the official checkpoint, but nothing uses it.
@@ -111,6 +119,9 @@ class FlowNetwork(nn.Module):
         self.up_features = nn.ModuleList(
             SlackConvTranspose2d(decoder.channels, 2, 4, stride=2, padding=1) for decoder in decoders[:-1]
         )
+        self.refine = nn.Sequential()
+        if finest > _FINEST:
+            return
         inputs = (decoders[-1].channels, *refine)
         self.refine = nn.Sequential(
             *(
@@ -139,11 +150,11 @@ class FlowNetwork(nn.Module):
             first, second: the feature pyramids of both frames.
 
         Returns:
-            (N, 2, H/2^L, W/2^L) for the levels L = 6, 5, 4, 3, 2, in units of 20 pixels, float32.
+            (N, 2, H/2^L, W/2^L) for the levels L = 6, 5, 4, 3, 2, or up to the finest, in units of 20 pixels, float32.
         """
         flows: list[Tensor] = []
         dense = first[-1]
-        for step, (level, decoder) in enumerate(zip(_LEVELS, self.decoders, strict=True)):
+        for step, (level, decoder) in enumerate(zip(self.levels, self.decoders, strict=True)):
             ours, theirs = first[level - 1], second[level - 1]
             if step == 0:
                 x = F.leaky_relu(correlation(ours, theirs), 0.1)
@@ -155,7 +166,8 @@ class FlowNetwork(nn.Module):
                 x = torch.cat((matches, ours, flow.to(ours.dtype), features), 1)
             flow, dense = decoder(x)
             flows.append(flow)
-        flows[-1] = flows[-1] + self.refine(dense)
+        if len(self.refine):
+            flows[-1] = flows[-1] + self.refine(dense)
         return flows
 
     def both_ways(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:

@@ -116,7 +116,18 @@ def sample_both(first: Tensor, second: Tensor, flows: Tensor, scale: int) -> Ten
     return torch.cat([sample(image, flow, 1 / scale) for image, flow in pairs], 1)
 
 
-class _Residual(nn.Module):
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate the channels of maps, (N, any, h, w) of one dtype, as the input of a `SlackConv2d`, channels-last."""
+    # Tensor cores multiply 16 channels at once. Zeros fill them up, or cuDNN would pad them for every convolution.
+    spare = 0 if torch.onnx.is_in_onnx_export() else -sum(part.shape[1] for part in parts) % 16
+    first = parts[0]
+    zeros = first.new_zeros((len(first), spare, *first.shape[2:]))
+    # Maps of one layout are joined in one pass.
+    laid_out = [part.contiguous(memory_format=torch.channels_last) for part in (*parts, zeros)]
+    return torch.cat(laid_out, 1).contiguous(memory_format=torch.channels_last)
+
+
+class Residual(nn.Module):
     """leaky_relu(x + conv2(leaky_relu(conv1(x)))), with 3x3 convolutions of `width` channels."""
 
     def __init__(self, width: int) -> None:
@@ -182,7 +193,7 @@ class _Block(nn.Module):
     def __init__(self, seen: int, width: int, residuals: int, hands_on: bool) -> None:
         super().__init__()
         self.stem = leaky_conv(seen, width, SlackConv2d)
-        self.trunk = nn.Sequential(*(_Residual(width) for _ in range(residuals)))
+        self.trunk = nn.Sequential(*(Residual(width) for _ in range(residuals)))
         self.head = _silent(width, 4 * _MOTION)
         self.hand_on = nn.Conv2d(width, _HIDDEN, 1) if hands_on else None
 
@@ -216,10 +227,16 @@ class RefinementNetwork(nn.Module):
         residuals: the number of residual blocks in each block.
         matched: the finest level, counted from 1, whose block also sees the correlation of the two warped feature maps.
             Coarser blocks see it too.
+        kernels: whether the last block makes kernels.
     """
 
     def __init__(
-        self, features: Sequence[int], widths: Sequence[int], residuals: Sequence[int], matched: int
+        self,
+        features: Sequence[int],
+        widths: Sequence[int],
+        residuals: Sequence[int],
+        matched: int,
+        kernels: bool = True,
     ) -> None:
         super().__init__()
         self.matched = matched
@@ -231,7 +248,7 @@ class RefinementNetwork(nn.Module):
             matches = CORRELATION_CHANNELS if level >= matched else 0
             sees = 2 * channels + images + _MOTION + 1 + handed + matches
             self.blocks.append(_Block(sees, width, count, hands_on=level > 1))
-        self.kernels = _KernelHead(widths[0])
+        self.kernels = _KernelHead(widths[0]) if kernels else None
 
     def forward(
         self,
@@ -325,9 +342,4 @@ class RefinementNetwork(nn.Module):
             seen.append(F.leaky_relu(correlation(one, two), 0.1))
         if level < len(self.blocks):
             seen.append(upsample(cast(_Block, self.blocks[level]).handed_on(x), 2))
-        # Tensor cores need a multiple of eight channels. cuDNN would otherwise pad them for every convolution.
-        spare = 0 if torch.onnx.is_in_onnx_export() else -sum(part.shape[1] for part in seen) % 8
-        seen.append(known.new_zeros((len(known), spare, *known.shape[2:]), dtype=warped.dtype))
-        # Maps of one layout are joined in one pass.
-        joined = torch.cat([part.contiguous(memory_format=torch.channels_last) for part in seen], 1)
-        return joined.contiguous(memory_format=torch.channels_last)
+        return joined(seen)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dain_core.network.modules.layers import FullPrecisionConv2d, upsample
+from dain_core.network.modules.layers import FullPrecisionConv2d, SlackConv2d, upsample
 from dain_core.network.modules.pyramid import leaky_conv
 
 
@@ -30,7 +30,8 @@ class MultiscaleRectification(nn.Module):
             if level:
                 self.down.append(leaky_conv(before, width, stride=2))
             entering = width if level else seen
-            self.mix.append(nn.Sequential(leaky_conv(entering + context, width), leaky_conv(width, width)))
+            first = leaky_conv(entering + context, width, SlackConv2d)
+            self.mix.append(nn.Sequential(first, leaky_conv(width, width)))
             before = width
         self.up = nn.ModuleList(
             nn.Sequential(leaky_conv(fine + coarse, fine), leaky_conv(fine, fine))
@@ -45,7 +46,7 @@ class MultiscaleRectification(nn.Module):
 
         Args:
             seen: gives for each level, from 1/2 of the size on, the warped contexts of both frames; for the first
-                level the input and the contexts as one map.
+                level the input and the contexts as one map, whose last channels may be zeros.
         """
         x = self.mix[0](next(seen))
         maps = [x]

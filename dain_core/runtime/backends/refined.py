@@ -1,10 +1,11 @@
-"""`RefinedDAIN` on a GPU: its flow and depth are the fused ones; graphs run small frames, and bands make large ones."""
+"""`RefinedDAIN` on a GPU: its convolutions are the fused ones; graphs run small frames, and bands make large ones."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,9 +17,10 @@ from dain_core.network.padding import Padding
 from dain_core.network.refined import REACH, FrameFeatures, RefinedDAIN
 from dain_core.runtime.backends.fused.depth import FusedDepth
 from dain_core.runtime.backends.fused.flow import FusedFlow
+from dain_core.runtime.backends.fused.refinement import fuse
 from dain_core.runtime.backends.stages import checksum, weight_bytes
 from dain_core.runtime.budget import Budget
-from dain_core.runtime.graphs import Graphed
+from dain_core.runtime.graphs import Graphed, beside
 from dain_core.runtime.memory import GIB, FrameTooLargeError, is_out_of_memory
 
 log = logging.getLogger("dain.engine")
@@ -94,6 +96,8 @@ class RefinedStages:
             self._depth = FusedDepth(model.depth, self._dtype)
         model.flow, model.depth = nn.Identity(), nn.Identity()  # type: ignore[assignment]
         self.model = model.prepare(self._dtype)
+        with device:
+            fuse(self.model, self._dtype)
         self._weight_bytes = sum(map(weight_bytes, (model, self._flow, self._depth)))
         self._plan: _Plan | None = None
         self._stages: dict[str, Callable[..., Any]] = {}
@@ -174,17 +178,20 @@ class RefinedStages:
             "synthesis": self._synthesis,
         }
         if plan.graphs and self._device.type == "cuda":
-            pool = torch.cuda.graph_pool_handle()
+            side, pool = torch.cuda.Stream(self._device), torch.cuda.graph_pool_handle()
+            self._stages["features"] = partial(self._features, side=side)
             self._stages = {name: Graphed(stage, pool) for name, stage in self._stages.items()}
 
-    def _features(self, image: Tensor) -> FrameFeatures:
+    def _features(self, image: Tensor, side: torch.cuda.Stream | None = None) -> FrameFeatures:
         base = self.model.config.base
-        return FrameFeatures(
-            image=image,
-            inverse_depth=1e-6 + torch.exp(-depth_of(self._depth, image, base.depth_scale)),
-            pyramid=self._flow.features(Padding.of(image, base.flow_multiple).add(image)),
-            context=self.model.contexts(image),
+        padded = Padding.of(image, base.flow_multiple).add(image)
+        # Depth is many small kernels, which leave most of a GPU idle.
+        log_depth, (pyramid, context) = beside(
+            side,
+            lambda: depth_of(self._depth, image, base.depth_scale),
+            lambda: (self._flow.features(padded), self.model.contexts(image)),
         )
+        return FrameFeatures(image, 1e-6 + torch.exp(-log_depth), pyramid, context)
 
     def _motion(self, first: FrameFeatures, second: FrameFeatures) -> Motion:
         padding = Padding.of(first.image, self.model.config.base.flow_multiple)

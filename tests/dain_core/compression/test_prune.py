@@ -35,7 +35,7 @@ def test_widths_can_be_given(tmp_path: Path, clips: Path, monkeypatch: pytest.Mo
     models.mkdir()
     whole = CONFIGS["dain-refined"]
     save(random_network(whole).state_dict(), models / "given.safetensors", "fp32", whole)
-    target = replace(whole, base=replace(SMALL, flow_scale=2), refine=(16, 16, 32, 32, 32))
+    target = replace(whole, base=replace(SMALL, flow_finest=3), kernels=2, refine=(16, 16, 32, 32, 32))
     file.write_text(config_to_json(target))
     options = (out, "--models", models, "--widths", file, "--data", clips, "--steps", 0, *FAST)
     answer = run("given", *options)

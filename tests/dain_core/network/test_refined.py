@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dain_core.network import refined
 from dain_core.network.model import CONFIGS
+from dain_core.network.modules.layers import upsample
 from dain_core.network.modules.refinement import sample
 from dain_core.network.refined import RefinedConfig, RefinedDAIN
 
@@ -55,9 +56,17 @@ def frames(height: int, width: int) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-@pytest.mark.parametrize("time", [0.5, 0.3, torch.full((1, 1, 1, 1), 0.8)])
-def test_untrained_it_is_the_projected_flow_sampled_bilinearly(time: float | Tensor) -> None:
-    model, (first, second) = network(), frames(64, 96)
+#: Without kernels, and without the finest level of the flow.
+LEAN = replace(SMALL, kernels=2, base=replace(SMALL.base, flow_finest=3))
+
+
+@pytest.mark.parametrize(
+    ("config", "time"), [(SMALL, 0.5), (SMALL, 0.3), (SMALL, torch.full((1, 1, 1, 1), 0.8)), (LEAN, 0.4)]
+)
+def test_untrained_it_is_the_projected_flow_sampled_bilinearly(
+    config: RefinedConfig, time: float | Tensor
+) -> None:
+    model, (first, second) = network(config=config), frames(64, 96)
     with torch.inference_mode():
         one, two = model.features(torch.cat((first, second))).halves()
         motion = model.motion(one, two)
@@ -94,8 +103,24 @@ def test_every_time_of_a_batch_is_its_own() -> None:
     assert (both[0] - both[1]).abs().max() > 1e-3
 
 
-def test_all_that_should_learn_gets_a_gradient() -> None:
-    model, (first, second) = taught(), frames(64, 64)
+def test_a_lean_network_is_a_part_of_the_whole_one() -> None:
+    whole, lean = taught(), network(config=LEAN)
+    own = whole.state_dict()
+    lean.load_state_dict({name: own[name] for name in lean.state_dict()})
+    assert len(lean.state_dict()) < len(own)
+    with torch.inference_mode():
+        one, two = whole.features(torch.cat(frames(64, 64))).halves()
+        levels = whole.flow.both_ways(one.pyramid, two.pyramid)
+        torch.testing.assert_close(lean.flow.both_ways(one.pyramid, two.pyramid), levels[:4])
+        flow = lean.motion(one, two).flows[0]
+    torch.testing.assert_close(flow, 20 * upsample(levels[3][:1], 8))
+    with pytest.raises(ValueError, match="kernels cannot be 3: choose 4, or 2 for none"):
+        replace(SMALL, kernels=3)
+
+
+@pytest.mark.parametrize("config", [SMALL, LEAN])
+def test_all_that_should_learn_gets_a_gradient(config: RefinedConfig) -> None:
+    model, (first, second) = taught(config=config), frames(64, 64)
     made = model(first, second, 0.5)
     loss = made.output.sum() + sum(step.flows.sum() + step.logit.sum() for step in made.steps)
     loss.backward()

@@ -140,7 +140,7 @@ class FusedFlow(nn.Module):
 
     def __init__(self, network: FlowNetwork, dtype: torch.dtype, scale: int = 1) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.shrinks = scale, int(2 ** network.levels[-1]) * scale
         levels = [[_conv_of(layer) for layer in cast(nn.Sequential, level)] for level in network.pyramid]
         self.widths = [convs[0].out_channels for convs in levels]
         self.pyramid = nn.ModuleList()
@@ -153,9 +153,11 @@ class FusedFlow(nn.Module):
         for level, decoder, up in zip(range(len(levels), 0, -1), network.decoders, ups, strict=False):
             scale = FLOW_UNIT / 2**level
             self.decoders.append(FusedDecoder(cast(Decoder, decoder), scale, *up, dtype))
-        *dilated, last = network.refine
-        self.refine = nn.Sequential(*(SliceConv2d(_conv_of(layer), 0.1, dtype) for layer in dilated))
-        self.correct = SliceConv2d(cast(nn.Conv2d, last), 1.0, dtype, wide_output=True)
+        self.refine: nn.Sequential | None = None
+        if len(network.refine):
+            *dilated, last = network.refine
+            self.refine = nn.Sequential(*(SliceConv2d(_conv_of(layer), 0.1, dtype) for layer in dilated))
+            self.correct = SliceConv2d(cast(nn.Conv2d, last), 1.0, dtype, wide_output=True)
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
         """The pyramid of an image (N, 3, H, W), with as many more channels of zeros as round up each level's number."""
@@ -166,12 +168,14 @@ class FusedFlow(nn.Module):
 
     def between(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The flow from the first frame to the second, and back, in pixels, at full size, float32."""
-        coarse, x = None, None
+        flow, x = None, None
         levels = zip(self.decoders, self.widths[::-1], first[::-1], second[::-1], strict=False)
         for decoder, width, ours, theirs in levels:
-            coarse, x = decoder(ours[:, :width], theirs[:, :width], coarse)
-        flow = self.correct(self.refine(x), coarse, plus=coarse)
+            flow, x = decoder(ours[:, :width], theirs[:, :width], flow)
+        if self.refine is not None:
+            flow = self.correct(self.refine(x), flow, plus=flow)
+        assert flow is not None
         unit = FLOW_UNIT * self.scale
-        enlarged = enlarge_flow(flow, unit) if self.scale == 1 else upsample(unit * flow, 4 * self.scale)
+        enlarged = enlarge_flow(flow, unit) if self.shrinks == 4 else upsample(unit * flow, self.shrinks)
         forward, backward = enlarged.chunk(2)
         return forward, backward

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dain_core.network.modules.refinement import Coarse, RefinementNetwork
-from dain_core.network.refined import RefinedDAIN
+from dain_core.network.refined import RefinedConfig, RefinedDAIN
+from dain_core.runtime.backends.fused.refinement import FusedResidual
 from dain_core.runtime.backends.refined import RefinedStages, _Plan
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.memory import GIB, FrameTooLargeError
@@ -30,15 +31,31 @@ def interpolated(made_by: RefinedStages, first: Tensor, second: Tensor) -> Tenso
     return made_by.synthesis(one, two, made_by.motion(one, two), torch.tensor(0.3))[0]
 
 
-@pytest.mark.parametrize(("flow", "depth"), [(1, 4), (2, 8)])
-def test_the_fused_front_is_the_networks_own(flow: int, depth: int) -> None:
-    """Also where it sees the frame at a smaller size."""
-    config = replace(SMALL, base=replace(SMALL.base, flow_scale=flow, depth_scale=depth))
+FORMS = (
+    SMALL,
+    replace(SMALL, kernels=2, base=replace(SMALL.base, flow_finest=3, depth_scale=8)),
+    replace(SMALL, base=replace(SMALL.base, flow_scale=2)),
+)
+
+
+@pytest.mark.parametrize("config", FORMS)
+def test_the_fused_form_makes_the_networks_frame(config: RefinedConfig) -> None:
+    """Also where flow and depth are those of a smaller frame, or flow lacks its finest level, and without kernels."""
     first, second = frames(70, 101)
     with torch.inference_mode():
         expected = taught(config=config)(first, second, 0.3).output
-    made = interpolated(stages(taught(config=config)), first, second)
-    torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
+    fused = stages(taught(config=config))
+    assert sum(isinstance(module, FusedResidual) for module in fused.model.modules()) == 3
+    torch.testing.assert_close(interpolated(fused, first, second), expected, atol=1e-4, rtol=0)
+
+
+def test_the_kernels_of_half_precision_make_it_too() -> None:
+    """Their packed weights take maps of a multiple of 16 channels."""
+    first, second = frames(64, 64)
+    with torch.inference_mode():
+        expected = taught()(first, second, 0.3).output
+    half = RefinedStages(taught(), CPU, torch.bfloat16, Budget())
+    torch.testing.assert_close(interpolated(half, first, second), expected, atol=0.05, rtol=0)
 
 
 class Shortage:
