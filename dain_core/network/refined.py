@@ -44,8 +44,8 @@ class RefinedConfig:
         refine: the widths of the blocks of the refinement, one for each level.
         residuals: the number of residual blocks in each of these blocks.
         matched: the finest level, counted from 1, at which a block sees the correlation of both frames.
-        kernels: the side in pixels of the kernels that warp a frame: 4, or 2, which means bilinear sampling.
         rectify: the widths of the levels of the U-Net. It has as many levels as the pyramid, or fewer.
+        kernels: the side in pixels of the kernels that warp a frame: 4, or 2, which means bilinear sampling.
 
     Raises:
         ValueError: there are no kernels of that side.
@@ -56,8 +56,8 @@ class RefinedConfig:
     refine: tuple[int, ...] = (48, 64, 96, 128, 128)
     residuals: tuple[int, ...] = (2, 3, 3, 4, 4)
     matched: int = 3
-    kernels: int = 4
     rectify: tuple[int, ...] = (64, 96, 128, 160)
+    kernels: int = 4
 
     def __post_init__(self) -> None:
         if self.kernels not in (2, 4):

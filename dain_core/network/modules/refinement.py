@@ -209,9 +209,9 @@ class _Block(nn.Module):
         return F.pixel_shuffle(self.head(x), 2), x
 
 
-def _estimate(base: Tensor, added: Tensor, time: Tensor) -> Refined:
-    prior = ((1 - time) / time).log()
-    return Refined(base + added[:, :4], prior + added[:, 4:])
+def _prior(time: Tensor) -> Tensor:
+    """Return the logit of the mask before any block: that of the nearness in time."""
+    return ((1 - time) / time).log()
 
 
 class RefinementNetwork(nn.Module):
@@ -298,7 +298,7 @@ class RefinementNetwork(nn.Module):
                 warped = sample_both(pixels[0][level], pixels[1][level], flow, 2**level)
             known = self._known(level, warped, flow, added, time)
             added, x = self._block(level, self._seen(level, maps, known, x), added)
-            results.append(_estimate(base[level - 1], added, time))
+            results.append(Refined(base[level - 1] + added[:, :4], _prior(time) + added[:, 4:]))
         return results, Coarse(images, (features[0][0], features[1][0]), base[0], base[1], added, x, time)
 
     def finest(self, coarse: Coarse) -> tuple[Refined, Tensor]:
@@ -306,12 +306,15 @@ class RefinementNetwork(nn.Module):
 
         The block sees the full size, four pixels as one.
         """
+        guess = coarse.guess()
         with torch.no_grad():
-            warped = F.pixel_unshuffle(sample_both(*coarse.images, coarse.guess(), 1), 2)
+            warped = F.pixel_unshuffle(sample_both(*coarse.images, guess, 1), 2)
             flow = coarse.halved + coarse.added[:, :4]
             known = self._known(1, warped, flow, coarse.added, coarse.time)
-        added, x = self._block(1, self._seen(1, coarse.maps, known, coarse.x), coarse.added)
-        return _estimate(coarse.flows, added, coarse.time), x
+        # Maps of the full size are large: each is passed over as seldom as can be.
+        more, x = self.blocks[0](self._seen(1, coarse.maps, known, coarse.x))
+        logit = _prior(coarse.time) + upsample(coarse.added[:, 4:], 2) + more[:, 4:]
+        return Refined(guess + more[:, :4], logit), x
 
     def _block(self, level: int, seen: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is added to flows and logit after the block of `level`, and the features of the block."""
