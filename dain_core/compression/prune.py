@@ -21,6 +21,7 @@ from dain_core.network.refined import RefinedConfig
 from dain_core.outputs import check_writable, writing
 from dain_core.runtime.backends import Source
 from dain_core.runtime.backends.fused import FusedDAIN
+from dain_core.runtime.backends.refined import RefinedStages
 from dain_core.runtime.devices import named_device
 from dain_core.training.resident import Triplets
 from dain_core.weights.files import save
@@ -123,8 +124,8 @@ def _show(before: Config, after: Config) -> None:
 
 def kernels(config: Config, device: torch.device) -> str:
     """Return a sentence on whether GPUs run a network by the fused kernels."""
-    base = config.base if isinstance(config, RefinedConfig) else config
-    if FusedDAIN.supports(base, device):
+    stages = RefinedStages if isinstance(config, RefinedConfig) else FusedDAIN
+    if stages.supports(config, device):  # type: ignore[arg-type]
         return "GPUs of compute capability 8.0 and up run it by the fused kernels."
     return (
         "No GPU runs it by the fused kernels, because a width is no multiple of 16: PyTorch runs it, slower."

@@ -206,7 +206,9 @@ def _suits_fused(config: Config, device: torch.device) -> bool:
 
 
 def _suits_refined(config: Config, device: torch.device) -> bool:
-    return isinstance(config, RefinedConfig) and _suits_fused(config.base, device)
+    return (
+        isinstance(config, RefinedConfig) and device.type == "cuda" and RefinedStages.supports(config, device)
+    )
 
 
 BACKENDS = (

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from dain_core.network.model import Motion
 from dain_core.network.modules.depth import depth_of
 from dain_core.network.padding import Padding
-from dain_core.network.refined import REACH, FrameFeatures, RefinedDAIN
+from dain_core.network.refined import REACH, FrameFeatures, RefinedConfig, RefinedDAIN
 from dain_core.runtime.backends.fused.depth import FusedDepth
 from dain_core.runtime.backends.fused.flow import FusedFlow
+from dain_core.runtime.backends.fused.layers import GROUP
+from dain_core.runtime.backends.fused.network import FusedDAIN
 from dain_core.runtime.backends.fused.refinement import fuse
 from dain_core.runtime.backends.stages import checksum, weight_bytes
 from dain_core.runtime.budget import Budget
@@ -102,6 +104,12 @@ class RefinedStages:
         self._plan: _Plan | None = None
         self._stages: dict[str, Callable[..., Any]] = {}
         budget.join(self)
+
+    @staticmethod
+    def supports(config: RefinedConfig, device: torch.device) -> bool:
+        """Whether the network's widths suit the tensor cores, and the GPU has such (compute capability 8.0)."""
+        narrow = any(width % GROUP for width in (*config.context, *config.refine, *config.rectify))
+        return not narrow and FusedDAIN.supports(config.base, device)
 
     def features(self, image: Tensor) -> FrameFeatures:
         return cast(FrameFeatures, self._run(image, "features", image))

@@ -106,6 +106,7 @@ def test_what_the_kernels_do_not_run_is_said() -> None:
     for odd in (
         with_widths(SMALL, {"rectify_width": 24}),
         with_widths(CONFIGS["dain-refined"], {"base.depth_stem": 8}),
+        with_widths(CONFIGS["dain-refined"], {"rectify.1": 24}),
     ):
         assert "No GPU runs it by the fused kernels, because a width is no multiple of 16" in kernels(
             odd, CPU
