@@ -281,6 +281,40 @@ def test_sound_stays_where_it_was_against_the_picture(
     assert abs(offsets[0] - offsets[1]) <= tolerance
 
 
+EARLY_SOUND = ("-map", "1:v", "-map", "0:a")
+EARLY_PICTURE = ("-map", "0:v", "-map", "1:a")
+BEFORE_ZERO = [
+    ("cut.mp4", "aac", (), ("-ss", "0.21"), 0),  # an edit list that begins within a frame, of sound as well
+    ("cut.mov", "pcm_s16le", (), ("-ss", "0.21"), 0),
+    ("offsets.mp4", "aac", ("-movflags", "+negative_cts_offsets"), (), 0),
+    ("delay.mp4", "aac", ("-use_editlist", "0"), (), 0),  # of B-frames
+    ("sound.mp4", "aac", EARLY_SOUND, ("-itsoffset", "-0.1"), 0),
+    ("picture.mp4", "aac", EARLY_PICTURE, ("-itsoffset", "-0.1"), 0),
+    ("picture.ts", "aac", EARLY_PICTURE, ("-itsoffset", "-0.1"), 0),
+    ("sound.mkv", "aac", EARLY_SOUND, ("-itsoffset", "-0.1"), Fraction(1, 1000)),  # which counts milliseconds
+    ("picture.mkv", "aac", EARLY_PICTURE, ("-itsoffset", "-0.1"), Fraction(1, 1000)),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "written", "read", "tolerance"), BEFORE_ZERO)
+def test_sound_stays_to_the_sample_where_a_file_begins_before_its_zero(
+    video: MakeVideo,
+    interpolated: Interpolate,
+    name: str,
+    codec: str,
+    written: tuple[str, ...],
+    read: tuple[str, ...],
+    tolerance: Fraction,
+) -> None:
+    click = ("-f", "lavfi", "-i", "aevalsrc='exp(-((t-0.4)*2000)^2)':s=48000:d=0.6")
+    whole = video("whole.mov", *PICTURE, *click, *H264, "-bf", "3", "-c:a", codec)
+    kept = ("-avoid_negative_ts", "disabled") if name.endswith("mkv") else ()
+    source = video(name, *read, "-i", whole, "-i", whole, "-c", "copy", *written, *kept)
+    result = interpolated(source, segment_frames=99, audio="best")
+    offsets = [loudest_moment(path) - frame_times(path).times[0] for path in (source, result)]
+    assert abs(offsets[0] - offsets[1]) <= tolerance
+
+
 def loudest_moment(path: Path) -> Fraction:
     """When the sample of the largest value is heard."""
     heard: list[tuple[float, Fraction]] = []
