@@ -94,6 +94,7 @@ def choose(info: VideoInfo, options: Options, rate: Fraction) -> Delivery:
         timecode=_timecode(info, rate),
         enhance=options.enhancements,
         captions=in_time and info.captions and codec in RESULTS,
+        roles=tuple(role for role in info.roles if role != "default" and role in file.roles),
         caption_track=choice.caption_track(codec),
         described=_described(info, codec),
         own_tags=choice.own_tags,
@@ -212,16 +213,20 @@ class _Choice:
         if lost:
             what = f"tags {', '.join(lost)} are" if len(lost) > 1 else f"tag {lost[0]} is"
             yield self._left_out("tags-dropped", f"The file's {what}", in_time=False)
-        kept = {sound.index for sound in self.sounds} | {text.index for text in self.texts}
-        tracks: list[AudioInfo | SubtitleInfo] = [*self.info.audio, *self.info.subtitles]
+        kept = {self.info.stream, *(sound.index for sound in self.sounds), *(text.index for text in self.texts)}
+        tracks: list[VideoInfo | AudioInfo | SubtitleInfo] = [
+            self.info,
+            *self.info.audio,
+            *self.info.subtitles,
+        ]
         for track in tracks:
-            unmarked = [role for role in track.roles if role not in self.file.roles]
-            if unmarked and track.index in kept:
-                what = f"Stream {track.index} is no longer marked as {' and '.join(unmarked)}".replace(
-                    "_", " "
-                )
+            index = track.stream if isinstance(track, VideoInfo) else track.index
+            held = self.file.roles | ({"default"} if track is self.info else set())  # which every picture is
+            unmarked = [role for role in track.roles if role not in held]
+            if unmarked and index in kept:
+                what = f"Stream {index} is no longer marked as {' and '.join(unmarked)}".replace("_", " ")
                 why = f"{self.options.container} has no such mark."
-                yield Note.of("tags-dropped", f"{what}: {why}", stream=track.index)
+                yield Note.of("tags-dropped", f"{what}: {why}", stream=index)
 
     def _note_on(self, sound: AudioInfo) -> Note | None:
         """The note on a sound track that is not what it was, or None."""

@@ -87,6 +87,7 @@ class Delivery(Stored):
     captions: bool = (
         False  #: whether closed captions within the source's pictures are within those of the result
     )
+    roles: tuple[str, ...] = ()  #: that the picture is marked with, beside "default", by FFmpeg's names
     caption_track: str = ""  #: FFmpeg's codec of the subtitles that they become where they are not
     described: tuple[
         str, ...
@@ -118,7 +119,7 @@ class Delivery(Stored):
     def is_plain(self) -> bool:
         """Whether readers that know no other deliveries than H.264 in MP4 make the same of it."""
         new = (self.coded_format, self.max_bitrate, self.extras, self.mastering, self.light, self.stereo)
-        kept = (self.own_tags, self.captions, self.caption_track, self.described)
+        kept = (self.own_tags, self.roles, self.captions, self.caption_track, self.described)
         stretched = any(sound.speed for sound in self.sounds)
         return (self.container, self.codec) == ("mp4", "h264") and not any((*new, *kept, stretched))
 

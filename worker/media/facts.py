@@ -173,6 +173,7 @@ class VideoInfo(Stored):
     timecode: str = ""  #: of the first frame
     alpha_stream: int | None = None  #: index of the video stream that says how opaque the pictures are (AVIF)
     captions: bool = False  #: whether packets carry closed captions that can be taken out of them
+    roles: tuple[str, ...] = ()  #: of the video stream, as those of `AudioInfo`
     tags: tuple[str, ...] = ()  #: names of what the file says of itself ("artist"), in small letters
 
     @classmethod

@@ -289,7 +289,7 @@ def _description(delivery: Delivery) -> dict[str, Any]:
     tag = encoding.tag if file.has_tags else ""
     unsaid = delivery.full_range and not encoding.says_range
     return {
-        "disposition:v:0": "default",
+        "disposition:v:0": "+".join(("default", *delivery.roles)),
         **({"metadata:s:v:0": words} if words else {}),
         **({"tag:v:0": tag} if tag else {}),
         **({"color_range:v:0": "pc"} if unsaid else {}),

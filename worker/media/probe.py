@@ -131,6 +131,7 @@ def _facts(path: Path, limits: Limits, choice: Choice) -> VideoInfo:
             **side_data_of(frame, scan),
             **names_of(stream),
             timecode=timecode_of(container, stream),
+            roles=roles_of(stream),
             tags=tags_of(container),
             captions=CAPTIONS in scan.messages,
             described=tuple(name for name in scan.messages if name != CAPTIONS),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import pytest
+from av.stream import Disposition
 
 from tests.worker.conftest import Interpolated, MakeVideo
 from worker.media.containers import CONTAINERS
@@ -65,6 +66,27 @@ def test_marks_and_tags_are_there_or_noted(marked: Path, delivered: Interpolated
                 role for role in roles[track.index] if role.replace("_", " ") in unmarked.get(track.index, "")
             }
             assert set(now.roles) == set(roles[track.index]) - lost
+
+
+@pytest.mark.parametrize(
+    ("container", "kept"),
+    [
+        ("mp4", {"default", "comment"}),
+        ("mkv", {"default", "comment", "original"}),
+        ("mov", {"default"}),
+        ("gif", {"default"}),
+    ],
+)
+def test_marks_of_the_picture_are_there_or_noted(
+    video: MakeVideo, delivered: Interpolated, container: str, kept: set[str]
+) -> None:
+    source = video("picture.mkv", *PICTURE, "-disposition:v:0", "default+comment+original")
+    result, plan = delivered(source, container=container)
+    with av.open(str(result)) as file:
+        found = file.streams.video[0].disposition
+    noted = " ".join(note.text for note in plan.notes if note.code == "tags-dropped")
+    for role in ("comment", "original"):
+        assert (role in kept) == bool(found & Disposition[role]) == (role not in noted)
 
 
 @pytest.mark.parametrize("container", ["mp4", "mov"])
