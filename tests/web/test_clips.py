@@ -271,8 +271,10 @@ def test_a_job_that_no_purpose_stands_for_is_made_again_as_it_was(
         entry = json.dumps({"value": {"upload": "gone", "name": "clip.mp4"}, "until": end})
         page.evaluate("entry => localStorage.setItem(...entry)", [name, entry])
     page.goto(f"{url}/#/jobs")
-    page.get_by_role("button", name="Again with other options").click()
+    again = page.get_by_role("button", name="Again with other options")
+    expect(again).to_be_visible()
     assert page.evaluate("Object.keys(localStorage)") == [f"dain job {made['id']}"]
+    again.click()
     expect(page.get_by_text("As the job was: Frames per frame: 4")).to_be_visible()
     expect(page.get_by_text("Choose “clip.mp4” again")).to_be_visible()
     expect(page.get_by_text("1 changed")).to_be_visible()
@@ -304,12 +306,11 @@ def test_what_stands_still_is_painted_and_notes_are_lines(
     shown.get_by_text("Mark what stands still").click()
     paper = shown.get_by_role("img", name="The first frame, to be painted on")
     expect(paper).to_be_visible()
-    paper.scroll_into_view_if_needed()
     box = paper.bounding_box()
     assert box is not None
-    page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
+    paper.hover(position={"x": box["width"] * 0.25, "y": box["height"] / 2})  # once it no longer moves
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
+    paper.hover(position={"x": box["width"] * 0.5, "y": box["height"] / 2})
     page.mouse.up()
     expect(shown).to_contain_text("marked")
     shown.get_by_role("button", name="Start").click()
