@@ -631,7 +631,7 @@ def _document(response: httpx.Response) -> Any:
 
 def _check_size(source: Source) -> None:
     if not source.size:
-        raise VideoRefused(f"{source.name} is empty: there is no video in it to send.")
+        raise VideoRefused("The file is empty: there is no video in it to send.")
 
 
 def _succeeded(job: Job) -> Job:

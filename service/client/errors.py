@@ -204,6 +204,8 @@ def refusal(response: httpx.Response) -> ClientError | None:
         problem = {"status": response.status_code}
         place = response.url.copy_with(query=None)  # the query of a link to a store is a login
         message = f"{place} answered {response.status_code} {response.reason_phrase}."
+        if response.status_code in (404, 405, 501):
+            message += " A DAIN service would say more: is the address right?"
     if response.status_code == 401:
         message += " The client and the commands send the token in DAIN_TOKEN (or --token)."
     slug = str(problem.get("type", "")).removeprefix(URN)

@@ -249,16 +249,21 @@ def webhook_secret(owner: str) -> None:
 def _store() -> Iterator[Keys]:
     """The keys of this environment's settings. What goes wrong with them ends the command in a sentence."""
     settings = read_settings()
-    if settings.keys_file is not None:
-        settings.keys_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
+        if settings.keys_file is not None:
+            settings.keys_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         yield open_keys(settings)
     except RedisError as error:
         raise click.ClickException(
             f"The Redis of DAIN_REDIS_URL, where the keys are, fails: {error}"
         ) from None
-    except (KeysUnreadable, OSError) as error:
+    except KeysUnreadable as error:
         raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(
+            f"The file of keys {settings.keys_file} cannot be used: {error.filename}: {error.strerror}. Correct "
+            "DAIN_KEYS_FILE, or what is in its way."
+        ) from None
 
 
 def _find(store: Keys, key_id: str) -> Key:

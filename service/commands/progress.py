@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.constrain import Constrain
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
@@ -52,13 +54,31 @@ def _text(form: str, ratio: int | None = None) -> TextColumn:
     return TextColumn(form, markup=False, table_column=column)
 
 
+class _Rows(Progress):
+    """Rows that end before the edge of the terminal, which shows Ctrl-C as ^C behind them.
+
+    At the edge that would begin a new line: the rows would be drawn there again, and these would stay.
+    """
+
+    def get_renderable(self) -> RenderableType:
+        return _Narrower(super().get_renderable())
+
+
+@dataclass(frozen=True)
+class _Narrower:
+    rows: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Constrain(self.rows, options.max_width - len("^C"))
+
+
 class Bars:
     """A bar for each row that is not over, and lines above them."""
 
     def __init__(self, console: Console) -> None:
         self._rows: dict[object, TaskID] = {}
         # Standard output may be a file: what goes there must not come here.
-        self._progress = Progress(
+        self._progress = _Rows(
             _text("{task.fields[name]}", ratio=3),
             _text("{task.description}"),
             BarColumn(bar_width=16),

@@ -235,10 +235,10 @@ def test_which_frames_of_a_result_are_new(client: Client, clip: Path, finish: Ca
     assert client.frames(job_id) == Frames(frames="snsh", start=0.5, times=(0.5, 1, 2, 3))
 
 
-def test_a_file_without_a_byte_is_refused_by_its_name(client: Client, tmp_path: Path) -> None:
+def test_a_file_without_a_byte_is_refused(client: Client, tmp_path: Path) -> None:
     (tmp_path / "none.mp4").touch()
     for call in (client.submit, client.estimate):
-        with pytest.raises(VideoRefused, match=r"^none\.mp4 is empty: "):
+        with pytest.raises(VideoRefused, match=r"^The file is empty: "):
             call(tmp_path / "none.mp4")
 
 
@@ -721,6 +721,14 @@ def test_what_answers_and_is_no_such_service_is_named() -> None:
             httpx.Response(200, text="<h1>Welcome</h1>", request=httpx.Request("GET", "http://a/x?s3=1"))
         )
     assert "s3" not in str(caught.value)
+    with (
+        answering(("404 Not Found", {}, {})) as (url, _),
+        Client(url) as client,
+        pytest.raises(
+            NotFound, match=r"answered 404 Not Found\. A DAIN service would say more: is the address"
+        ),
+    ):
+        client.jobs()
 
 
 def test_an_open_file_is_told_of_damage_too() -> None:

@@ -107,6 +107,14 @@ def test_before_the_first_key_the_list_is_empty(tmp_path: Path, monkeypatch: pyt
         assert run("list", "--json").stdout == "[]\n"
 
 
+def test_a_file_of_keys_that_cannot_be_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DAIN_KEYS_FILE", str(tmp_path / "file" / "more" / "keys.json"))
+    for words in (("add", "ann"), ("list",)):
+        done = run(*words)
+        assert done.exit_code == 1 and "/file/more: Not a directory. Correct DAIN_KEYS" in done.output
+
+
 def test_scopes_may_be_given_one_by_one() -> None:
     for words in (("--scope", "read", "--scope", "admin"), ("--scope", "read,admin")):
         assert sorted(json.loads(run("add", "ann", *words, "--json").stdout)["scopes"]) == ["admin", "read"]

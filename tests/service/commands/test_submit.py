@@ -263,7 +263,7 @@ def test_a_file_without_a_byte_is_named(dain: Dain, http: httpx.Client, tmp_path
     done = dain("submit", tmp_path / "none.mp4")
     assert (done.exit_code, done.stderr) == (
         7,
-        "Error: none.mp4 is empty: there is no video in it to send.\n",
+        "Error: The file is empty: there is no video in it to send.\n",
     )
 
 
