@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from service import __version__
+from service.exits import Exit
 
 
 class Entry(NamedTuple):
@@ -106,6 +107,9 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except ImportError as error:  # of what a command imports once it runs
             raise _unable(str(ctx.invoked_subcommand), error) from None
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("\nInterrupted.", err=True)
+            ctx.exit(Exit.INTERRUPTED)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -19,6 +19,7 @@ from service.commands.following import Following, leave
 from service.commands.options import jobs_argument, json_option, server
 from service.commands.progress import Report, report
 from service.exits import Exit
+from service.jobs.formats import container_of
 
 
 @click.command()
@@ -121,6 +122,9 @@ def fetched(
         tell(said, job, as_json)
         return outcome(job)
     path = _destination(target, job.output.filename, clips, overwrite)
+    kind = Path(job.output.filename).suffix
+    if container_of(path.suffix) != container_of(kind):
+        said.say(f"Note: the result is a {kind} file, which the name {path.name} does not say.")
 
     def show(received: int, total: int) -> None:
         more = f"{text.size(received)} of {text.size(total)}"

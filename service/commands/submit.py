@@ -280,7 +280,11 @@ class Batch:
         """Asks what is to become of the jobs, where there is somebody to ask. Returns if they are to be waited for."""
         live = list(self._following.live)
         if unsent:
-            self._said.say(f"{unsent} of {len(self._clips)} videos are not sent.")
+            self._said.say(
+                f"{self._clips[0].name} is not sent."
+                if len(self._clips) == 1
+                else f"{unsent} of {len(self._clips)} videos are not sent."
+            )
         if live and sys.stdin.isatty() and sys.stderr.isatty():
             match ask(live):
                 case "wait":

@@ -108,7 +108,9 @@ class Problem(DainError):
 
     @classmethod
     def job_not_found(cls, job_id: str) -> Problem:
-        return cls("job-not-found", f"There is no job {job_id}; GET /jobs lists those there are.")
+        return cls(
+            "job-not-found", f"There is no job {job_id}; GET /jobs (`dain jobs`) lists those there are."
+        )
 
     @classmethod
     def unreadable_record(cls, job_id: str, fields: Sequence[str]) -> Problem:

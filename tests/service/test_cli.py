@@ -136,6 +136,15 @@ def test_what_a_command_cannot_import_once_it_runs_is_said(
     assert done.exit_code == 1 and done.output.startswith("Error: ") and expected in done.output
 
 
+def test_an_interrupt_has_the_exit_code_that_shells_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("worker.cli.clips_of", interrupt)
+    done = CliRunner().invoke(cli.cli, ["interpolate", "in.mp4", "out.mp4"])
+    assert (done.exit_code, done.output) == (130, "\nInterrupted.\n")
+
+
 def test_a_part_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cli.COMMANDS, "up", cli.Entry("no_such_package.cli", "up", "embedded", ""))
     done = CliRunner().invoke(cli.cli, ["up", "--host", "x"])

@@ -55,6 +55,17 @@ def test_the_result_of_a_job_is_fetched_later(
     assert (tmp_path / "café-2x.mp4").read_bytes() == CONTENT
 
 
+def test_a_name_that_says_another_kind_of_file_is_told_of(
+    dain: Dain, send: Send, tmp_path: Path, finish: Callable[[str, bytes], None]
+) -> None:
+    job_id = send()
+    finish(job_id, CONTENT)
+    done = dain("fetch", job_id, "-o", tmp_path / "own.webm")
+    assert done.exit_code == 0 and (tmp_path / "own.webm").read_bytes() == CONTENT
+    assert "Note: the result is a .mp4 file, which the name own.webm does not say." in done.stderr
+    assert "Note" not in dain("fetch", job_id, "-o", tmp_path / "own.M4V").stderr
+
+
 @pytest.mark.usefixtures("working")
 def test_whoever_waits_is_told_when_a_job_is_over(dain: Dain, send: Send) -> None:
     first, second = send(), send()
