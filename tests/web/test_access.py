@@ -43,6 +43,8 @@ def show(
             page.get_by_text("More options").click()
             expect(page.get_by_role("combobox", name="Codec")).to_be_visible()
             expect(page.get_by_role("alert").last).to_contain_text("cannot be read")
+            page.get_by_text("Mark what stands still").click()
+            expect(page.get_by_role("img", name="The first frame, to be painted on")).to_be_visible()
         else:
             done, failed, _ = make_job(), make_job(), make_job()
             finish(done.id, RESULT)

@@ -109,7 +109,7 @@ export const de: Record<Key, string> = {
   "mask.erase": "Radieren",
   "mask.clear": "Leeren",
   "mask.picture": "Ein Bild nehmen, weiß, wo es stillsteht",
-  "mask.all": "Auch für die übrigen {n} Videos",
+  "mask.all": "Auch für die übrigen ({n})",
   "mask.no-picture": "Der Browser kann dieses Bild nicht lesen.",
   "facts.fps": "{n} fps",
   "facts.frames": "{n} Bilder",

@@ -112,7 +112,7 @@ export const en = {
   "mask.erase": "Erase",
   "mask.clear": "Clear",
   "mask.picture": "Take a picture, white where it stands still",
-  "mask.all": "Also for the other {n} clips",
+  "mask.all": "Also for the others ({n})",
   "mask.no-picture": "The browser cannot read this picture.",
   "facts.fps": "{n} fps",
   "facts.frames": "{n} frames",
