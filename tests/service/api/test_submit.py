@@ -19,6 +19,8 @@ from redis import Redis
 
 from service.api import idempotency, uploads
 from service.api import service as held
+from service.api.probe import Prober
+from service.api.routes import submit
 from service.jobs.machine import Jobs
 from service.jobs.queue import Queue
 from service.jobs.records import STORED_STATES
@@ -475,17 +477,31 @@ class TestHeavyFiles:
         self,
         http: httpx.Client,
         clip: Path,
-        heavy: Path,
-        store: Store,
+        tmp_path: Path,
         make_key: Callable[..., dict[str, str]],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """The clip comes last, and is answered before the second heavy file."""
+        """The clip comes last, and is answered while the first heavy file is looked into."""
+        heavy, over, looked = tmp_path / "heavy.mp4", threading.Event(), list[Path]()
+        heavy.write_bytes(clip.read_bytes() + bytes(1000))  # an MP4 may have bytes behind it
+
+        def probe(prober: Prober, path: Path, *others: Any) -> dict[str, Any]:
+            if path.stat().st_size == heavy.stat().st_size:
+                looked.append(path)
+                assert over.wait(60)
+            return real(prober, path, *others)
+
+        real = submit.probe
+        monkeypatch.setattr(submit, "probe", probe)
         others, own = make_key("bob"), make_key("ann")
         with ThreadPoolExecutor(4) as pool:
             heavies = [pool.submit(post_raw, http, heavy, others, factor="2") for _ in range(4)]
-            until(lambda: len(list((store.root / "scratch").rglob("upload"))) == len(heavies))
-            assert post_raw(http, clip, own).status_code == 202
-            assert sum(each.done() for each in heavies) < 2
+            until(lambda: looked)
+            try:
+                assert post_raw(http, clip, own).status_code == 202
+                assert len(looked) == 1
+            finally:
+                over.set()
             assert {each.result().status_code for each in heavies} == {202}
 
 
