@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	  echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { \
 	  echo "Python's venv module is missing: apt-get install python3-venv (as root), then again."; exit 1; }
-	@echo "Setting up $(VENV). With PyTorch for CPUs: 0.35 GB to fetch, 1.9 GB of disk. With CUDA: 5.6 GB of disk."
+	@echo "Setting up $(VENV). With PyTorch for CPUs: 0.35 GB to fetch, 2.5 GB of disk. With CUDA: 6.1 GB of disk."
 	$(PYTHON) -m venv $(VENV)
 	@if [ -e /dev/nvidiactl ]; then \
 	  echo "This machine has an NVIDIA GPU: PyTorch comes with CUDA."; \
