@@ -213,7 +213,11 @@ class _Choice:
         if lost:
             what = f"tags {', '.join(lost)} are" if len(lost) > 1 else f"tag {lost[0]} is"
             yield self._left_out("tags-dropped", f"The file's {what}", in_time=False)
-        kept = {self.info.stream, *(sound.index for sound in self.sounds), *(text.index for text in self.texts)}
+        kept = {
+            self.info.stream,
+            *(sound.index for sound in self.sounds),
+            *(text.index for text in self.texts),
+        }
         tracks: list[VideoInfo | AudioInfo | SubtitleInfo] = [
             self.info,
             *self.info.audio,
