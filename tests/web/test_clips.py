@@ -200,6 +200,20 @@ def test_a_wrong_option_is_named_before_a_byte_is_sent(open_page: OpenPage, clip
     expect(card(page, clip.name)).to_contain_text("59.94 fps")
 
 
+def test_an_option_that_is_mended_before_it_is_refused_counts(open_page: OpenPage, clip: Path) -> None:
+    page = open_page()
+    held: list[Route] = []
+    page.route("**/uploads?*", lambda route: held.append(route) if not held else route.continue_())
+    page.get_by_label("Exact rate").check()
+    page.get_by_role("combobox", name="Frames a second").fill("99999")
+    with page.expect_request("**/uploads?*"):
+        drop(page, clip)
+    page.get_by_role("combobox", name="Frames a second").fill("59.94")
+    page.wait_for_timeout(1000)  # by then the page has looked which clips are to be asked about again
+    held[0].continue_()
+    expect(card(page, clip.name)).to_contain_text("59.94 fps")
+
+
 def test_a_job_that_fails_says_so_without_being_asked(
     open_page: OpenPage, clip: Path, jobs: Jobs, started: Callable[..., Job]
 ) -> None:

@@ -109,16 +109,17 @@ function pump(): void {
 async function send(clip: Clip): Promise<void> {
   if (!clip.file) return
   const { signal } = clip.stop
+  const chosen = chosenFor(clip)
   let sent = 0
   clip.state.value = { at: "sending", sent }
   const onBreak = (broken: unknown): void => void (clip.state.value = { at: "sending", sent, broken })
   const onProgress = (now: number): void => void (clip.state.value = { at: "sending", sent: (sent = now) })
   try {
-    const how = { signal, onProgress, resume: memory(clip), options: chosenFor(clip) as Options }
+    const how = { signal, onProgress, resume: memory(clip), options: chosen as Options }
     clip.upload = await persistent(onBreak).upload(clip.file, how)
     await look(clip)
   } catch (error) {
-    refuse(clip, error)
+    refuse(clip, error, chosen)
   } finally {
     pump()
   }
@@ -139,8 +140,8 @@ function memory(clip: Clip): UploadStore {
 
 /** Asks what the clip is and would take. */
 async function look(clip: Clip): Promise<void> {
+  let chosen = chosenFor(clip)
   try {
-    let chosen: Fields
     do {
       chosen = chosenFor(clip)
       clip.estimate.value = { ...((await estimate(clip, chosen)) as Estimate), chosen }
@@ -149,7 +150,7 @@ async function look(clip: Clip): Promise<void> {
     if (clip.wanted.value) await start(clip)
   } catch (error) {
     if (isRefusal(error, "upload-not-found")) sendAgain(clip)
-    else refuse(clip, error)
+    else refuse(clip, error, chosen)
   }
 }
 
@@ -190,11 +191,14 @@ export function retry(clip: Clip): void {
   }
 }
 
-function refuse(clip: Clip, error: unknown): void {
+/** What was refused with other options than are `chosen` by now is tried again with these. */
+function refuse(clip: Clip, error: unknown, chosen = chosenFor(clip)): void {
   if (clip.stop.signal.aborted) return
+  const isOld = chosen !== chosenFor(clip)
   isSignedOut(error)
   clip.wanted.value = undefined
   clip.state.value = { at: "refused", error }
+  if (isOld) retry(clip)
 }
 
 function estimate(clip: Clip, chosen: Fields): Promise<unknown> {
