@@ -41,7 +41,9 @@ def sounds_in(container: av.container.InputContainer) -> list[av.audio.stream.Au
 def roles_of(stream: av.stream.Stream) -> tuple[str, ...]:
     """What a track is marked with. Of two marks that mean the same, which FFmpeg makes of one, the first counts."""
     found = {role.name for role in Disposition if role.name and stream.disposition & role}
-    found -= {second for first, second in SYNONYMS if first in found}
+    found -= {second for first, second in SYNONYMS if first in found} | {
+        "multilayer"
+    }  # of which a note tells
     return tuple(sorted(found))
 
 
