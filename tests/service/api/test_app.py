@@ -125,7 +125,8 @@ class TestKeysInAFile:
         (tmp_path / "keys.json").rename(tmp_path / "away.json")
         problem = assert_problem(http.get("/readyz"), 503, "not-ready")
         assert problem["checks"]["keys"].startswith("cannot be read")
-        assert "keys.json" not in problem["detail"] and "keys.json cannot be read" in caplog.text
+        assert "keys.json" not in problem["detail"]
+        assert "There is no file of keys" in caplog.text and "keys.json" in caplog.text
         assert_problem(http.get("/jobs"), 503, "keys-unreadable")
 
 
