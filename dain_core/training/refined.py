@@ -9,9 +9,11 @@ Flow and depth keep their initial weights, those of `dain-refined`. The feature 
 kernels and the rectification train.
 
 A teacher is a Python file that defines a function `flows(first, last, time)`. The function gets frames (N, 3, H, W) in
-[0, 1] and times (N, 1, 1, 1). It returns the flow from the intermediate frame to both ends, (N, 4, H, W), in pixels.
-This flow is a target where the frame that it warps is nearer to the truth than ours (RIFE has such a teacher; Huang et
-al., ECCV 2022).
+[0, 1] and times (N, 1, 1, 1). It returns a list of flows from the intermediate frame to both ends, one for each network
+that it asks, (N, 4, H, W), in pixels. The flow that warps nearest to the truth counts. It is a target where it is
+nearer than ours (RIFE has such a teacher; Huang et al., ECCV 2022). In some triplets the refinement begins with a
+teacher's flow and smooth errors in place of the projection, so that blocks learn to look, and to stay where they are
+right.
 
 A network of other widths begins with a file that `dain compress prune --widths` made. It can learn from the whole
 network as well: from its flow, its mask and its frame (Hinton et al., 2015).
@@ -46,7 +48,7 @@ from dain_core.training.resident import ResidentFootage, Triplets
 from dain_core.weights.files import WeightsError, config_in, load_weights, read, save
 from dain_core.weights.registry import UnknownModelError, named, registry
 
-Teacher = Callable[[Tensor, Tensor, Tensor], Tensor]
+Teacher = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 Loss = Callable[[Triplets], tuple[Tensor, dict[str, Tensor]]]
 
 #: The parts that train.
@@ -57,6 +59,9 @@ _LAST_RATE = 0.01
 _DECAY = 1e-4
 #: The weight of the distance to the teacher's flow where that flow is not better than ours, by stage.
 _FLOORS = (0.5, 0.1, 0.0)
+#: The largest standard deviation of the errors of a first guess, in pixels, and the side of the blocks in which errors
+#: are drawn. Errors between the blocks are interpolated.
+_GUESS_ERROR, _GUESS_BLOCK = 3.0, 32
 #: The number of steps between log entries, which say how far a step moves each layer.
 _LOOK_EVERY = 200
 
@@ -72,6 +77,7 @@ class Settings:
         rate: the highest learning rate.
         flow_first: the share of the run at its start in which only pyramid and refinement learn, from the blend.
         flow: the weight of the distance to the teachers' flow.
+        guessed: the share of triplets in which the refinement begins with a teacher's flow and smooth errors.
         share, frame: the weights of the distances to the mask and to the frame of the network that teaches.
         psnr: the weight of the logarithm of the squared error, in the last 40 % of the run.
         compiled: whether `torch.compile` makes fewer kernels of the loss and its gradients, which takes minutes before
@@ -84,6 +90,7 @@ class Settings:
     rate: float = 4e-4
     flow_first: float = 0.3
     flow: float = 0.06
+    guessed: float = 0.25
     share: float = 0.01
     frame: float = 0.5
     psnr: float = 0.01
@@ -147,20 +154,30 @@ class Lesson:
         flows: the flow from the intermediate frame to both ends, (N, 4, H, W), in pixels.
         share: the share of the first frame in each pixel, (N, 1, H, W), if a network teaches.
         frame: the intermediate frame, (N, 3, H, W), if a network is asked for it.
+        guess: one teacher's flow with smooth errors, chosen without the truth: the first guess of the refinement in
+            the triplets of `guessed`.
+        guessed: (N, 1, 1, 1), bool.
     """
 
     flows: Tensor
-    share: Tensor | None = None
-    frame: Tensor | None = None
+    share: Tensor | None
+    frame: Tensor | None
+    guess: Tensor
+    guessed: Tensor
 
 
 def make(
-    model: RefinedDAIN, batch: Triplets, rectified: bool
+    model: RefinedDAIN, batch: Triplets, rectified: bool, known: Lesson | None = None
 ) -> tuple[list[Refined], RefinedSynthesis | None]:
-    """Return the estimate after each block; and the intermediate frame, or None unless it is `rectified`."""
+    """Return the estimate after each block; and the intermediate frame, or None unless it is `rectified`.
+
+    The refinement begins with the projection, or with the guess of `known` in the triplets that are to.
+    """
     with torch.autocast(batch.first.device.type, torch.bfloat16):
         one, two = model.features(torch.cat((batch.first, batch.last))).halves()
         projected = model.projected(one, two, model.motion(one, two), batch.time)
+        if known is not None:
+            projected = torch.where(known.guessed, known.guess, projected)
         if rectified:
             made = model.refined(one, two, projected, batch.time)
             return made.steps, made
@@ -170,25 +187,42 @@ def make(
 
 @torch.no_grad()
 def lesson(
-    batch: Triplets, teacher: Teacher | None, network: RefinedDAIN | None, rectified: bool
+    batch: Triplets, teacher: Teacher | None, network: RefinedDAIN | None, rectified: bool, guessed: float
 ) -> Lesson | None:
-    """Ask a teacher of flow, and a network that teaches. Where both say the flow, the better one counts.
+    """Ask a teacher of flow, and a network that teaches. Of several flows the one nearest to the truth counts.
 
     Args:
         batch: the triplets.
         teacher: the teacher of flow, if there is one.
         network: the network that teaches, prepared for inference, if there is one.
         rectified: whether the network is asked for the frame, too.
+        guessed: the share of triplets whose refinement begins with the guess.
     """
-    told = None if teacher is None else teacher(batch.first, batch.last, batch.time).float()
-    if network is None:
-        return None if told is None else Lesson(told)
-    steps, made = make(network, batch, rectified)
-    flows = steps[-1].flows
-    if told is not None:
-        better = _errors(batch, told) < _errors(batch, flows)
-        flows = torch.where(better.repeat_interleave(2, 1), told, flows)
-    return Lesson(flows, steps[-1].logit.sigmoid(), None if made is None else made.output)
+    told = (
+        [] if teacher is None else [flows.float() for flows in teacher(batch.first, batch.last, batch.time)]
+    )
+    share = frame = None
+    if network is not None:
+        steps, made = make(network, batch, rectified)
+        told.append(steps[-1].flows)
+        share, frame = steps[-1].logit.sigmoid(), None if made is None else made.output
+    if not told:
+        return None
+    flows = told[0]
+    for other in told[1:]:
+        better = _errors(batch, other) < _errors(batch, flows)
+        flows = torch.where(better.repeat_interleave(2, 1), other, flows)
+    chosen = torch.rand_like(batch.time) < guessed
+    return Lesson(flows, share, frame, _guess(told[0]), chosen)
+
+
+def _guess(flows: Tensor) -> Tensor:
+    """Add smooth errors to flows (N, 4, H, W), in pixels. How large they are differs from triplet to triplet."""
+    count, channels, *size = flows.shape
+    rows, columns = (max(side // _GUESS_BLOCK, 1) for side in size)
+    errors = torch.randn((count, channels, rows, columns), device=flows.device)
+    errors = errors * (_GUESS_ERROR * torch.rand((count, 1, 1, 1), device=flows.device))
+    return flows + F.interpolate(errors, size, mode="bicubic", align_corners=False)
 
 
 class Objective(nn.Module):
@@ -238,10 +272,11 @@ class Objective(nn.Module):
 
     def forward(self, batch: Triplets) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of `batch`, and figures by name; all are scalars."""
-        return self._computed(batch, lesson(batch, self._teacher, self._network, self.rectifies))
+        known = lesson(batch, self._teacher, self._network, self.rectifies, self._settings.guessed)
+        return self._computed(batch, known)
 
     def _loss(self, batch: Triplets, known: Lesson | None) -> tuple[Tensor, dict[str, Tensor]]:
-        steps, made = make(self.model, batch, self.rectifies)
+        steps, made = make(self.model, batch, self.rectifies, known)
         *coarse, (frame, truth) = step_blends(batch, steps)
         rough = torch.stack([losses.charbonnier(frame.float() - truth) for frame, truth in coarse]).mean()
         loss = (1.0 if made is None else 0.2) * photometric(frame, truth) + 0.3 * rough

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dain_core.training.batch import TrainingDataError
+from dain_core.training.capsules import draw_capsules
 
 #: A frame whose longer side has more pixels is halved.
 _LONGEST = 1920
@@ -30,11 +31,14 @@ _CUT, _TWICE = 12.0, 0.12
 #: The largest mean difference between the ends of a triplet, in levels of 255. Triplets above it are not used.
 _TOO_FAR = 40.0
 #: The numbers of frames from the first frame of a triplet to the last one, and their shares.
-_SPANS = ((2, 0.45), (3, 0.10), (4, 0.25), (6, 0.12), (8, 0.08))
+_SPANS = ((2, 0.32), (3, 0.15), (4, 0.30), (6, 0.14), (8, 0.09))
+#: The share of triplets of an even span whose middle frame is always taken. Of the others any frame is, so that nearly
+#: half of all triplets are not at their middle.
+_MIDDLES = 0.2
 #: The share of triplets whose crop moves, and its largest motion from first to last, down and across, in pixels.
-_PANS, _PAN = 0.35, (48, 96)
-#: The number of places that compete for a triplet in 60 % of the cases. The place with the largest motion wins.
-_CANDIDATES = 4
+_PANS, _PAN = 0.4, (112, 128)
+#: The number of places that compete for a triplet in 70 % of the cases. The place with the largest motion wins.
+_CANDIDATES = 5
 
 
 @dataclass(frozen=True)
@@ -135,10 +139,12 @@ class ResidentFootage:
         return len(self._clips)
 
     def sample(self, count: int) -> Triplets:
-        """Return a batch of `count` random triplets, augmented."""
+        """Return a batch of `count` random triplets, augmented; small things fly over some of them."""
         parts = [self._triplet() for _ in range(count)]
         frames = torch.stack([frames for frames, _ in parts])
-        times = torch.tensor([time for _, time in parts], device=self._device).view(-1, 1, 1, 1)
+        moments = [time for _, time in parts]
+        draw_capsules(frames, moments, self._random)
+        times = torch.tensor(moments, device=self._device).view(-1, 1, 1, 1)
         first, middle, last = self._coloured(frames).unbind(1)
         return Triplets(first, middle, last, times)
 
@@ -152,7 +158,7 @@ class ResidentFootage:
             span, middle = self._moments(clip)
             if span * clip.step >= len(clip.frames):
                 continue
-            wanted = _CANDIDATES if random.random() < 0.6 else 1
+            wanted = _CANDIDATES if random.random() < 0.7 else 1
             places = [self._place(clip, span, height, width) for _ in range(wanted)]
             motion, start, top, left, tall, wide = max(places)
             if 0 <= motion < _TOO_FAR:
@@ -178,7 +184,7 @@ class ResidentFootage:
         """Draw the steps from the first frame to the last frame and to the middle frame."""
         spans, shares = zip(*_SPANS, strict=True)
         span = int(self._random.choice(spans, p=shares))
-        if span % 2 == 0 and self._random.random() < 0.6:
+        if span % 2 == 0 and self._random.random() < _MIDDLES:
             return span, span // 2
         return span, int(self._random.integers(1, span))
 
