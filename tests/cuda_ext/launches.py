@@ -9,10 +9,8 @@ import torch
 
 from cuda_ext import reference
 from dain_core.network.model import CONFIGS, DAIN, ModelConfig
-from dain_core.network.refined import RefinedDAIN
 from dain_core.runtime.backends.fused import FusedDAIN
 from dain_core.runtime.backends.fused.layers import EIGHT_BITS, SliceConv2d
-from dain_core.runtime.backends.fused.refinement import fuse
 from dain_core.runtime.calibration import Calibration
 
 #: Architecture -> bytes of shared memory that a block may have, as the CUDA Programming Guide lists them
@@ -31,9 +29,6 @@ SHARED_MEMORY = {
 
 #: Models that the fused network runs.
 MODELS = [name for name in CONFIGS if FusedDAIN.supports(ModelConfig.named(name), torch.device("cpu"))]
-
-#: The model that has the front of another one, and more layers.
-REFINED = "dain-refined"
 
 
 @dataclass(frozen=True)
@@ -95,18 +90,8 @@ def convolutions_of_frames(
 @functools.cache
 def convolutions(name: str, dtype: torch.dtype) -> list[Convolution]:
     """Every different convolution of a model."""
-    network = refinement(dtype) if name == REFINED else fused(name, dtype)
-    layers = [module for module in network.modules() if isinstance(module, SliceConv2d)]
+    layers = [module for module in fused(name, dtype).modules() if isinstance(module, SliceConv2d)]
     return list(dict.fromkeys(convolution_of(layer) for layer in layers))
-
-
-def refinement(dtype: torch.dtype) -> torch.nn.Module:
-    """What `RefinedDAIN` adds to flow and depth, fused, without weights."""
-    with torch.device("meta"):
-        network = RefinedDAIN()
-        network.flow, network.depth = torch.nn.Identity(), torch.nn.Identity()  # type: ignore[assignment]
-        fuse(network, dtype)
-    return network
 
 
 def convolution_of(layer: SliceConv2d) -> Convolution:

@@ -1,4 +1,4 @@
-"""`RefinedDAIN` on a GPU: its convolutions are the fused ones; graphs run small frames, and bands make large ones."""
+"""`RefinedDAIN` on a GPU: its flow and depth are the fused ones; graphs run small frames, and bands make large ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from dain_core.runtime.backends.fused.depth import FusedDepth
 from dain_core.runtime.backends.fused.flow import FusedFlow
 from dain_core.runtime.backends.fused.layers import GROUP
 from dain_core.runtime.backends.fused.network import FusedDAIN
-from dain_core.runtime.backends.fused.refinement import fuse
 from dain_core.runtime.backends.stages import checksum, weight_bytes
 from dain_core.runtime.budget import Budget
 from dain_core.runtime.graphs import Graphed, beside
@@ -98,8 +97,6 @@ class RefinedStages:
             self._depth = FusedDepth(model.depth, self._dtype)
         model.flow, model.depth = nn.Identity(), nn.Identity()  # type: ignore[assignment]
         self.model = model.prepare(self._dtype)
-        with device:
-            fuse(self.model, self._dtype)
         self._weight_bytes = sum(map(weight_bytes, (model, self._flow, self._depth)))
         self._plan: _Plan | None = None
         self._stages: dict[str, Callable[..., Any]] = {}
