@@ -128,9 +128,10 @@ def shortened(network: Network, target: Config) -> Network:
     own = network.state_dict()
     made = build(with_widths(target, widths(network.config)))
     needed = made.state_dict()
-    if lacking := [name for name in needed if name not in own]:
+    if lacking := [name for name in needed if name not in own or own[name].shape != needed[name].shape]:
         raise CompressionError(
-            f"the model has no {lacking[0]}, which the widths ask for: choose fewer blocks"
+            f"the model has no {lacking[0]} such as the widths ask for: choose no more residuals or kernels than it "
+            "has and no finer flow, and leave matched and rectify_kernel as they are"
         )
     made.load_state_dict({name: own[name] for name in needed})
     return made.to(next(network.parameters()).device).eval()

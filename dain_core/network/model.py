@@ -14,7 +14,7 @@ from cuda_ext import adaptive_warp, flow_projection
 from dain_core.network.keys import official_key
 from dain_core.network.modules.context import ContextNetwork
 from dain_core.network.modules.depth import DEPTH_MULTIPLE, DepthNetwork, depth_of, fold_batch_norm
-from dain_core.network.modules.flow import FLOW_UNIT, FlowNetwork
+from dain_core.network.modules.flow import FLOW_LEVELS, FLOW_UNIT, FlowNetwork
 from dain_core.network.modules.kernels import TAPS, KernelNetwork
 from dain_core.network.modules.layers import convert, downsample, upsample
 from dain_core.network.modules.synthesis import RectificationNetwork
@@ -34,6 +34,9 @@ class ModelConfig:
         context_width: see `ContextNetwork`.
         kernel_widths: see `KernelNetwork`.
         rectify_kernel, rectify_width, rectify_blocks: see `RectificationNetwork`.
+
+    Raises:
+        ValueError: the flow has no such level.
     """
 
     flow_pyramid: tuple[int, ...] = (16, 32, 64, 96, 128, 196)
@@ -52,6 +55,11 @@ class ModelConfig:
     rectify_kernel: int = 7
     rectify_width: int = 128
     rectify_blocks: int = 3
+
+    def __post_init__(self) -> None:
+        if self.flow_finest not in FLOW_LEVELS:
+            least, *_, most = sorted(FLOW_LEVELS)
+            raise ValueError(f"flow_finest cannot be {self.flow_finest}: choose {least} to {most}")
 
     @staticmethod
     def named(name: str) -> ModelConfig:

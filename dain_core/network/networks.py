@@ -26,6 +26,9 @@ _WIDTHS = frozenset({
     "depth_wide", "context_width", "kernel_widths", "rectify_width", "context", "refine", "rectify",
 })  # fmt: skip
 
+#: The fields of configurations that make a network smaller when they grow.
+_SHRINKING = frozenset({"flow_finest", "flow_scale", "depth_scale", "matched"})
+
 
 def config_named(name: str) -> Config:
     """Return the configuration of the network called `name`.
@@ -82,12 +85,22 @@ def with_widths(config: AnyConfig, new: Mapping[str, int]) -> AnyConfig:
 
 
 def is_narrowed(config: Config, wide: Config) -> bool:
-    """Return whether `config` is `wide`, or becomes it when some numbers of channels grow."""
-    if type(config) is not type(wide):
-        return False
-    ours, theirs = widths(config), widths(wide)
-    grown = with_widths(config, theirs)
-    return grown == wide and all(ours[name] <= theirs[name] for name in ours)
+    """Return whether `config` is `wide`, or becomes it when channels, blocks, kernels of warps or small maps grow."""
+    return type(config) is type(wide) and all(
+        _is_no_larger(field.name, getattr(config, field.name), getattr(wide, field.name))
+        for field in fields(wide)
+    )
+
+
+def _is_no_larger(name: str, ours: Any, theirs: Any) -> bool:
+    """Whether a field of a configuration stands for no more than that of another one."""
+    if is_dataclass(ours):
+        return is_narrowed(ours, theirs)  # type: ignore[arg-type]
+    if isinstance(ours, tuple):
+        return len(ours) == len(theirs) and all(one <= other for one, other in zip(ours, theirs, strict=True))
+    if name == "rectify_kernel":  # it tells `dain-lite` from what is left of `dain`
+        return bool(ours == theirs)
+    return bool(ours >= theirs if name in _SHRINKING else ours <= theirs)
 
 
 def config_to_json(config: Config) -> str:

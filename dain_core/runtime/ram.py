@@ -53,10 +53,7 @@ NEEDS: Mapping[Config, Need] = {
 
 
 def check_fits(config: Config, height: int, width: int, budget: int) -> None:
-    """Raise FrameTooLargeError where a frame needs more than `budget` bytes, as far as `NEEDS` tells of the network.
-
-    A narrower network is taken to need as much as the one that it was pruned from.
-    """
+    """Raise FrameTooLargeError where a frame needs more than `budget` bytes; see `needed_bytes`."""
     needed = needed_bytes(config, height, width)
     if needed > budget:
         raise FrameTooLargeError(
@@ -68,9 +65,14 @@ def check_fits(config: Config, height: int, width: int, budget: int) -> None:
 
 
 def needed_bytes(config: Config, height: int, width: int) -> int:
-    """What a frame takes of main memory, as far as `NEEDS` tells of the network; else 0."""
+    """What a frame takes of main memory, by `NEEDS`.
+
+    A smaller network is taken to need as much as the one that it is a part of, and one that is a part of none as much
+    as the largest of its kind.
+    """
     needs = [need for wide, need in NEEDS.items() if is_narrowed(config, wide)]
-    return needs[0].bytes(height, width) if needs else 0
+    largest = [need for wide, need in NEEDS.items() if type(wide) is type(config)][-1]
+    return [*needs, largest][0].bytes(height, width)
 
 
 def usable_ram(beside: int = 0) -> int:

@@ -20,8 +20,9 @@ from dain_core.network.modules.layers import (
 #: The network predicts flow in units of 20 pixels of the full-size frame.
 FLOW_UNIT = 20.0
 
-#: The coarsest and the finest level of the flow in the paper: level L has 1/2^L of the frame's size.
-_COARSEST, _FINEST = 6, 2
+#: The levels of the flow in the paper: level L has 1/2^L of the frame's size.
+FLOW_LEVELS = range(6, 1, -1)
+_COARSEST, _FINEST = FLOW_LEVELS[0], FLOW_LEVELS[-1]
 #: The channels of `cuda_ext.correlation`, one for each displacement.
 CORRELATION_CHANNELS = 81
 _REFINE_DILATIONS = (1, 2, 4, 8, 16, 1)

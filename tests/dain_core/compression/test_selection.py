@@ -199,6 +199,8 @@ def test_a_shorter_network_has_the_first_blocks_and_the_same_widths() -> None:
     assert trace(made.config).macs() < 0.8 * trace(deep.config).macs()
     with pytest.raises(CompressionError, match="has no refine.blocks.0.trunk.2.conv1.0.weight"):
         shortened(deep, replace(target, residuals=(3,) * 5))
+    with pytest.raises(CompressionError, match="has no refine.blocks.1.stem.0.weight such.*leave matched"):
+        shortened(deep, replace(target, matched=2))
     with pytest.raises(CompressionError, match="the widths are those of a dain, the model is none"):
         shortened(deep, SMALL)
 

@@ -41,6 +41,7 @@ def test_a_configuration_of_an_earlier_version_has_defaults() -> None:
         ({"network": "dain", "context_width": 0}, "context_width cannot be 0"),
         ({"network": "dain", "context_width": True}, "context_width cannot be true"),
         ({"network": "dain", "kernel_widths": [16, 16]}, "kernel_widths cannot be"),
+        ({"network": "dain", "flow_finest": 9}, "flow_finest cannot be 9: choose 2 to 6"),
         ({"network": "dain-refined", "base": {"flow_scale": "x"}}, 'flow_scale cannot be "x"'),
     ],
 )
@@ -61,3 +62,18 @@ def test_a_narrowed_network_is_known_as_such() -> None:
     assert not is_narrowed(NETWORKS["dain"], narrow)
     assert not is_narrowed(narrow, NETWORKS["dain-lite"])
     assert not is_narrowed(narrow, NETWORKS["dain-refined"])
+    assert not is_narrowed(NETWORKS["dain-lite"], NETWORKS["dain"])  # it was no part of it
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kernels": 2},
+        {"residuals": (1, 2, 2, 3, 3)},
+        {"base": {"flow_finest": 3}},
+        {"base": {"depth_scale": 8}},
+    ],
+)
+def test_a_network_with_fewer_parts_is_narrowed(changes: dict[str, Any]) -> None:
+    small = config_from_json(json.dumps({"network": "dain-refined", **changes}))
+    assert is_narrowed(small, NETWORKS["dain-refined"]) and not is_narrowed(NETWORKS["dain-refined"], small)

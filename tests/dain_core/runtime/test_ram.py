@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dain_core.network.networks import NETWORKS, with_widths
+from dain_core.network.refined import RefinedConfig
 from dain_core.runtime import ram
 from dain_core.runtime.memory import FrameTooLargeError
 
@@ -49,6 +51,17 @@ def test_a_larger_frame_needs_more(name: str) -> None:
     ram.check_fits(config, 540, 1080, needs[1])
     with pytest.raises(FrameTooLargeError, match="1080x540.*GPU.*smaller model.*scale the video down"):
         ram.check_fits(config, 540, 1080, needs[1] - 1)
+
+
+def test_a_smaller_form_of_a_network_has_a_need_and_so_has_a_wider_one() -> None:
+    """A need of nothing would let any frame in."""
+    whole = NETWORKS["dain-refined"]
+    assert isinstance(whole, RefinedConfig)
+    base = replace(whole.base, flow_finest=3, depth_scale=8)
+    small = replace(whole, base=base, refine=(32, 48, 64, 96, 96), residuals=(1, 2, 2, 3, 3), kernels=2)
+    wider = replace(whole, refine=(96, 96, 96, 128, 128))
+    for config in (small, wider):
+        assert ram.needed_bytes(config, 540, 1080) == ram.needed_bytes(whole, 540, 1080) > 2**29
 
 
 def test_a_pruned_network_needs_what_it_was_pruned_from_needs() -> None:
