@@ -25,7 +25,7 @@ from dain_core.runtime.interrupt import Interruptible
 from dain_core.runtime.memory import FrameTooLargeError, is_out_of_memory
 from dain_core.runtime.profile import Profile, ProfileError
 from dain_core.runtime.still import covering, filled
-from dain_core.weights.files import config_for
+from dain_core.weights.files import SHIPPED, config_for
 from dain_core.weights.registry import Entry, named, registry
 
 #: (height, width) of the frames that a device warms up with. On a GPU the first runs as CUDA graphs; together they take
@@ -426,7 +426,7 @@ def _check_eight_bits(precision: str, device: torch.device) -> None:
 def _entry(model: str, weights: str | Path | None, models: Mapping[str, Entry]) -> Entry:
     """What to load for `model`; raises UnknownModelError if there is no such model."""
     if weights is not None:
-        return Entry(model, config_for(weights, model), weights)
+        return Entry(model, config_for(weights, model), weights if weights in SHIPPED else Path(weights))
     return named(model, models)
 
 

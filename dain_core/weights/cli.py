@@ -45,7 +45,7 @@ _LAYOUT = click.option(
     "--layout", default="int8", show_default=True, type=click.Choice(LAYOUTS), help="How to store."
 )
 _MODEL = click.option(
-    "--model", default="dain", show_default=True, type=click.Choice(MODELS), help="What they are for."
+    "--model", type=click.Choice(MODELS), help="What they are for.  [default: what they fit]"
 )
 
 

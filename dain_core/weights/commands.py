@@ -21,23 +21,22 @@ def list_weights() -> None:
         click.echo(f"{name}\t{size}\tsha256 {digest}\t{path}")
 
 
-def verify(source: str, model: str) -> None:
+def verify(source: str, model: str | None) -> None:
     """Do what `dain weights verify` says, with its options."""
-    config = None if source in checkpoint.SHIPPED else checkpoint.config_for(source, model)
-    state = checkpoint.load_weights(source, config)
+    state = checkpoint.load_weights(source, _config(source, model))
     parameters = sum(value.numel() for key, value in state.items() if _is_parameter(key))
     click.echo(f"{source}: good, {len(state)} tensors, {parameters:,} parameters")
 
 
-def convert(source: str, destination: Path, layout: str, model: str) -> None:
+def convert(source: str, destination: Path, layout: str, model: str | None) -> None:
     """Do what `dain weights convert` says, with its options."""
-    config = checkpoint.config_for(source, model)
+    config = _config(source, model)
     _save(checkpoint.load_weights(source, config), destination, layout, config)
 
 
-def mean(sources: Sequence[tuple[str, float]], destination: Path, layout: str, model: str) -> None:
+def mean(sources: Sequence[tuple[str, float]], destination: Path, layout: str, model: str | None) -> None:
     """Do what `dain weights mean` says, with its options."""
-    config = checkpoint.config_for(sources[0][0], model)
+    config = _config(sources[0][0], model)
     states = [(checkpoint.load_weights(source, config), share) for source, share in sources]
     _save(checkpoint.mean(states), destination, layout, config)
 
@@ -47,6 +46,10 @@ def download(destination: Path) -> None:
     with writing(destination):
         checkpoint.download(destination)
     click.echo(f"{destination}: the authors' checkpoint; use it with `weights` set to this path")
+
+
+def _config(source: str, model: str | None) -> Config:
+    return checkpoint.config_of(source) if model is None else checkpoint.config_for(source, model)
 
 
 def _save(state: Mapping[str, Tensor], destination: Path, layout: str, config: Config) -> None:

@@ -192,6 +192,21 @@ def config_for(source: str | Path, network: str) -> Config:
     return found
 
 
+def config_of(source: str | Path) -> Config:
+    """The configuration that the name or the header of weights says, or of the network that they fit.
+
+    Weights that fit none are taken for those of the official network.
+
+    Raises:
+        WeightsError: the file cannot be read, or holds a network that this version does not know.
+    """
+    if source in SHIPPED:
+        return config_named(str(source))
+    path = Path(source)
+    found = config_in(path)
+    return found or NETWORKS[model_of({key: value.shape for key, value in read(path).items()}) or "dain"]
+
+
 def _check_is_file(path: Path) -> None:
     if not path.is_file():
         names = ", ".join(SHIPPED)
@@ -258,6 +273,8 @@ def _advice(shapes: Mapping[str, torch.Size], config: Config) -> str:
         return f"they are weights of {wrapped} with {wrapper!r} before each name: save the model without its wrapper"
     if other := model_of(shapes):
         return f"they are weights of {other}: choose that model"
+    if config not in NETWORKS.values():
+        return "use weights of the same widths"
     nearest = _nearest(shapes)
     if nearest is None:
         return "they are of no network that this version knows: use weights of the model"

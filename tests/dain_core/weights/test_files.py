@@ -266,7 +266,10 @@ def test_commands_list_and_verify(best_pth: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke
     assert checkpoint.SHIPPED["dain"] in run(command, ["list"]).output
     assert "954 tensors, 24,031,656 parameters" in run(command, ["verify"]).output
-    assert "good" in run(command, ["verify", str(best_pth)]).output
+    for source in (best_pth, checkpoint.shipped_path("dain-lite")):  # what they fit is found
+        assert "good" in run(command, ["verify", str(source)]).output
+    answer = run(command, ["verify", str(checkpoint.shipped_path("dain-lite")), "--model", "dain-refined"])
+    assert answer.exit_code == 1 and "they are weights of dain-lite: choose that model" in answer.output
     answer = run(command, ["verify", str(tmp_path / "absent.pth")])
     assert answer.exit_code == 1 and "\nError: there are no weights at" in answer.output
     answer = run(command, ["convert", str(best_pth), str(tmp_path / "out.bin")])

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from dain_core.errors import DainCoreError
 from dain_core.network.networks import NETWORKS, Config, build, with_widths
+from dain_core.runtime.backends import int8
+from dain_core.runtime.calibration import CalibrationError
 from dain_core.runtime.engine import Interpolator
 from dain_core.weights.cli import weights
 from dain_core.weights.files import SHIPPED, WeightsError, load_weights, save, shipped_path
@@ -65,6 +67,18 @@ def test_a_file_of_a_narrower_network_says_so_itself(tmp_path: Path, layout: str
     answer = CliRunner().invoke(weights, ["mean", f"{path}=1", f"{other}=1", str(other)])
     assert answer.exit_code == 0, answer.output
     assert registry(tmp_path)["other"].config == config
+
+
+def test_a_file_that_is_named_to_the_engine_lies_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its calibration is looked for beside it, however its path is given."""
+    monkeypatch.setattr(int8, "has_instructions", lambda: True)
+    path = tmp_path / "thin.safetensors"
+    _narrow_file(path)
+    for given in (path, str(path)):
+        with pytest.raises(CalibrationError, match=re.escape(f"at {tmp_path / 'thin.calibration.json'}")):
+            Interpolator.load("dain-lite", device="cpu", precision="int8", weights=given)
 
 
 def test_a_narrower_network_of_another_kind_is_refused(tmp_path: Path) -> None:
