@@ -45,7 +45,15 @@ from dain_core.training import losses
 from dain_core.training.batch import TrainingDataError
 from dain_core.training.muon import Muon
 from dain_core.training.resident import ResidentFootage, Triplets
-from dain_core.weights.files import WeightsError, config_in, load_weights, read, save
+from dain_core.weights.files import (
+    WeightsError,
+    check_fit,
+    config_in,
+    load_weights,
+    read,
+    save,
+    shipped_path,
+)
 from dain_core.weights.registry import UnknownModelError, named, registry
 
 Teacher = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
@@ -419,13 +427,15 @@ def train(
         footage: the data.
         teacher: the teacher of flow, if there is one.
         settings: the settings of the run.
-        out: the folder of the run: log.jsonl, weights.safetensors (averaged) and last.safetensors (not averaged).
+        out: the folder of the run: log.jsonl, weights.safetensors (averaged) and last.safetensors (not averaged). Both
+            have the parts that do not train, too.
         device: the device to train on.
         network: the network that teaches, if there is one. It is prepared for inference in place.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    whole = {name: weight.clone() for name, weight in model.state_dict().items()}
     model.to(device)
     weights = trainable(model)
     average = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -465,9 +475,9 @@ def train(
         sums, since = {}, now
         if now - saved > 90:
             saved = now
-            keep_weights(average, out / "weights.safetensors", model.config)
-    keep_weights(average, out / "weights.safetensors", model.config)
-    keep_weights(weights, out / "last.safetensors", model.config)
+            keep_weights({**whole, **average}, out / "weights.safetensors", model.config)
+    keep_weights({**whole, **average}, out / "weights.safetensors", model.config)
+    keep_weights({**whole, **weights}, out / "last.safetensors", model.config)
 
 
 def trainable(model: RefinedDAIN) -> dict[str, nn.Parameter]:
@@ -505,7 +515,7 @@ def updates(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict
 
 def keep_weights(weights: Mapping[str, Tensor], path: Path, config: RefinedConfig) -> None:
     """Write weights of a network in half precision. The file is complete or absent."""
-    save({name: value.detach().float().cpu() for name, value in weights.items()}, path, "fp16", config)
+    save({name: value.detach().cpu() for name, value in weights.items()}, path, "fp16", config)
 
 
 def rate_factor(progress: float) -> float:
@@ -526,7 +536,7 @@ def begin(init: Path | None) -> RefinedDAIN:
             Without it the parts that train are untrained.
 
     Raises:
-        WeightsError: the weights cannot be read, or they are of another kind of network.
+        WeightsError: the weights cannot be read, or they are of another network.
     """
     config = (init and config_in(init)) or RefinedConfig()
     if not isinstance(config, RefinedConfig):
@@ -535,7 +545,9 @@ def begin(init: Path | None) -> RefinedDAIN:
     shipped, own = load_weights("dain-refined"), model.state_dict()
     front = {name: shipped[name] for name in own if name.partition(".")[0] not in PARTS}
     given = {} if init is None else read(init)
-    model.load_state_dict({**own, **front, **given})
+    state = {**own, **front, **given}
+    check_fit(state, config, init or shipped_path("dain-refined"))
+    model.load_state_dict(state)
     return model
 
 

@@ -13,11 +13,23 @@ from click.testing import CliRunner
 
 from dain_core.network.model import CONFIGS
 from dain_core.network.modules.refinement import Refined
+from dain_core.network.networks import NETWORKS
 from dain_core.network.refined import RefinedConfig, RefinedDAIN
 from dain_core.training import refined
 from dain_core.training.batch import TrainingDataError
-from dain_core.training.refined import Objective, Settings, Step, command, lesson, make, taught, trainable
+from dain_core.training.refined import (
+    Objective,
+    Settings,
+    Step,
+    begin,
+    command,
+    lesson,
+    make,
+    taught,
+    trainable,
+)
 from dain_core.training.resident import ResidentFootage, Triplets
+from dain_core.weights.files import WeightsError, load_weights, shipped_path
 
 CPU = torch.device("cpu")
 
@@ -182,7 +194,13 @@ def test_the_command_trains_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     done = CliRunner().invoke(command, [*options, "--out", str(tmp_path / "run")])
     assert done.exit_code == 0, done.output
     first = tmp_path / "run" / "weights.safetensors"
-    assert first.is_file() and (tmp_path / "run" / "log.jsonl").read_text().count("\n") >= 1
+    assert (tmp_path / "run" / "log.jsonl").read_text().count("\n") >= 1
+    shipped = load_weights("dain-refined")
+    for name, value in load_weights(first, NETWORKS["dain-refined"]).items():  # it is whole
+        if name.partition(".")[0] not in refined.PARTS:
+            assert torch.equal(value, shipped[name].half().float() if value.is_floating_point() else value), (
+                name
+            )
     again = CliRunner().invoke(command, [*options, "--init", str(first), "--out", str(tmp_path / "next")])
     assert again.exit_code == 0, again.output
 
@@ -193,5 +211,7 @@ def test_wrong_settings_are_sentences(tmp_path: Path) -> None:
     assert odd.exit_code == 2 and "must be multiples of 64" in odd.output
     endless = CliRunner().invoke(command, [*options, "--minutes", "nan"])
     assert endless.exit_code == 2 and "is no number" in endless.output
+    with pytest.raises(WeightsError, match="is none of its weights"):
+        begin(shipped_path("dain-lite"))
     none = CliRunner().invoke(command, options)
     assert none.exit_code == 1 and "none of the videos can be used" in none.output
