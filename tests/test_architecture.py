@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import dain_core
+import service
+
 ROOT = Path(__file__).parents[1]
 
 #: What each part may import of the others.
@@ -102,6 +105,10 @@ def importers(*modules: str, among: tuple[str, ...] = tuple(ALLOWED)) -> set[str
         for file in files(place)
         if any(within(name, *modules) for name in imports(file))
     }
+
+
+def test_parts_that_do_not_import_each_other_are_of_one_version() -> None:
+    assert dain_core.__version__ == service.__version__
 
 
 def test_a_file_that_is_gone_is_not_passed_over() -> None:

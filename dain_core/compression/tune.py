@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from dain_core import __version__
 from dain_core.compression.errors import CompressionError
 from dain_core.compression.quantise import model_called, read_samples
 from dain_core.errors import DainCoreError
@@ -257,16 +257,18 @@ def run(
         base, costs = measure(bench, offered)
 
         def fits(cost: Cost) -> bool:
-            return cost.loss <= loss if loss is not None else cost.milliseconds <= (milliseconds or 0)
+            if loss is None:
+                return cost.milliseconds <= (milliseconds or 0)
+            return cost.loss <= loss and cost.milliseconds <= base.milliseconds
 
         widest = {block: precisions[0] for block, precisions in offered.items()}
         choice, cost = best(bench, choose(costs, base, loss, milliseconds), fits, (widest, base))
         digest = digest_of(entry)
     except DainCoreError as error:
         raise click.ClickException(str(error)) from error
-    here, program = device_class(place), version("dain-service")
+    here = device_class(place)
     profile = Profile(
-        here, model, digest, program, choice, size, cost.milliseconds, base.milliseconds, cost.loss
+        here, model, digest, __version__, choice, size, cost.milliseconds, base.milliseconds, cost.loss
     )
     with writing(out):
         profile.write(out)

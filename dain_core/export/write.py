@@ -8,7 +8,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from dain_core import __version__
 from dain_core.compression.quantise import sample_pairs
 from dain_core.evaluation.clips import find_clips
 from dain_core.evaluation.pictures import EvaluationError
@@ -127,7 +127,7 @@ def write_graphs(
         "dain.network": entry.network,
         "dain.weights": hashlib.sha256(entry.path.read_bytes()).hexdigest(),
         "dain.precision": name,
-        "dain.version": version("dain-service"),
+        "dain.version": __version__,
     }
     network = network_of(entry, precision.dtype)
     graphs = FORMS[form](network, *example, torch.tensor([0.4]))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from dain_core import __version__
 from dain_core.errors import DainCoreError
 from dain_core.runtime.calibration import digest_of
 from dain_core.weights.registry import Entry
@@ -61,10 +61,10 @@ class Profile:
             raise ProfileError(
                 f"the profile of {self.model} was measured on {self.device}, and this is {here}: run `dain tune` here"
             )
-        if self.version != version("dain-service"):
+        if self.version != __version__:
             raise ProfileError(
-                f"the profile of {self.model} was measured with version {self.version}, and this is "
-                f"{version('dain-service')}: run `dain tune` again"
+                f"the profile of {self.model} was measured with version {self.version}, and this is {__version__}: "
+                "run `dain tune` again"
             )
 
     def check_weights(self, entry: Entry) -> None:

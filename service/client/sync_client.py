@@ -351,13 +351,10 @@ class Client:
                 in_thread(file.write, piece)
             file.flush()
             digest = in_thread(_sha256, part)
-        try:
-            if digest != output.sha256:
-                raise _damaged(job_id)
-            _check_free(path, overwrite)  # a call that was faster may have made it
-        except (Damaged, FileExistsError):
-            part.unlink()  # nobody would go on with it
-            raise
+        if digest != output.sha256:
+            part.unlink()
+            raise _damaged(job_id)
+        _check_free(path, overwrite)
         part.replace(path)
 
     def _output(self, job_id: str) -> Output:

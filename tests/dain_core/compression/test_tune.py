@@ -115,6 +115,21 @@ def test_a_profile_is_written(tmp_path: Path, frames: Path) -> None:
     assert "dB lost" in answer.output and "chosen" in answer.output
 
 
+def test_what_is_slower_than_the_widest_precision_is_not_chosen(
+    tmp_path: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each block gains by itself, and all of them lose together."""
+
+    def bench(choice: Choice) -> Cost:
+        narrow = sum(precision != "fp32" for precision in choice.values())
+        return Cost(20.0 - narrow if narrow < 2 else 30.0, 0.0)
+
+    monkeypatch.setattr(module, "Bench", lambda *args: bench)
+    answer = run("dain-lite", tmp_path / "own.json", "--data", frames, "--device", "cpu", "--loss", 1)
+    assert answer.exit_code == 0, answer.output
+    assert set(read_profile(tmp_path / "own.json").blocks.values()) == {"fp32"}
+
+
 def test_what_cannot_be_tuned_is_refused_in_a_sentence(tmp_path: Path, frames: Path) -> None:
     out, empty = tmp_path / "profile.json", tmp_path / "empty"
     out.write_text("a good file")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import dain_core
 from dain_core.runtime import profile as module
 from dain_core.runtime.backends import int8
 from dain_core.runtime.backends.stages import BackendError
@@ -29,7 +29,7 @@ def profile_of(model: str, **blocks: str) -> Profile:
         device=device_class(CPU),
         model=model,
         weights=digest_of(registry()[model]),
-        version=version("dain-service"),
+        version=dain_core.__version__,
         blocks=blocks,
         size=(64, 64),
         milliseconds=5.0,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import service
 import worker
 from worker.media import sandbox
 from worker.media.errors import MachineError, MediaError
@@ -26,7 +27,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
     """Puts a program of the test's own in the prober's place."""
 
     def install(text: str) -> None:
-        (tmp_path / "worker").symlink_to(Path(worker.__file__).parent)
+        for part in (worker, service):  # it may be found there alone
+            (tmp_path / part.__name__).symlink_to(Path(part.__file__).parent)
         (tmp_path / "strange_prober.py").write_text(text)
         monkeypatch.setattr(sandbox, "PACKAGES", tmp_path)
         monkeypatch.setattr(sandbox, "PROBER", "strange_prober")
