@@ -346,11 +346,11 @@ class Settings(BaseSettings):
 
     @property
     def require_redis_url(self) -> str:
-        """`redis_url`; raises RuntimeError where none is set."""
+        """`redis_url`; ends the process in a sentence where none is set."""
         if self.redis_url is None:
-            raise RuntimeError(
+            sys.exit(
                 "DAIN_REDIS_URL is not set. Set it to the Redis that the API and its workers share, "
-                "e.g. redis://localhost:6379/0, or use `dain up`, which starts one."
+                "e.g. redis://localhost:6379/0, or use `dain up`, which starts one. Nothing was started."
             )
         return self.redis_url
 

@@ -159,6 +159,7 @@ def main() -> None:
 
 def serve(settings: Settings) -> None:
     """Serves the API until SIGTERM or SIGINT; ends the process where it cannot start."""
+    _ = settings.require_redis_url
     check_exposure(settings)
     settings.require_store()
     config = Config(create_app(settings), host=settings.host, port=settings.port)

@@ -96,7 +96,8 @@ def _listed(value: object) -> object:
 
 MASK_NEEDS_A_FORM = (
     "a mask is a picture, which comes as the part `mask` of a form (multipart/form-data), beside the video in the part "
-    "`file`, its address in `source_url` or an `upload` by tus: a body that is the video and JSON have no place for it"
+    "`file`, its address in `source_url` or an upload by tus, which the query names (`POST /jobs?upload=ID`): a body "
+    "that is the video and JSON have no place for it"
 )
 
 

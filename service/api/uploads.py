@@ -231,7 +231,8 @@ class MultipartReader:
             raise invalid_upload("The multipart body ends before its last boundary; send it again.")
         if self._video and not self._video_seen and SOURCE_URL not in self.fields:
             raise invalid_upload(
-                "The form has no part named `file`; put the video there, or its URL in `source_url`."
+                "The form has no part named `file`; put the video there, or its URL in `source_url`, or name an upload "
+                "that is here already in the query: POST /jobs?upload=ID."
             )
 
     def _on_part_begin(self) -> None:

@@ -351,10 +351,13 @@ class Client:
                 in_thread(file.write, piece)
             file.flush()
             digest = in_thread(_sha256, part)
-        if digest != output.sha256:
-            part.unlink()
-            raise _damaged(job_id)
-        _check_free(path, overwrite)
+        try:
+            if digest != output.sha256:
+                raise _damaged(job_id)
+            _check_free(path, overwrite)  # a call that was faster may have made it
+        except (Damaged, FileExistsError):
+            part.unlink()  # nobody would go on with it
+            raise
         part.replace(path)
 
     def _output(self, job_id: str) -> Output:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -53,6 +53,23 @@ def connected(
         sys.exit(exit_code(error))
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
+
+
+def of_each(job_ids: Iterable[str], call: Callable[[str], object], say: Callable[[str], None]) -> Exit:
+    """Makes `call` with each id. One that the service refuses is told of, and keeps no other from its turn.
+
+    Returns the exit code of the first that was refused.
+    """
+    ended = Exit.DONE
+    for job_id in dict.fromkeys(job_ids):
+        try:
+            call(job_id)
+        except (clients.Unauthorized, clients.Forbidden):
+            raise  # as all others would be
+        except clients.Refused as error:
+            say(f"Error: {error}")
+            ended = ended or exit_code(error)
+    return ended
 
 
 def teller(say: Callable[[str], None]) -> Callable[[ClientError, float], None]:

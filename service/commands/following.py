@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
+from click.core import ParameterSource
 
-from service.client import Client, ClientError, Job, Unreachable
+from service.client import Client, ClientError, Job, NotFound, Unreachable
 from service.commands import text
+from service.commands.connection import exit_code
 from service.commands.progress import Report
 from service.exits import Exit
 
@@ -47,15 +50,22 @@ class Following:
         """Looks at each job once."""
         for job_id in list(self.live):
             with self._patience():
-                job = self._client.job(job_id)
-                self._lost_at = None
-                if not job.is_over:
-                    self._show(job)
+                try:
+                    job = self._client.job(job_id)
+                except NotFound as error:  # it was removed meanwhile
+                    self._report.say(f"Error: {self.live[job_id]}: {error}")
+                    self._end(job_id, exit_code(error))
                     continue
-                code = ended(job)
-                self.exit = self.exit or code
-                del self.live[job_id]
-                self._report.end(job_id)
+                self._lost_at = None
+                if job.is_over:
+                    self._end(job_id, ended(job))
+                else:
+                    self._show(job)
+
+    def _end(self, job_id: str, code: Exit) -> None:
+        self.exit = self.exit or code
+        del self.live[job_id]
+        self._report.end(job_id)
 
     def _pause(self) -> None:
         """Waits until it is worth looking again: soon at first, since a short job is soon over."""
@@ -81,20 +91,32 @@ class Following:
                 raise
 
 
-def leave(job_ids: list[str], report: Report) -> None:
-    """Says how to go on with jobs that are no longer waited for."""
+def leave(client: Client, job_ids: list[str], report: Report) -> None:
+    """Says how to go on with jobs that are no longer waited for. One may be over, and its result half fetched."""
     if job_ids:
-        what = "The job goes on" if len(job_ids) == 1 else f"{len(job_ids)} jobs go on"
-        report.say(f"{what} at the service. To fetch what comes of it:")
-        report.say(f"    dain fetch {' '.join(job_ids)}")
+        what = "The job is" if len(job_ids) == 1 else f"{len(job_ids)} jobs are"
+        report.say(f"{what} left to the service. To fetch what comes of it:")
+        report.say(f"    {shlex.join(['dain', 'fetch', *job_ids, *_given(client)])}")
+
+
+def _given(client: Client) -> Iterator[str]:
+    """The options of this command that `dain fetch` takes, too; no token, and no login in the URL."""
+    ctx = click.get_current_context()
+    if ctx.params.get("output"):
+        yield from ("-o", ctx.params["output"])
+    if ctx.params.get("overwrite"):
+        yield "--overwrite"
+    if ctx.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        yield from ("--url", str(client.url))
 
 
 def cancel(client: Client, job_ids: list[str], report: Report) -> None:
     """Cancels jobs that are waited for."""
     for job_id in job_ids:
         try:
-            client.cancel(job_id)
-            report.say(f"Cancelled job {job_id}.")
+            job = client.cancel(job_id)
+            is_late = job.status != "cancelled"
+            report.say(f"Job {job_id} was over: {job.status}." if is_late else f"Cancelled job {job_id}.")
         except ClientError as error:
             report.say(f"Job {job_id} is not cancelled: {error}")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -14,7 +16,7 @@ from rich.text import Text
 
 from service.client import Client, Job
 from service.commands import text
-from service.commands.connection import connected
+from service.commands.connection import connected, of_each
 from service.commands.options import job_argument, jobs_argument, json_option, pairs, server
 
 WATCH_SECONDS = 2.0
@@ -158,17 +160,19 @@ def _video(facts: Mapping[str, Any]) -> str:
 @server
 def cancel(job_ids: tuple[str, ...], as_json: bool, url: str, token: str | None) -> None:
     """Stop jobs. One that is over stays as it is."""
+
+    def stop(job_id: str) -> None:
+        job = client.cancel(job_id)
+        if as_json:
+            click.echo(json.dumps(job.document))
+        elif job.status == "cancelled":
+            click.echo(f"Cancelled job {job_id}.", err=True)
+        else:
+            click.echo(f"Job {job_id} was over: {job.status}. `dain delete {job_id}` removes it.", err=True)
+
     with connected(url, token) as client:
-        for job_id in job_ids:
-            job = client.cancel(job_id)
-            if as_json:
-                click.echo(json.dumps(job.document))
-            elif job.status == "cancelled":
-                click.echo(f"Cancelled job {job_id}.", err=True)
-            else:
-                click.echo(
-                    f"Job {job_id} was over: {job.status}. `dain delete {job_id}` removes it.", err=True
-                )
+        ended = of_each(job_ids, stop, partial(click.echo, err=True))
+    sys.exit(ended)
 
 
 @click.command()
@@ -176,7 +180,11 @@ def cancel(job_ids: tuple[str, ...], as_json: bool, url: str, token: str | None)
 @server
 def delete(job_ids: tuple[str, ...], url: str, token: str | None) -> None:
     """Remove jobs with their results. One that is not over is stopped."""
+
+    def remove(job_id: str) -> None:
+        client.delete(job_id)
+        click.echo(f"Removed job {job_id}.", err=True)
+
     with connected(url, token) as client:
-        for job_id in job_ids:
-            client.delete(job_id)
-            click.echo(f"Removed job {job_id}.", err=True)
+        ended = of_each(job_ids, remove, partial(click.echo, err=True))
+    sys.exit(ended)

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -14,7 +14,7 @@ import click
 
 from service.client import Client, ClientError, Job, Unreachable
 from service.commands import text
-from service.commands.connection import connected, exit_code, teller
+from service.commands.connection import connected, exit_code, of_each, teller
 from service.commands.following import Following, leave
 from service.commands.options import jobs_argument, json_option, server
 from service.commands.progress import Report, report
@@ -75,16 +75,19 @@ def _follow(
     said = report()
     with connected(url, token, teller(said.say)) as client, said:
         following = Following(client, said)
+
+        def follow(job_id: str) -> None:
+            job = client.job(job_id)
+            following.add(job, job.filename)
+
         try:
-            for job_id in dict.fromkeys(job_ids):
-                job = client.job(job_id)
-                following.add(job, job.filename)
+            following.exit = of_each(job_ids, follow, said.say)
             following.finish(lambda job: ended(client, said, job))
         except KeyboardInterrupt:
-            leave(list(following.live), said)
+            leave(client, list(following.live), said)
             sys.exit(Exit.INTERRUPTED)
         except Unreachable:
-            leave(list(following.live), said)
+            leave(client, list(following.live), said)
             raise
     sys.exit(following.exit)
 
@@ -121,17 +124,23 @@ def fetched(
     if job.status != "succeeded" or job.output is None:
         tell(said, job, as_json)
         return outcome(job)
-    path = _destination(target, job.output.filename, clips, overwrite)
     kind = Path(job.output.filename).suffix
-    if container_of(path.suffix) != container_of(kind):
-        said.say(f"Note: the result is a {kind} file, which the name {path.name} does not say.")
+    if not target.is_dir() and container_of(target.suffix) != container_of(kind):
+        said.say(f"Note: the result is a {kind} file, which the name {target.name} does not say.")
 
     def show(received: int, total: int) -> None:
         more = f"{text.size(received)} of {text.size(total)}"
         said.show(job.id, job.filename, "fetching", received / total if total else None, more)
 
     try:
-        client.download(job.id, path, overwrite=overwrite, on_progress=show)
+        for path in _places(target, job.output.filename, clips, overwrite):
+            try:
+                client.download(job.id, path, overwrite=overwrite, on_progress=show)
+                break
+            except FileExistsError:
+                if path == target:
+                    raise
+                # else another command was faster: the next name may be free
     except OSError as error:
         kept = f"the service still has the result: dain fetch {job.id} -o OTHER"
         said.say(f"Error: {path} cannot be written: {error.strerror}; {kept}")
@@ -190,16 +199,16 @@ def _make_folder(path: Path) -> str:
     return ""
 
 
-def _destination(target: Path, filename: str, clips: Collection[Path], overwrite: bool) -> Path:
-    """The file for the result: `target` itself, or, in the folder `target`, a name like `filename` that is free."""
+def _places(target: Path, filename: str, clips: Collection[Path], overwrite: bool) -> Iterator[Path]:
+    """The files for the result: `target` itself, or, in the folder `target`, names like `filename` that are free."""
     if not target.is_dir():
-        return target
+        yield target
+        return
     path = first = target / Path(filename).name
     for number in itertools.count(2):
         if not os.path.lexists(path) or (overwrite and not _is_one_of(path, clips)):
-            break
+            yield path
         path = first.with_stem(f"{first.stem}-{number}")
-    return path
 
 
 def _is_one_of(path: Path, clips: Collection[Path]) -> bool:

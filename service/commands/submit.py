@@ -254,7 +254,7 @@ class Batch:
             except KeyboardInterrupt:
                 self._interrupted(len(waiting))
             except ClientError:
-                leave(list(self._following.live), self._said)
+                leave(self._client, list(self._following.live), self._said)
                 raise
         self.exit = self.exit or self._following.exit
 
@@ -292,7 +292,7 @@ class Batch:
                 case "cancel":
                     cancel(self._client, live, self._said)
                     sys.exit(Exit.INTERRUPTED)
-        leave(live, self._said)
+        leave(self._client, live, self._said)
         sys.exit(Exit.INTERRUPTED)
 
     def _taken(self, clip: Clip, call: Callable[[Clip], Answer]) -> Answer | None:

@@ -27,7 +27,7 @@ from service.jobs.records import TERMINAL, State
 from service.jobs.workers import WorkerRecord, Workers
 from service.logs import get_logger, log_to_stderr
 from service.settings import Settings, read_settings
-from service.store import KINDS, WORKING_KINDS, Store, nothing
+from service.store import KINDS, WORKING_KINDS, Store, StoreUnavailable, nothing
 
 log = get_logger("dain.janitor")
 
@@ -46,6 +46,7 @@ PARTS_AGE = 86400.0  # seconds after which a file that is being sent to the stor
 ORPHAN_INTERVAL = (
     600.0  # seconds between two looks for such files, and at all sizes: each looks at every file
 )
+FORGOTTEN_AFTER = 2 * ORPHAN_INTERVAL  # seconds that a fault is not met, after which it counts as a new one
 MODEL_IS_MISSING = (
     "job %s waits: no living worker serves its model %s. Start one that does, or cancel the job"
 )
@@ -70,7 +71,7 @@ class Janitor:
         self._looked_at = -math.inf
         self._grace_ends = 0.0
         self._next_look_for_orphans = 0.0
-        self._said: set[str] = set()
+        self._met: dict[str, float] = {}  # what was said, and when it was met last
 
     def tidy(self) -> None:
         """Remove once what is over, from the records and from the store; raises RedisError."""
@@ -183,7 +184,7 @@ class Janitor:
         try:
             self._store.sweep_scratch(SCRATCH_AGE)
         except OSError as error:
-            self._say_once("scratch", "the store's scratch folder cannot be swept: %s", error)
+            self._say_fault("the store's scratch folder cannot be swept", error)
 
     def remove_orphans(self) -> None:
         """Remove working files whose job was never recorded, and late ones of jobs that are over.
@@ -194,7 +195,7 @@ class Janitor:
             try:
                 names = {key.split("/")[1].removesuffix(".json") for key in self._store.keys(f"{kind}/")}
             except OSError as error:
-                self._say_once(kind, "%s in the store cannot be listed: %s", kind, error)
+                self._say_fault(f"{kind} in the store cannot be listed", error)
                 continue
             for job_id in sorted(names):
                 if not is_job_id(job_id):
@@ -209,7 +210,7 @@ class Janitor:
         try:
             ids = {key.split("/")[1] for key in self._store.keys("incoming/")}
         except OSError as error:
-            self._say_once("incoming", "incoming in the store cannot be listed: %s", error)
+            self._say_fault("incoming in the store cannot be listed", error)
             return
         for upload_id in filter(is_job_id, ids):
             if is_expired(upload_id):
@@ -220,7 +221,7 @@ class Janitor:
         try:
             self._jobs.record_stored({kind: self._store.bytes_under(f"{kind}/") for kind in KINDS})
         except OSError as error:
-            self._say_once("sizes", "files in the store cannot be counted: %s", error)
+            self._say_fault("files in the store cannot be counted", error)
 
     def remove_parts(self) -> None:
         """Remove the parts of files that nobody goes on sending to the store."""
@@ -228,7 +229,7 @@ class Janitor:
             if swept := self._store.sweep_parts(PARTS_AGE):
                 log.info("parts removed of files that were never whole", files=swept)
         except OSError as error:
-            self._say_once("parts", "parts of files in the store cannot be removed: %s", error)
+            self._say_fault("parts of files in the store cannot be removed", error)
 
     def _needs_no_files(self, job_id: str) -> bool:
         state = self._jobs.state(job_id)
@@ -240,14 +241,21 @@ class Janitor:
             try:
                 self._store.delete(prefix)
             except OSError as error:
-                self._say_once(prefix, "%s cannot be removed from the store: %s", prefix, error)
+                self._say_fault(f"{prefix} cannot be removed from the store", error)
                 return False
         return True
 
-    def _say_once(self, what: str, message: str, *arguments: object) -> None:
-        if what not in self._said:
-            self._said.add(what)
+    def _say_fault(self, what: str, error: OSError) -> None:
+        """Says what the store does not do. Of a store that is away it is said once, not of each thing asked of it."""
+        about = str(error) if isinstance(error, StoreUnavailable) else what
+        self._say_once(about, "%s: %s", what, error)
+
+    def _say_once(self, about: str, message: str, *arguments: object) -> None:
+        """Says what lasts once, and what comes back after a while again."""
+        now = time.monotonic()
+        if now - self._met.get(about, -math.inf) > FORGOTTEN_AFTER:
             log.error(message, *arguments)
+        self._met[about] = now
 
 
 def _has(worker: WorkerRecord, job_id: str, task: str) -> bool:

@@ -21,7 +21,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -189,18 +190,25 @@ class FileKeys:
         return _parse_record(key_id, records[key_id]) if key_id in records else None
 
     def put(self, key: Key) -> None:
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)  # two commands at once lose nothing
+        with self._alone():
             records = self._records() if self._path.exists() else {}
             self._write({**records, key.id: key.model_dump(mode="json")})
-        finally:
-            os.close(folder)
 
     def create(self) -> None:
         """Makes a file without keys where there is none."""
-        if not self._path.exists():
-            self._write({})
+        with self._alone():
+            if not self._path.exists():
+                self._write({})
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps others from writing meanwhile: two commands at once lose no key."""
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _records(self) -> dict[str, Any]:
         try:

@@ -51,15 +51,27 @@ def count_frames(video: Mapping[str, Any], options: Options) -> tuple[int, int]:
 
 def doubts(video: Mapping[str, Any], options: Options) -> list[Note]:
     """Why a job may have other frames than those counted here, which a look at its pictures will tell."""
+    doubted = (_doubt_of_fields(video, options), _doubt_of_repeats(options))
+    return [Note.of("frames-unsure", what) for what in doubted if what]
+
+
+def _doubt_of_fields(video: Mapping[str, Any], options: Options) -> str:
     fields = _frames_of_one(video, options)
     if options.deinterlace != "auto" or (fields == 1 and not video.get("field_order")):
-        return []
+        return ""
     found = "whole pictures" if fields == 1 else "telecined film"
     if fields == 2:
         found = "interlaced, with a frame of each field"
     how = "By its first pictures" if "frames_of_one" in video else "By its flags"
-    what = f"{how} the video is taken for {found}. The job looks at more of them, and may find other frames than these."
-    return [Note.of("frames-unsure", what)]
+    return f"{how} the video is taken for {found}. The job looks at more of them, and may find other frames than these."
+
+
+def _doubt_of_repeats(options: Options) -> str:
+    if options.dedup != "retime":
+        return ""
+    return (
+        "All frames are counted. The job looks for those that repeat, and leaves them out: dedup is retime."
+    )
 
 
 def _frames_of_one(video: Mapping[str, Any], options: Options) -> Fraction:

@@ -154,9 +154,14 @@ def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_a_missing_redis_url_says_what_to_do() -> None:
-    with pytest.raises(RuntimeError, match="DAIN_REDIS_URL"):
-        _ = Settings(redis_url=None).require_redis_url
+def test_a_missing_redis_url_ends_each_program_in_a_sentence(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_main.signal, "signal", lambda *_: None)
+    lacking = settings.model_copy(update={"redis_url": None, "keys_file": settings.state_dir / "keys.json"})
+    for start in (app.serve, partial(janitor.sweep, stop=threading.Event()), worker_main.run):
+        with pytest.raises(SystemExit, match="DAIN_REDIS_URL is not set.* Nothing was started"):
+            start(lacking)
 
 
 def test_a_variable_that_is_no_setting_is_named_without_its_value() -> None:

@@ -302,6 +302,10 @@ def test_a_clip_is_started_with_what_was_chosen_then(open_page: OpenPage, clip: 
     drop(page, clip)
     card(page, clip.name).get_by_role("button", name="Start").click()
     page.get_by_label("Slow motion").check()
+    with page.expect_event("dialog") as asked:  # a start that is to follow would be lost
+        page.close(run_before_unload=True)
+    assert asked.value.type == "beforeunload"
+    asked.value.dismiss()
     page.unroute_all()
     expect(card(page, clip.name)).to_contain_text("Queued")
     [job] = jobs.page("default")[0]
@@ -374,6 +378,28 @@ def test_a_file_that_is_gone_is_asked_for(open_page: OpenPage, clip: Path, tmp_p
     expect(card(page, path.name).get_by_role("alert")).to_contain_text("The file cannot be read any more")
 
 
+def test_an_upload_that_is_removed_meanwhile_is_sent_again(
+    open_page: OpenPage, clip: Path, tmp_path: Path, url: str
+) -> None:
+    page = open_page()
+    sent: list[str] = []
+
+    def send_the_first(route: Route) -> None:
+        if route.request.method != "PATCH":
+            return route.continue_()
+        sent.append(route.request.url)
+        return route.continue_() if len(sent) == 1 else route.abort()
+
+    page.route("**/uploads/*", send_the_first)
+    path = tmp_path / "two-pieces.mp4"
+    path.write_bytes(clip.read_bytes() + bytes(2**20))
+    drop(page, path)
+    expect(card(page, path.name)).to_contain_text("The service does not answer.")
+    httpx.delete(sent[0], headers={"Tus-Resumable": "1.0.0"}).raise_for_status()
+    page.unroute_all()
+    expect(card(page, path.name)).to_contain_text("new frames")
+
+
 def test_a_file_that_is_dropped_twice_is_two_clips(open_page: OpenPage, clip: Path) -> None:
     page = open_page()
     page.route(
@@ -415,10 +441,12 @@ def test_a_list_is_filtered_and_a_job_removed(
     page.get_by_role("button", name="Failed").click()
     expect(page.get_by_text("There are no such jobs.")).to_be_visible()
     page.get_by_role("button", name="Done").click()
+    page.get_by_role("link", name=clip.name).click()
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="No").click()
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("group").get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("There are no jobs yet.")).to_be_visible()  # where the list is
     expect(card(page, clip.name)).to_have_count(0)
     with pytest.raises(Problem):
         jobs.get(job.id)

@@ -147,6 +147,32 @@ def test_while_it_plays_the_source_is_that_of_the_moment(open_page: OpenPage, fi
     expect(page.get_by_role("button", name="Play again and again")).to_have_attribute("aria-pressed", "false")
 
 
+def test_frames_of_a_large_result_that_plays_are_copied_beside_the_thread_of_the_page(
+    open_page: OpenPage, finished: Finished
+) -> None:
+    """Standing still, both are exact again, whatever is on its way then."""
+    large = ("-vf", "scale=2048:1152:flags=neighbor", "-preset", "ultrafast", "-qp", "4")
+    page = open_page(finished("large.mp4", *large))
+    ready(page)
+    page.evaluate(
+        """() => {
+            window.copied = []
+            const copy = CanvasRenderingContext2D.prototype.drawImage
+            CanvasRenderingContext2D.prototype.drawImage = function (picture, ...place) {
+                if (this.canvas.closest('.before')) copied.push(picture.constructor.name)
+                copy.call(this, picture, ...place)
+            }
+        }"""
+    )
+    page.get_by_role("button", name="Play", exact=True).click()
+    until(lambda: page.evaluate("() => copied.length > 3"))
+    assert page.evaluate("() => [...new Set(copied)]") == ["ImageBitmap"]
+    page.get_by_role("slider", name="Frame", exact=True).fill("29")
+    shows(page, source_of(29), 29)
+    page.evaluate("() => new Promise(done => setTimeout(done, 100))")
+    shows(page, source_of(29), 29)
+
+
 def test_slider_sides_and_magnification(open_page: OpenPage, finished: Finished) -> None:
     page = open_page(finished(), viewport={"width": 320, "height": 640})
     player = ready(page)

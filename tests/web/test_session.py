@@ -13,10 +13,16 @@ from service.settings import Settings
 from tests.web.conftest import OpenPage
 
 
-def test_without_keys_nobody_signs_in(open_page: OpenPage) -> None:
-    page = open_page()
-    expect(page.get_by_role("heading", level=1)).to_have_text("More frames, smoother motion")
+def test_without_keys_nobody_signs_in_until_there_is_one(
+    open_page: OpenPage, make_key: Callable[..., dict[str, str]]
+) -> None:
+    page = open_page("#/jobs")
+    expect(page.get_by_text("There are no jobs yet.")).to_be_visible()
     expect(page.get_by_role("button", name="Sign out")).to_have_count(0)
+    make_key("ann")
+    page.get_by_role("button", name="Failed").click()  # asks the service
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    expect(page.get_by_text("This service asks for a key.")).to_be_visible()  # none has ended
 
 
 def test_with_keys_a_key_signs_in_until_it_signs_out(

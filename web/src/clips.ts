@@ -99,6 +99,15 @@ export function remove(clip: Clip): void {
   pump()
 }
 
+/** Whether something is lost where the page is left now: a start that is to follow, or a connection that sends. */
+export function isUnderWay({ state, wanted }: Clip): boolean {
+  return !["started", "refused"].includes(state.value.at) && (state.value.at !== "ready" || wanted.value !== undefined)
+}
+
+addEventListener("beforeunload", (event) => {
+  if (clips.value.some(isUnderWay)) event.preventDefault()
+})
+
 /** Sends what waits, a few at a time. */
 function pump(): void {
   const busy = clips.value.filter((clip) => clip.state.value.at === "sending").length
@@ -119,7 +128,8 @@ async function send(clip: Clip): Promise<void> {
     clip.upload = await persistent(onBreak).upload(clip.file, how)
     await look(clip)
   } catch (error) {
-    refuse(clip, error, chosen)
+    if (sent && isRefusal(error, "upload-not-found")) retry(clip) // it was removed meanwhile, as in another tab
+    else refuse(clip, error, chosen)
   } finally {
     pump()
   }

@@ -11,7 +11,7 @@ export function bytes(count: number): string {
   return new Intl.NumberFormat(language, {
     style: "unit",
     unit: UNITS[power],
-    unitDisplay: "short",
+    unitDisplay: power ? "short" : "long", // English has "6 byte" for short
     maximumFractionDigits: value < 10 && power ? 1 : 0,
   }).format(value)
 }

@@ -12,13 +12,13 @@ export interface Session {
 
 /** null: a key is wanted; undefined: not known yet. */
 export const session = signal<Session | null | undefined>(undefined)
-/** The owner of the key that was signed in last. */
-let last: string | undefined
-session.subscribe((now) => (last = now?.owner ?? last))
+/** Who was signed in last, or what was open to all. */
+let last: Session | undefined
+session.subscribe((now) => (last = now ?? last))
 
-/** Whether somebody was signed in while this page was open. */
+/** Whether a key was signed in while this page was open. */
 export function hasEnded(): boolean {
-  return last !== undefined
+  return last?.keyed ?? false
 }
 
 /** Why nothing can be shown, where even that cannot be asked. */
@@ -38,7 +38,7 @@ export async function signIn(token: string): Promise<void> {
   const sent = token.replace(/[^\x21-\x7e]/g, "?") // a header holds no other characters, and no key has them
   const answer = await service.request("POST", "/session", { headers: { Authorization: `Bearer ${sent}` } })
   const found = (await answer.json()) as Session
-  if (last !== undefined && found.owner !== last) leave() // what is on the page is somebody else's
+  if (last && found.owner !== last.owner) leave() // what is on the page is somebody else's
   session.value = found
 }
 

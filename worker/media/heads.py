@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
-HEAD = 1 << 14  # bytes of a PNG that come before its pixels, with what matters here
-MOST = 1 << 20  # bytes of a picture that are read for its head
+HEAD = 1 << 14  # bytes of a picture that come before its pixels, with what matters here
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_COLORS, PNG_ALPHA = {2, 3, 6}, {4, 6}  # types of colour
 BARE_MARKERS = {0x01, *range(0xD0, 0xD8)}  # of JPEG, which have no length
@@ -30,7 +30,9 @@ FRAMES = {
 BMP_WITH_ALPHA = 56  # bytes of a BMP's description that has room for a mask of alpha
 EXIF = b"Exif\0\0"
 ORIENTATION, BITS, SAMPLES, EXTRA = 274, 258, 277, 338  # tags of TIFF
-WIDTH, HEIGHT = 256, 257
+WIDTH, HEIGHT, MEANING, PALETTE = 256, 257, 262, 3
+PNM = re.compile(rb"P([56])\s+(?:#.*\s+)*(\d+)\s+(\d+)\s+(\d+)\s")
+DPX_GRAY, DPX_ALPHA = 6, {51, 52}  # what the samples of DPX are
 UPRIGHT = 1
 SIZES = {1: "B", 3: "H", 4: "I"}  # types of numbers in TIFF
 
@@ -58,7 +60,7 @@ def read(file: IO[bytes], codec: str) -> Head | None:
     reader = READERS.get(codec)
     try:
         return reader(file) if reader else None
-    except (struct.error, IndexError, KeyError):
+    except (struct.error, IndexError, KeyError, ValueError):
         return None
 
 
@@ -128,13 +130,50 @@ def _bmp(file: IO[bytes]) -> Head | None:
 
 
 def _tiff(file: IO[bytes]) -> Head | None:
-    said = _numbers(file.read(MOST))
+    said = _numbers(file.read())  # what describes the picture comes last, as a rule
     if not said:
         return None
     samples, extra = said.get(SAMPLES, [1])[0], len(said.get(EXTRA, []))
+    colored = samples - extra >= 3 or said.get(MEANING) == [PALETTE]
     depth = max(said.get(BITS, [1]))
     width, height, turn = said[WIDTH][0], said[HEIGHT][0], said.get(ORIENTATION, [UPRIGHT])[0]
-    return Head(width, height, samples - extra >= 3, 1, max(depth, 8), extra > 0, turn)
+    return Head(width, height, colored, 1, max(depth, 8), extra > 0, turn)
+
+
+def _pnm(file: IO[bytes]) -> Head | None:
+    if not (match := PNM.match(file.read(HEAD))):
+        return None
+    kind, width, height, most = map(int, match.groups())
+    return Head(width, height, kind == 6, depth=16 if most > 255 else 8)
+
+
+def _dpx(file: IO[bytes]) -> Head | None:
+    head = file.read(HEAD)
+    order = {b"SDPX": ">", b"XPDS": "<"}.get(head[:4])
+    if not order:
+        return None
+    width, height = struct.unpack_from(f"{order}II", head, 772)
+    return Head(width, height, head[800] != DPX_GRAY, depth=head[803], alpha=head[800] in DPX_ALPHA)
+
+
+def _exr(file: IO[bytes]) -> Head | None:
+    head, place, said = file.read(HEAD), 8, {}
+    if not head.startswith(b"v/1\x01"):
+        return None
+    while head[place]:
+        name, kind, _ = head[place:].split(b"\0", 2)
+        place += len(name) + len(kind) + 2
+        (length,) = struct.unpack_from("<I", head, place)
+        place += 4 + length
+        said[name] = head[place - length : place]
+    left, top, right, bottom = struct.unpack("<4i", said[b"displayWindow"])
+    channels, names = said[b"channels"], set()
+    while channels[0]:
+        name, _, rest = channels.partition(b"\0")
+        names.add(name)
+        channels = rest[16:]
+    colored = not names.isdisjoint((b"R", b"G", b"B"))
+    return Head(right - left + 1, bottom - top + 1, colored, alpha=b"A" in names)
 
 
 def _numbers(data: bytes) -> dict[int, list[int]]:
@@ -158,8 +197,12 @@ def _numbers(data: bytes) -> dict[int, list[int]]:
 
 READERS: dict[str, Callable[[IO[bytes]], Head | None]] = {
     "bmp": _bmp,
+    "dpx": _dpx,
+    "exr": _exr,
     "mjpeg": _jpeg,
+    "pgm": _pnm,
     "png": _png,
+    "ppm": _pnm,
     "qoi": _qoi,
     "tiff": _tiff,
     "webp": _webp,

@@ -259,7 +259,7 @@ FACTOR = b'--b\r\nContent-Disposition: form-data; name="factor"\r\n\r\n2\r\n'
     ("body", "words"),
     [
         (b"--b--\r\n", "no part named `file`"),
-        (FACTOR + b"--b--\r\n", "no part named `file`"),
+        (FACTOR + b"--b--\r\n", "POST /jobs?upload=ID"),
         (FILE, "before its last boundary"),
         (FILE[:-8], "before its last boundary"),
         (FILE + FILE + b"--b--\r\n", "two parts named `file`"),

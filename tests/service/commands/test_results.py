@@ -18,6 +18,7 @@ from redis import Redis
 from service.cli import cli
 from service.client import sync_client
 from service.commands import following
+from service.commands.following import Following
 from service.commands.progress import Lines
 from service.exits import Exit
 from service.jobs.machine import Jobs
@@ -95,6 +96,40 @@ def test_the_exit_code_tells_how_a_job_ended(dain: Dain, send: Send, jobs: Jobs,
     assert not list(tmp_path.glob("*2x*"))
 
 
+def test_an_id_that_there_is_not_keeps_no_other_from_its_turn(
+    dain: Dain, send: Send, tmp_path: Path, finish: Callable[[str, bytes], None]
+) -> None:
+    absent, job_id, other = "0" * 28, send(), send()
+    finish(job_id, CONTENT)
+    done = dain("fetch", absent, job_id, "-o", tmp_path)
+    assert done.exit_code == Exit.NOT_FOUND and f"There is no job {absent}" in done.stderr
+    assert (tmp_path / "café-2x.mp4").read_bytes() == CONTENT
+    done = dain("cancel", absent, other)
+    assert done.exit_code == Exit.NOT_FOUND and f"Cancelled job {other}" in done.stderr
+    done = dain("delete", absent, job_id, other)
+    assert done.exit_code == Exit.NOT_FOUND and f"Removed job {other}" in done.stderr
+
+
+def test_a_job_that_is_removed_while_it_is_waited_for_is_told_of(
+    dain: Dain,
+    send: Send,
+    http: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    finish: Callable[[str, bytes], None],
+) -> None:
+    removed, other = send(), send()
+
+    def remove(self: Following) -> None:
+        for _ in ("cancelled", "removed"):
+            http.delete(f"/jobs/{removed}")
+        finish(other, CONTENT)
+
+    monkeypatch.setattr(Following, "_pause", remove)
+    done = dain("wait", removed, other)
+    assert done.exit_code == Exit.NOT_FOUND and f"There is no job {removed}" in done.stderr
+    assert done.stdout == f"{other} succeeded\n"
+
+
 def test_a_job_whose_state_the_service_cannot_read_is_not_waited_for(
     dain: Dain, send: Send, redis: Redis
 ) -> None:
@@ -155,4 +190,4 @@ def test_a_service_that_stays_away_leaves_word_of_how_to_go_on(
         done = CliRunner().invoke(cli, ["submit", str(clip), "--url", url])
         stopped.result()
     assert done.exit_code == Exit.UNREACHABLE and "cannot be reached" in done.stderr
-    assert re.fullmatch(r" +dain fetch [0-9a-f]{28}", said[-1])
+    assert re.fullmatch(rf" +dain fetch [0-9a-f]{{28}} --url {url}", said[-1])

@@ -189,6 +189,25 @@ def test_in_a_folder_the_result_takes_a_free_name(dain: Dain, clip: Path, tmp_pa
 
 
 @pytest.mark.usefixtures("working")
+def test_a_name_that_another_command_takes_meanwhile_is_left_to_it(
+    dain: Dain, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = tmp_path / "café-2x.mp4"
+
+    def show(self: Lines, row: object, name: str, stage: str, *more: object) -> None:
+        if stage == "fetching":
+            taken.write_bytes(b"theirs")
+
+    monkeypatch.setattr(Lines, "show", show)
+    done = dain("submit", clip, "-o", f"{tmp_path}/")
+    assert done.exit_code == 0 and "café-2x-2.mp4: 24 frames" in done.stdout, done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == {
+        "café-2x.mp4": b"theirs",
+        "café-2x-2.mp4": CONTENT,
+    }
+
+
+@pytest.mark.usefixtures("working")
 def test_the_clip_itself_is_never_replaced(dain: Dain, clip: Path, tmp_path: Path) -> None:
     before = clip.read_bytes()
     (tmp_path / "symbolic.mp4").symlink_to(clip)
@@ -295,9 +314,10 @@ def test_what_the_service_says_of_an_option_is_passed_on(dain: Dain, clip: Path)
 
 
 def test_an_interrupt_without_a_terminal_leaves_the_job_and_says_how_to_go_on(
-    url: str, http: httpx.Client, clip: Path
+    url: str, http: httpx.Client, clip: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "service.cli", "submit", str(clip), "--url", url]
+    place, login = f"{tmp_path}/own videos/", url.replace("://", "://ann:secret@")
+    command = [sys.executable, "-m", "service.cli", "submit", str(clip), "--url", login, "-o", place]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = [next(line for line in process.stderr if "queued" in line)]
@@ -305,7 +325,7 @@ def test_an_interrupt_without_a_terminal_leaves_the_job_and_says_how_to_go_on(
         said += process.stderr.readlines()
     [job] = all_jobs(http)
     assert process.returncode == 130 and job["status"] == "queued"
-    assert f"dain fetch {job['id']}" in said[-1]
+    assert said[-1].strip() == f"dain fetch {job['id']} -o '{place}' --url {url}"
 
 
 @pytest.mark.parametrize(("answer", "status"), [("cancel", "cancelled"), ("detach", "queued")])

@@ -21,7 +21,7 @@ from service.jobs.queue import Queue, WarmWorker
 from service.jobs.records import DEFAULT_OWNER, Job, Output, State
 from service.jobs.workers import TaskInHand, WorkerRecord, Workers, worker_key
 from service.settings import Settings
-from service.store import KINDS, Store, open_store
+from service.store import KINDS, Store, StoreUnavailable, open_store
 from service.store.local import LocalStore
 from tests.api import until
 
@@ -374,6 +374,24 @@ def test_a_file_that_cannot_be_removed_keeps_nothing_else_from_its_end(
         jobs.cancel(each)
     janitor.tidy()
     assert files(store) == [f"uploads/{stuck}"] and jobs.unclean() == [stuck]
+
+
+def test_a_store_that_is_away_is_told_of_once_and_again_when_it_goes_away_again(
+    janitor: Janitor,
+    store: Store,
+    clock: list[float],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise StoreUnavailable("The bucket is away.")
+
+    for call in ("keys", "bytes_under", "sweep_parts", "sweep_scratch", "delete"):
+        monkeypatch.setattr(store, call, fail)
+    for seconds, times in ((0, 1), (700, 1), (700, 1), (1500, 2)):
+        clock[0] += seconds
+        janitor.tidy()
+        assert sum("The bucket is away." in message for message in caplog.messages) == times
 
 
 def test_a_deleted_job_does_not_come_back_when_its_result_expires(

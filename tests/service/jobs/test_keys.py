@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,35 @@ def test_keys_that_are_made_at_once_are_all_kept(keys: Keys) -> None:
     for thread in threads:
         thread.join()
     assert keys.all() == {key.id: key for key in made}
+
+
+def test_a_start_that_makes_the_file_writes_over_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes a key meanwhile waits until the file is there, and adds to it."""
+    keys, write = FileKeys(tmp_path / "keys.json"), FileKeys._write
+    lockable: list[bool] = []
+
+    def watched(self: FileKeys, records: Mapping[str, object]) -> None:
+        lockable.append(can_lock(tmp_path))
+        write(self, records)
+
+    monkeypatch.setattr(FileKeys, "_write", watched)
+    keys.create()
+    keys.put(Key.new("ann", ["read"])[0])
+    keys.create()
+    assert lockable == [False, False] and len(keys.all()) == 1
+
+
+def can_lock(folder: Path) -> bool:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def test_the_file_is_its_users_alone_and_its_mode_stays(tmp_path: Path) -> None:

@@ -77,6 +77,13 @@ def test_a_look_at_the_first_pictures_tells_what_flags_do_not(tmp_path: Path, ki
     assert found in "".join(note.text for note in told)
 
 
+def test_an_estimate_says_that_repeats_are_not_told_from_frames(clip: Path) -> None:
+    facts = probe(clip).as_dict()
+    [note] = doubts(facts, parse_options({"dedup": "retime"}))
+    assert (note.code, "repeat" in note.text) == ("frames-unsure", True)
+    assert not doubts(facts, parse_options({}))
+
+
 def test_a_small_frame_counts_for_more_than_its_pixels() -> None:
     facts = {"frames": 11, "width": 2, "height": 2}
     assert Work.of(facts, parse_options({})).megapixels == 10 * LEAST_PIXELS / 1e6

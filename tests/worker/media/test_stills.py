@@ -261,6 +261,29 @@ def test_pictures_of_which_the_first_is_gray_keep_the_colours_of_the_others(
             assert np.abs(difference).max() <= 6
 
 
+@pytest.mark.parametrize(
+    ("suffix", "first", "second"),
+    [("exr", "grayf32le", "gbrapf32le"), ("dpx", "gray", "rgba"), ("ppm", "rgb24", "rgb48be")],
+)
+def test_pictures_of_films_and_plain_ones_keep_what_any_has(
+    video: MakeVideo, tmp_path: Path, suffix: str, first: str, second: str
+) -> None:
+    made = [video(f"{pixels}.{suffix}", "-frames:v", 1, "-pix_fmt", pixels) for pixels in (first, second)]
+    info = probe(zipped(tmp_path / "both.zip", suffix, *(path.read_bytes() for path in made)))
+    assert (info.alpha, info.depth) == ("a" in second, {"exr": 32, "dpx": 8, "ppm": 16}[suffix])
+    assert info.working_format.startswith("yuv444p")
+
+
+@pytest.mark.parametrize(("size", "pixels"), [("800x600", "rgb24"), ("96x64", "pal8")])
+def test_a_tiff_tells_at_its_end_that_it_has_colours(
+    photo: Image.Image, video: MakeVideo, tmp_path: Path, size: str, pixels: str
+) -> None:
+    options = ("-frames:v", 1, "-s", size, "-compression_algo", "raw", "-pix_fmt", pixels)
+    coloured = video("coloured.tif", *options).read_bytes()
+    source = zipped(tmp_path / "both.zip", "tif", saved(photo.convert("L"), "TIFF"), coloured)
+    assert probe(source).working_format == "yuv444p"
+
+
 def test_the_picture_of_finest_colours_says_what_all_have(photo: Image.Image, tmp_path: Path) -> None:
     coarse, fine = saved(photo, "JPEG", subsampling=2), saved(photo, "JPEG", subsampling=0)
     assert probe(zipped(tmp_path / "fine.zip", "jpg", coarse, fine)).working_format == "yuv444p"

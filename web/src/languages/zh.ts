@@ -97,7 +97,7 @@ export const zh: Record<Key, string> = {
   "clip.retry": "重试",
   "clip.new-frames": "{n} 个新帧",
   "clip.other-choice": "以上估算针对先前的选择；开始时将采用当前选择。",
-  "clip.takes": "约 {time} 完成",
+  "clip.takes": "约 {time}后完成",
   "clip.takes-unknown": "时间未知",
   // what stands still in a clip
   "mask.title": "标出静止的部分",

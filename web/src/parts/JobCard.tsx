@@ -4,6 +4,7 @@ import { again } from "../clips"
 import { ago, bytes, clock, facts, rateOf, span } from "../format"
 import { cancel, remove, useJob } from "../jobs"
 import { number, t, type Key } from "../languages"
+import { route } from "../router"
 import { isSignedOut, may } from "../session"
 import { isOver, type Job } from "../types"
 import { Dots } from "./Dots"
@@ -74,7 +75,12 @@ export function Actions({ job, download = true }: { job: Job; download?: boolean
     }
   }
 
-  const act = isOver(job) ? remove : cancel
+  async function removeHere(): Promise<void> {
+    await remove(job)
+    if (route.value[1] === job.id) location.replace("#/jobs") // its own view has nothing left to show
+  }
+
+  const act = isOver(job) ? removeHere : () => cancel(job)
   const word = (name: string): Key => `job.${isOver(job) ? "delete" : "cancel"}${name}` as Key
   return (
     <div class="actions">
@@ -96,7 +102,7 @@ export function Actions({ job, download = true }: { job: Job; download?: boolean
       {sure.value && (
         <span class="sure" role="group" aria-label={t(word("-sure"))}>
           {t(word("-sure"))}
-          <button class="danger" ref={(button) => button?.focus()} onClick={() => void attempt(act(job))}>
+          <button class="danger" ref={(button) => button?.focus()} onClick={() => void attempt(act())}>
             {t(word(""))}
           </button>
           <button class="quiet" onClick={() => (sure.value = false)}>

@@ -3,7 +3,10 @@
 // it stands still, so that the frames that are sought meanwhile are not seen.
 import { computed, effect, signal } from "@preact/signals"
 import { persistent } from "../persist"
+import { Copier } from "./copier"
 import type { Frames } from "./frames"
+
+const LARGE = 1920 * 1080 // pixels; frames of more are copied beside the page's thread, and come later
 
 export type State = "loading" | "ready" | "unplayable"
 
@@ -26,6 +29,7 @@ export class Player {
   private standing = -1 // the frame that the video stands at; -1: none that is known
   private wanted = -1 // the frame to be shown while it stands still; -1: none
   private isSeeking = false
+  private readonly copier: Copier
   private readonly closed = new AbortController()
   private readonly undo: () => void
 
@@ -36,6 +40,7 @@ export class Player {
     private readonly after: HTMLCanvasElement,
   ) {
     const { video } = this
+    this.copier = new Copier(before)
     video.preload = "auto"
     video.playsInline = true
     video.addEventListener("loadeddata", () => this.begin())
@@ -52,6 +57,7 @@ export class Player {
   close(): void {
     this.closed.abort()
     this.undo()
+    this.copier.close()
     this.video.remove()
     this.video.pause()
     this.video.removeAttribute("src")
@@ -91,6 +97,7 @@ export class Player {
     // What played left the frame that it stands at to the browser, which may have passed over the source frame, too.
     if (this.playing.value) this.held = this.shown = this.standing = -1
     this.playing.value = false // a frame that is still on its way is not drawn over this one
+    this.copier.stop()
     this.video.pause()
     this.wanted = this.index.value = index
     if (this.isSeeking) return
@@ -191,7 +198,8 @@ export class Player {
     const source = frames.source(index)
     if (this.onlyNew.value && frames.isNew(index)) this.draw(this.after)
     if (source !== this.held) {
-      this.draw(this.before)
+      const [width, height] = this.size
+      if (width * height <= LARGE || !this.copier.copy(this.video)) this.draw(this.before)
       this.held = source
     }
     this.index.value = index

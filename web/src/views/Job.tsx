@@ -24,12 +24,23 @@ export function Job({ id }: { id: string }) {
     void refresh(id).then(() => (asked.value = true))
   }, [id])
 
-  if (!job) return asked.value && trouble.value === undefined ? <p class="lead">{t("job.gone")}</p> : null
+  const back = (
+    <p class="back">
+      <a href="#/jobs">← {t("jobs.title")}</a>
+    </p>
+  )
+  if (!job) {
+    if (!asked.value || trouble.value !== undefined) return null
+    return (
+      <>
+        {back}
+        <p class="lead">{t("job.gone")}</p>
+      </>
+    )
+  }
   return (
     <article class="one">
-      <p class="back">
-        <a href="#/jobs">← {t("jobs.title")}</a>
-      </p>
+      {back}
       <h1>{job.filename || id}</h1>
       <p class="one-status">
         <StatusWord job={job} />

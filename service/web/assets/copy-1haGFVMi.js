@@ -1,0 +1,1 @@
+(function(){"use strict";addEventListener("message",({data:{frame:e,width:a,height:s}})=>{const t=new OffscreenCanvas(a,s);t.getContext("2d",{alpha:!1}).drawImage(e,0,0,a,s),e.close();const n=t.transferToImageBitmap();postMessage(n,{transfer:[n]})})})();
