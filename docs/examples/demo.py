@@ -125,7 +125,9 @@ def draw_motion(before: list[Image.Image], after: list[Image.Image], path: Path)
         ]
         steps.append(titled([(title, picture.crop(STRIP)) for title, picture in rows]))
     milliseconds = 1000 * SLOW // (FACTOR * RATE)
-    steps[0].save(path, save_all=True, append_images=steps[1:], duration=milliseconds, loop=0, quality=70)
+    steps[0].save(
+        path, save_all=True, append_images=steps[1:], duration=milliseconds, loop=0, quality=70, method=4
+    )
 
 
 class Narrator:
