@@ -8,7 +8,9 @@ from pathlib import Path
 
 import av
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import APIResponse, Page, Route, expect
 from redis import Redis
 
@@ -331,7 +333,10 @@ def test_what_stands_still_is_painted_and_notes_are_lines(
     paper.hover(position={"x": box["width"] * 0.5, "y": box["height"] / 2})
     page.mouse.up()
     expect(shown).to_contain_text("marked")
-    shown.get_by_role("button", name="Start").click()
+    paper.hover(position={"x": box["width"] * 0.75, "y": box["height"] * 0.75})
+    page.mouse.down()
+    page.mouse.up()
+    shown.get_by_role("button", name="Start").dispatch_event("click")  # at once: the last stroke counts, too
     expect(page.get_by_text("Queued", exact=True)).to_be_visible()
     [job] = jobs.page("default")[0]
     assert job.metadata == {"user": "42", "place": "by=the=sea"}
@@ -340,11 +345,35 @@ def test_what_stands_still_is_painted_and_notes_are_lines(
     height, width = alpha.shape
     row = alpha[height // 2]
     assert [round(float(row[int(width * at)]), 1) for at in (0.1, 0.3, 0.45, 0.7)] == [0, 1, 1, 0]
-    assert alpha[height // 4].max() == 0
+    assert alpha[height // 4].max() == 0 and alpha[height * 3 // 4, width * 3 // 4] == 1
     jobs.finish(job.id, State.CANCELLED)
     shown.get_by_role("button", name="Again with other options").click()
     expect(page.get_by_text("The job had marks of what stands still.")).to_be_visible()
     expect(page.get_by_label("Your notes on it")).to_have_value("user = 42\nplace = by=the=sea")
+
+
+def test_a_picture_says_what_stands_still_unless_nothing_in_it_is_white(
+    open_page: OpenPage, clip: Path, jobs: Jobs, tmp_path: Path
+) -> None:
+    """One of grain is made as small as the service takes it."""
+    page = open_page()
+    drop(page, clip)
+    shown = card(page, clip.name)
+    expect(shown).to_contain_text("new frames")
+    shown.get_by_text("Mark what stands still").click()
+    expect(shown.get_by_role("img", name="The first frame, to be painted on")).to_be_visible()
+    grain = np.random.default_rng(0).integers(0, 256, (768, 1152), np.uint8)
+    take = shown.get_by_label("Take a picture")
+    for name, gray in (("black.png", np.zeros_like(grain)), ("grain.png", grain)):
+        Image.fromarray(gray).save(tmp_path / name)
+        take.set_input_files(tmp_path / name)
+        if name == "black.png":
+            expect(shown.get_by_role("alert")).to_contain_text("nothing white")
+    expect(shown).to_contain_text("marked")
+    shown.get_by_role("button", name="Start").click()
+    expect(page.get_by_text("Queued", exact=True)).to_be_visible()
+    [job] = jobs.page("default")[0]
+    assert job.options.mask
 
 
 def test_what_an_address_becomes_is_not_said_of_another_choice(open_page: OpenPage, clip: Path) -> None:

@@ -35,6 +35,8 @@ export interface Clip {
   upload?: string
   /** A PNG that is white where the clip stands still. */
   mask: Signal<Blob | undefined>
+  /** Resolves once `mask` has what was painted last. */
+  marking?: Promise<void>
   stop: AbortController
   /** A start that is repeated, because its answer was lost, makes no second job. */
   key: string
@@ -217,8 +219,9 @@ function estimate(clip: Clip, chosen: Fields): Promise<unknown> {
   return clip.upload ? service.estimateUpload(clip.upload, chosen as Options, how) : service.estimateUrl(clip.url!, chosen as Options, how)
 }
 
-function submit(clip: Clip, chosen: Fields): Promise<unknown> {
+async function submit(clip: Clip, chosen: Fields): Promise<unknown> {
   const service = patient(clip, "starting")
+  await clip.marking
   const how = { signal: clip.stop.signal, filename: clip.name, idempotencyKey: clip.key, mask: clip.mask.value }
   return clip.upload ? service.submitUpload(clip.upload, chosen as Options, how) : service.submitUrl(clip.url!, chosen as Options, how)
 }

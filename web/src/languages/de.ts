@@ -111,6 +111,7 @@ export const de: Record<Key, string> = {
   "mask.picture": "Ein Bild nehmen, weiß, wo es stillsteht",
   "mask.all": "Auch für die übrigen ({n})",
   "mask.no-picture": "Der Browser kann dieses Bild nicht lesen.",
+  "mask.no-white": "In diesem Bild ist nichts weiß, also ist nichts markiert.",
   "facts.fps": "{n} fps",
   "facts.frames": "{n} Bilder",
   "time.moment": "einem Augenblick",

@@ -114,6 +114,7 @@ export const en = {
   "mask.picture": "Take a picture, white where it stands still",
   "mask.all": "Also for the others ({n})",
   "mask.no-picture": "The browser cannot read this picture.",
+  "mask.no-white": "There is nothing white in this picture, so nothing is marked.",
   "facts.fps": "{n} fps",
   "facts.frames": "{n} frames",
   "time.moment": "a moment",

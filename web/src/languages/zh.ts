@@ -111,6 +111,7 @@ export const zh: Record<Key, string> = {
   "mask.picture": "使用图片（白色处为静止）",
   "mask.all": "也用于其余 {n} 个视频",
   "mask.no-picture": "浏览器无法读取该图片。",
+  "mask.no-white": "这张图片里没有白色部分，因此没有标记任何内容。",
   "facts.fps": "{n} fps",
   "facts.frames": "{n} 帧",
   "time.moment": "片刻",

@@ -2,11 +2,12 @@
 import { useSignal } from "@preact/signals"
 import { useEffect, useRef } from "preact/hooks"
 import { clips, isOpen, type Clip } from "../clips"
-import { t } from "../languages"
+import { t, type Key } from "../languages"
 import { drawFirst } from "./FirstFrame"
 import "./Mask.css"
 
 const WIDTH = 960 // of what is painted; the service scales it to the video's size
+const MOST_BYTES = 512 * 2 ** 10 // of a mask, as the service takes it
 const COLOUR = "#ff7a3c" // of paint, on any picture
 
 export function Mask({ clip }: { clip: Clip }) {
@@ -25,7 +26,7 @@ function Painting({ clip }: { clip: Clip }) {
   const frame = useRef<HTMLCanvasElement>(null)
   const marks = useRef<HTMLCanvasElement>(null)
   const isThere = useSignal(false)
-  const isWrong = useSignal(false)
+  const wrong = useSignal<Key | undefined>(undefined)
   const breadth = useSignal(4) // of the brush, in percent of the width
   const erases = useSignal(false)
   const own = useRef<Blob | undefined>() // of what is on this canvas
@@ -41,9 +42,12 @@ function Painting({ clip }: { clip: Clip }) {
     if (isThere.value && clip.mask.value !== own.current) void take(clip.mask.value) // of before, or of another clip
   }, [isThere.value, clip.mask.value])
 
-  async function keep(): Promise<void> {
-    own.current = await maskOf(marks.current!)
-    clip.mask.value = own.current
+  function keep(): Promise<void> {
+    wrong.value = undefined
+    const kept: Promise<void> = maskOf(marks.current!).then((mask) => {
+      if (clip.marking === kept) clip.mask.value = own.current = mask // else something was painted since
+    })
+    return (clip.marking = kept)
   }
 
   async function take(mask?: Blob): Promise<void> {
@@ -58,16 +62,16 @@ function Painting({ clip }: { clip: Clip }) {
     input.value = ""
     try {
       show(marks.current!, frame.current!, await createImageBitmap(file))
-      isWrong.value = false
       await keep()
+      if (!clip.mask.value) wrong.value = "mask.no-white"
     } catch {
-      isWrong.value = true
+      wrong.value = "mask.no-picture"
     }
   }
 
   function clear(): void {
     marks.current!.width = frame.current!.width // a new size is a new canvas
-    own.current = clip.mask.value = undefined
+    void keep()
   }
 
   /** One stroke, from where the pointer goes down until it is up. */
@@ -82,7 +86,7 @@ function Painting({ clip }: { clip: Clip }) {
     pen.lineCap = pen.lineJoin = "round"
     pen.lineWidth = (breadth.value / 100) * canvas.width
     pen.beginPath()
-    const draw = ({ clientX, clientY }: PointerEvent): void => {
+    const draw = ({ clientX, clientY }: { clientX: number; clientY: number }): void => {
       pen.lineTo(((clientX - left) / width) * canvas.width, ((clientY - top) / height) * canvas.height)
       pen.stroke()
     }
@@ -92,7 +96,7 @@ function Painting({ clip }: { clip: Clip }) {
       void keep()
     }
     draw(event)
-    draw(event) // a dot, where nothing moves
+    draw({ clientX: event.clientX + 0.1, clientY: event.clientY }) // a dot, where nothing moves: a line without length is none
     canvas.setPointerCapture(event.pointerId)
     canvas.addEventListener("pointermove", draw, stroke)
     canvas.addEventListener("pointerup", end, stroke)
@@ -136,9 +140,9 @@ function Painting({ clip }: { clip: Clip }) {
           </button>
         )}
       </div>
-      {isWrong.value && (
+      {wrong.value && (
         <p class="trouble" role="alert">
-          {t("mask.no-picture")}
+          {t(wrong.value)}
         </p>
       )}
     </div>
@@ -177,13 +181,16 @@ function show(canvas: HTMLCanvasElement, { width, height }: HTMLCanvasElement, p
 
 /** The marks as the service takes them, white in a PNG; undefined where nothing is marked. */
 async function maskOf(marks: HTMLCanvasElement): Promise<Blob | undefined> {
-  const { width, height } = marks
-  const copy = new OffscreenCanvas(width, height)
-  const pen = copy.getContext("2d")!
-  pen.drawImage(marks, 0, 0)
-  if (!pen.getImageData(0, 0, width, height).data.some((value, at) => at % 4 === 3 && value > 0)) return undefined
-  fill(pen, "#fff")
-  return copy.convertToBlob()
+  const isMarked = (value: number, at: number): boolean => at % 4 === 3 && value > 0
+  if (!marks.getContext("2d")!.getImageData(0, 0, marks.width, marks.height).data.some(isMarked)) return undefined
+  for (let shrunk = 1; ; shrunk *= 2) {
+    const copy = new OffscreenCanvas(Math.ceil(marks.width / shrunk), Math.ceil(marks.height / shrunk))
+    const pen = copy.getContext("2d")!
+    pen.drawImage(marks, 0, 0, copy.width, copy.height)
+    fill(pen, "#fff")
+    const mask = await copy.convertToBlob()
+    if (mask.size <= MOST_BYTES) return mask // paint is small; a picture that was taken may be grain
+  }
 }
 
 /** Gives all that is drawn one colour. */
