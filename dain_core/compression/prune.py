@@ -46,7 +46,7 @@ def prune(
         small = (
             _pruned(whole, keep, measure, known)
             if target is None
-            else narrowed(whole, target, measure, known)
+            else _narrowed(whole, target, measure, known)
         )
     except (DainCoreError, ValueError) as error:
         raise click.ClickException(str(error)) from error
@@ -73,7 +73,7 @@ def _pruned(whole: Network, keep: float, measure: str, known: Sequence[Triplets]
     return pruned(whole, channels, pruning)
 
 
-def narrowed(whole: Network, target: Config, measure: str, known: Sequence[Triplets]) -> Network:
+def _narrowed(whole: Network, target: Config, measure: str, known: Sequence[Triplets]) -> Network:
     """Return the network of the configuration `target`, with the most important channels of the network `whole`.
 
     Args:

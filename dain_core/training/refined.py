@@ -644,6 +644,7 @@ def command(
     """Train `dain-refined` on videos: flow, mask, kernels and rectification at the intermediate time."""
     if any(side % 64 for side in crop):
         raise click.UsageError(f"--crop {crop[0]} {crop[1]}: both sides must be multiples of 64")
+    torch.manual_seed(seed)
     videos = sorted(path for folder in data for path in folder.iterdir() if path.is_file())
     try:
         place = named_device(device)

@@ -205,6 +205,20 @@ def test_the_command_trains_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert again.exit_code == 0, again.output
 
 
+def test_a_seed_makes_the_same_beginning_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of parts that nobody gave, and errors of first guesses, are drawn by PyTorch."""
+    (tmp_path / "clips").mkdir()
+    write_clip(tmp_path / "clips" / "a.avi", 4, 2)
+    found: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        refined, "train", lambda model, *_: found.append(model.context.levels[0][0][0].weight)
+    )
+    options = ["--data", str(tmp_path / "clips"), "--out", str(tmp_path), "--minutes", "1", "--device", "cpu"]
+    for seed in ("1", "1", "2"):
+        assert CliRunner().invoke(command, [*options, "--seed", seed]).exit_code == 0
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
 def test_wrong_settings_are_sentences(tmp_path: Path) -> None:
     options = ["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--minutes", "1", "--device", "cpu"]
     odd = CliRunner().invoke(command, [*options, "--crop", "100", "128"])
