@@ -25,6 +25,8 @@ def check_free(result: Path, sources: Iterable[Path], overwrite: bool, hint: str
         return
     elif result.exists() and any(result.samefile(source) for source in sources):
         fault = f"{result} is the video itself, which is never replaced: give the result another name"
+    elif result.exists() and not result.is_file():
+        fault = f"{result} is a device, a pipe or the like, which is never replaced: name a file"
     elif not overwrite:
         fault = f"there is a file {result} already: give the result another name, or say --overwrite"
     else:

@@ -656,5 +656,5 @@ def _claim(file: IO[bytes]) -> None:
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
-    if not overwrite and os.path.lexists(path):
+    if os.path.lexists(path) and not (overwrite and (path.is_file() or not path.exists())):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))

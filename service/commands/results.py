@@ -170,6 +170,8 @@ def check_output(output: str | None, clips: Collection[Path], overwrite: bool, c
             fault = _make_folder(path)
         elif _is_one_of(path, clips):
             fault = f"{path} is CLIP itself, which is never replaced: name another file"
+        elif path.exists() and not path.is_file():
+            fault = f"{path} is a device, a pipe or the like, which is never replaced: name a file"
         elif os.path.lexists(path) and not overwrite:
             fault = f"{path} exists: name another file, or replace it with --overwrite"
         if fault:

@@ -56,9 +56,11 @@ def _clips(word: str) -> Iterator[Path]:
         raise ValueError(f"{word} is neither a file nor a folder")
     elif glob.has_magic(word):
         found = [Path(name) for name in in_order(glob.glob(word, recursive=True))]
-        if not any(map(_is_clip, found)):
+        # Whoever reads a pipe waits for ever.
+        clips = [path for path in found if _is_clip(path) and path.is_file()]
+        if not clips:
             raise ValueError(f"{word} matches no video")
-        yield from filter(_is_clip, found)
+        yield from clips
     else:
         raise ValueError(f"there is no file or folder {word}")
 

@@ -92,15 +92,17 @@ def test_a_file_that_came_meanwhile_stays_and_the_result_too(tmp_path: Path) -> 
         ("out.mp4", ["--factor", "2", "--target-fps", "60"], "not both"),
         ("out.mp4", ["--speed", "2"], "1/16 to below 1"),
         ("out.mp4", [], "cannot be read as a video"),
+        ("pipe.mp4", ["--overwrite"], "a device, a pipe or the like"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, name: str, arguments: list[str], expected: str) -> None:
     source = tmp_path / "text.mp4"
     source.write_text("no video")
+    os.mkfifo(tmp_path / "pipe.mp4")
     done = CliRunner().invoke(interpolate, [str(source), str(tmp_path / name), *arguments])
     assert done.exit_code != 0
     assert expected in done.output
-    assert not (tmp_path / name).exists()
+    assert not (tmp_path / name).is_file()
 
 
 def test_a_full_disk_is_named(video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

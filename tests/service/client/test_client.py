@@ -511,6 +511,9 @@ def test_a_file_is_replaced_only_where_that_is_wanted(
     job_id = client.submit(clip).id
     finish(job_id, CONTENT)
     (tmp_path / "out.mp4").write_bytes(b"mine")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError):
+        client.download(job_id, tmp_path / "pipe", overwrite=True)
     with pytest.raises(FileExistsError):
         client.download(job_id, tmp_path / "out.mp4")
     assert (tmp_path / "out.mp4").read_bytes() == b"mine"

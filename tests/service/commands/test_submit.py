@@ -243,6 +243,7 @@ def test_the_clip_itself_is_never_replaced(dain: Dain, clip: Path, tmp_path: Pat
         (("https://example.com/a.mp4", "--mask", "{clip}"), "a mask goes with a file"),
         (("{clip}", "-o", "{tmp}/out.xyz"), "out.xyz: give the result a name that ends in .mp4, "),
         (("{clip}", "-o", "{tmp}/out"), "or say --container"),
+        (("{clip}", "-o", "{tmp}/pipe.mp4", "--overwrite"), "pipe.mp4 is a device, a pipe or the like"),
         (("{clip}", "-o", "{tmp}/out.mp4", "--detach"), "With --detach nothing is fetched"),
         (("{clip}", "--overwrite", "--detach"), "give them to `dain fetch`"),
     ],
@@ -251,6 +252,7 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(
     dain: Dain, http: httpx.Client, clip: Path, tmp_path: Path, words: tuple[str, ...], reason: str
 ) -> None:
     (tmp_path / "notes.txt").touch()
+    os.mkfifo(tmp_path / "pipe.mp4")
     done = dain("submit", *(word.format(clip=clip, tmp=tmp_path) for word in words))
     assert done.exit_code == 2 and reason in " ".join(done.stderr.split())
     assert not all_jobs(http)
