@@ -16,8 +16,8 @@ from service.commands.options import job_argument, json_option, server
 
 #: What a job's metrics count that people want to know, and its words.
 COUNTS = {
-    "attempts_failed": "attempts at its tasks failed and were repeated",
-    "recomputed_frames": "frames were computed again in fp32",
+    "attempts_failed": "attempts at its tasks that failed and were repeated",
+    "recomputed_frames": "frames that were computed again in fp32",
 }
 
 
@@ -55,7 +55,7 @@ def _history(job: Job) -> list[dict[str, Any]]:
         lines.append(_line(job.started_at, "job.started", "a worker took it"))
     last = job.finished_at or time.time()
     counts = ((job.metrics.get(name), words) for name, words in COUNTS.items())
-    lines += [_line(last, "note", f"{count} {words}") for count, words in counts if count]
+    lines += [_line(last, "note", f"{words}: {count}") for count, words in counts if count]
     if job.status == "running":
         lines.append(_line(last, "job.running", f"{job.progress.fraction:.0%} {text.progress(job)}"))
     elif not job.is_over:

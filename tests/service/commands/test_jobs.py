@@ -84,6 +84,21 @@ def test_a_job_is_shown_whole(dain: Dain, sent: list[str], finish: Callable[[str
     assert "1 before it" in dain("show", sent[1]).stdout
 
 
+def test_of_one_attempt_that_failed_the_history_says_one(
+    dain: Dain, sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = Client.job
+    monkeypatch.setattr(
+        Client,
+        "job",
+        lambda client, job: Job.of({**shown(client, job).document, "metrics": {"attempts_failed": 1}}),
+    )
+    assert (
+        "note           attempts at its tasks that failed and were repeated: 1\n"
+        in dain("logs", sent[0]).stdout
+    )
+
+
 def test_the_history_of_a_job_is_in_order(
     dain: Dain, sent: list[str], finish: Callable[[str, bytes], None]
 ) -> None:
