@@ -210,6 +210,7 @@ class Batch:
         self._options = options
         self._mask = mask
         self._sent: dict[str, Clip] = {}  # by the ids of their jobs
+        self._unanswered: Clip | None = None  # which may be a job already, though no answer has come
         self._following = Following(client, said)
 
     def bear(self, error: ClientError, pause: float) -> None:
@@ -252,7 +253,7 @@ class Batch:
                     self._send_all(waiting, save)
                     self._following.finish(save)
             except KeyboardInterrupt:
-                self._interrupted(len(waiting))
+                self._interrupted(waiting)
             except ClientError:
                 leave(self._client, list(self._following.live), self._said)
                 raise
@@ -276,9 +277,14 @@ class Batch:
                 self._following.add(job, clip.name)
             self._following.look(save)
 
-    def _interrupted(self, unsent: int) -> None:
+    def _interrupted(self, waiting: deque[Clip]) -> None:
         """Asks what is to become of the jobs, where there is somebody to ask. Returns if they are to be waited for."""
         live = list(self._following.live)
+        unsent = len(waiting)
+        if waiting and waiting[0] is self._unanswered:
+            unsent -= 1
+            name = waiting[0].name
+            self._said.say(f"{name} may have become a job: look with `dain jobs` before you send it again.")
         if unsent:
             self._said.say(
                 f"{self._clips[0].name} is not sent."
@@ -312,6 +318,7 @@ class Batch:
         return None
 
     def _send(self, clip: Clip) -> Job:
+        self._unanswered = clip if self._mask or clip.path is None else None
         if not isinstance(clip.source, Path):
             self._said.show(clip.key, clip.name, "fetched by the service", None)
             return self._client.submit_url(clip.source, self._options, clip.key)
@@ -328,6 +335,7 @@ class Batch:
 
     def _show_upload(self, clip: Clip) -> Callable[[int, int | None], None]:
         def show(sent: int, total: int | None) -> None:
+            self._unanswered = clip if sent == total else None
             more = f"{text.size(sent)} of {text.size(total)}" if total else text.size(sent)
             self._said.show(clip.key, clip.name, "uploading", sent / total if total else None, more)
 

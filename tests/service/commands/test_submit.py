@@ -315,6 +315,18 @@ def test_what_the_service_says_of_an_option_is_passed_on(dain: Dain, clip: Path)
     assert done.exit_code == 7 and "job.done" in done.stderr
 
 
+def test_an_interrupt_before_the_answer_does_not_deny_the_job(
+    dain: Dain, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: Lines, row: object, name: str, stage: str, *more: object) -> None:
+        raise KeyboardInterrupt  # when the last byte has been sent
+
+    monkeypatch.setattr(Lines, "show", interrupt)
+    done = dain("submit", clip)
+    assert done.exit_code == 130 and "clip.mp4 may have become a job" in done.stderr
+    assert "not sent" not in done.stderr
+
+
 def test_an_interrupt_without_a_terminal_leaves_the_job_and_says_how_to_go_on(
     url: str, http: httpx.Client, clip: Path, tmp_path: Path
 ) -> None:
