@@ -2,6 +2,7 @@
 import { useEffect } from "preact/hooks"
 import { signal } from "@preact/signals"
 import { drop } from "./kept"
+import { persistent } from "./persist"
 import { isRefusal, service } from "./service"
 import { isSignedOut, may, readSession, session, trouble } from "./session"
 import { isOver, type Job } from "./types"
@@ -35,12 +36,13 @@ export async function refresh(id: string): Promise<void> {
   }
 }
 
-export async function cancel(job: Job): Promise<void> {
-  learn((await service.cancel(job.id)) as Job)
+/** Cancels a job, as soon as the service answers; `onBreak` is told why it does not yet. */
+export async function cancel(job: Job, onBreak: (error: unknown) => void): Promise<void> {
+  learn((await persistent(onBreak).cancel(job.id)) as Job)
 }
 
-export async function remove(job: Job): Promise<void> {
-  await service.delete(job.id)
+export async function remove(job: Job, onBreak: (error: unknown) => void): Promise<void> {
+  await persistent(onBreak).delete(job.id)
   forget(job.id)
   drop(`job ${job.id}`)
 }

@@ -65,22 +65,25 @@ export function Actions({ job, download = true }: { job: Job; download?: boolean
   const sure = useSignal(false)
   const error = useSignal<unknown>(undefined)
 
+  const onBreak = (broken: unknown): void => void (error.value = broken)
+
   async function attempt(act: Promise<void>): Promise<void> {
     sure.value = false
     error.value = undefined
     try {
       await act
+      error.value = undefined
     } catch (reason) {
       if (!isSignedOut(reason)) error.value = reason
     }
   }
 
   async function removeHere(): Promise<void> {
-    await remove(job)
+    await remove(job, onBreak)
     if (route.value[1] === job.id) location.replace("#/jobs") // its own view has nothing left to show
   }
 
-  const act = isOver(job) ? removeHere : () => cancel(job)
+  const act = isOver(job) ? removeHere : () => cancel(job, onBreak)
   const word = (name: string): Key => `job.${isOver(job) ? "delete" : "cancel"}${name}` as Key
   return (
     <div class="actions">

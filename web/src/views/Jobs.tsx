@@ -1,5 +1,5 @@
 import { useEffect } from "preact/hooks"
-import { useSignal } from "@preact/signals"
+import { signal, useSignal } from "@preact/signals"
 import { arrivals, jobs, learn } from "../jobs"
 import { t } from "../languages"
 import { persistent } from "../persist"
@@ -10,9 +10,11 @@ import { JobCard } from "../parts/JobCard"
 const FILTERS: (Status | "")[] = ["", "queued", "running", "succeeded", "failed", "cancelled"]
 const PAGE = 30
 
+/** Which jobs are listed; whoever comes back from one of them sees the same list. */
+const status = signal<Status | "">("")
+
 /** The jobs, newest first. */
 export function Jobs() {
-  const status = useSignal<Status | "">("")
   const ids = useSignal<string[] | undefined>(undefined)
   const cursor = useSignal<string | null>(null)
 
