@@ -62,10 +62,8 @@ def adapt(**given: Any) -> None:
 @click.argument("out", type=OutputFile())
 @click.option(
     "--keep",
-    default=0.7,
-    show_default=True,
     type=Amount(0, 1, min_open=True, max_open=True),
-    help="Share of the multiplications that is left.",
+    help="Share of the multiplications that is left.  [default: 0.7]",
 )
 @click.option(
     "--widths",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -26,17 +28,21 @@ from dain_core.runtime.devices import named_device
 from dain_core.training.resident import Triplets
 from dain_core.weights.files import save
 
+#: The share of the multiplications that is left unless another is asked for.
+_KEPT = 0.7
 #: The number of batches of eight triplets by which networks are compared.
 _COMPARED = 4
 
 
 def prune(
-    model: str, out: Path, keep: float, wanted: Path | None, data: tuple[Path, ...], measure: str, samples: int,
+    model: str, out: Path, keep: float | None, wanted: Path | None, data: tuple[Path, ...], measure: str, samples: int,
     minutes: float | None, steps: int | None, batch: int, crop: tuple[int, int], rate: float, layout: str,
     device: str, seed: int, models: Path | None,
 ) -> None:  # fmt: skip
     """Do what `dain compress prune` says, with its options."""
     check_options(out, crop)
+    if keep is not None and wanted is not None:
+        raise click.UsageError("--keep and --widths exclude each other: leave one of them out")
     target = None if wanted is None else _read_widths(wanted)
     try:
         place = named_device(device)
@@ -44,7 +50,7 @@ def prune(
         footage = open_footage(data, crop, place, seed)
         known = [footage(1) for _ in range(samples)]
         small = (
-            _pruned(whole, keep, measure, known)
+            _pruned(whole, _KEPT if keep is None else keep, measure, known)
             if target is None
             else _narrowed(whole, target, measure, known)
         )
@@ -114,12 +120,21 @@ def _report(progress: float, psnr: float) -> None:
 def _show(before: Config, after: Config) -> None:
     share = trace(after).macs() / trace(before).macs()
     click.echo(f"{share:.0%} of the multiplications are left")
-    table = Table("width", "before", "after")
-    left = widths(after)
-    for name, width in widths(before).items():
-        if left[name] != width:
-            table.add_row(name, str(width), str(left[name]))
+    table = Table("part", "before", "after")
+    left = dict(_numbers(asdict(after)))
+    for name, number in _numbers(asdict(before)):
+        if left[name] != number:
+            table.add_row(name, str(number), str(left[name]))
     Console().print(table)
+
+
+def _numbers(part: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """Give the numbers of a configuration by name, such as "refine.2" or "base.flow_scale"."""
+    if isinstance(part, int):
+        yield name, part
+        return
+    for key, inner in part.items() if isinstance(part, dict) else enumerate(part):
+        yield from _numbers(inner, f"{name}.{key}".lstrip("."))
 
 
 def kernels(config: Config, device: torch.device) -> str:

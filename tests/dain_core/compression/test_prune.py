@@ -41,6 +41,8 @@ def test_widths_can_be_given(tmp_path: Path, clips: Path, monkeypatch: pytest.Mo
     answer = run("given", *options)
     assert answer.exit_code == 0, answer.output
     assert config_in(out) == target == begin(out).config
+    shown = " ".join(answer.output.replace("│", "").split())  # all that changes
+    assert "refine.0 32 16" in shown and "kernels 4 2" in shown and "base.flow_finest 2 3" in shown
     file.write_text('{"network": "dain-refined", "refine": [16]}')
     answer = run("given", *options)
     assert answer.exit_code == 1 and "holds no widths of a network: refine cannot be [16]" in answer.output
@@ -123,6 +125,7 @@ def test_what_cannot_be_pruned_is_refused_in_a_sentence(tmp_path: Path, clips: P
         (("rife", out), "no model is called 'rife': choose one of dain"),
         (("dain", out, "--models", tmp_path / "absent"), "there is no folder"),
         (("dain", out, "--keep", "nan"), "'nan' is no number"),
+        (("dain", out, "--keep", 0.5, "--widths", __file__), "exclude each other"),
         (("dain", out, "--rate", "nan"), "'nan' is no number"),
         (("dain-lite", tmp_path / "thin.pth"), "must end in .safetensors"),
         (("dain-lite", tmp_path / "none" / "thin.safetensors"), "there is no folder"),
