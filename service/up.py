@@ -456,6 +456,8 @@ def _attend(
     """Says when the service is ready, or why it is not; passes signals on until it has ended. Returns its status."""
 
     def stop(*_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # nothing makes it quicker, and no job is to be lost
         click.echo("Stopping: the workers hand back what they have in hand.")
         supervisord.send_signal(signal.SIGTERM)
 

@@ -50,15 +50,21 @@ class Size(click.ParamType):
 
 
 class Duration(click.ParamType):
-    """A time in seconds, written as ``30m``, ``12h`` or ``90d``."""
+    """A time in seconds, at least `least`, written as ``30m``, ``12h`` or ``90d``."""
 
     name = "time"
+
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
         match = re.fullmatch(r"(\d{1,5})([mhd])", value)
         if match is None:
             self.fail(f"{value!r} is no time such as 30m, 12h or 90d", param, ctx)
-        return int(match[1]) * UNITS[match[2]]
+        seconds = int(match[1]) * UNITS[match[2]]
+        if seconds < self._least:
+            self.fail(f"{value!r} is over at once", param, ctx)
+        return seconds
 
 
 class Scopes(click.ParamType):
@@ -142,7 +148,7 @@ def keys() -> None:
 @click.option("--weight", type=Weight(0.01, 100), default=1.0, show_default=True,
               help="NAME's share of the workers, against other names.")  # fmt: skip
 @click.option("--rate", type=click.IntRange(min=1), help="Most requests a minute.  [no limit]")
-@click.option("--expires", type=Duration(), help="When the key ends: in 30m, 12h, 90d.  [never]")
+@click.option("--expires", type=Duration(least=1), help="When the key ends: in 30m, 12h, 90d.  [never]")
 @click.option(
     "--webhook-url",
     type=Url(),

@@ -235,8 +235,12 @@ class FileKeys:
             return KeysMissing(
                 f"There is no file of keys {self._path}. Put it back, or make keys anew with `dain keys add NAME`."
             )
+        if isinstance(error, OSError):
+            fault = error.strerror or str(error)
+        else:  # the texts of these errors are for programmers
+            fault = 'it is no JSON object such as {"keys": {}}'
         return KeysUnreadable(
-            f"The file of keys {self._path} cannot be read: {error or type(error).__name__}. "
+            f"The file of keys {self._path} cannot be read: {fault}. "
             "Correct it, or move it away and make keys anew with `dain keys add NAME`."
         )
 

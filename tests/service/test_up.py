@@ -149,15 +149,17 @@ def test_a_worker_that_cannot_start_is_explained_by_its_log(tmp_path: Path) -> N
     command = [sys.executable, "-m", "service.cli", "up", "--port", "0", "--state-dir", str(state)]
     environment = os.environ | {"DAIN_MODELS": str(tmp_path / "models"), "DAIN_DEVICE": "cpu"}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stderr is not None
+        assert process.stderr is not None and process.stdout is not None
         too_late = threading.Timer(200, process.terminate)
         too_late.start()
         ended = next((line for line in process.stderr if " ended " in line), "")
         too_late.cancel()
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        assert any("Stopping" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)  # changes nothing
+        assert "Stopping" not in process.communicate(timeout=60)[0]
     log = state / "logs" / "worker-0.log"
     assert ended.startswith(f"worker-0 ended and is started again. Its log, {log}, ends with: ")
     assert "mine.safetensors is no readable .safetensors file" in ended

@@ -130,6 +130,7 @@ def test_scopes_may_be_given_one_by_one() -> None:
         (("add", "ann", "--scope", ""), "submit, read, admin"),
         (("add", "ann", "--bytes", "much"), "50GiB"),
         (("add", "ann", "--expires", "soon"), "90d"),
+        (("add", "ann", "--expires", "0d"), "over at once"),
         (("add", "ann", "--jobs", "0"), "--jobs"),
         (("add", "ann", "--weight", "nan"), "--weight"),
         (("add", "ann", "--weight", "inf"), "--weight"),

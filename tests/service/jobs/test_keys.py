@@ -186,3 +186,12 @@ def test_a_redis_that_is_not_up_yet_does_not_end_the_start(settings: Settings, t
     check_exposure(
         settings.model_copy(update={"host": "0.0.0.0", "redis_url": f"unix://{tmp_path}/none.sock"})
     )
+
+
+@pytest.mark.parametrize("content", [b"\x00\x00\x00 ftyp", b"{", b"{}", b"[]", b'{"keys": 3}'])
+def test_a_file_of_something_else_is_told_of_in_words(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_bytes(content)
+    with pytest.raises(
+        KeysUnreadable, match=r'keys\.json cannot be read: it is no JSON object such as {"keys": {}}\.'
+    ):
+        FileKeys(tmp_path / "keys.json").all()
