@@ -32,6 +32,7 @@ from worker.alpha import OnBackground
 from worker.channel import CHECK_SECONDS, Channel, Closed, checked, nothing
 from worker.cuts import Thumbnail, Transition, transition
 from worker.media import captions, fields, messages, sandbox
+from worker.media.containers import COPY
 from worker.media.decode import Decoder, Frame, Plane
 from worker.media.encode import Encoder
 from worker.media.facts import Choice
@@ -242,8 +243,12 @@ def _said(
     if plan.delivery.captions:
         for frame, triplets in captions.of_frames(dated("captions"), shown).items():
             carried[frame] = [*carried.get(frame, ()), captions.message(triplets)]
-    apart = captions.scenarist(dated("captions"), shown[-1]) if plan.delivery.caption_track else ""
-    return Said(carried, apart)
+    if not (track := plan.delivery.caption_track):
+        return Said(carried)
+    heard, begin = list(dated("captions")), Fraction(0)
+    if track != COPY:  # what is shown when a part begins was said before
+        begin = min([begin, *(time for time, _ in heard)])
+    return Said(carried, captions.scenarist(heard, begin, shown[-1]), begin)
 
 
 def _readable(

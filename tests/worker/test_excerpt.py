@@ -20,7 +20,10 @@ from worker.plan import JobPlan
 
 PICTURE = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=3")
 CLICKS = ("-f", "lavfi", "-i", "aevalsrc='if(lt(mod(t,1),0.01),0.8*sin(2*PI*1000*t),0)':d=3:s=48000")
-SHOWN = {"A": "00,200 --> 00:00:00,600", "B": "01,000 --> 00:00:01,700", "C": "02,800 --> 00:00:03,000"}
+SHOWN = {
+    **{"A": "00,200 --> 00:00:00,600", "B": "01,000 --> 00:00:01,700"},
+    **{"C": "02,300 --> 00:00:03,000", "D": "03,100 --> 00:00:03,500"},
+}
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-bf", "2", "-g", "25")
 
 
@@ -78,7 +81,7 @@ def test_texts_of_an_excerpt_are_those_that_are_shown_in_it(
             for packet in file.demux(subtitles=0)
             if packet.size > 2
         ]
-    assert shown == [(0, Fraction(1, 5), b"B")]
+    assert shown == [(0, Fraction(1, 5), b"B"), (Fraction(4, 5), Fraction(1, 5), b"C")]
 
 
 def test_an_excerpt_far_into_a_raw_stream_has_the_right_frames(video: MakeVideo, tmp_path: Path) -> None:

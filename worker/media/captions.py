@@ -14,7 +14,8 @@ from worker.media.messages import CAPTIONS, LATE
 
 MOST = 31  # triplets of a picture
 SCENARIST = "Scenarist_SCC V1.0\n\n"
-SILENCE = b"\x80\x80"
+ERASE, SILENCE = b"\x94\x2c", b"\x80\x80"
+TICK = Fraction(1, 30)  # seconds
 
 
 def triplets(message: bytes) -> bytes:
@@ -31,21 +32,21 @@ def message(triplets: bytes) -> bytes:
     return CAPTIONS + bytes([0x40 | len(triplets) // 3, 0xFF]) + triplets + b"\xff"
 
 
-def scenarist(captions: Iterable[tuple[Fraction, bytes]], end: Fraction) -> str:
-    """What CEA-608 says in its first field before ``end``, as a file of Scenarist Closed Captions; empty: it is silent.
+def scenarist(captions: Iterable[tuple[Fraction, bytes]], begin: Fraction, end: Fraction) -> str:
+    """What CEA-608 says in its first field from ``begin`` to ``end``, as a file of Scenarist Closed Captions.
 
-    The file counts time by thirtieths of a second, as CEA-608 does.
+    It is empty where nothing is said. Its clock begins at ``begin``, and counts thirtieths of a second.
     """
     said = [
-        (time, [each[1:] for each in _each(triplets) if not each[0] & 3])
+        (time - begin, [each[1:] for each in _each(triplets) if not each[0] & 3])
         for time, triplets in captions
-        if 0 <= time < end
+        if begin <= time < end
     ]
     spoken = [(time, pairs) for time, pairs in said if pairs]
-    lines = [
-        _line(time, pairs) for time, pairs in [*spoken, (end, [SILENCE])]
-    ]  # FFmpeg leaves the last line out
-    return "".join([SCENARIST, *lines]) if spoken else ""
+    length = end - begin
+    # FFmpeg leaves the last line out.
+    last = [(max(length - TICK, Fraction(0)), [ERASE]), (length, [SILENCE])]
+    return "".join([SCENARIST, *(_line(time, pairs) for time, pairs in [*spoken, *last])]) if spoken else ""
 
 
 def _line(time: Fraction, pairs: Iterable[bytes]) -> str:

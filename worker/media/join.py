@@ -35,6 +35,7 @@ class Said:
 
     messages: Mapping[int, Sequence[bytes]]  #: of the result's frames, by their numbers
     captions: str = ""  #: that become a track, as a file of Scenarist Closed Captions
+    captions_begin: Fraction = Fraction(0)  #: when its clock begins, in seconds after the result
 
 
 NOTHING = Said({})
@@ -82,9 +83,12 @@ def join(
         for extra in (each for each in delivery.extras if file.attaches(each.kind)):
             covers.append(out_path.with_name(f"{out_path.name}.cover-{len(covers)}{STILLS[extra.codec][0]}"))
             _run(_cover(source_path, extra.index, covers[-1]), check, progressed)
+        heard = None
         if captions:
             captions.write_text(said.captions)
-        muxing = _muxing(picture, source_path, covers, captions, begin, length, clock, delivery, out_path)
+            offset = f"{float(said.captions_begin):.3f}"
+            heard = ffmpeg.own_source(ffmpeg.url(captions), format="scc", itsoffset=offset)["s:0"]
+        muxing = _muxing(picture, source_path, covers, heard, begin, length, clock, delivery, out_path)
         _run(muxing, check, progressed)
     finally:
         for path in filter(None, (picture, captions, *covers)):
@@ -215,14 +219,14 @@ def _muxing(
     picture: Path,
     source_path: Path | None,
     covers: Sequence[Path],
-    captions: Path | None,
+    captions: Any,
     begin: Fraction,
     length: Fraction | None,
     clock: int,
     delivery: Delivery,
     path: Path,
 ) -> list[str]:
-    """Mux the picture with what else the source has, on one clock that starts at 0."""
+    """Mux the picture with what else the source has, on one clock that starts at 0; ``captions`` are a stream."""
     own = ffmpeg.own_source(ffmpeg.url(picture), copyts=None, **delivery.static_metadata)
     source = ffmpeg.source(source_path, itsoffset=f"{float(-begin):.3f}") if source_path else own
     streams = [own["v:0"]]
@@ -231,7 +235,7 @@ def _muxing(
     if length is not None:
         options |= _cut(float(length), delivery, options)
     if captions:
-        others.append(ffmpeg.own_source(ffmpeg.url(captions), format="scc")["s:0"])
+        others.append(captions)
         options[f"c:s:{len(delivery.texts)}"] = delivery.caption_track
     file = container_of(delivery)
     # The clock of the whole file places each track's start: it must have a tick for every one of them.
@@ -267,11 +271,13 @@ def _cut(seconds: float, delivery: Delivery, options: Mapping[str, Any]) -> dict
             heard = seconds * float(Fraction(sound.speed or 1))
             filters = [f"atrim=start=0:end={heard:.6f}", options.get(f"filter:a:{k}", "")]
             cut[f"filter:a:{k}"] = ",".join(filter(None, filters))
-    for k in range(len(delivery.texts)):
+    has_captions = delivery.caption_track not in ("", COPY)
+    for k in range(len(delivery.texts) + has_captions):
         begun = "max(PTS\\,0)"  # what is shown already when the excerpt begins
+        ended = f"min(DURATION+PTS\\,{seconds:.6f}/TB)"  # and what is shown still when it ends
         cut[f"bsf:s:{k}"] = (
             f"noise=drop=lte((pts+d)*tb\\,0)+gte(pts*tb\\,{seconds:.6f}),"
-            f"setts=duration=DURATION+PTS-{begun}:pts={begun}:dts={begun}"
+            f"setts=duration={ended}-{begun}:pts={begun}:dts={begun}"
         )
     return cut
 

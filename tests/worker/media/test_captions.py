@@ -171,8 +171,19 @@ def test_captions_become_a_track_beside_pictures_without_room(
     assert "Hi" in shown
     assert begin == pytest.approx(6 / 25, abs=0.05)
     if track == "eia_608":  # which goes on as it was said
-        end = float(packet_times(result, "subtitles")[-1])
+        end = float(packet_times(result, "subtitles")[-2])  # the last one erases, at the end
     assert end == pytest.approx(16 / 25, abs=0.05)
+
+
+def test_a_part_begins_with_the_caption_that_is_shown_then(
+    captioned: Callable[..., Path], video: MakeVideo, delivered: Interpolated
+) -> None:
+    path = captioned("h264", lambda number: spoken(*HI[number]) if number in HI else PADDING)
+    options = {"container": "mp4", "codec": "vp9", "start": "0.4", "duration": "0.2"}
+    result, _ = delivered(path, segment_frames=99, **options)
+    lines = video("said.srt", "-i", result, "-map", "0:s").read_text().splitlines()
+    assert "Hi" in lines[2]
+    assert _times(lines[1]) == pytest.approx([0, 0.2], abs=0.07)  # it ends a thirtieth of a second early
 
 
 def _times(line: str) -> list[float]:
