@@ -449,13 +449,20 @@ def test_a_file_that_is_dropped_twice_is_two_clips(open_page: OpenPage, clip: Pa
     expect(card(page, clip.name)).to_contain_text("Queued")
 
 
-def test_the_list_comes_when_the_service_answers(open_page: OpenPage, jobs: Jobs) -> None:
+def test_lists_of_jobs_and_options_come_when_the_service_answers(open_page: OpenPage, jobs: Jobs) -> None:
     page = open_page("docs")
     page.route("**/jobs?*", lambda route: route.abort())
     page.goto(page.url.replace("docs", "#/jobs"))
     expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
     page.unroute_all()
     expect(page.get_by_text("There are no jobs yet.")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.route("**/openapi.json", lambda route: route.abort())
+    page.get_by_role("link", name="New", exact=True).click()
+    page.get_by_text("More options").click()
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
+    page.unroute_all()
+    expect(page.get_by_label("Quality")).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
 
 

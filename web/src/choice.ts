@@ -1,6 +1,7 @@
 // What is to become of the clips: a purpose, and any further options of the API.
 import { computed, signal } from "@preact/signals"
-import { service, type Fields } from "./service"
+import { persistent } from "./persist"
+import type { Fields } from "./service"
 import type { Job } from "./types"
 
 export type Purpose = "smooth" | "rate" | "slow" | "anime"
@@ -43,8 +44,8 @@ export function setExtra(name: string, value: string): void {
 }
 
 /** Chooses what `job` was made with. */
-export async function choose(job: Job): Promise<void> {
-  await readOptions()
+export async function choose(job: Job, onBreak: (error: unknown) => void): Promise<void> {
+  await readOptions(onBreak)
   const { factor, target_fps, speed, dedup, audio, ...others } = job.options
   const slow = speed === null || speed === undefined ? NaN : 1 / fraction(String(speed))
   const { reference, priority, metadata, webhook_url } = job
@@ -135,9 +136,10 @@ export function defaultOf(name: string): string {
   return defaults.value[name] ?? ""
 }
 
-export async function readOptions(): Promise<void> {
+/** Reads which options there are, as soon as the service answers; `onBreak` is told why it does not yet. */
+export async function readOptions(onBreak: (error: unknown) => void = () => undefined): Promise<void> {
   if (found.value.length) return
-  const answer = await service.request("GET", "/openapi.json")
+  const answer = await persistent(onBreak).request("GET", "/openapi.json")
   const description = (await answer.json()) as {
     components: { schemas: { Submission: { properties: Record<string, Omit<Option, "name">> } } }
   }

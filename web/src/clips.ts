@@ -259,8 +259,8 @@ function remember(job: string, { upload, name, size }: Clip): void {
 }
 
 /** Chooses the options of `job`, and its video where the service still has it; else asks for the file. */
-export async function again(job: Job): Promise<void> {
-  await choose(job)
+export async function again(job: Job, onBreak: (error: unknown) => void): Promise<void> {
+  await choose(job, onBreak)
   const sent = kept<Pick<Clip, "upload" | "name" | "size">>(`job ${job.id}`)
   if (sent) void look(add(sent))
   else asked.value = job.filename

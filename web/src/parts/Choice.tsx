@@ -115,7 +115,8 @@ function Options() {
   }, [count])
 
   function open(event: Event): void {
-    if ((event.currentTarget as HTMLDetailsElement).open) readOptions().catch((reason: unknown) => (error.value = reason))
+    const tell = (reason: unknown): void => void (error.value = reason)
+    if ((event.currentTarget as HTMLDetailsElement).open) void readOptions(tell).then(() => tell(undefined), tell)
   }
 
   return (

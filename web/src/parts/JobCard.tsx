@@ -93,7 +93,7 @@ export function Actions({ job, download = true }: { job: Job; download?: boolean
         </a>
       )}
       {may("submit") && isOver(job) && (
-        <button class="quiet" onClick={() => void attempt(again(job))}>
+        <button class="quiet" onClick={() => void attempt(again(job, onBreak))}>
           {t("job.again")}
         </button>
       )}
