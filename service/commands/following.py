@@ -115,8 +115,8 @@ def cancel(client: Client, job_ids: list[str], report: Report) -> None:
     for job_id in job_ids:
         try:
             job = client.cancel(job_id)
-            is_late = job.status != "cancelled"
-            report.say(f"Job {job_id} was over: {job.status}." if is_late else f"Cancelled job {job_id}.")
+            over = f"Job {job_id} was over: {job.status}. `dain fetch {job_id}` fetches what came of it."
+            report.say(f"Cancelled job {job_id}." if job.status == "cancelled" else over)
         except ClientError as error:
             report.say(f"Job {job_id} is not cancelled: {error}")
 

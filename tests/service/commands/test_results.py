@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from redis import Redis
 
 from service.cli import cli
-from service.client import sync_client
+from service.client import Client, sync_client
 from service.commands import following
 from service.commands.following import Following
 from service.commands.progress import Lines
@@ -108,6 +108,17 @@ def test_an_id_that_there_is_not_keeps_no_other_from_its_turn(
     assert done.exit_code == Exit.NOT_FOUND and f"Cancelled job {other}" in done.stderr
     done = dain("delete", absent, job_id, other)
     assert done.exit_code == Exit.NOT_FOUND and f"Removed job {other}" in done.stderr
+
+
+def test_a_cancel_that_comes_too_late_does_not_say_that_it_stopped_the_job(
+    url: str, send: Send, finish: Callable[[str, bytes], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, said = send(), list[str]()
+    finish(job_id, CONTENT)
+    monkeypatch.setattr(Lines, "say", lambda self, line: said.append(line))
+    with Client(url) as client:
+        following.cancel(client, [job_id], Lines())
+    assert said == [f"Job {job_id} was over: succeeded. `dain fetch {job_id}` fetches what came of it."]
 
 
 def test_a_job_that_is_removed_while_it_is_waited_for_is_told_of(
