@@ -186,8 +186,9 @@ class _Choice:
             self.info.begin_of("A53_CC") or None,
         )
         if self.caption_track(codec):
-            why = f"{codec} has no room for them. What CEA-708 alone says is left out"
-            yield Note.of("captions-converted", f"{what} become a subtitle track: {why}.", time=begin)
+            text = "What CEA-608 says in its first field, if anything, becomes a subtitle track"
+            why = f"{codec} has no room for them. {text}"
+            yield Note.of("captions-converted", f"{what} are left out: {why}.", time=begin)
         elif self._why_not or not self.info.captions or codec not in RESULTS:
             unread = "" if self.info.captions else "their form is not understood"
             why = self._why_not or unread or f"{self.options.container} cannot hold them"
