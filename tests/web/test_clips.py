@@ -410,6 +410,21 @@ def test_a_file_that_is_gone_is_asked_for(open_page: OpenPage, clip: Path, tmp_p
     expect(card(page, path.name).get_by_role("alert")).to_contain_text("The file cannot be read any more")
 
 
+def test_a_clip_that_is_removed_while_it_is_sent_leaves_no_upload(
+    open_page: OpenPage, clip: Path, url: str
+) -> None:
+    page = open_page()
+    page.route(
+        "**/uploads/*", lambda route: route.abort() if route.request.method == "PATCH" else route.continue_()
+    )
+    drop(page, clip)
+    expect(card(page, clip.name)).to_contain_text("The service does not answer.")
+    [kept] = page.evaluate("Object.values(localStorage)")
+    at = url + json.loads(kept)["value"]
+    card(page, clip.name).get_by_role("button", name="Remove").click()
+    until(lambda: httpx.head(at, headers={"Tus-Resumable": "1.0.0"}).status_code == 404)
+
+
 def test_an_upload_that_is_removed_meanwhile_is_sent_again(
     open_page: OpenPage, clip: Path, tmp_path: Path, url: str
 ) -> None:

@@ -96,7 +96,8 @@ function add(of: Pick<Clip, "name" | "size" | "file" | "url" | "upload">): Clip 
 export function remove(clip: Clip): void {
   clip.stop.abort()
   // The upload of a job that is made again stays: it may be made yet again. What cannot be removed now is gone in a day.
-  if (clip.file && clip.upload) service.deleteUpload(clip.upload).catch(() => undefined)
+  const upload = clip.upload ?? clip.address?.split("/").at(-1)
+  if (clip.file && upload) service.deleteUpload(upload).catch(() => undefined)
   clips.value = clips.value.filter((other) => other !== clip)
   pump()
 }
