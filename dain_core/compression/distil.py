@@ -20,9 +20,11 @@ from dain_core.network.networks import Network
 from dain_core.network.refined import RefinedDAIN
 from dain_core.training import losses
 from dain_core.training.batch import TrainingDataError
-from dain_core.training.refined import Step, photometric, psnr, rate_factor
+from dain_core.training.losses import photometric, psnr
+from dain_core.training.refined import rate_factor
 from dain_core.training.resident import ResidentFootage, Triplets
 from dain_core.training.scenes.synthetic import MadeScenes
+from dain_core.training.steps import Step
 
 #: Gives so many random triplets.
 Footage = Callable[[int], Triplets]

@@ -10,7 +10,8 @@ from torch import Tensor
 from dain_core.compression.channels import Channels, Group
 from dain_core.network.networks import Network
 from dain_core.network.refined import RefinedDAIN
-from dain_core.training.refined import PARTS, photometric
+from dain_core.training.losses import photometric
+from dain_core.training.refined import PARTS
 from dain_core.training.resident import Triplets
 
 #: The measures of importance: the first-order and the second-order term of the Taylor series of the loss in a factor of

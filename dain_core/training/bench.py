@@ -29,11 +29,13 @@ from dain_core.training.batch import Batch
 from dain_core.training.cli import Named, PartNames
 from dain_core.training.config import TrainConfig
 from dain_core.training.data import open_source
+from dain_core.training.lessons import teacher_of
 from dain_core.training.loop import prepare
 from dain_core.training.objective import WEIGHTS
 from dain_core.training.precision import LEVELS
 from dain_core.training.ranks import Ranks
 from dain_core.training.resident import ResidentFootage
+from dain_core.training.steps import Step
 from dain_core.training.trainer import Trainer
 from dain_core.weights.files import shipped_path
 
@@ -204,7 +206,7 @@ def refined(
 ) -> None:
     """Print the time of a step of `dain_core.training.refined`, while the flow learns alone and while all learns."""
     footage = ResidentFootage(sorted(data.iterdir()), crop, DEVICE, seed=0)
-    taught_by = None if teacher is None else refining.teacher_of(teacher)
+    taught_by = None if teacher is None else teacher_of(teacher)
     table = Table("learns", "triplets/s", "ms/step", "ms/step without a graph", "ms/data", "GiB")
     for learns, flow_first in (("flow", 1.0), ("all", 0.0)):
         model = refining.begin(shipped_path("dain-refined")).to(DEVICE)
@@ -212,7 +214,7 @@ def refined(
         settings = refining.Settings(1.0, flow_first=flow_first, compiled=compiled)
         objective = refining.Objective(model, settings, taught_by).to(DEVICE)
         objective.enter(0.5)
-        learn = refining.Step(objective, weights, 1e-6, DEVICE)
+        learn = Step(objective, weights, 1e-6, DEVICE)
         triplets = footage.sample(batch)
         taken = per_call(partial(learn, triplets), seconds)
         table.add_row(

@@ -46,6 +46,12 @@ def laplacian(difference: Tensor) -> Tensor:
     return (total + 2**_PYRAMID_LEVELS * charbonnier(rest)) / 2**_PYRAMID_LEVELS
 
 
+def photometric(made: Tensor, truth: Tensor) -> Tensor:
+    """Return the error of frames (N, 3, H, W): that of their pixels, and that of their Laplacian pyramids."""
+    difference = made.float() - truth
+    return charbonnier(difference) + 0.5 * laplacian(difference)
+
+
 def census(image: Tensor, truth: Tensor) -> Tensor:
     """Return how much the ranks of pixels among their 7 x 7 neighbours differ (soft census; Meister et al., AAAI 2018).
 
@@ -130,3 +136,10 @@ def depth_error(log_depth: Tensor, truth: Tensor, supervised: Tensor) -> Tensor:
         down = smooth.diff(dim=2).abs().mean((1, 2, 3))
         error = error + 0.5 * (across + down)
     return (error * supervised.float()).mean()
+
+
+@torch.no_grad()
+def psnr(made: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean PSNR in dB over images (N, 3, H, W)."""
+    error = (made.detach().float().clamp(0, 1) - truth).square().mean((1, 2, 3))
+    return (-10 * (error + 1e-8).log10()).mean()

@@ -21,30 +21,28 @@ network as well: from its flow, its mask and its frame (Hinton et al., 2015).
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dain_core.network.modules.layers import lay_out
 from dain_core.network.modules.pyramid import image_pyramid
-from dain_core.network.modules.refinement import Refined, sample, sample_both
-from dain_core.network.networks import build
-from dain_core.network.refined import RefinedConfig, RefinedDAIN, RefinedSynthesis
+from dain_core.network.modules.refinement import Refined, sample_both
+from dain_core.network.refined import RefinedConfig, RefinedDAIN
 from dain_core.options import Amount
 from dain_core.runtime.devices import DeviceError, named_device
 from dain_core.training import losses
 from dain_core.training.batch import TrainingDataError
-from dain_core.training.muon import Muon
+from dain_core.training.lessons import Lesson, Teacher, errors_of_warps, lesson, make, teacher_of, teaching
 from dain_core.training.resident import ResidentFootage, Triplets
+from dain_core.training.steps import Step
 from dain_core.weights.files import (
     WeightsError,
     check_fit,
@@ -54,22 +52,14 @@ from dain_core.weights.files import (
     save,
     shipped_path,
 )
-from dain_core.weights.registry import UnknownModelError, named, registry
-
-Teacher = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
-Loss = Callable[[Triplets], tuple[Tensor, dict[str, Tensor]]]
+from dain_core.weights.registry import UnknownModelError
 
 #: The parts that train.
 PARTS = ("context", "refine", "rectify")
 #: The learning rate at the end, as a share of the highest rate.
 _LAST_RATE = 0.01
-#: The share of a weight that a step of rate 1 takes away.
-_DECAY = 1e-4
 #: The weight of the distance to the teacher's flow where that flow is not better than ours, by stage.
 _FLOORS = (0.5, 0.1, 0.0)
-#: The largest standard deviation of the errors of a first guess, in pixels, and the side of the blocks in which errors
-#: are drawn. Errors between the blocks are interpolated.
-_GUESS_ERROR, _GUESS_BLOCK = 3.0, 32
 #: The number of steps between log entries, which say how far a step moves each layer.
 _LOOK_EVERY = 200
 
@@ -105,12 +95,6 @@ class Settings:
     compiled: bool = False
 
 
-def photometric(made: Tensor, truth: Tensor) -> Tensor:
-    """Return the error of frames (N, 3, H, W): that of their pixels, and that of their Laplacian pyramids."""
-    difference = made.float() - truth
-    return losses.charbonnier(difference) + 0.5 * losses.laplacian(difference)
-
-
 def step_blends(batch: Triplets, steps: Sequence[Refined]) -> Iterator[tuple[Tensor, Tensor]]:
     """Give for each block, at its size, the blend of both bilinearly warped ends, and the true frame."""
     levels = len(steps) - 1
@@ -135,7 +119,7 @@ def taught(
     Returns:
         The loss, and the mean end-point error of the last block in pixels, without gradient.
     """
-    better = _errors(batch, target) < _errors(batch, steps[-1].flows.detach())
+    better = errors_of_warps(batch, target) < errors_of_warps(batch, steps[-1].flows.detach())
     weights = torch.where(better, 1.0, floor)
     targets, shares = image_pyramid(target, len(steps) - 1), image_pyramid(weights, len(steps) - 1)
     total = target.new_zeros(())
@@ -143,94 +127,6 @@ def taught(
         error = (step.flows - targets[level]).square().view(len(target), 2, 2, *step.flows.shape[2:]).sum(2)
         total = total + (shares[level] * (error + 0.01).pow(0.4)).mean() / len(steps)
     return total, error.detach().sqrt().mean()
-
-
-def _errors(batch: Triplets, flows: Tensor) -> Tensor:
-    """Return how far both ends, warped by `flows`, are from the middle around each pixel, (N, 2, H, W)."""
-    errors = [
-        (sample(end, flow) - batch.middle).abs().mean(1, keepdim=True)
-        for end, flow in zip((batch.first, batch.last), flows.split(2, 1), strict=True)
-    ]
-    return F.avg_pool2d(torch.cat(errors, 1), 7, 1, 3)
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What teachers say of triplets.
-
-    Attributes:
-        flows: the flow from the intermediate frame to both ends, (N, 4, H, W), in pixels.
-        share: the share of the first frame in each pixel, (N, 1, H, W), if a network teaches.
-        frame: the intermediate frame, (N, 3, H, W), if a network is asked for it.
-        guess: one teacher's flow with smooth errors, chosen without the truth: the first guess of the refinement in
-            the triplets of `guessed`.
-        guessed: (N, 1, 1, 1), bool.
-    """
-
-    flows: Tensor
-    share: Tensor | None
-    frame: Tensor | None
-    guess: Tensor
-    guessed: Tensor
-
-
-def make(
-    model: RefinedDAIN, batch: Triplets, rectified: bool, known: Lesson | None = None
-) -> tuple[list[Refined], RefinedSynthesis | None]:
-    """Return the estimate after each block; and the intermediate frame, or None unless it is `rectified`.
-
-    The refinement begins with the projection, or with the guess of `known` in the triplets that are to.
-    """
-    with torch.autocast(batch.first.device.type, torch.bfloat16):
-        one, two = model.features(torch.cat((batch.first, batch.last))).halves()
-        projected = model.projected(one, two, model.motion(one, two), batch.time)
-        if known is not None:
-            projected = torch.where(known.guessed, known.guess, projected)
-        if rectified:
-            made = model.refined(one, two, projected, batch.time)
-            return made.steps, made
-        images, contexts = (batch.first, batch.last), (one.context, two.context)
-        return model.refine(images, contexts, projected, batch.time)[0], None
-
-
-@torch.no_grad()
-def lesson(
-    batch: Triplets, teacher: Teacher | None, network: RefinedDAIN | None, rectified: bool, guessed: float
-) -> Lesson | None:
-    """Ask a teacher of flow, and a network that teaches. Of several flows the one nearest to the truth counts.
-
-    Args:
-        batch: the triplets.
-        teacher: the teacher of flow, if there is one.
-        network: the network that teaches, prepared for inference, if there is one.
-        rectified: whether the network is asked for the frame, too.
-        guessed: the share of triplets whose refinement begins with the guess.
-    """
-    told = (
-        [] if teacher is None else [flows.float() for flows in teacher(batch.first, batch.last, batch.time)]
-    )
-    share = frame = None
-    if network is not None:
-        steps, made = make(network, batch, rectified)
-        told.append(steps[-1].flows)
-        share, frame = steps[-1].logit.sigmoid(), None if made is None else made.output
-    if not told:
-        return None
-    flows = told[0]
-    for other in told[1:]:
-        better = _errors(batch, other) < _errors(batch, flows)
-        flows = torch.where(better.repeat_interleave(2, 1), other, flows)
-    chosen = torch.rand_like(batch.time) < guessed
-    return Lesson(flows, share, frame, _guess(told[0]), chosen)
-
-
-def _guess(flows: Tensor) -> Tensor:
-    """Add smooth errors to flows (N, 4, H, W), in pixels. How large they are differs from triplet to triplet."""
-    count, channels, *size = flows.shape
-    rows, columns = (max(side // _GUESS_BLOCK, 1) for side in size)
-    errors = torch.randn((count, channels, rows, columns), device=flows.device)
-    errors = errors * (_GUESS_ERROR * torch.rand((count, 1, 1, 1), device=flows.device))
-    return flows + F.interpolate(errors, size, mode="bicubic", align_corners=False)
 
 
 class Objective(nn.Module):
@@ -287,14 +183,17 @@ class Objective(nn.Module):
         steps, made = make(self.model, batch, self.rectifies, known)
         *coarse, (frame, truth) = step_blends(batch, steps)
         rough = torch.stack([losses.charbonnier(frame.float() - truth) for frame, truth in coarse]).mean()
-        loss = (1.0 if made is None else 0.2) * photometric(frame, truth) + 0.3 * rough
+        loss = (1.0 if made is None else 0.2) * losses.photometric(frame, truth) + 0.3 * rough
         figures = {"share": steps[-1].logit.detach().sigmoid().std()}
         if made is None:
-            figures["psnr_blend"] = psnr(frame, truth)
+            figures["psnr_blend"] = losses.psnr(frame, truth)
         else:
-            loss = loss + photometric(made.output, truth) + 0.5 * photometric(made.blend, truth)
+            loss = loss + losses.photometric(made.output, truth) + 0.5 * losses.photometric(made.blend, truth)
             loss = loss + self.log_weight * losses.log_error(made.output - truth)
-            figures |= {"psnr_output": psnr(made.output, truth), "psnr_blend": psnr(made.blend, truth)}
+            figures |= {
+                "psnr_output": losses.psnr(made.output, truth),
+                "psnr_blend": losses.psnr(made.blend, truth),
+            }
         if known is None:
             return loss, figures
         distance, figures["epe"] = taught(batch, steps, known.flows, self.floor)
@@ -302,11 +201,11 @@ class Objective(nn.Module):
         if known.share is not None:
             loss = loss + self._settings.share * losses.charbonnier(steps[-1].logit.sigmoid() - known.share)
         if known.frame is None:
-            figures["psnr_teacher"] = psnr(_mean_of_ends(batch, known.flows), batch.middle)
+            figures["psnr_teacher"] = losses.psnr(_mean_of_ends(batch, known.flows), batch.middle)
         else:
-            figures["psnr_teacher"] = psnr(known.frame, batch.middle)
+            figures["psnr_teacher"] = losses.psnr(known.frame, batch.middle)
         if made is not None and known.frame is not None:
-            loss = loss + self._settings.frame * photometric(made.output, known.frame)
+            loss = loss + self._settings.frame * losses.photometric(made.output, known.frame)
         return loss, figures
 
 
@@ -315,100 +214,6 @@ def _mean_of_ends(batch: Triplets, flows: Tensor) -> Tensor:
     """Return the mean of both ends that `flows` warp, weighted by their nearness in time, (N, 3, H, W)."""
     first, last = sample_both(batch.first, batch.last, flows, 1).chunk(2, 1)
     return (1 - batch.time) * first + batch.time * last
-
-
-@torch.no_grad()
-def psnr(made: Tensor, truth: Tensor) -> Tensor:
-    """Return the mean PSNR in dB over images (N, 3, H, W)."""
-    error = (made.detach().float().clamp(0, 1) - truth).square().mean((1, 2, 3))
-    return (-10 * (error + 1e-8).log10()).mean()
-
-
-class Step:
-    """A step of learning: it computes and clips the gradients of a batch, and the optimisers change the weights.
-
-    `Muon` moves the weights of convolutions, and AdamW their biases.
-
-    On a GPU a step is a CUDA graph. It has about three thousand kernels, most of which are short, so that launching
-    them one by one takes longer than running them.
-
-    Args:
-        loss: gives the loss of a batch, and figures to watch.
-        weights: the weights that train.
-        rate: the initial learning rate.
-        device: the device of the weights.
-
-    Attributes:
-        rate: the learning rate, a scalar tensor that may be changed in place.
-    """
-
-    def __init__(
-        self, loss: Loss, weights: Sequence[nn.Parameter], rate: float, device: torch.device
-    ) -> None:
-        self._loss, self._weights, self._device = loss, list(weights), device
-        self.rate = torch.tensor(rate, device=device)
-        self._muon = Muon([weight for weight in self._weights if weight.dim() == 4], self.rate, _DECAY)
-        biases = [weight for weight in self._weights if weight.dim() < 4]
-        self._optimiser = torch.optim.AdamW(
-            biases, lr=self.rate, betas=(0.9, 0.99), weight_decay=_DECAY, fused=True,
-            capturable=device.type == "cuda",
-        )  # fmt: skip
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._static: list[Tensor] = []
-        self._figures: dict[str, Tensor] = {}
-
-    def __call__(self, batch: Triplets) -> dict[str, Tensor]:
-        """Learn from `batch`; return the figures. The next step overwrites them."""
-        if self._device.type != "cuda":
-            return self.eager(batch)
-        given = [batch.first, batch.middle, batch.last, batch.time]
-        if self._graph is None:
-            self._static = [part.clone() for part in given]
-            self._graph = self._captured()
-        for static, part in zip(self._static, given, strict=True):
-            static.copy_(part)
-        self._graph.replay()
-        return self._figures
-
-    def renew(self) -> None:
-        """Forget the CUDA graph, because the loss computes something else from now on."""
-        self._graph = None
-
-    def eager(self, batch: Triplets) -> dict[str, Tensor]:
-        """Make the same step without a CUDA graph."""
-        self._clear()
-        return self._learn(batch)
-
-    def _clear(self) -> None:
-        for weight in self._weights:
-            weight.grad = None
-
-    def _learn(self, batch: Triplets) -> dict[str, Tensor]:
-        loss, figures = self._loss(batch)
-        loss.backward()
-        figures["gradient"] = torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
-        figures["loss"] = loss.detach()
-        sound = figures["gradient"].isfinite()
-        self._muon.step(sound)
-        # The fused optimiser does not change the weights if this is 1.
-        self._optimiser.found_inf = 1 - sound.float()  # type: ignore[attr-defined]
-        self._optimiser.grad_scale = None  # type: ignore[attr-defined]
-        self._optimiser.step()
-        return figures
-
-    def _captured(self) -> torch.cuda.CUDAGraph:
-        batch = Triplets(*self._static)
-        side = torch.cuda.Stream(self._device)
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self.eager(batch)
-        torch.cuda.current_stream(self._device).wait_stream(side)
-        self._clear()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._figures = self._learn(batch)
-        return graph
 
 
 def train(
@@ -549,31 +354,6 @@ def begin(init: Path | None) -> RefinedDAIN:
     check_fit(state, config, init or shipped_path("dain-refined"))
     model.load_state_dict(state)
     return model
-
-
-def teaching(name: str) -> RefinedDAIN:
-    """Return the shipped network called `name`.
-
-    Raises:
-        UnknownModelError: there is no such network.
-        WeightsError: it is of another kind, or its weights cannot be read.
-    """
-    entry = named(name, registry())
-    network = build(entry.config)
-    if not isinstance(network, RefinedDAIN):
-        raise WeightsError(f"{name} has no refinement to learn from: choose dain-refined (--learn-from)")
-    network.load_state_dict(load_weights(entry.weights, entry.config))
-    return network
-
-
-def teacher_of(path: Path) -> Teacher:
-    """Import a Python file and return its function `flows`."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    flows: Teacher = module.flows
-    return flows
 
 
 @click.command()

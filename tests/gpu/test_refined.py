@@ -73,8 +73,9 @@ def test_large_frames_run_without_graphs_and_sizes_may_change() -> None:
 
 def test_training_steps_as_a_graph_are_the_same_as_without() -> None:
     """Sums of atomics have no fixed order, so the same only nearly."""
-    from dain_core.training.refined import Objective, Settings, Step, trainable
+    from dain_core.training.refined import Objective, Settings, trainable
     from dain_core.training.resident import Triplets
+    from dain_core.training.steps import Step
 
     first, second = (frame.to(GPU).repeat(2, 1, 1, 1) for frame in frames(128, 192))
     batch = Triplets(first, (first + second) / 2, second, torch.full((2, 1, 1, 1), 0.5, device=GPU))
