@@ -27,7 +27,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	  echo "No NVIDIA GPU here: PyTorch is the build for CPUs."; \
 	else \
 	  echo "The package index has no PyTorch for CPUs, so the build with CUDA follows. It works on a CPU, too."; \
-	  echo "To save 4 GB, stop here and set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu."; \
+	  echo "To save 4 GB, stop here and set PIP_EXTRA_INDEX_URL to the index for CPUs that pytorch.org names."; \
 	fi
 	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
 	@if command -v nvcc >/dev/null && $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
