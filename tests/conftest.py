@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -93,8 +94,10 @@ def make_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     folder = tmp_path_factory.mktemp("clips")
 
     def make(name: str, *arguments: str, source: str = "testsrc2=size=96x64:rate=24:duration=0.5") -> Path:
-        path = folder / name
+        made_by = hashlib.sha256(repr((arguments, source)).encode()).hexdigest()[:12]
+        path = folder / made_by / name  # two tests may give different videos one name
         if not path.exists():
+            path.parent.mkdir(exist_ok=True)
             ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
             command = [ffmpeg, "-nostdin", "-v", "error", "-f", "lavfi", "-i", source]
             subprocess.run([*command, "-pix_fmt", "yuv420p", *arguments, str(path)], check=True)
