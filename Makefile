@@ -37,8 +37,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python docs/examples/demo.py
 
-# Two processes more than there are cores: with one more, a third of two cores' time was idle, since tests wait for
-# others' processes. Each has a Redis server of its own.
+# Two processes more than there are cores, since tests wait for others' processes. Each has a Redis server of its own.
 test: setup  ## on every core
 	$(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder \
 	  --numprocesses $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() + 2, 8))')
